@@ -1,0 +1,62 @@
+"""COCO-Stuff 164k: 171 classes, the field's 156 seen / 15 unseen split, raw and labelTrainIds label maps."""
+
+from __future__ import annotations
+
+from c2s.datasets.descriptor import Descriptor, LabelForm, SplitLayout
+
+THINGS = """person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light,
+fire hydrant, stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear,
+zebra, giraffe, backpack, umbrella, handbag, tie, suitcase, frisbee, skis, snowboard, sports ball,
+kite, baseball bat, baseball glove, skateboard, surfboard, tennis racket, bottle, wine glass, cup,
+fork, knife, spoon, bowl, banana, apple, sandwich, orange, broccoli, carrot, hot dog, pizza, donut,
+cake, chair, couch, potted plant, bed, dining table, toilet, tv, laptop, mouse, remote, keyboard,
+cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase, scissors, teddy bear,
+hair drier, toothbrush"""
+
+STUFF = """banner, blanket, branch, bridge, building-other, bush, cabinet, cage, cardboard, carpet,
+ceiling-other, ceiling-tile, cloth, clothes, clouds, counter, cupboard, curtain, desk-stuff, dirt,
+door-stuff, fence, floor-marble, floor-other, floor-stone, floor-tile, floor-wood, flower, fog,
+food-other, fruit, furniture-other, grass, gravel, ground-other, hill, house, leaves, light, mat,
+metal, mirror-stuff, moss, mountain, mud, napkin, net, paper, pavement, pillow, plant-other,
+plastic, platform, playingfield, railing, railroad, river, road, rock, roof, rug, salad, sand, sea,
+shelf, sky-other, skyscraper, snow, solid-other, stairs, stone, straw, structural-other, table,
+tent, textile-other, towel, tree, vegetable, wall-brick, wall-concrete, wall-other, wall-panel,
+wall-stone, wall-tile, wall-wood, water-other, waterdrops, window-blind, window-other, wood"""
+
+CLASSES = tuple(" ".join(name.split()) for name in f"{THINGS}, {STUFF}".split(","))
+
+UNSEEN_NAMES = """cow, giraffe, suitcase, frisbee, skateboard, carrot, scissors, cardboard, clouds,
+grass, playingfield, river, road, tree, wall-concrete"""
+
+UNUSED_VALUES = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
+"""Values of the raw 0..181 numbering that the data set never uses."""
+
+RAW_VALUES = tuple(v for v in range(182) if v not in UNUSED_VALUES)
+
+DESCRIPTOR = Descriptor(
+    name="coco-stuff",
+    short="coco",
+    folder="coco_stuff164k",
+    classes=CLASSES,
+    unseen=tuple(sorted(CLASSES.index(" ".join(n.split())) for n in UNSEEN_NAMES.split(","))),
+    splits={
+        split: SplitLayout(
+            images=(f"images/{split}2017", f"{split}2017"),
+            labels=(
+                f"stuffthingmaps_trainval2017/{split}2017",
+                f"annotations/{split}2017",
+                f"stuffthingmaps/{split}2017",
+            ),
+            expected=count,
+        )
+        for split, count in (("train", 118287), ("val", 5000))
+    },
+    forms=(
+        LabelForm("labelTrainIds", "_labelTrainIds.png", {i: i for i in range(len(CLASSES))}),
+        LabelForm("raw stuffthingmaps", ".png", {v: i for i, v in enumerate(RAW_VALUES)}),
+    ),
+    download=(
+        "train2017.zip and val2017.zip from cocodataset.org, and stuffthingmaps_trainval2017.zip "
+        "from the COCO-Stuff 164k project"
+    ),
+)

@@ -1,0 +1,94 @@
+"""The Shapes world as a data set: scenes are drawn on demand, nothing lies on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from c2s.datasets.folder import Item
+from c2s.demo import scenes
+from c2s_cache import DataError
+
+COUNTS = {"train": 2000, "val": 400, "dev": 400}
+"""Scenes per split: `train` for students, `val` for scores, `dev` for choosing settings."""
+
+
+@dataclass(frozen=True)
+class ShapesSplit(Sequence[Item]):
+    """One split of the Shapes world; satisfies `ImageSource`."""
+
+    split: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Item]: ...
+
+    def __getitem__(self, index: int | slice) -> Item | list[Item]:
+        if isinstance(index, slice):
+            return [Item(i, self) for i in self.ids[index]]
+        return Item(self.ids[index], self)
+
+    def __iter__(self) -> Iterator[Item]:
+        return (Item(i, self) for i in self.ids)
+
+    @property
+    def name(self) -> str:
+        """Data set name."""
+        return "shapes"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """All class names in id order."""
+        return scenes.CLASSES
+
+    @property
+    def unseen(self) -> tuple[int, ...]:
+        """Ids of the unseen classes."""
+        return tuple(sorted(scenes.CLASSES.index(name) for name in scenes.UNSEEN))
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Scene ids.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        if self.split not in COUNTS:
+            raise DataError(
+                f"data set shapes has no split {self.split!r}.", f"Splits: {', '.join(COUNTS)}."
+            )
+        return tuple(f"{self.split}-{i:06d}" for i in range(COUNTS[self.split]))
+
+    def identity(self) -> dict[str, Any]:
+        """Name, split, and a digest over the first scenes: changes when the renderer does."""
+        hasher = hashlib.sha256()
+        for image_id in self.ids[:8]:
+            scene = self._scene(image_id)
+            hasher.update(scene.image.tobytes() + scene.labels.tobytes())
+        return {"dataset": self.name, "split": self.split, "scenes": hasher.hexdigest()}
+
+    def encoded(self, image_id: str) -> bytes:
+        """The scene as PNG."""
+        buffer = io.BytesIO()
+        Image.fromarray(self._scene(image_id).image).save(buffer, "PNG", compress_level=3)
+        return buffer.getvalue()
+
+    def labels(self, image_id: str) -> NDArray[np.uint8]:
+        """Label map uint8 [64, 64] over all classes; every pixel is annotated."""
+        return self._scene(image_id).labels
+
+    def _scene(self, image_id: str) -> scenes.Scene:
+        split, _, index = image_id.rpartition("-")
+        return scenes.render(split, int(index))

@@ -1,0 +1,1 @@
+"""The embedded default: the Shapes world, its CLIP teacher, and the demo."""

@@ -1,0 +1,304 @@
+"""The Shapes world: a deterministic renderer of small labelled scenes with captions.
+
+A scene is one or two textured backgrounds ("stuff") under one to four coloured shapes ("things"), drawn at
+64 x 64 with numpy alone. It depends on nothing but its split and index: `render(split, i)` gives the same bytes
+whichever scenes were drawn before. The splits are disjoint random streams: "web" is what the demo's CLIP
+teacher sees (image and caption, also close-ups), "train", "val" and "dev" are what a student sees.
+
+Every pixel carries its class here. Removing the labels of the unseen classes is the dataset's duty, not this file's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+SIZE = 64
+THINGS = (
+    "circle", "square", "triangle", "star", "cross", "ring", "heart", "crescent", "arrow", "bolt",
+)  # fmt: skip
+STUFF = ("stripes", "dots", "checks", "bricks", "waves", "sand")
+CLASSES = THINGS + STUFF
+UNSEEN = ("star", "ring", "dots", "bricks")
+SEEN = tuple(name for name in CLASSES if name not in UNSEEN)
+SPLITS = ("web", "train", "val", "dev")
+MIN_AREA = 0.015  # a class smaller than this fraction of the frame is not named in the caption
+
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (214, 48, 49),
+    "green": (58, 168, 73),
+    "blue": (56, 96, 218),
+    "yellow": (242, 208, 54),
+    "orange": (240, 138, 40),
+    "purple": (142, 68, 190),
+    "pink": (245, 130, 190),
+    "turquoise": (60, 200, 195),
+    "white": (245, 245, 245),
+    "brown": (140, 92, 58),
+}
+
+FloatArray = NDArray[np.float32]
+Distance = Callable[[FloatArray, FloatArray], FloatArray]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One scene: `image` uint8 [64, 64, 3], `labels` uint8 [64, 64] (index into CLASSES), `caption`.
+
+    `colours` maps each visible class to its colour word; a class drawn in two colours, and stuff, has none.
+    """
+
+    image: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+    caption: str
+    colours: dict[str, str | None]
+
+
+def render(split: str, index: int, classes: Sequence[str] = CLASSES) -> Scene:
+    """Draw scene `index` of `split`, using only `classes` (at least one thing and one stuff class).
+
+    Raises ValueError for an unknown split, a negative index, or classes without a thing or without stuff.
+    """
+    if split not in SPLITS or index < 0:
+        raise ValueError(f"no scene {split}/{index}: splits are {', '.join(SPLITS)}, indices start at 0")
+    things = [name for name in THINGS if name in classes]
+    stuff = [name for name in STUFF if name in classes]
+    if not things or not stuff:
+        raise ValueError("a scene needs at least one thing class and one stuff class")
+    rng = np.random.default_rng([SPLITS.index(split), index])
+    # The web shows close-ups too, so that the teacher knows its classes at more than one scale.
+    zoom = float(rng.uniform(1.0, 2.2)) if split == "web" and rng.random() < 0.5 else 1.0
+    image, labels = _background(rng, stuff, zoom)
+    colours: dict[str, str | None] = {}
+    for _ in range(int(rng.integers(1, 5 if zoom < 1.4 else 4))):
+        name = things[rng.integers(len(things))]
+        colour = _draw_thing(rng, image, labels, name, zoom)
+        colours[name] = colour if colours.get(name, colour) == colour else None
+    image += rng.normal(0.0, 3.0, image.shape).astype(np.float32)
+    counts = np.bincount(labels.ravel(), minlength=len(CLASSES))
+    visible = [i for i in np.argsort(-counts) if counts[i] >= MIN_AREA * SIZE * SIZE]
+    found = {CLASSES[i]: colours.get(CLASSES[i]) for i in visible}
+    pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    return Scene(pixels, labels, _caption(rng, found), found)
+
+
+# --- captions -------------------------------------------------------------------------------------------------
+
+TEMPLATES = (
+    "a photo of {}", "a photo of {}", "a photo of {}", "an image of {}", "a picture of {}", "a drawing of {}", "{}",
+)  # fmt: skip
+
+
+def phrase(name: str, colour: str | None = None) -> str:
+    """Noun phrase of one class: "a red star", "an orange ring", "an arrow", "a dots" ("a photo of a {}")."""
+    words = f"{colour} {name}" if colour else name
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def _caption(rng: np.random.Generator, found: dict[str, str | None]) -> str:
+    """A sentence about what is visible; colours and small items are sometimes left out, as on the web."""
+    with_colour = rng.random() < 0.6
+    things = [n for n in found if n in THINGS]
+    stuff = [n for n in found if n in STUFF]
+    if len(things) > 1 and rng.random() < 0.25:
+        things = things[:-1]
+    things = [things[i] for i in rng.permutation(len(things))]
+    text = " and ".join(phrase(n, found[n] if with_colour else None) for n in things)
+    if stuff and (not things or rng.random() < 0.85):
+        ground = " and ".join(stuff)
+        text = f"{text} on {ground}" if things else ground
+    return TEMPLATES[rng.integers(len(TEMPLATES))].format(text)
+
+
+# --- stuff ----------------------------------------------------------------------------------------------------
+
+
+@cache
+def _pixels() -> tuple[FloatArray, FloatArray]:
+    """x and y of the pixel centres, float32 [64, 64], origin in the middle of the frame."""
+    axis = np.arange(SIZE, dtype=np.float32) + 0.5 - SIZE / 2
+    x, y = np.meshgrid(axis, axis)
+    return x, y
+
+
+def _background(
+    rng: np.random.Generator, stuff: Sequence[str], zoom: float
+) -> tuple[FloatArray, NDArray[np.uint8]]:
+    """One texture, or two on either side of a line: image float32 [64, 64, 3] and labels uint8 [64, 64]."""
+    names = [stuff[i] for i in rng.permutation(len(stuff))[: 1 + int(rng.random() < 0.55)]]
+    image = _texture(rng, names[0], zoom)
+    labels = np.full((SIZE, SIZE), CLASSES.index(names[0]), np.uint8)
+    if len(names) == 2:
+        x, y = _rotated(float(rng.uniform(0, 2 * np.pi)))
+        edge = x - float(rng.uniform(-14, 14)) + 2.5 * np.sin(y / 7 + float(rng.uniform(0, 6)))
+        other = _texture(rng, names[1], zoom)
+        image = _blend(image, other, np.clip(0.5 - edge, 0, 1))
+        labels[edge < 0] = CLASSES.index(names[1])
+    return image, labels
+
+
+def _texture(rng: np.random.Generator, name: str, zoom: float) -> FloatArray:
+    """A texture in two muted random colours, any direction and phase: float32 [64, 64, 3]."""
+    x, y = _rotated(float(rng.uniform(0, 2 * np.pi)))
+    period = float(rng.uniform(6.5, 9.0)) * zoom
+    x, y = x + float(rng.uniform(0, 50)), y + float(rng.uniform(0, 50))
+    cover = _STUFF_COVER[name](x / period, y / period, period, rng)
+    dark = rng.uniform(60, 130, 3).astype(np.float32)
+    light = np.clip(dark + rng.uniform(40, 110, 3).astype(np.float32), 0, 255)
+    if rng.random() < 0.5:
+        dark, light = light, dark
+    return dark + (light - dark) * cover[..., None]
+
+
+def _soft(distance: FloatArray, period: float) -> FloatArray:
+    """Coverage 0..1 of the region distance < 0, one pixel wide at its edge (distance in periods)."""
+    return np.clip(0.5 - distance * period, 0, 1)
+
+
+def _triangle_wave(t: FloatArray) -> FloatArray:
+    """Period 1, 0 at the integers, 0.5 half-way."""
+    return np.abs((t + 0.5) % 1 - 0.5)
+
+
+def _stripes(x: FloatArray, y: FloatArray, period: float, rng: np.random.Generator) -> FloatArray:
+    return _soft(_triangle_wave(x) - 0.25, period)
+
+
+def _dots(x: FloatArray, y: FloatArray, period: float, rng: np.random.Generator) -> FloatArray:
+    return _soft(np.hypot(_triangle_wave(x), _triangle_wave(y)) - 0.3, period)
+
+
+def _checks(x: FloatArray, y: FloatArray, period: float, rng: np.random.Generator) -> FloatArray:
+    a, b = 0.25 - _triangle_wave(0.6 * x), 0.25 - _triangle_wave(0.6 * y)
+    return _soft(-np.sign(a * b) * np.minimum(np.abs(a), np.abs(b)) / 0.6, period)
+
+
+def _bricks(x: FloatArray, y: FloatArray, period: float, rng: np.random.Generator) -> FloatArray:
+    row = np.floor(y)
+    joint = np.minimum(_triangle_wave(y), 1.7 * _triangle_wave(x / 1.7 + 0.5 * (row % 2)))
+    return _soft(joint - 0.11, period)
+
+
+def _waves(x: FloatArray, y: FloatArray, period: float, rng: np.random.Generator) -> FloatArray:
+    return _soft((_triangle_wave(x + 0.35 * np.sin(2.6 * y)) - 0.25) * 0.8, period)
+
+
+def _sand(x: FloatArray, y: FloatArray, period: float, rng: np.random.Generator) -> FloatArray:
+    coarse = rng.random((SIZE, SIZE), dtype=np.float32)
+    if period > 12:  # a close-up of sand has larger grains
+        coarse = np.repeat(np.repeat(coarse[: SIZE // 2, : SIZE // 2], 2, 0), 2, 1)
+    return coarse
+
+
+_STUFF_COVER: dict[str, Callable[[FloatArray, FloatArray, float, np.random.Generator], FloatArray]] = {
+    "stripes": _stripes, "dots": _dots, "checks": _checks,
+    "bricks": _bricks, "waves": _waves, "sand": _sand,
+}  # fmt: skip
+
+
+# --- things ---------------------------------------------------------------------------------------------------
+
+
+def _draw_thing(
+    rng: np.random.Generator, image: FloatArray, labels: NDArray[np.uint8], name: str, zoom: float
+) -> str:
+    """Draw one shape over `image` and `labels` in place; returns its colour word."""
+    colour = list(COLOURS)[rng.integers(len(COLOURS))]
+    radius = float(rng.uniform(10.0, 19.0)) * zoom
+    centre = rng.uniform(-25, 25, 2).astype(np.float32)
+    x, y = _rotated(float(rng.uniform(0, 2 * np.pi)), centre)
+    near = np.abs(_pixels()[0] - centre[0]) < radius + 2
+    near &= np.abs(_pixels()[1] - centre[1]) < radius + 2
+    distance = np.full((SIZE, SIZE), 9.0, np.float32)
+    distance[near] = radius * _THING_DISTANCE[name](x[near] / radius, y[near] / radius)
+    base = np.asarray(COLOURS[colour], np.float32) + rng.uniform(-14, 14, 3).astype(np.float32)
+    shade = 1.0 - 0.12 * np.clip(1 + distance / 3, 0, 1)  # a slightly darker rim
+    body = np.clip(base, 40, 255) * shade[..., None]
+    image[:] = _blend(image, body, np.clip(0.5 - distance, 0, 1))
+    labels[distance < 0] = CLASSES.index(name)
+    return colour
+
+
+def _rotated(
+    angle: float, centre: NDArray[np.float32] | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Coordinates of the pixel centres in a frame turned by `angle` about `centre`."""
+    x, y = _pixels()
+    if centre is not None:
+        x, y = x - centre[0], y - centre[1]
+    c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    return c * x + s * y, c * y - s * x
+
+
+def _blend(below: FloatArray, above: FloatArray, cover: FloatArray) -> FloatArray:
+    return below + (above - below) * cover[..., None]
+
+
+def _polygon(*corners: tuple[float, float]) -> Distance:
+    """Signed distance (negative inside) to a simple polygon, in units of the thing's radius."""
+    a = np.asarray(corners, np.float32)
+    b = np.roll(a, -1, 0)
+
+    def distance(x: FloatArray, y: FloatArray) -> FloatArray:
+        px, py = x[..., None] - a[:, 0], y[..., None] - a[:, 1]  # [pixels, edges]
+        ex, ey = b[:, 0] - a[:, 0], b[:, 1] - a[:, 1]
+        t = np.clip((px * ex + py * ey) / (ex * ex + ey * ey), 0, 1)
+        squared = (px - t * ex) ** 2 + (py - t * ey) ** 2
+        # Even-odd rule: count the edges that a ray to the right crosses.
+        crosses = ((a[:, 1] > y[..., None]) != (b[:, 1] > y[..., None])) & (px * ey < py * ex) ^ (
+            ((a[:, 1] > y[..., None]) != (b[:, 1] > y[..., None])) & (ey < 0)
+        )
+        inside = crosses.sum(-1) % 2 == 1
+        return np.where(inside, -1, 1) * np.sqrt(squared.min(-1))
+
+    return distance
+
+
+def _star_corners(points: int, inner: float) -> list[tuple[float, float]]:
+    angles = np.pi * np.arange(2 * points) / points
+    radii = np.where(np.arange(2 * points) % 2 == 0, 1.0, inner)
+    return [(float(r * np.sin(t)), float(-r * np.cos(t))) for r, t in zip(radii, angles, strict=True)]
+
+
+def _heart_corners() -> list[tuple[float, float]]:
+    t = np.linspace(0, 2 * np.pi, 26, endpoint=False)
+    x = 16 * np.sin(t) ** 3
+    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
+    return [(float(u / 17), float(-(v + 2.5) / 17)) for u, v in zip(x, y, strict=True)]
+
+
+def _circle(x: FloatArray, y: FloatArray) -> FloatArray:
+    return np.hypot(x, y) - np.float32(0.85)
+
+
+def _ring(x: FloatArray, y: FloatArray) -> FloatArray:
+    return np.abs(np.hypot(x, y) - np.float32(0.72)) - np.float32(0.24)
+
+
+def _crescent(x: FloatArray, y: FloatArray) -> FloatArray:
+    return np.maximum(np.hypot(x, y) - np.float32(0.95), np.float32(0.8) - np.hypot(x - 0.5, y))
+
+
+_THING_DISTANCE: dict[str, Distance] = {
+    "circle": _circle,
+    "square": _polygon((-0.72, -0.72), (0.72, -0.72), (0.72, 0.72), (-0.72, 0.72)),
+    "triangle": _polygon((0, -1), (0.9, 0.65), (-0.9, 0.65)),
+    "star": _polygon(*_star_corners(5, 0.42)),
+    "cross": _polygon(
+        (-0.28, -0.95), (0.28, -0.95), (0.28, -0.28), (0.95, -0.28), (0.95, 0.28), (0.28, 0.28),
+        (0.28, 0.95), (-0.28, 0.95), (-0.28, 0.28), (-0.95, 0.28), (-0.95, -0.28), (-0.28, -0.28),
+    ),
+    "ring": _ring,
+    "heart": _polygon(*_heart_corners()),
+    "crescent": _crescent,
+    "arrow": _polygon(
+        (0, -1), (0.75, -0.15), (0.27, -0.15), (0.27, 0.95), (-0.27, 0.95), (-0.27, -0.15), (-0.75, -0.15),
+    ),
+    "bolt": _polygon(
+        (0.3, -1), (-0.62, 0.18), (-0.08, 0.18), (-0.3, 1), (0.62, -0.25), (0.08, -0.25),
+    ),
+}  # fmt: skip

@@ -1,0 +1,46 @@
+"""Invariant: a batch is what one training step needs from the cache, and nothing of unseen classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Views of B images with their pseudo masks and CLIP tokens.
+
+    Attributes:
+        image: uint8 [B, 3, S, S], RGB.
+        pseudo: int64 [B, S, S], the pseudo mask: a seen class id (0..N-1), N + u for latent class u of
+            that image, -1 where there is neither.
+        global_cls: float32 [B, D], CLS token of the view, as CLIP gives it (not normalised).
+        region_cls: float32 [B, R, D], CLS tokens of the masked regions, zero in padded slots.
+        region_ids: int64 [B, R], id of each region in the pseudo mask's encoding, -1 in padded slots.
+        region_area: float32 [B, R], area as a fraction of the view, zero in padded slots.
+        rows: int64 [B], row of each image in the cache.
+    """
+
+    image: Tensor
+    pseudo: Tensor
+    global_cls: Tensor
+    region_cls: Tensor
+    region_ids: Tensor
+    region_area: Tensor
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return self.image.shape[0]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch on another device."""
+        return Batch(**{k: v.to(device, non_blocking=non_blocking) for k, v in self._items()})
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory (the loader calls this)."""
+        return Batch(**{k: v.pin_memory() for k, v in self._items()})
+
+    def _items(self) -> list[tuple[str, Tensor]]:
+        return [(field.name, getattr(self, field.name)) for field in fields(self)]

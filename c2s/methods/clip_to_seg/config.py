@@ -1,0 +1,68 @@
+"""Invariant: every switch and every reading of the paper is a value here, never a fork of the code."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from c2s.methods.base import Method, SeenClasses
+from c2s.methods.clip_to_seg.global_distillation import Aggregation, Distillation
+from c2s.methods.clip_to_seg.latent_embedding import Calibration, Generator
+from c2s.methods.clip_to_seg.local_distillation import Negatives, Reduction
+
+
+class LossWeights(BaseModel):
+    """Weights of Eq. 8 (global_, local, pixel) and of Eq. 7 within the pixel loss; all 1 as printed.
+
+    The ZegCLIP family, where focal and dice come from, weighs them 100 and 1.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    global_: float = Field(1.0, ge=0)
+    local: float = Field(1.0, ge=0)
+    pixel: float = Field(1.0, ge=0)
+    focal: float = Field(1.0, ge=0)
+    dice: float = Field(1.0, ge=0)
+    ce: float = Field(1.0, ge=0)
+
+
+class ClipToSegConfig(BaseModel):
+    """CLIP-to-Seg distillation. The defaults are the full method (last row of Table IV).
+
+    Table IV: baseline = global_, local and latent off; + latent = latent on; + distillation = global_
+    and local on; both = all on. tau, alpha and beta are unpublished: 0.07 is CLIP's own temperature
+    at initialisation and alpha = beta = 1 / 0.07 gives the pixel loss the same one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["clip-to-seg"] = "clip-to-seg"
+    global_: bool = Field(True, description="global distillation, Eq. 4")
+    local: bool = Field(True, description="local distillation, Eq. 6")
+    latent: bool = Field(True, description="latent embeddings; off: latent pixels have no pixel loss")
+    distillation: Distillation = Field("infonce", description="Table VI")
+    tau: float = Field(0.07, gt=0, description="temperature of Eq. 4 and 6")
+    normalize: bool = Field(True, description="InfoNCE on cosines; false: on the printed dot products")
+    aggregation: Aggregation = Field("attention", description="F_g, Table XI")
+    bank_size: int = Field(24, ge=0, description="CLS token bank (24 in the text, 6 best in Table IX)")
+    local_reduction: Reduction = Field("sum", description="over the regions of an image; printed: sum")
+    local_negatives: Negatives = "image"
+    generator: Generator = Field("transformer", description="of latent embeddings, Table VIII")
+    calibration: Calibration = Field("both", description="memory of the transformer, Table VII")
+    heads: int = Field(8, gt=0, description="attention heads of the transformer")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout of the transformer")
+    alpha: float = Field(1 / 0.07, gt=0, description="scale of the seen scores")
+    beta: float = Field(1 / 0.07, gt=0, description="scale of the latent scores")
+    normalize_seen: bool = Field(True, description="unit-norm F in alpha F^T A_s; false as printed")
+    supervision: Literal["image", "features"] = Field(
+        "image", description="resolution of the pixel loss: scores brought up, or mask brought down"
+    )
+    weights: LossWeights = LossWeights()
+
+    def build(self, seen: SeenClasses) -> Method:
+        """The method's module for a dataset's seen classes."""
+        from c2s.methods.clip_to_seg.method import ClipToSeg
+
+        return ClipToSeg(self, seen)

@@ -1,0 +1,123 @@
+"""Global distillation (Sec. III-C, Eq. 4): the whole feature map against CLIP's global CLS token."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as functional
+from einops import rearrange
+from torch import Tensor, nn
+
+Aggregation = Literal["attention", "mean", "max"]
+Distillation = Literal["infonce", "cosine", "l2"]
+
+
+def aggregate(features: Tensor, global_cls: Tensor, how: Aggregation = "attention") -> Tensor:
+    """Global feature F_g of each feature map.
+
+    attention: W = softmax(C_g^T F / sqrt(D)) over the L = h * w positions, F_g = W F^T, with C_g and F
+    as they are (unit vectors would make the softmax almost uniform). mean and max (Table XI) pool
+    every channel over the positions and do not look at C_g.
+
+    Args:
+        features: F, float [B, D, h, w].
+        global_cls: C_g, float [B, D].
+        how: the aggregation.
+
+    Returns:
+        F_g, float [B, D].
+    """
+    flat = rearrange(features, "b d h w -> b d (h w)")
+    if how == "mean":
+        return flat.mean(-1)
+    if how == "max":
+        return flat.amax(-1)
+    scores = torch.einsum("bd,bdl->bl", global_cls, flat) / flat.shape[1] ** 0.5
+    return torch.einsum("bl,bdl->bd", scores.softmax(-1), flat)
+
+
+def info_nce(
+    query: Tensor, positive: Tensor, negatives: Tensor, tau: float, normalize: bool = True
+) -> Tensor:
+    """InfoNCE, Eq. 4 with the -log that it lacks in print.
+
+    -log( exp(q^T p / tau) / (exp(q^T p / tau) + sum_j exp(q^T n_j / tau)) ), mean over the queries.
+
+    Args:
+        query: F_g, float [B, D].
+        positive: own C_g of each query, float [B, D].
+        negatives: tokens C_j shared by all queries [M, D], or per query [B, M, D]; M may be 0.
+        tau: temperature.
+        normalize: compare directions (cosine); False takes the printed dot products.
+
+    Returns:
+        Scalar.
+    """
+    if normalize:
+        query, positive, negatives = (functional.normalize(t, dim=-1) for t in (query, positive, negatives))
+    if negatives.ndim == 2:
+        negatives = negatives.expand(len(query), *negatives.shape)
+    pull = torch.einsum("bd,bd->b", query, positive)
+    push = torch.einsum("bd,bmd->bm", query, negatives)
+    logits = torch.cat([pull[:, None], push], dim=1) / tau
+    return (logits.logsumexp(1) - logits[:, 0]).mean()
+
+
+def match(student: Tensor, teacher: Tensor, kind: Literal["cosine", "l2"]) -> Tensor:
+    """The two plain distillations of Table VI, per pair of vectors.
+
+    cosine: 1 - cos(student, teacher). l2: squared difference, mean over the D channels.
+
+    Args:
+        student: float [..., D].
+        teacher: float [..., D].
+        kind: which of the two.
+
+    Returns:
+        float [...].
+    """
+    if kind == "cosine":
+        return 1 - functional.cosine_similarity(student, teacher, dim=-1)
+    return (student - teacher).square().mean(-1)
+
+
+class CLSBank(nn.Module):
+    """First-in first-out memory of the global CLS tokens of earlier iterations (the set V of Eq. 4).
+
+    All of its state is in buffers, so a checkpoint holds it. Under several processes every process
+    enqueues the tokens of all, in rank order, and the banks stay equal.
+
+    Args:
+        size: number of tokens kept; 0 gives an empty bank.
+        dim: D.
+    """
+
+    tokens: Tensor
+    written: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.size = size
+        self.register_buffer("tokens", torch.zeros(size, dim))
+        self.register_buffer("written", torch.zeros((), dtype=torch.int64))
+
+    def filled(self) -> Tensor:
+        """The tokens held now, float32 [M, D], M <= size; the order is of no meaning."""
+        return self.tokens[: min(int(self.written), self.size)]
+
+    @torch.no_grad()
+    def enqueue(self, global_cls: Tensor) -> None:
+        """Add tokens [B, D], the first row being the oldest; the oldest in the bank make room."""
+        if self.size == 0:
+            return
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            parts = [torch.empty_like(global_cls) for _ in range(dist.get_world_size())]
+            dist.all_gather(parts, global_cls.contiguous())
+            global_cls = torch.cat(parts)
+        total = int(self.written) + len(global_cls)
+        kept = global_cls[-self.size :]
+        slots = torch.arange(total - len(kept), total, device=kept.device) % self.size
+        self.tokens[slots] = kept.detach().to(self.tokens.dtype)
+        self.written.fill_(total)

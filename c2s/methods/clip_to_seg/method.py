@@ -1,0 +1,181 @@
+"""The objective of C2S (Eq. 8): L = L_g + L_l + L_s."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from c2s.methods.base import Method, SeenClasses
+from c2s.methods.batch import Batch
+from c2s.methods.clip_to_seg.config import ClipToSegConfig
+from c2s.methods.clip_to_seg.global_distillation import CLSBank, aggregate, info_nce, match
+from c2s.methods.clip_to_seg.latent_embedding import LatentEmbedding, latent_ids
+from c2s.methods.clip_to_seg.local_distillation import (
+    local_info_nce,
+    reduce_regions,
+    region_means,
+)
+from c2s.methods.clip_to_seg.pixel_loss import (
+    class_scores,
+    cross_entropy_loss,
+    dice_loss,
+    focal_loss,
+)
+
+
+class ClipToSeg(Method):
+    """CLIP-to-Seg distillation with latent embeddings.
+
+    Args:
+        config: the switches.
+        seen: the seen classes with their text embeddings; nothing of the unseen ones is known here.
+
+    Raises:
+        ValueError: the embeddings' width is no multiple of the attention heads.
+    """
+
+    text: Tensor
+    channel: Tensor
+
+    def __init__(self, config: ClipToSegConfig, seen: SeenClasses) -> None:
+        super().__init__()
+        self.config = config
+        self.num_classes = seen.num_classes
+        channel = torch.full((seen.num_classes,), -1, dtype=torch.int64)
+        channel[seen.ids] = torch.arange(len(seen.ids))
+        # Both follow from the run's text, so they are not part of the checkpoint.
+        self.register_buffer("text", seen.embeddings.float(), persistent=False)
+        self.register_buffer("channel", channel, persistent=False)
+        dim = seen.embeddings.shape[1]
+        if config.global_ and config.distillation == "infonce":
+            self.bank = CLSBank(config.bank_size, dim)
+        if config.latent:
+            if config.generator == "transformer" and dim % config.heads:
+                raise ValueError(f"method.heads={config.heads} does not divide the width {dim}.")
+            self.latent = LatentEmbedding(
+                dim, config.generator, config.calibration, config.heads, config.dropout
+            )
+
+    def forward(self, features: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Losses "global", "local", "focal", "dice", "ce", "pixel" (those that are on) and their sum "loss".
+
+        Args:
+            features: F, float [B, D, h, w]; computed upon in float32 whatever the precision.
+            batch: the batch, on the device of the features.
+        """
+        weights = self.config.weights
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.float()
+            losses: dict[str, Tensor] = {}
+            total = features.new_zeros(())
+            if self.config.global_:
+                losses["global"] = self.global_distillation(features, batch)
+                total = total + weights.global_ * losses["global"]
+            if self.config.local:
+                losses["local"] = self.local_distillation(features, batch)
+                total = total + weights.local * losses["local"]
+            losses |= self.pixel_loss(features, batch)
+            total = total + weights.pixel * losses["pixel"]
+        return {"loss": total, **losses}
+
+    def global_distillation(self, features: Tensor, batch: Batch) -> Tensor:
+        """Eq. 4; the bank holds the tokens of earlier iterations and takes this batch's afterwards."""
+        config = self.config
+        global_feature = aggregate(features, batch.global_cls, config.aggregation)
+        if config.distillation != "infonce":
+            return match(global_feature, batch.global_cls, config.distillation).mean()
+        negatives = self.bank.filled().clone()
+        loss = info_nce(global_feature, batch.global_cls, negatives, config.tau, config.normalize)
+        if self.training:
+            self.bank.enqueue(batch.global_cls)
+        return loss
+
+    def local_distillation(self, features: Tensor, batch: Batch) -> Tensor:
+        """Eq. 5 and 6 over the regions that have a CLS token."""
+        config = self.config
+        local_features, counts = region_means(features, batch.pseudo, batch.region_ids)
+        valid = counts > 0
+        if config.distillation != "infonce":
+            terms = match(local_features, batch.region_cls, config.distillation)
+            return reduce_regions(terms, valid, config.local_reduction)
+        return local_info_nce(
+            local_features,
+            batch.region_cls,
+            valid,
+            config.tau,
+            config.normalize,
+            config.local_reduction,
+            config.local_negatives,
+            batch.region_ids,
+            self.num_classes,
+        )
+
+    def pixel_loss(self, features: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Eq. 7 on the seen and latent scores; with latent embeddings off, on the seen ones alone."""
+        embeddings, valid = self._latent_embeddings(features, batch)
+        config = self.config
+        scores = class_scores(
+            features, self.text, embeddings, config.alpha, config.beta, config.normalize_seen
+        )
+        target = self._target(batch.pseudo, valid)
+        if config.supervision == "features":
+            target = _nearest(target, scores.shape[2], scores.shape[3])
+        else:
+            size = (target.shape[1], target.shape[2])
+            scores = functional.interpolate(scores, size, mode="bilinear", align_corners=False)
+        absent = torch.cat([valid.new_zeros(len(valid), len(self.text)), ~valid], 1)
+        scores = scores.masked_fill(absent[:, :, None, None], float("-inf"))
+        losses = {
+            "focal": focal_loss(scores, target),
+            "dice": dice_loss(scores, target),
+            "ce": cross_entropy_loss(scores, target),
+        }
+        weights = config.weights
+        losses["pixel"] = (
+            weights.focal * losses["focal"]
+            + weights.dice * losses["dice"]
+            + weights.ce * losses["ce"]
+        )
+        return losses
+
+    def _latent_embeddings(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """A'_u [B, U, D] and which slots are valid [B, U]; U = 0 with latent embeddings off."""
+        if not self.config.latent:
+            empty = features.new_zeros(len(batch), 0, features.shape[1])
+            return empty, torch.zeros(len(batch), 0, dtype=torch.bool, device=features.device)
+        ids = latent_ids(batch.pseudo, self.num_classes)
+        prototypes, _ = region_means(features, batch.pseudo, ids)
+        embeddings, valid = self.latent(
+            ids, prototypes, batch.global_cls, batch.region_cls, batch.region_ids
+        )
+        return embeddings, valid
+
+    def _target(self, pseudo: Tensor, valid: Tensor) -> Tensor:
+        """Channel of every pixel: seen classes compactly, then latent slot u at Ns + u; -1 elsewhere.
+
+        Args:
+            pseudo: int64 [B, S, S].
+            valid: bool [B, U], latent slots that have an embedding.
+        """
+        slots = torch.arange(valid.shape[1], device=pseudo.device) + len(self.text)
+        latent = torch.where(valid, slots, slots.new_tensor(-1))  # [B, U]
+        beyond = max(int(pseudo.max()) + 1 - self.num_classes - valid.shape[1], 0)
+        table = torch.cat(
+            [
+                self.channel.new_full((len(pseudo), 1), -1),
+                self.channel.expand(len(pseudo), -1),
+                latent,
+                self.channel.new_full((len(pseudo), beyond), -1),
+            ],
+            dim=1,
+        )  # [B, 1 + N + U (+ latent ids that have no slot)], indexed by id + 1
+        return table.gather(1, (pseudo + 1).flatten(1)).view_as(pseudo)
+
+
+def _nearest(target: Tensor, height: int, width: int) -> Tensor:
+    """Targets [B, H, W] sampled at the centres of height x width cells."""
+    rows, cols = target.shape[1:]
+    y = ((torch.arange(height, device=target.device) + 0.5) * rows / height).long()
+    x = ((torch.arange(width, device=target.device) + 0.5) * cols / width).long()
+    return target[:, y[:, None], x[None, :]]

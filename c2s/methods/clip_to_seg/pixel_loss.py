@@ -1,0 +1,119 @@
+"""Pixel-level supervision by the pseudo mask (Sec. III-D, Eq. 7): focal + dice + cross-entropy.
+
+Targets are int64 [B, H, W] channel indices, -1 = no supervision there. Logits may hold -inf in the
+channels that an image does not have; such a channel contributes nothing to any of the three losses.
+Focal and dice follow the ZegCLIP family (sigmoid per channel, divided by the number of present
+masks), except that pixels without a target are left out instead of counting as negatives of every class.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+
+def class_scores(
+    features: Tensor,
+    seen: Tensor,
+    latent: Tensor,
+    alpha: float,
+    beta: float,
+    normalize: bool = True,
+) -> Tensor:
+    """X = cat(X_s, X_u) with X_s = alpha F^T A_s and X_u = beta cos(F, A'_u).
+
+    Args:
+        features: F, float [B, D, h, w].
+        seen: A_s, float [Ns, D], unit norm.
+        latent: A'_u, float [B, U, D]; U may be 0.
+        alpha: scale of the seen scores.
+        beta: scale of the latent scores.
+        normalize: take F at unit norm in X_s as well, so that alpha is the scale of a cosine and both
+            halves are bounded alike; False is the printed dot product.
+
+    Returns:
+        float [B, Ns + U, h, w].
+    """
+    unit = functional.normalize(features, dim=1)
+    scores_seen = alpha * torch.einsum("bdhw,nd->bnhw", unit if normalize else features, seen)
+    scores_latent = beta * torch.einsum("bdhw,bud->buhw", unit, functional.normalize(latent, dim=-1))
+    return torch.cat([scores_seen, scores_latent], dim=1)
+
+
+def present_masks(target: Tensor, channels: int) -> Tensor:
+    """Which channels occur in each target: bool [B, C]."""
+    found = torch.zeros(len(target), channels + 1, dtype=torch.bool, device=target.device)
+    found.scatter_(1, (target + 1).flatten(1), True)
+    return found[:, 1:]
+
+
+def focal_loss(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Sigmoid focal loss over all channels and all supervised pixels.
+
+    With p = sigmoid(x) and t = 1 in the pixel's own channel, else 0, a pixel-channel costs
+    -alpha (1 - p)^gamma log p where t = 1 and -(1 - alpha) p^gamma log(1 - p) where t = 0. Mean over the
+    supervised pixels of an image, sum over channels and images, divided by the number of masks
+    (pairs of image and channel present in its target; at least 1).
+
+    Args:
+        logits: X, float [B, C, H, W].
+        target: int64 [B, H, W], -1 = not supervised.
+        alpha: weight of the positives.
+        gamma: focusing exponent.
+
+    Returns:
+        Scalar.
+    """
+    supervised = target >= 0
+    # Every channel as a negative first; then the own channel is exchanged, so no one-hot map is built.
+    own = logits.gather(1, target.clamp(min=0)[:, None])[:, 0]
+    positive = alpha * (1 - own.sigmoid()).pow(gamma) * functional.softplus(-own)
+    per_pixel = _negative(logits, alpha, gamma).sum(1) - _negative(own, alpha, gamma) + positive
+    per_image = torch.where(supervised, per_pixel, torch.zeros_like(per_pixel)).sum((1, 2))
+    per_image = per_image / supervised.sum((1, 2)).clamp(min=1)
+    return per_image.sum() / present_masks(target, logits.shape[1]).sum().clamp(min=1)
+
+
+def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Dice loss on sigmoid(x) over the channels present in each image, with +1 smoothing.
+
+    1 - (2 sum p t + 1) / (sum p + sum t + 1), sums over the supervised pixels of the image; summed over
+    the present pairs of image and channel and divided by their number (at least 1).
+
+    Args:
+        logits: X, float [B, C, H, W].
+        target: int64 [B, H, W], -1 = not supervised.
+
+    Returns:
+        Scalar.
+    """
+    channels = logits.shape[1]
+    supervised = (target >= 0)[:, None]
+    prob = torch.where(supervised, logits.sigmoid(), torch.zeros_like(logits))
+    index = (target + 1).flatten(1)  # column 0 collects what is not supervised
+    own = prob.gather(1, target.clamp(min=0)[:, None])[:, 0].flatten(1)
+    empty = prob.new_zeros(len(target), channels + 1)
+    overlap = empty.scatter_add(1, index, own)[:, 1:]
+    size = empty.scatter_add(1, index, torch.ones_like(own))[:, 1:]
+    dice = 1 - (2 * overlap + 1) / (prob.sum((2, 3)) + size + 1)
+    present = present_masks(target, channels)
+    return torch.where(present, dice, torch.zeros_like(dice)).sum() / present.sum().clamp(min=1)
+
+
+def cross_entropy_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Softmax cross-entropy, mean over the supervised pixels of the batch; 0 if there is none.
+
+    Args:
+        logits: X, float [B, C, H, W].
+        target: int64 [B, H, W], -1 = not supervised.
+
+    Returns:
+        Scalar.
+    """
+    total = functional.cross_entropy(logits, target, ignore_index=-1, reduction="sum")
+    return total / (target >= 0).sum().clamp(min=1)
+
+
+def _negative(logits: Tensor, alpha: float, gamma: float) -> Tensor:
+    return (1 - alpha) * logits.sigmoid().pow(gamma) * functional.softplus(logits)

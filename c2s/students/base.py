@@ -1,0 +1,82 @@
+"""Invariant: a student maps normalised images to features of the teacher's width, and knows no classes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+IMAGENET_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
+IMAGENET_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
+"""Normalisation of the students' inputs, RGB, in units of pixel / 255."""
+
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+
+
+class Student(nn.Module, ABC):
+    """A closed-set segmentation model whose last classifier is widened to D outputs.
+
+    Attributes:
+        dim: D, width of the features = joint width of the teacher.
+        backbone: the pretrained part; everything else is the head, which learns faster.
+    """
+
+    dim: int
+    backbone: nn.Module
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tensor:
+        """Features at the student's own resolution.
+
+        Args:
+            images: float [B, 3, H, W], RGB, normalised with the ImageNet mean and standard deviation.
+
+        Returns:
+            [B, D, h, w], not normalised.
+        """
+
+
+def parameter_groups(
+    model: nn.Module, lr: float, weight_decay: float, head_lr_mult: float
+) -> list[dict[str, object]]:
+    """Optimizer groups of the stock schedule: head and method at `head_lr_mult` times the backbone's
+    rate; no weight decay on norms, biases and position embeddings (nor on any other parameter of fewer
+    than two axes).
+
+    Args:
+        model: a module with the child `student` and, optionally, other children (the method's).
+        lr: learning rate of the backbone.
+        weight_decay: decay of the weights that have one.
+        head_lr_mult: factor on `lr` outside the backbone.
+
+    Returns:
+        Up to four groups with keys params, names, lr, weight_decay; every trainable parameter is in
+        exactly one.
+    """
+    backbone = {id(p) for p in _backbone(model).parameters()}
+    norms = {id(p) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters()}
+    groups: dict[tuple[float, float], dict[str, object]] = {}
+    names: dict[tuple[float, float], list[str]] = {}
+    params: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, param in model.named_parameters():
+        if not param.requires_grad:
+            continue
+        plain = id(param) in norms or param.ndim < 2 or "pos_embed" in name or "position" in name
+        key = (lr if id(param) in backbone else lr * head_lr_mult, 0.0 if plain else weight_decay)
+        names.setdefault(key, []).append(name)
+        params.setdefault(key, []).append(param)
+    for key, group in params.items():
+        groups[key] = {"params": group, "names": names[key], "lr": key[0], "weight_decay": key[1]}
+    return list(groups.values())
+
+
+def _backbone(model: nn.Module) -> nn.Module:
+    student = getattr(model, "student", model)
+    backbone = getattr(student, "backbone", None)
+    return backbone if isinstance(backbone, nn.Module) else nn.Module()
+
+
+def parameter_count(parameters: Iterable[nn.Parameter]) -> int:
+    """Number of trainable scalars."""
+    return sum(p.numel() for p in parameters if p.requires_grad)

@@ -1,0 +1,38 @@
+"""Invariant: a student is created by name and width alone, so a run folder can be opened anywhere."""
+
+from __future__ import annotations
+
+import importlib
+
+from torch import nn
+
+from c2s_cache.errors import ConfigError
+
+NAMES = (*(f"segformer-b{n}" for n in range(6)), "shapes-net")
+
+
+def create(name: str, dim: int, weights: str | None = None) -> nn.Module:
+    """A student by name; its module is imported only now.
+
+    Args:
+        name: one of `NAMES`.
+        dim: D, width of the features.
+        weights: pretrained weights of the backbone as the student's class documents; None: its default
+            (random for SegFormer).
+
+    Returns:
+        Module with the contract of `c2s.students.base.Student`.
+
+    Raises:
+        ConfigError: unknown name, or the weights do not fit.
+    """
+    family, _, size = name.partition("-")
+    if name not in NAMES:
+        raise ConfigError(f"There is no student {name!r}; choose one of {', '.join(NAMES)}.")
+    if family == "segformer":
+        from c2s.students.segformer import SegFormer
+
+        return SegFormer(size, dim, weights)
+    module = importlib.import_module("c2s.students.shapes_net")
+    student: nn.Module = module.ShapesNet(dim=dim) if weights is None else module.ShapesNet(dim=dim, weights=weights)
+    return student

@@ -1,0 +1,1 @@
+"""Training from a cache: configuration, batches, the Lightning module, runs."""

@@ -1,0 +1,182 @@
+"""Invariant: what a batch holds follows from the cache and the batch sequence, whoever loads it.
+
+A cache travels to a loader process as its path and is opened there; processes are spawned, not forked.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from c2s.methods.batch import Batch
+from c2s.training.jitter import photometric_jitter
+from c2s.training.sampler import BatchSequence, SampleRef, jitter_rng
+from c2s_cache.pseudo_mask import pseudo_mask
+from c2s_cache.reader import Block, Cache, Sample
+from c2s_cache.views import crop_image, crop_labels, decode_image, inside_image
+
+
+@dataclass(frozen=True)
+class View:
+    """One training example in numpy; fields as in `Batch`, without the batch axis, R not padded."""
+
+    image: NDArray[np.uint8]
+    pseudo: NDArray[np.int16]
+    global_cls: NDArray[np.float16]
+    region_cls: NDArray[np.float16]
+    region_ids: NDArray[np.int16]
+    region_area: NDArray[np.float32]
+    row: int
+
+
+def load_view(
+    sample: Sample, num_classes: int, size: int, rng: np.random.Generator | None = None
+) -> View:
+    """Replay a cached view: decode, crop, rebuild the pseudo mask.
+
+    Args:
+        sample: as stored.
+        num_classes: N.
+        size: S, side of the view in pixels.
+        rng: stream of the photometric jitter; None for no jitter. Padding stays black.
+
+    Raises:
+        UnreadableImage: the stored bytes cannot be decoded.
+    """
+    height, width = sample.labels.shape
+    image = crop_image(decode_image(sample.image), sample.box, sample.flip, size)
+    labels = crop_labels(sample.labels, sample.box, sample.flip, size)
+    inside = inside_image(height, width, sample.box, sample.flip, size)
+    if rng is not None:
+        image = photometric_jitter(image, rng) * inside[:, :, None]
+    return View(
+        image=image,
+        pseudo=pseudo_mask(labels, sample.grid, num_classes, inside),
+        global_cls=sample.global_cls,
+        region_cls=sample.region_cls,
+        region_ids=sample.region_ids,
+        region_area=sample.region_area,
+        row=sample.row,
+    )
+
+
+def collate(views: Sequence[View]) -> Batch:
+    """Stack views; regions are padded to the largest number among them (at least one slot)."""
+    regions = max(1, *(len(v.region_ids) for v in views))
+    return Batch(
+        image=torch.from_numpy(np.stack([v.image.transpose(2, 0, 1) for v in views])),
+        pseudo=torch.from_numpy(np.stack([v.pseudo for v in views])).long(),
+        global_cls=torch.from_numpy(np.stack([v.global_cls for v in views])).float(),
+        region_cls=_padded([v.region_cls for v in views], regions, 0).float(),
+        region_ids=_padded([v.region_ids for v in views], regions, -1).long(),
+        region_area=_padded([v.region_area for v in views], regions, 0).float(),
+        rows=torch.tensor([v.row for v in views]),
+    )
+
+
+class BatchStream(IterableDataset[Batch]):
+    """Batches `start`, `start` + 1, ..., `stop` - 1 of a sequence, or this process's part of them.
+
+    With W loader workers, worker w makes every W-th batch; the loader takes them in turn.
+
+    Args:
+        cache: a cache, or the path of one to be opened in the worker.
+        sequence: the batches.
+        start, stop: range of iterations.
+        size: S, side of the views in pixels.
+        jitter: photometric jitter.
+        rank, world_size: which part of each batch.
+    """
+
+    def __init__(
+        self,
+        cache: Any,
+        sequence: BatchSequence,
+        start: int,
+        stop: int,
+        size: int,
+        jitter: bool,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.cache = cache
+        self.sequence = sequence
+        self.start, self.stop = start, stop
+        self.size, self.jitter = size, jitter
+        self.rank, self.world_size = rank, world_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        cache = Cache(self.cache) if isinstance(self.cache, (str, Path)) else self.cache
+        blocks = _BlockWindow(cache, self.sequence.window)
+        worker = get_worker_info()
+        first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for step in range(self.start + first, self.stop, stride):
+            refs = self.sequence.batch(step, self.rank, self.world_size)
+            yield collate([self._view(blocks, ref, len(cache.manifest.classes)) for ref in refs])
+
+    def _view(self, blocks: _BlockWindow, ref: SampleRef, num_classes: int) -> View:
+        sample = blocks[ref.block].sample(ref.index, ref.view)
+        rng = jitter_rng(self.sequence.seed, ref.position) if self.jitter else None
+        return load_view(sample, num_classes, self.size, rng)
+
+
+class _BlockWindow:
+    """The blocks in memory; the least recently used one leaves. A window of the epoch order needs no more."""
+
+    def __init__(self, cache: Any, capacity: int) -> None:
+        self.cache, self.capacity = cache, capacity
+        self.held: OrderedDict[int, Block] = OrderedDict()
+
+    def __getitem__(self, block: int) -> Block:
+        if block not in self.held:
+            if len(self.held) >= self.capacity:
+                self.held.popitem(last=False)
+            self.held[block] = self.cache.read_block(block)
+        self.held.move_to_end(block)
+        return self.held[block]
+
+
+def block_sizes(cache: Cache) -> tuple[int, ...]:
+    """Usable rows of every block (quarantined images left out)."""
+    manifest = cache.manifest
+    lost = {int(entry["row"]) for entry in cache.quarantine}
+    return tuple(
+        sum(row not in lost for row in manifest.block_range(b)) for b in range(manifest.blocks)
+    )
+
+
+def loader(stream: BatchStream, workers: int, pin_memory: bool) -> DataLoader[Batch]:
+    """The loader of a stream. It leaves the global random state alone, on which resuming relies."""
+    return DataLoader(
+        stream,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        multiprocessing_context="spawn" if workers else None,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_init_worker,
+        generator=torch.Generator(),
+    )
+
+
+def _init_worker(_: int) -> None:
+    # Ctrl-C reaches the whole process group; the main process decides when workers end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def _padded(arrays: Sequence[NDArray[Any]], length: int, fill: int) -> Tensor:
+    out = np.full((len(arrays), length, *arrays[0].shape[1:]), fill, dtype=arrays[0].dtype)
+    for i, array in enumerate(arrays):
+        out[i, : len(array)] = array
+    return torch.from_numpy(out)

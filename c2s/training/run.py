@@ -1,0 +1,165 @@
+"""Invariant: a run is decided by its configuration and cache; interrupting and resuming changes nothing."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+
+from c2s.methods.base import SeenClasses
+from c2s.students import create
+from c2s.training import checkpoint
+from c2s.training.callbacks import Bar, Recorder, Saver
+from c2s.training.config import TrainConfig
+from c2s.training.data import BatchStream, block_sizes, loader
+from c2s.training.logs import MetricsLog
+from c2s.training.module import DistillationModule
+from c2s.training.run_folder import create_run, read_config, read_info
+from c2s.training.sampler import BatchSequence
+from c2s_cache.errors import C2SError, ConfigError
+from c2s_cache.reader import Cache, open_cache
+
+
+class Interrupted(C2SError):
+    """Training was asked to stop; a checkpoint was saved."""
+
+
+def train(config: TrainConfig, overwrite: bool = False) -> Path:
+    """Train a student from a cache.
+
+    Args:
+        config: the run; values that depend on the cache may be left open.
+        overwrite: replace a run folder of the same name.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        CacheError: the cache is missing, incomplete or damaged.
+        ConfigError: the run exists already, or the configuration does not fit.
+        Interrupted: SIGINT or SIGTERM; the message says how to resume.
+    """
+    cache = open_cache(config.cache)
+    config = config.resolved(cache.manifest.dataset, cache.manifest.view_size)
+    path = config.runs / config.run_name
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        create_run(config, cache, overwrite)
+    _fit(config, cache, path, None)
+    return path
+
+
+def resume(path: Path | str) -> Path:
+    """Continue a run from its checkpoint, exactly as if it had not been interrupted.
+
+    Args:
+        path: run folder.
+
+    Returns:
+        The same folder; a run that is complete is left alone.
+
+    Raises:
+        CacheError, Interrupted: as for `train`.
+        ConfigError: no run or no checkpoint there, or the cache has changed since.
+    """
+    path = Path(path)
+    config = read_config(path).model_copy(update={"runs": path.parent, "name": path.name})
+    cache = open_cache(config.cache)
+    before, now = read_info(path).fingerprints, cache.manifest.fingerprints
+    changed = [stage for stage in now if before.get(stage) != now[stage]]
+    if changed:
+        raise ConfigError(
+            f"{config.cache} is not the cache that {path} was trained from: "
+            f"{', '.join(changed)} {'differs' if len(changed) == 1 else 'differ'}.",
+            "Restore that cache, or train a new run.",
+        )
+    state = checkpoint.load(path)
+    if state.step < config.total:
+        _fit(config, cache, path, state)
+    return path
+
+
+def _fit(
+    config: TrainConfig, cache: Cache, path: Path, state: checkpoint.Checkpoint | None
+) -> None:
+    _quiet()
+    pl.seed_everything(config.seed, workers=False, verbose=False)
+    start = 0 if state is None else state.step
+    text = cache.text("seen")
+    seen = SeenClasses(
+        torch.from_numpy(text.class_ids),
+        torch.from_numpy(text.embeddings),
+        len(cache.manifest.classes),
+    )
+    student = create(config.student, cache.manifest.teacher.dim, config.weights)
+    try:
+        method = config.method.build(seen)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if state is not None:
+        checkpoint.restore_modules(state, path, student, method)
+    saver = Saver(path, config.checkpoint_every, state)
+    log = MetricsLog(path, start) if int(os.environ.get("LOCAL_RANK", "0")) == 0 else None
+    trainer = _trainer(config, saver, log, start)
+    stream = BatchStream(
+        str(cache.path),
+        _sequence(config, cache),
+        start,
+        config.total,
+        config.image_size or cache.manifest.view_size,
+        config.jitter,
+        trainer.global_rank,
+        trainer.world_size,
+    )
+    on_gpu = trainer.strategy.root_device.type == "cuda"
+    module = DistillationModule(student, method, config, start)
+    trainer.fit(module, loader(stream, config.workers, on_gpu))
+    if log is not None:
+        log.close()
+    if saver.stopped_by is not None and module.step < config.total:
+        raise Interrupted(
+            f"Stopped by {saver.stopped_by} at iteration {module.step} of {config.total}; "
+            f"the checkpoint is saved.",
+            f"Continue with: c2s train --resume {path}",
+        )
+
+
+def _sequence(config: TrainConfig, cache: Cache) -> BatchSequence:
+    sizes = block_sizes(cache)
+    if sum(sizes) == 0:
+        raise ConfigError(f"{config.cache} has no usable image.", f"See: c2s cache info {config.cache}")
+    if config.batch_size % config.devices:
+        raise ConfigError(f"batch_size {config.batch_size} is no multiple of devices {config.devices}.")
+    return BatchSequence(sizes, config.batch_size, config.seed, config.window, cache.manifest.views)
+
+
+def _trainer(config: TrainConfig, saver: Saver, log: MetricsLog | None, start: int) -> pl.Trainer:
+    callbacks: list[pl.Callback] = [Bar(config.total, start, config.log_every)]
+    if log is not None:
+        callbacks.append(Recorder(log, config.log_every))
+    several = config.devices > 1
+    return pl.Trainer(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        # A batch without any latent class leaves the latent embedding's parameters unused.
+        strategy="ddp_find_unused_parameters_true" if several else "auto",
+        sync_batchnorm=several,
+        precision=config.precision,
+        max_steps=config.total - start,
+        callbacks=[*callbacks, saver],
+        logger=False,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _quiet() -> None:
+    """Keep Lightning's hints (more workers, no validation loop, tips) off the user's terminal."""
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric|lightning")

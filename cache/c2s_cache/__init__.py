@@ -1,0 +1,33 @@
+"""The cache format: schema, fingerprints, shard writer, reader, integrity. Needs no torch, Dask or CLIP."""
+
+from c2s_cache.errors import (
+    C2SError,
+    CacheError,
+    ConfigError,
+    DataError,
+    MismatchError,
+    MissingExtra,
+    UnreadableImage,
+)
+from c2s_cache.manifest import FORMAT, IGNORE, STAGES, Manifest, TeacherInfo
+from c2s_cache.reader import Block, Cache, Sample, TextEmbeddings, open_cache
+
+__all__ = [
+    "FORMAT",
+    "IGNORE",
+    "STAGES",
+    "Block",
+    "C2SError",
+    "Cache",
+    "CacheError",
+    "ConfigError",
+    "DataError",
+    "Manifest",
+    "MismatchError",
+    "MissingExtra",
+    "Sample",
+    "TeacherInfo",
+    "TextEmbeddings",
+    "UnreadableImage",
+    "open_cache",
+]

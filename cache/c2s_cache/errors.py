@@ -1,0 +1,48 @@
+"""Invariant: every failure a user can cause is a `C2SError` that says what, where and what to do."""
+
+from __future__ import annotations
+
+
+class C2SError(Exception):
+    """A failure that is reported to the user as one line, never as a traceback.
+
+    Args:
+        what: one sentence: what is wrong, where (path, key, row), expected against got.
+        hint: the next command or action, if there is one.
+    """
+
+    def __init__(self, what: str, hint: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.what if self.hint is None else f"{self.what} {self.hint}"
+
+    def __reduce__(self) -> tuple[type[C2SError], tuple[str, str | None]]:
+        # Errors cross process boundaries (workers to builder), so both parts must survive pickling.
+        return type(self), (self.what, self.hint)
+
+
+class CacheError(C2SError):
+    """The cache on disk is missing, incomplete, damaged or of another format."""
+
+
+class MismatchError(CacheError):
+    """A cache exists but was built for a different request."""
+
+
+class DataError(C2SError):
+    """The source data set does not have the documented layout or values."""
+
+
+class UnreadableImage(C2SError):
+    """An image file cannot be decoded; builders quarantine its row."""
+
+
+class MissingExtra(C2SError):
+    """An optional dependency is not installed."""
+
+
+class ConfigError(C2SError):
+    """A name, option or configuration value is not valid."""

@@ -1,0 +1,110 @@
+"""Invariant: verification trusts nothing but the receipts and re-reads every byte."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from c2s_cache.errors import CacheError
+from c2s_cache.fingerprint import file_digest
+from c2s_cache.manifest import IGNORE, STAGES
+from c2s_cache.reader import Block, Cache
+from c2s_cache.schema import array_specs
+from c2s_cache.writer import shard_files
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: which check, where, what."""
+
+    check: str
+    where: str
+    what: str
+
+
+def verify(cache: Cache, progress: Callable[[int, int], None] | None = None) -> list[Finding]:
+    """Check a whole cache without a teacher: completeness, checksums, leakage, pairing.
+
+    Args:
+        cache: an opened cache (`Cache(path)`, complete or not).
+        progress: called with (blocks done, blocks) after each block.
+
+    Returns:
+        All findings; an empty list means the cache is whole and sound.
+    """
+    findings: list[Finding] = []
+    for block in range(cache.blocks):
+        missing = [f for f in _completeness(cache, block)]
+        damaged = [] if missing else [f for f in _checksums(cache, block)]
+        findings += missing + damaged
+        if not missing and not damaged:
+            findings += _content(cache, block)
+        if progress is not None:
+            progress(block + 1, cache.blocks)
+    return findings
+
+
+def _stages(block: int) -> tuple[str, ...]:
+    return tuple(s for s in STAGES if s != "text" or block == 0)
+
+
+def _completeness(cache: Cache, block: int) -> Iterator[Finding]:
+    prints = cache.manifest.fingerprints
+    for stage in _stages(block):
+        receipt = cache.receipts.get((stage, block))
+        if receipt is None:
+            yield Finding("complete", f"{stage}/{block}", "no receipt: this stage was never finished")
+        elif receipt.fingerprint != prints[stage]:
+            yield Finding("complete", f"{stage}/{block}", "the receipt belongs to another request")
+
+
+def _checksums(cache: Cache, block: int) -> Iterator[Finding]:
+    expected = {n: r for s in _stages(block) for n, r in cache.receipts[s, block].files.items()}
+    folders = {spec.path for spec in array_specs(cache.manifest) if spec.stage in _stages(block)}
+    found = {
+        str(f.relative_to(cache.path))
+        for folder in sorted(folders)
+        for f in shard_files(cache.path / folder / "c" / str(block))
+    }
+    for name in sorted(found - expected.keys()):
+        yield Finding("checksum", name, "a file that no receipt names")
+    for name, record in expected.items():
+        if name not in found:
+            yield Finding("checksum", name, "file is missing")
+        elif file_digest(cache.path / name) != record.sha256:
+            yield Finding("checksum", name, "bytes differ from the receipt")
+
+
+def _content(cache: Cache, block: int) -> Iterator[Finding]:
+    try:
+        data = cache.read_block(block)
+    except (CacheError, ValueError, OSError) as error:
+        yield Finding("read", f"block {block}", f"cannot be read: {error}")
+        return
+    rows = cache.manifest.block_range(block)
+    digests = np.asarray(cache.array("images/digest")[rows.start : rows.stop])
+    for i in range(len(data)):
+        yield from _row(cache, data, i, digests)
+
+
+def _row(cache: Cache, data: Block, i: int, digests: np.ndarray) -> Iterator[Finding]:
+    m = cache.manifest
+    allowed = np.array([*m.seen, IGNORE])
+    for view in range(m.views):
+        sample = data.sample(i, view)
+        where = f"row {sample.row}"
+        if view == 0:
+            digest = hashlib.sha256(sample.image).digest()
+            if digest != digests[sample.row - data.start].tobytes():
+                yield Finding("pairing", where, "image bytes are not those the row was built from")
+            leaked = np.setdiff1d(np.unique(sample.labels), allowed)
+            if leaked.size:
+                yield Finding("leakage", where, f"label map holds unseen or unknown ids {leaked.tolist()}")
+        ids = sample.region_ids
+        if len(np.unique(ids)) != len(ids) or np.isin(ids, m.unseen).any():
+            yield Finding("leakage", where, "region ids repeat or name an unseen class")
+        if not np.isfinite(sample.region_cls).all() or not np.isfinite(sample.global_cls).all():
+            yield Finding("values", where, "a CLS token is not finite")

@@ -1,0 +1,101 @@
+"""Invariant: the manifest holds only what determines the cache's bytes; time and host live in provenance."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from c2s_cache.fingerprint import stage_fingerprint
+
+FORMAT = 1
+STAGES = ("images", "views", "teacher", "masks", "regions", "text")
+UPSTREAM: dict[str, tuple[str, ...]] = {
+    "images": (),
+    "views": ("images",),
+    "teacher": ("views",),
+    "masks": ("teacher",),
+    "regions": ("masks",),
+    "text": (),
+}
+IGNORE = 255
+"""Label value of a pixel that is not annotated, and grid value of a cell that has no latent class."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TeacherInfo(_Model):
+    """The frozen CLIP model that wrote the cache.
+
+    `digest` is the SHA-256 over its weights; `grid` the (height, width) of its dense token grid;
+    `image_size` its native input side in pixels; `dense_size` the input side of the dense pass.
+    `mean` and `std` are per RGB channel, in units of pixel / 255.
+    """
+
+    name: str
+    pretrained: str | None
+    digest: str
+    dim: int = Field(gt=0)
+    image_size: int = Field(gt=0)
+    dense_size: int = Field(gt=0)
+    grid: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class Manifest(_Model):
+    """What a cache contains and the request of every stage that made it.
+
+    `rows` counts listed images, quarantined ones included; `block_rows` rows form a block, the unit
+    of writing, receipts and reading. `requests` maps a stage to the parameters that determine its bytes.
+    """
+
+    format: Literal[1] = FORMAT
+    dataset: str
+    split: str
+    classes: tuple[str, ...]
+    unseen: tuple[int, ...]
+    rows: int = Field(gt=0)
+    block_rows: int = Field(gt=0)
+    views: int = Field(gt=0)
+    view_size: int = Field(gt=0)
+    dense: Literal["none", "int8", "float16"]
+    teacher: TeacherInfo
+    requests: dict[str, dict[str, Any]]
+
+    @model_validator(mode="after")
+    def _check(self) -> Manifest:
+        if len(self.classes) >= IGNORE:
+            raise ValueError(f"format 1 stores label maps as uint8: at most {IGNORE - 1} classes")
+        if not all(0 <= c < len(self.classes) for c in self.unseen):
+            raise ValueError("an unseen class id lies outside the class list")
+        if set(self.requests) != set(STAGES):
+            raise ValueError(f"requests must name the stages {', '.join(STAGES)}")
+        return self
+
+    @property
+    def seen(self) -> tuple[int, ...]:
+        """Ids of the classes whose annotations training may use, ascending."""
+        hidden = set(self.unseen)
+        return tuple(c for c in range(len(self.classes)) if c not in hidden)
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks; the last may hold fewer than `block_rows` rows."""
+        return -(-self.rows // self.block_rows)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Fingerprint of every stage, computed from the requests along the stage graph."""
+        prints: dict[str, str] = {}
+        for stage in STAGES:
+            upstream = {name: prints[name] for name in UPSTREAM[stage]}
+            prints[stage] = stage_fingerprint(stage, self.requests[stage], upstream)
+        return prints
+
+    def block_range(self, block: int) -> range:
+        """Row numbers of a block."""
+        start = block * self.block_rows
+        return range(start, min(start + self.block_rows, self.rows))

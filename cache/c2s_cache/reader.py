@@ -1,0 +1,211 @@
+"""Invariant: only a complete cache is opened for training, and it is read a block at a time."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from c2s_cache.errors import CacheError
+from c2s_cache.manifest import FORMAT, STAGES, Manifest
+from c2s_cache.receipt import Receipt, load
+from c2s_cache.schema import open_arrays, ragged_ranges
+
+
+@dataclass(frozen=True)
+class TextEmbeddings:
+    """Unit-norm text embeddings: `class_ids` int64 [n], `names`, `embeddings` float32 [n, D]."""
+
+    class_ids: NDArray[np.int64]
+    names: tuple[str, ...]
+    embeddings: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One view of one image, as stored. Encodings: see SPEC.md.
+
+    `image` encoded bytes; `labels` uint8 [H, W] of the source image; `box` float64 [4] in source
+    pixels; `grid` uint8 [h, w]; `global_cls` float16 [D]; `region_cls` float16 [R, D]; `region_ids`
+    int16 [R]; `region_area` float32 [R], fraction of the view.
+    """
+
+    row: int
+    image: bytes
+    labels: NDArray[np.uint8]
+    box: NDArray[np.float64]
+    flip: bool
+    grid: NDArray[np.uint8]
+    global_cls: NDArray[np.float16]
+    region_cls: NDArray[np.float16]
+    region_ids: NDArray[np.int16]
+    region_area: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Block:
+    """All that training needs of one block, in memory. `rows` int64 [n]: its usable rows."""
+
+    rows: NDArray[np.int64]
+    arrays: dict[str, NDArray[Any]]
+    start: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def sample(self, i: int, view: int = 0) -> Sample:
+        """View `view` of the block's i-th usable row."""
+        row = int(self.rows[i])
+        at, a = row - self.start, self.arrays
+        data = a["images/data"][slice(*_range(a["images/end"], at))]
+        height, width = a["images/size"][at]
+        labels = a["labels/data"][slice(*_range(a["labels/end"], at))].reshape(height, width)
+        regions = slice(*_range(a["regions/end"].reshape(-1), at * a["views/flip"].shape[1] + view))
+        return Sample(
+            row=row,
+            image=data.tobytes(),
+            labels=labels,
+            box=a["views/box"][at, view],
+            flip=bool(a["views/flip"][at, view]),
+            grid=a["masks/grid"][at, view],
+            global_cls=a["teacher/global_cls"][at, view],
+            region_cls=a["regions/cls"][regions],
+            region_ids=a["regions/id"][regions],
+            region_area=a["regions/area"][regions],
+        )
+
+
+def _range(end: NDArray[Any], i: int) -> tuple[int, int]:
+    return (int(end[i - 1]) if i else 0, int(end[i]))
+
+
+class Cache:
+    """A cache on disk, opened for reading.
+
+    Args:
+        path: cache directory.
+
+    Raises:
+        CacheError: no cache of format 1 at `path`. Completeness is checked by `open_cache`.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.manifest = read_manifest(self.path)
+        self._group = open_arrays(self.path)
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks."""
+        return self.manifest.blocks
+
+    @cached_property
+    def receipts(self) -> dict[tuple[str, int], Receipt]:
+        """Receipts present on disk, by (stage, block)."""
+        wanted = [(s, b) for s in STAGES for b in range(self.blocks if s != "text" else 1)]
+        found = ((key, load(self.path, *key)) for key in wanted)
+        return {key: receipt for key, receipt in found if receipt is not None}
+
+    @property
+    def quarantine(self) -> list[dict[str, Any]]:
+        """Unreadable images: dicts with `row`, `id` and `reason`."""
+        lists = (self.receipts.get(("images", b)) for b in range(self.blocks))
+        return [entry for r in lists if r is not None for entry in r.notes.get("quarantined", [])]
+
+    def array(self, path: str) -> zarr.Array[Any]:
+        """The Zarr array at `path`, for tools that look at more than training does."""
+        array = self._group[path]
+        if not isinstance(array, zarr.Array):
+            raise CacheError(f"{self.path}/{path} is not an array.")
+        return array
+
+    def ids(self, block: int) -> list[str]:
+        """Image ids of all rows of a block, quarantined ones included."""
+        rows = self.manifest.block_range(block)
+        end = np.asarray(self.array("images/id_end")[rows.start : rows.stop])
+        data = np.asarray(self.array("images/id_data")[block, : int(end[-1])])
+        return [data[a:b].tobytes().decode() for a, b in ragged_ranges(end)]
+
+    def text(self, which: Literal["seen", "all"] = "seen") -> TextEmbeddings:
+        """Class text embeddings; inductive training asks for the seen ones and gets no others."""
+        m = self.manifest
+        ids = np.asarray(m.seen if which == "seen" else range(len(m.classes)), dtype=np.int64)
+        embeddings = np.asarray(self.array("text/embeddings")[:])[ids]
+        return TextEmbeddings(ids, tuple(m.classes[i] for i in ids), embeddings)
+
+    def read_block(self, block: int) -> Block:
+        """Read what training needs of a block, one contiguous read per array."""
+        rows = self.manifest.block_range(block)
+        columns = ("images/end", "images/size", "images/usable", "labels/end", "views/box", "views/flip")
+        columns += ("teacher/global_cls", "masks/grid", "regions/end")
+        arrays = {c: np.asarray(self.array(c)[rows.start : rows.stop]) for c in columns}
+        ends = {"images/data": "images/end", "labels/data": "labels/end"}
+        ends |= dict.fromkeys(("regions/cls", "regions/id", "regions/area"), "regions/end")
+        for path, end in ends.items():
+            arrays[path] = np.asarray(self.array(path)[block, : int(arrays[end].reshape(-1)[-1])])
+        usable = rows.start + np.flatnonzero(arrays["images/usable"])
+        return Block(usable.astype(np.int64), arrays, rows.start)
+
+
+def open_cache(path: Path | str) -> Cache:
+    """Open a cache for training: complete, of this request's format, every file present at its size.
+
+    Raises:
+        CacheError: the cache is missing, unfinished or damaged; the message says how to finish it.
+    """
+    cache = Cache(path)
+    m, prints = cache.manifest, cache.manifest.fingerprints
+    expected = m.blocks * (len(STAGES) - 1) + 1
+    if len(cache.receipts) < expected:
+        raise CacheError(
+            f"{path} is incomplete: {len(cache.receipts)} of {expected} block stages are written.",
+            "Finish it by running the same c2s cache build again.",
+        )
+    for (stage, block), receipt in cache.receipts.items():
+        if receipt.fingerprint != prints[stage]:
+            raise CacheError(
+                f"{path}: stage {stage} of block {block} was written for another request.",
+                "Build the cache anew with another --out.",
+            )
+        for name, record in receipt.files.items():
+            file = cache.path / name
+            if not file.is_file() or file.stat().st_size != record.size:
+                raise CacheError(
+                    f"{file} is missing or has the wrong size (expected {record.size} bytes).",
+                    f"Inspect with: c2s cache verify {path} --quick",
+                )
+    return cache
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a cache's manifest from the root group's attribute `c2s`.
+
+    Raises:
+        CacheError: there is none, or it is of another format.
+    """
+    group = path / "zarr.json"
+    try:
+        attributes = json.loads(group.read_bytes())["attributes"]["c2s"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CacheError(
+            f"{path} is not a c2s cache (no manifest in {group.name}).",
+            "Build one with: c2s cache build --dataset NAME",
+        ) from error
+    if attributes.get("format") != FORMAT:
+        raise CacheError(
+            f"{path} has cache format {attributes.get('format')!r}; this version reads {FORMAT}.",
+            "Use the c2s version that wrote it, or build the cache anew.",
+        )
+    try:
+        return Manifest.model_validate(attributes)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p) for p in first["loc"])
+        raise CacheError(f"{path}: the manifest is damaged at {where or 'its root'}: {first['msg']}.") from error

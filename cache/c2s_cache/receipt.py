@@ -1,0 +1,94 @@
+"""Invariant: a block's stage exists if and only if its receipt does, and the receipt names every byte."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from c2s_cache.errors import CacheError
+from c2s_cache.fingerprint import canonical_json
+
+
+class FileRecord(BaseModel):
+    """Size in bytes and hex SHA-256 of one shard file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    size: int
+    sha256: str
+
+
+class Receipt(BaseModel):
+    """Proof that one stage of one block was written and read back whole.
+
+    `files` maps paths relative to the cache to their records; `notes` are stage facts that are a
+    pure function of the inputs, such as the list of quarantined rows.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    stage: str
+    block: int
+    fingerprint: str
+    files: dict[str, FileRecord]
+    notes: dict[str, Any] = {}
+
+
+def receipt_path(root: Path, stage: str, block: int) -> Path:
+    """Where the receipt of a block's stage lies."""
+    return root / "receipts" / stage / f"{block:06d}.json"
+
+
+def commit(root: Path, receipt: Receipt) -> None:
+    """Store a receipt atomically and durably; it appears whole or not at all."""
+    path = receipt_path(root, receipt.stage, receipt.block)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, canonical_json(receipt.model_dump(mode="json")) + b"\n")
+
+
+def load(root: Path, stage: str, block: int) -> Receipt | None:
+    """Read a receipt, or None if the stage of that block was never committed.
+
+    Raises:
+        CacheError: the file exists but is no receipt of that stage and block.
+    """
+    path = receipt_path(root, stage, block)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        receipt = Receipt.model_validate(json.loads(data))
+    except (ValueError, ValidationError) as error:
+        raise CacheError(
+            f"{path} is damaged: not a receipt of format 1.",
+            "Delete that file and run the same c2s cache build again.",
+        ) from error
+    if (receipt.stage, receipt.block) != (stage, block):
+        raise CacheError(
+            f"{path} is the receipt of stage {receipt.stage}, block {receipt.block}: files were moved.",
+            "Delete that file and run the same c2s cache build again.",
+        )
+    return receipt
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that any reader sees the old content or the new, also after a crash."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames inside a directory durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,128 @@
+"""Invariant: builder and trainer cut views with these functions and no others, so pixels agree exactly."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from c2s_cache.errors import UnreadableImage
+from c2s_cache.manifest import IGNORE
+
+Box = tuple[float, float, float, float]
+
+
+def decode_image(data: bytes) -> NDArray[np.uint8]:
+    """Decode an encoded photo to uint8 RGB [H, W, 3], upright (EXIF orientation applied), any mode.
+
+    Raises:
+        UnreadableImage: the bytes are truncated or no known image format.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # corrupt EXIF blocks warn; the pixels are still whole
+            with Image.open(io.BytesIO(data)) as image:
+                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnreadableImage(f"image cannot be decoded ({error}).") from error
+
+
+def canonical_box(height: int, width: int, size: int) -> Box:
+    """Box of the canonical view: CLIP's own preprocessing, short side to `size`, centre crop.
+
+    The box is placed on whole pixels of the image resized to short side `size`, exactly as
+    `Resize(size)` and `CenterCrop(size)` of torchvision do, then expressed in source pixels.
+
+    Returns:
+        (x0, y0, x1, y1) in source pixels, always inside the image.
+    """
+    short = min(height, width)
+    resized_h = size if height == short else int(size * height / short)
+    resized_w = size if width == short else int(size * width / short)
+    top, left = int(round((resized_h - size) / 2.0)), int(round((resized_w - size) / 2.0))
+    step_y, step_x = height / resized_h, width / resized_w
+    return (left * step_x, top * step_y, min((left + size) * step_x, width), min((top + size) * step_y, height))
+
+
+def crop_image(
+    image: NDArray[np.uint8], box: Box | NDArray[np.float64], flip: bool, size: int
+) -> NDArray[np.uint8]:
+    """Resample the box of an image to a square, bicubic with anti-aliasing; outside the image is 0.
+
+    Args:
+        image: uint8 [H, W, 3].
+        box: (x0, y0, x1, y1) in source pixels; may exceed the image.
+        flip: mirror left-right after cropping.
+        size: output side in pixels.
+
+    Returns:
+        uint8 [size, size, 3].
+    """
+    height, width = image.shape[:2]
+    x0, y0, x1, y1 = (float(v) for v in box)
+    if x0 >= 0 and y0 >= 0 and x1 <= width and y1 <= height:
+        if (x0, y0, x1, y1) == (0.0, 0.0, size, size) and image.shape[:2] == (size, size):
+            out = image
+        else:
+            resized = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, (x0, y0, x1, y1))
+            out = np.asarray(resized)
+    else:
+        out = np.zeros((size, size, 3), np.uint8)
+        left, right = _inside(x0, x1, width, size)
+        top, bottom = _inside(y0, y1, height, size)
+        if right > left and bottom > top:
+            part = (max(x0, 0.0), max(y0, 0.0), min(x1, width), min(y1, height))
+            shape = (right - left, bottom - top)
+            inner = Image.fromarray(image).resize(shape, Image.Resampling.BICUBIC, part)
+            out[top:bottom, left:right] = np.asarray(inner)
+    return np.ascontiguousarray(out[:, ::-1]) if flip else out
+
+
+def crop_labels(
+    labels: NDArray[np.uint8], box: Box | NDArray[np.float64], flip: bool, size: int
+) -> NDArray[np.uint8]:
+    """Sample the box of a label map at pixel centres (nearest); outside the image is 255.
+
+    Args:
+        labels: uint8 [H, W], class ids, 255 = not annotated.
+        box: (x0, y0, x1, y1) in source pixels; may exceed the image.
+        flip: mirror left-right after cropping.
+        size: output side in pixels.
+
+    Returns:
+        uint8 [size, size].
+    """
+    height, width = labels.shape
+    rows, rows_in = _samples(float(box[1]), float(box[3]), height, size)
+    cols, cols_in = _samples(float(box[0]), float(box[2]), width, size)
+    out = labels[rows[:, None], cols[None, :]]
+    if not (rows_in.all() and cols_in.all()):
+        out[~(rows_in[:, None] & cols_in[None, :])] = IGNORE
+    return np.ascontiguousarray(out[:, ::-1]) if flip else out
+
+
+def inside_image(
+    height: int, width: int, box: Box | NDArray[np.float64], flip: bool, size: int
+) -> NDArray[np.bool_]:
+    """Where a view of `size` pixels shows the image rather than padding: bool [size, size]."""
+    _, rows_in = _samples(float(box[1]), float(box[3]), height, size)
+    _, cols_in = _samples(float(box[0]), float(box[2]), width, size)
+    out = rows_in[:, None] & cols_in[None, :]
+    return np.ascontiguousarray(out[:, ::-1]) if flip else out
+
+
+def _inside(start: float, stop: float, limit: int, size: int) -> tuple[int, int]:
+    """Output pixels whose centres fall into [0, limit) when [start, stop) is sampled at `size` points."""
+    _, valid = _samples(start, stop, limit, size)
+    index = np.flatnonzero(valid)
+    return (int(index[0]), int(index[-1]) + 1) if len(index) else (0, 0)
+
+
+def _samples(
+    start: float, stop: float, limit: int, size: int
+) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    position = np.floor(start + (np.arange(size) + 0.5) * ((stop - start) / size)).astype(np.intp)
+    return np.clip(position, 0, limit - 1), (position >= 0) & (position < limit)

@@ -1,0 +1,182 @@
+"""Invariant: a stage of a block is a transaction - written, read back, digested, then its receipt commits."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from c2s_cache.errors import CacheError, MismatchError
+from c2s_cache.fingerprint import difference, file_digest
+from c2s_cache.manifest import STAGES, Manifest
+from c2s_cache.receipt import FileRecord, Receipt, commit, load, sync_directory
+from c2s_cache.reader import read_manifest
+from c2s_cache.schema import ArraySpec, array_specs, create_arrays, open_arrays
+
+
+class BlockWriter:
+    """Writes the stages of a cache block by block; safe to use from several processes on distinct blocks.
+
+    Args:
+        path: cache directory, made by `create_cache`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest = read_manifest(path)
+        self._fingerprints = self.manifest.fingerprints
+        self._specs = array_specs(self.manifest)
+        self._group = open_arrays(path, "r+")
+
+    def missing(self, block: int) -> tuple[str, ...]:
+        """Stages of a block that have no receipt yet, in stage order (`text` belongs to block 0)."""
+        stages = (s for s in STAGES if s != "text" or block == 0)
+        return tuple(s for s in stages if load(self.path, s, block) is None)
+
+    def write(
+        self,
+        stage: str,
+        block: int,
+        data: Mapping[str, np.ndarray],
+        notes: Mapping[str, Any] | None = None,
+    ) -> Receipt:
+        """Write every array of one stage for one block and commit its receipt.
+
+        Args:
+            stage: stage name.
+            block: block number.
+            data: array path -> values. Row arrays: [rows of the block, ...]; ragged arrays: the
+                items of all rows run together along axis 0.
+            notes: facts for the receipt, a pure function of the inputs.
+
+        Raises:
+            CacheError: what was read back differs from what was written.
+            OSError: the target cannot be written (disk full, no permission).
+        """
+        files: dict[str, FileRecord] = {}
+        for spec in self._specs:
+            if spec.stage == stage:
+                files |= self._write_array(spec, block, data[spec.path])
+        receipt = Receipt(
+            stage=stage,
+            block=block,
+            fingerprint=self._fingerprints[stage],
+            files=dict(sorted(files.items())),
+            notes=dict(notes or {}),
+        )
+        commit(self.path, receipt)
+        return receipt
+
+    def _write_array(
+        self, spec: ArraySpec, block: int, values: np.ndarray
+    ) -> dict[str, FileRecord]:
+        folder = self.path / spec.path / "c" / str(block)
+        if folder.is_dir():  # left by a build that was killed before its receipt
+            shutil.rmtree(folder)
+        elif folder.exists():  # one-dimensional arrays have a shard file where others have a folder
+            folder.unlink()
+        array = self._group[spec.path]
+        assert isinstance(array, zarr.Array)
+        expected = np.ascontiguousarray(values, dtype=spec.dtype)
+        selection = self._selection(spec, block, len(expected))
+        if expected.size:
+            array[selection] = expected[None] if spec.ragged else expected
+            read = np.asarray(array[selection])
+            if not np.array_equal(read[0] if spec.ragged else read, expected):
+                raise CacheError(
+                    f"{folder} does not read back as written; the disk may be failing.",
+                    "Check the disk, then run the same c2s cache build again.",
+                )
+        return {str(f.relative_to(self.path)): _record(f) for f in shard_files(folder)}
+
+    def _selection(self, spec: ArraySpec, block: int, length: int) -> tuple[slice, ...]:
+        if spec.ragged:
+            return (slice(block, block + 1), slice(0, length))
+        if spec.dims[0] == "class":
+            return (slice(None),)
+        rows = self.manifest.block_range(block)
+        if length != len(rows):
+            raise ValueError(f"{spec.path}: {length} rows for a block of {len(rows)}")
+        return (slice(rows.start, rows.stop),)
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """All files of one block of one array, sorted; `folder` may be a file (one-dimensional arrays)."""
+    if folder.is_file():
+        return [folder]
+    return sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
+
+
+def _record(file: Path) -> FileRecord:
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())
+    sync_directory(file.parent)
+    return FileRecord(size=file.stat().st_size, sha256=file_digest(file))
+
+
+def create_cache(path: Path, manifest: Manifest) -> bool:
+    """Create an empty cache, or accept the one that is there if it was made for the same request.
+
+    Returns:
+        True if a cache was created, False if `path` already holds one for this request.
+
+    Raises:
+        MismatchError: `path` holds a cache made for another request; the differences are listed.
+        CacheError: `path` holds something that is not a cache.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        create_arrays(path, manifest)
+        return True
+    if not any(path.iterdir()) or _half_created(path):
+        shutil.rmtree(path)
+        create_arrays(path, manifest)
+        return True
+    have = read_manifest(path).model_dump(mode="json")
+    lines = difference(have, manifest.model_dump(mode="json"))
+    if lines:
+        shown = "".join(f"\n  {line}" for line in lines[:12])
+        more = f"\n  and {len(lines) - 12} more" if len(lines) > 12 else ""
+        raise MismatchError(
+            f"{path} was built for another request (cache -> request):{shown}{more}\n",
+            "Choose another --out, or repeat the options it was built with.",
+        )
+    return False
+
+
+def _half_created(path: Path) -> bool:
+    """Whether `path` is a Zarr group without a manifest and without data: creation was interrupted."""
+    group = path / "zarr.json"
+    if not group.is_file() or (path / "receipts").exists():
+        return False
+    try:
+        return "c2s" not in open_arrays(path).attrs and not any(path.glob("*/*/c"))
+    except CacheError:
+        return False
+
+
+@contextmanager
+def build_lock(path: Path) -> Iterator[None]:
+    """Hold the exclusive right to build into `path`; the kernel drops it when the process dies.
+
+    Raises:
+        CacheError: another process is building into the same cache.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CacheError(
+                f"another process is building {path}.",
+                "Wait for it to end, or choose another --out.",
+            ) from error
+        yield

@@ -1,0 +1,223 @@
+"""Invariant: one task owns one block; what is finished is known from receipts on disk, never from Dask."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from c2s_cache import C2SError, CacheError, Manifest
+from c2s_cache.writer import BlockWriter, build_lock, create_cache
+from c2s_pipeline.block import BlockComputer
+from c2s_pipeline.extras import require
+from c2s_pipeline.kmeans import create_backend, default_backend
+from c2s_pipeline.provenance import record
+from c2s_pipeline.request import BuildRequest, make_manifest, row_order
+from c2s_pipeline.source import ImageSource
+from c2s_pipeline.teacher import Teacher, TeacherSpec, default_pretrained
+from c2s_pipeline.text import class_embeddings
+
+PROGRESS_TOPIC = "c2s-rows"
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build run did: `built` and `reused` rows, seconds, and the quarantined rows of the cache."""
+
+    path: Path
+    rows: int
+    built: int
+    reused: int
+    seconds: float
+
+
+class Progress:
+    """Receives what a build does; the default ignores it.
+
+    `start(total, done)` before the first block, `advance(rows)` while rows are computed.
+    """
+
+    def start(self, total: int, done: int) -> None:
+        """The build has `total` rows, of which `done` are already in the cache."""
+
+    def advance(self, rows: int) -> None:
+        """`rows` more rows were computed."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a worker needs to build a block: paths and descriptions, never open stores or models."""
+
+    path: Path
+    source: ImageSource
+    spec: TeacherSpec
+    device: str
+    batch_size: int
+    threads: int
+
+
+def build(
+    source: ImageSource,
+    request: BuildRequest,
+    out: Path,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> BuildReport:
+    """Build or resume the cache of a data set.
+
+    Args:
+        source: the data set split.
+        request: what to build.
+        out: cache directory; created, resumed, or left alone when complete.
+        workers: worker processes; default one per GPU, else one that uses all cores.
+        progress: receives row counts.
+
+    Raises:
+        C2SError: see the modules; whatever was committed before stays valid and is reused next time.
+    """
+    started = time.monotonic()
+    progress = progress or Progress()
+    out = out.absolute()
+    with build_lock(out), _disk_errors(out):
+        teacher, spec = _load_teacher(request)
+        backend = request.backend or default_backend(teacher.device)
+        create_backend(backend)  # a missing library is reported before any work is done
+        manifest = make_manifest(source, request, teacher.info(), backend)
+        create_cache(out, manifest)
+        writer = BlockWriter(out)
+        todo = [b for b in range(manifest.blocks) if writer.missing(b)]
+        pending = sum(len(manifest.block_range(b)) for b in todo)
+        progress.start(manifest.rows, manifest.rows - pending)
+        if todo:
+            if "text" in writer.missing(0):
+                names, prompts = manifest.classes, manifest.requests["text"]["templates"]
+                embeddings = class_embeddings(teacher, names, prompts)
+                writer.write("text", 0, {"text/embeddings": embeddings})
+            count = workers or max(torch.cuda.device_count(), 1)
+            threads = max((os.cpu_count() or 1) // count, 1)
+            task = _Task(out, source, spec, teacher.device.type, request.batch_size, threads)
+            del teacher  # the workers load their own; two copies would share one GPU's memory
+            order = row_order(source, request)
+            blocks = [b for b in todo if any(s != "text" for s in writer.missing(b))]
+            _run(task, blocks, order, manifest, min(count, max(len(blocks), 1)), progress)
+        seconds = time.monotonic() - started
+        if todo:
+            record(out, seconds=round(seconds, 3), rows=pending, workers=workers, command="build")
+    return BuildReport(out, manifest.rows, pending, manifest.rows - pending, seconds)
+
+
+def _load_teacher(request: BuildRequest) -> tuple[Teacher, TeacherSpec]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pretrained = request.pretrained or default_pretrained(request.teacher)
+    spec = TeacherSpec(request.teacher, pretrained, request.dense_size, request.precision)
+    teacher = Teacher(spec, device)
+    return teacher, replace(spec, dense_size=teacher.dense_size)
+
+
+def _run(
+    task: _Task,
+    blocks: list[int],
+    order: list[str],
+    manifest: Manifest,
+    workers: int,
+    progress: Progress,
+) -> None:
+    if not blocks:
+        return
+    distributed = require("distributed", "build")
+    with _cluster(distributed, workers, task.device) as client:
+        client.subscribe_topic(PROGRESS_TOPIC, lambda event: progress.advance(int(event[1])))
+        futures = []
+        for block in blocks:
+            rows = manifest.block_range(block)
+            ids = order[rows.start : rows.stop]
+            futures.append(client.submit(build_block, task, block, ids, rows.start, pure=False))
+        try:
+            for future in distributed.as_completed(futures):
+                future.result()
+        except distributed.scheduler.KilledWorker as error:
+            raise C2SError(
+                f"a worker process died repeatedly while building {task.path}; it may have run out of memory.",
+                "Run the same command again to resume, with a smaller --batch-size or fewer --workers.",
+            ) from error
+        except OSError as error:
+            raise CacheError(
+                f"{task.path} cannot be written: {error.strerror or error}.",
+                "Free space or fix permissions, then run the same command again to resume.",
+            ) from error
+
+
+@contextlib.contextmanager
+def _cluster(distributed: Any, workers: int, device: str) -> Iterator[Any]:
+    """A local cluster of processes, one thread each, with one GPU each where there are GPUs."""
+    if device == "cuda":
+        dask_cuda = require("dask_cuda", "gpu")
+        cluster = dask_cuda.LocalCUDACluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+    else:
+        cluster = distributed.LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            memory_limit=0,
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+        )
+    with cluster, distributed.Client(cluster) as client:
+        yield client
+
+
+def build_block(task: _Task, block: int, ids: list[str], first_row: int) -> int:
+    """Build all missing stages of a block; runs in a worker. Running it twice is harmless.
+
+    Returns:
+        The number of rows of the block.
+    """
+    report = _reporter()
+    writer = BlockWriter(task.path)
+    missing = writer.missing(block)
+    if not missing:
+        report(len(ids))
+        return len(ids)
+    torch.set_num_threads(task.threads)
+    teacher = _worker_teacher(task.spec, task.device)
+    backend = create_backend(writer.manifest.requests["masks"]["backend"])
+    computer = BlockComputer(
+        writer.manifest, task.source, teacher, backend, task.batch_size, max(task.threads, 2)
+    )
+    result = computer.compute(ids, first_row, report)
+    for stage, arrays in result.stages.items():
+        if stage in missing:
+            notes = {"quarantined": result.quarantined} if stage == "images" else {}
+            writer.write(stage, block, arrays, notes)
+    return len(ids)
+
+
+@lru_cache(maxsize=1)
+def _worker_teacher(spec: TeacherSpec, device: str) -> Teacher:
+    return Teacher(spec, device)
+
+
+def _reporter() -> Callable[[int], None]:
+    """How a worker reports finished rows to the builder."""
+    distributed = require("distributed", "build")
+    worker = distributed.get_worker()
+    return lambda rows: worker.log_event(PROGRESS_TOPIC, rows)
+
+
+@contextlib.contextmanager
+def _disk_errors(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CacheError(
+            f"{out} cannot be written: {error.strerror or error}.",
+            "Free space or fix permissions, then run the same command again to resume.",
+        ) from error

@@ -1,0 +1,82 @@
+"""Invariant: latent ids of a view are 0..U-1 without gaps, a pure function of features and labels."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from c2s_cache import IGNORE, C2SError
+from c2s_pipeline.kmeans import KMeansBackend, cluster
+from c2s_pipeline.merge import merge_clusters
+from c2s_pipeline.seeds import initial_seeds
+
+MAX_LATENT = 254
+
+
+class MaskConfig(BaseModel):
+    """Settings of pseudo-mask generation (Sec. III-B).
+
+    `windows` are the sizes K of Eq. 2 in token cells, `iterations` the cap on Lloyd iterations,
+    `threshold` the merging threshold lambda (unpublished), `literal` the printed Algorithm 1,
+    `unit_norm` clusters tokens of unit length instead of raw ones.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    windows: tuple[Annotated[int, Field(ge=1)], ...] = (3, 7)
+    iterations: int = Field(default=10, ge=1)
+    threshold: float = Field(default=0.9, ge=-1.0, le=1.0)
+    literal: bool = False
+    unit_norm: bool = False
+
+
+def latent_grid(
+    dense: NDArray[np.float32],
+    annotated: NDArray[np.bool_],
+    config: MaskConfig,
+    backend: KMeansBackend,
+) -> NDArray[np.uint8]:
+    """Latent class of every token cell: seeds (Eq. 2), K-means over unannotated tokens, Algorithm 1.
+
+    Args:
+        dense: C_d, float32 [h, w, D].
+        annotated: bool [h, w], cells closed to clustering.
+        config: settings.
+        backend: K-means backend.
+
+    Returns:
+        uint8 [h, w]: latent id 0..U-1, or 255 for closed cells (and, under the literal Algorithm 1,
+        for cells of clusters it loses).
+    """
+    grid = np.full(annotated.shape, IGNORE, np.uint8)
+    features = dense
+    if config.unit_norm:
+        features = dense / np.maximum(np.linalg.norm(dense, axis=-1, keepdims=True), 1e-12)
+    seeds = initial_seeds(features, annotated, config.windows)
+    if not len(seeds):
+        return grid
+    labels, centres = cluster(features[~annotated], seeds, config.iterations, backend)
+    groups = merge_clusters(centres, config.threshold, config.literal)
+    if len(groups) > MAX_LATENT:
+        raise C2SError(
+            f"clustering left {len(groups)} latent classes in one view; a cache holds at most {MAX_LATENT}.",
+            "Lower the merging threshold.",
+        )
+    latent = np.full(len(centres), IGNORE, np.uint8)
+    for number, group in enumerate(groups):
+        latent[group] = number
+    grid[~annotated] = latent[labels]
+    return grid
+
+
+def latent_grids(
+    dense: NDArray[np.float32],
+    annotated: NDArray[np.bool_],
+    config: MaskConfig,
+    backend: KMeansBackend,
+) -> NDArray[np.uint8]:
+    """`latent_grid` over a batch: dense [B, h, w, D], annotated [B, h, w] -> uint8 [B, h, w]."""
+    views = [latent_grid(d, a, config, backend) for d, a in zip(dense, annotated, strict=True)]
+    return np.stack(views) if views else np.zeros(annotated.shape, np.uint8)

@@ -1,0 +1,124 @@
+"""Invariant: a request and a source determine every byte of a cache."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from c2s_cache import ConfigError, DataError, Manifest, TeacherInfo
+from c2s_pipeline.kmeans import BackendName
+from c2s_pipeline.masks import MaskConfig
+from c2s_pipeline.regions import RegionConfig
+from c2s_pipeline.source import ImageSource
+from c2s_pipeline.teacher import Precision
+from c2s_pipeline.text import TEMPLATES
+
+
+class BuildRequest(BaseModel):
+    """Everything a user decides about a cache, apart from the data set and where it goes.
+
+    `dense_size` is the input side of the dense pass in pixels (default: the teacher's native size);
+    `view_size` the side at which students see a view; `block_rows` the rows per block; `limit` takes
+    only the first so many images of the shuffled split.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    teacher: str = "ViT-B-16"
+    pretrained: str | None = None
+    dense_size: int | None = Field(default=None, ge=1)
+    precision: Precision = "float32"
+    views: Literal[1] = 1
+    view_size: int = Field(default=512, ge=8)
+    dense: Literal["none", "int8", "float16"] = "none"
+    masks: MaskConfig = MaskConfig()
+    regions: RegionConfig = RegionConfig()
+    backend: BackendName | None = None
+    templates: str = "single"
+    block_rows: int = Field(default=128, ge=1, le=65536)
+    batch_size: int = Field(default=32, ge=1)
+    seed: int = Field(default=0, ge=0)
+    limit: int | None = Field(default=None, ge=1)
+
+
+def row_order(source: ImageSource, request: BuildRequest) -> list[str]:
+    """Image ids in row order: shuffled once at write, so that block reads give mixed batches.
+
+    Raises:
+        DataError: the split is empty.
+    """
+    ids = list(source.ids)
+    if not ids:
+        raise DataError(f"data set {source.name} has no images in split {source.split!r}.")
+    shuffled = [ids[i] for i in np.random.default_rng(request.seed).permutation(len(ids))]
+    return shuffled[: request.limit]
+
+
+def make_manifest(
+    source: ImageSource, request: BuildRequest, teacher: TeacherInfo, backend: BackendName
+) -> Manifest:
+    """Describe the cache that this request makes of this source.
+
+    Raises:
+        ConfigError: windows that do not fit the teacher's grid, or an unknown template set.
+    """
+    if min(request.masks.windows) > min(teacher.grid):
+        raise ConfigError(
+            f"no window of {request.masks.windows} fits the {teacher.grid[0]} x {teacher.grid[1]} token grid.",
+            "Choose smaller --set masks.windows=[...] or a larger --dense-size.",
+        )
+    order = row_order(source, request)
+    order_digest = hashlib.sha256("\n".join(order).encode()).hexdigest()
+    requests: dict[str, dict[str, Any]] = {
+        "images": {"source": source.identity(), "order": order_digest, "unseen": list(source.unseen)},
+        "views": {"count": request.views, "policy": "canonical", "size": teacher.image_size},
+        "teacher": {
+            **teacher.model_dump(mode="json"),
+            "precision": request.precision,
+            "dense": request.dense,
+            "batch_size": request.batch_size,
+        },
+        "masks": {**request.masks.model_dump(mode="json"), "backend": backend},
+        "regions": request.regions.model_dump(mode="json"),
+        "text": {
+            "names": list(source.classes),
+            "templates": list(templates(request.templates)),
+            "digest": teacher.digest,
+        },
+    }
+    for stage in requests.values():
+        stage["block_rows"] = request.block_rows
+    return Manifest(
+        dataset=source.name,
+        split=source.split,
+        classes=tuple(source.classes),
+        unseen=tuple(source.unseen),
+        rows=len(order),
+        block_rows=request.block_rows,
+        views=request.views,
+        view_size=request.view_size,
+        dense=request.dense,
+        teacher=teacher,
+        requests=requests,
+    )
+
+
+def templates(name: str) -> tuple[str, ...]:
+    """The prompt set of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in TEMPLATES:
+        raise ConfigError(f"unknown template set {name!r}.", f"Known: {', '.join(TEMPLATES)}.")
+    return TEMPLATES[name]
+
+
+def without_unseen(labels: NDArray[np.uint8], unseen: tuple[int, ...], ignore: int) -> NDArray[np.uint8]:
+    """Label map with every unseen class replaced by `ignore`: what training is allowed to know."""
+    table = np.arange(256, dtype=np.uint8)
+    table[list(unseen)] = ignore
+    return table[labels]

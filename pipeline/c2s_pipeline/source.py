@@ -1,0 +1,42 @@
+"""Invariant: the pipeline sees a data set only through this protocol, whatever its layout on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class ImageSource(Protocol):
+    """One split of a labelled data set. Implementations are small, picklable and open files lazily."""
+
+    @property
+    def name(self) -> str:
+        """Data set name, as typed by users."""
+
+    @property
+    def split(self) -> str:
+        """Split name, such as "train"."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """All class names, seen and unseen, in id order."""
+
+    @property
+    def unseen(self) -> tuple[int, ...]:
+        """Ids of the classes whose annotations training must never see."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Image ids, sorted."""
+
+    def identity(self) -> dict[str, Any]:
+        """JSON-like facts that change whenever the content of the split does."""
+
+    def encoded(self, image_id: str) -> bytes:
+        """Encoded image bytes. Raises `UnreadableImage` if the file cannot be read."""
+
+    def labels(self, image_id: str) -> NDArray[np.uint8]:
+        """Label map uint8 [H, W] over all classes, 255 = not annotated. Raises `DataError`."""

@@ -1,0 +1,257 @@
+"""Invariant: the teacher is frozen, in evaluation mode, and gives what open_clip's own model gives."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from c2s_cache import C2SError, ConfigError, TeacherInfo
+from c2s_pipeline.extras import require
+
+Precision = Literal["float32", "float16", "bfloat16"]
+DEFAULT_PRETRAINED = "openai"
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class TeacherSpec:
+    """What to load.
+
+    Args:
+        name: open_clip model name ("ViT-B-16") or "local-dir:PATH" of a folder in open_clip's layout.
+        pretrained: weight tag, checkpoint file, or "random" (seeded, for trials and benchmarks);
+            None for a local-dir, which brings its own weights.
+        dense_size: input side in pixels for the dense features; None = the native size.
+        precision: arithmetic of the forward pass; below float32 only on a GPU.
+    """
+
+    name: str
+    pretrained: str | None
+    dense_size: int | None = None
+    precision: Precision = "float32"
+
+
+class Teacher:
+    """A frozen CLIP image and text tower.
+
+    Args:
+        spec: what to load.
+        device: torch device.
+
+    Raises:
+        ConfigError: unknown model or weights, or not a ViT with a CLS token.
+        MissingExtra: open_clip is not installed.
+    """
+
+    def __init__(self, spec: TeacherSpec, device: str | torch.device = "cpu") -> None:
+        self.spec = spec
+        self.device = torch.device(device)
+        self._model = _create(spec, None).to(self.device)
+        self._visual = _vision_transformer(self._model, spec.name)
+        self.image_size = int(self._visual.image_size[0])
+        self.patch_size = int(self._visual.patch_size[0])
+        self.dense_size = spec.dense_size or self.image_size
+        if self.dense_size % self.patch_size:
+            raise ConfigError(
+                f"the dense input size {self.dense_size} is no multiple of the patch size "
+                f"{self.patch_size} of {spec.name}."
+            )
+        self._dense_visual = self._visual
+        if self.dense_size != self.image_size:
+            other = _create(spec, self.dense_size).to(self.device)
+            self._dense_visual = _vision_transformer(other, spec.name)
+        config = self._visual.preprocess_cfg
+        self._mean = torch.tensor(config["mean"], device=self.device).view(3, 1, 1)
+        self._std = torch.tensor(config["std"], device=self.device).view(3, 1, 1)
+
+    @property
+    def dim(self) -> int:
+        """Width D of the joint image-text space."""
+        return int(self._visual.proj.shape[1])
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width of the dense token grid."""
+        side = self.dense_size // self.patch_size
+        return side, side
+
+    def info(self) -> TeacherInfo:
+        """Facts for the manifest, among them the digest of all weights."""
+        config = self._visual.preprocess_cfg
+        return TeacherInfo(
+            name=self.spec.name if not self.spec.name.startswith("local-dir:") else _local(self.spec),
+            pretrained=_weights_name(self.spec.pretrained),
+            digest=weights_digest(self._model),
+            dim=self.dim,
+            image_size=self.image_size,
+            dense_size=self.dense_size,
+            grid=self.grid,
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+        )
+
+    def prepare(self, images: NDArray[np.uint8]) -> Tensor:
+        """uint8 RGB [B, T, T, 3] to the model's normalised float32 [B, 3, T, T] on its device."""
+        batch = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        pixels = rearrange(batch, "b h w c -> b c h w").float().div_(255.0)
+        return pixels.sub_(self._mean).div_(self._std)
+
+    @torch.inference_mode()
+    def cls_tokens(self, images: NDArray[np.uint8]) -> Tensor:
+        """CLS embedding of each image, not normalised: what `encode_image` returns.
+
+        Args:
+            images: uint8 [B, T, T, 3] with T = `image_size`.
+
+        Returns:
+            float32 [B, D].
+        """
+        with self._autocast():
+            return self._visual(self.prepare(images)).float()
+
+    @torch.inference_mode()
+    def dense_features(self, images: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+        """CLS and dense features C_d: patch tokens after the final norm and projection (Sec. III-B).
+
+        Args:
+            images: uint8 [B, T, T, 3] with T = `dense_size`.
+
+        Returns:
+            CLS float32 [B, D] and dense features float32 [B, h, w, D], neither normalised.
+        """
+        visual = self._dense_visual
+        with self._autocast():
+            out = visual.forward_intermediates(
+                self.prepare(images), indices=1, normalize_intermediates=True, output_fmt="NLC"
+            )
+            dense = out["image_intermediates"][-1] @ visual.proj
+        grid_h, grid_w = self.grid
+        tokens = rearrange(dense.float(), "b (h w) d -> b h w d", h=grid_h, w=grid_w)
+        return out["image_features"].float(), tokens
+
+    @torch.inference_mode()
+    def text_features(self, texts: list[str]) -> Tensor:
+        """Unit-norm text embeddings float32 [n, D] of the given sentences."""
+        open_clip = require("open_clip", "build")
+        tokenizer = open_clip.get_tokenizer(self.spec.name)
+        features: Tensor = self._model.encode_text(tokenizer(texts).to(self.device), normalize=True)
+        return features.float()
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.spec.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=getattr(torch, self.spec.precision))
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Hex SHA-256 over the names, shapes, dtypes and bytes of all parameters and persistent buffers."""
+    state = model.state_dict()
+    hasher = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        hasher.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return hasher.hexdigest()
+
+
+def default_pretrained(name: str) -> str | None:
+    """Weights used when none are named: OpenAI's, as in the paper; a local-dir brings its own."""
+    return None if name.startswith(("local-dir:", "hf-hub:")) else DEFAULT_PRETRAINED
+
+
+def _create(spec: TeacherSpec, image_size: int | None) -> nn.Module:
+    open_clip = require("open_clip", "build")
+    weights = None if spec.pretrained == RANDOM else spec.pretrained
+    _check_names(open_clip, spec.name, weights)
+    if spec.pretrained == RANDOM:
+        torch.manual_seed(0)
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # open_clip reports every step to the root logger
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model: nn.Module = open_clip.create_model(
+                spec.name,
+                pretrained=weights,
+                force_image_size=image_size,
+                force_quick_gelu=_needs_quick_gelu(open_clip, spec.name, weights),
+                load_weights=True,
+            )
+    except (RuntimeError, OSError, ValueError, KeyError) as error:
+        raise C2SError(
+            f"teacher {spec.name} with weights {spec.pretrained!r} cannot be loaded: "
+            f"{_first_line(error)}",
+            "Name a checkpoint file that fits the model with --pretrained FILE.",
+        ) from error
+    finally:
+        root.setLevel(level)
+    return model.eval().requires_grad_(False)
+
+
+def _check_names(open_clip: Any, name: str, weights: str | None) -> None:
+    if name.startswith("local-dir:"):
+        folder = Path(name.removeprefix("local-dir:"))
+        if not (folder / "open_clip_config.json").is_file():
+            raise ConfigError(f"teacher {name}: there is no open_clip_config.json in {folder}.")
+        return
+    if name.startswith("hf-hub:"):
+        return
+    if name not in open_clip.list_models():
+        near = [m for m in open_clip.list_models() if m.lower().startswith(name.lower()[:6])]
+        raise ConfigError(
+            f"unknown teacher {name!r}; open_clip has no model of that name.",
+            f"Similar names: {', '.join(near[:6]) or 'none'}.",
+        )
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if weights is not None and weights not in tags and not Path(weights).is_file():
+        raise ConfigError(
+            f"--pretrained {weights!r} is neither a file nor a weight tag of {name}.",
+            f"Tags: {', '.join(tags) or 'none'}.",
+        )
+
+
+def _needs_quick_gelu(open_clip: Any, name: str, weights: str | None) -> bool:
+    """Some tags were trained with QuickGELU under a model name whose configuration says GELU."""
+    if weights is None or ":" in name:
+        return False
+    config = open_clip.get_pretrained_cfg(name, weights) or {}
+    return bool(config.get("quick_gelu", False))
+
+
+def _vision_transformer(model: nn.Module, name: str) -> Any:
+    open_clip = require("open_clip", "build")
+    visual = model.visual
+    usable = isinstance(visual, open_clip.transformer.VisionTransformer)
+    if not usable or visual.attn_pool is not None or visual.pool_type != "tok" or visual.proj is None:
+        raise ConfigError(
+            f"teacher {name} is not a ViT with a CLS token and a projection, which C2S distils from.",
+            "Choose one such as ViT-B-16.",
+        )
+    return visual
+
+
+def _local(spec: TeacherSpec) -> str:
+    return f"local-dir:{Path(spec.name.removeprefix('local-dir:')).name}"
+
+
+def _weights_name(pretrained: str | None) -> str | None:
+    """A file is known by its name: the digest, not the folder, identifies the weights."""
+    if pretrained is not None and Path(pretrained).is_file():
+        return Path(pretrained).name
+    return pretrained
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,48 @@
+"""Invariant: a class embedding is the mean over templates of unit vectors, normalised again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+
+from c2s_cache import ConfigError
+from c2s_pipeline.teacher import Teacher, TeacherSpec, default_pretrained
+
+TEMPLATES: dict[str, tuple[str, ...]] = {"single": ("a photo of a {}",)}
+"""Prompt sets by name. `single` is the paper's (its Fig. 2)."""
+
+
+def class_embeddings(
+    teacher: Teacher, names: Sequence[str], templates: Sequence[str]
+) -> NDArray[np.float32]:
+    """Text embeddings of class names: per template unit norm, mean over templates, unit norm.
+
+    Args:
+        teacher: the CLIP model.
+        names: class names.
+        templates: sentences with one `{}` each.
+
+    Returns:
+        float32 [len(names), D].
+    """
+    if not all(t.count("{}") == 1 for t in templates):
+        raise ConfigError("every prompt template must hold one {} for the class name.")
+    sentences = [t.format(n) for n in names for t in templates]
+    features = torch.cat([teacher.text_features(sentences[i : i + 256]) for i in range(0, len(sentences), 256)])
+    mean = rearrange(features, "(n t) d -> n t d", t=len(templates)).mean(1)
+    return torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
+
+
+def embed_names(
+    teacher_name: str,
+    pretrained: str | None,
+    names: Sequence[str],
+    templates: Sequence[str] = TEMPLATES["single"],
+) -> NDArray[np.float32]:
+    """Load a teacher's text tower once and embed class names, float32 [n, D] of unit norm."""
+    spec = TeacherSpec(teacher_name, pretrained or default_pretrained(teacher_name))
+    return class_embeddings(Teacher(spec), names, templates)
