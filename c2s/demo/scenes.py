@@ -1,11 +1,12 @@
 """The Shapes world: a deterministic renderer of small labelled scenes with captions.
 
-A scene is one or two textured backgrounds ("stuff") under one to four coloured shapes ("things"), drawn at
-64 x 64 with numpy alone. It depends on nothing but its split and index: `render(split, i)` gives the same bytes
-whichever scenes were drawn before. The splits are disjoint random streams: "web" is what the demo's CLIP
-teacher sees (image and caption, also close-ups), "train", "val" and "dev" are what a student sees.
+A scene is one or two textured backgrounds ("stuff") under one to four coloured shapes ("things"),
+drawn at 64 x 64 with numpy alone. It depends on nothing but its split and index: `render(split, i)`
+gives the same bytes whichever scenes were drawn before. The splits are disjoint random streams:
+"web" is what the demo's CLIP teacher sees (image and caption, also close-ups), "train", "val" and
+"dev" are what a student sees.
 
-Every pixel carries its class here. Removing the labels of the unseen classes is the dataset's duty, not this file's.
+Every pixel carries its class here; removing the labels of unseen classes is the data set's duty.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,15 +43,20 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "brown": (140, 92, 58),
 }
 
-FloatArray = NDArray[np.float32]
-Distance = Callable[[FloatArray, FloatArray], FloatArray]
+FloatArray = NDArray[np.floating[Any]]
+Distance = Callable[[FloatArray, FloatArray], FloatArray]  # x, y -> signed distance to a shape
+Cover = Callable[[FloatArray, FloatArray, float, np.random.Generator], FloatArray]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One scene: `image` uint8 [64, 64, 3], `labels` uint8 [64, 64] (index into CLASSES), `caption`.
+    """One scene.
 
-    `colours` maps each visible class to its colour word; a class drawn in two colours, and stuff, has none.
+    Attributes:
+        image: uint8 [64, 64, 3], RGB.
+        labels: uint8 [64, 64], index into CLASSES of every pixel.
+        caption: one sentence naming what is visible.
+        colours: colour word of each visible class; None for stuff and for a class in two colours.
     """
 
     image: NDArray[np.uint8]
@@ -61,10 +68,13 @@ class Scene:
 def render(split: str, index: int, classes: Sequence[str] = CLASSES) -> Scene:
     """Draw scene `index` of `split`, using only `classes` (at least one thing and one stuff class).
 
-    Raises ValueError for an unknown split, a negative index, or classes without a thing or without stuff.
+    Raises:
+        ValueError: unknown split, negative index, or classes without a thing or without stuff.
     """
     if split not in SPLITS or index < 0:
-        raise ValueError(f"no scene {split}/{index}: splits are {', '.join(SPLITS)}, indices start at 0")
+        raise ValueError(
+            f"No scene {split}/{index}: splits are {', '.join(SPLITS)}, indices start at 0."
+        )
     things = [name for name in THINGS if name in classes]
     stuff = [name for name in STUFF if name in classes]
     if not things or not stuff:
@@ -86,21 +96,22 @@ def render(split: str, index: int, classes: Sequence[str] = CLASSES) -> Scene:
     return Scene(pixels, labels, _caption(rng, found), found)
 
 
-# --- captions -------------------------------------------------------------------------------------------------
+# --- captions ---
 
 TEMPLATES = (
-    "a photo of {}", "a photo of {}", "a photo of {}", "an image of {}", "a picture of {}", "a drawing of {}", "{}",
+    "a photo of {}", "a photo of {}", "a photo of {}",
+    "an image of {}", "a picture of {}", "a drawing of {}", "{}",
 )  # fmt: skip
 
 
 def phrase(name: str, colour: str | None = None) -> str:
-    """Noun phrase of one class: "a red star", "an orange ring", "an arrow", "a dots" ("a photo of a {}")."""
+    """Noun phrase of one class: "a red star", "an orange ring", "an arrow"."""
     words = f"{colour} {name}" if colour else name
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def _caption(rng: np.random.Generator, found: dict[str, str | None]) -> str:
-    """A sentence about what is visible; colours and small items are sometimes left out, as on the web."""
+    """A sentence about what is visible; as on the web, colours and small items may be left out."""
     with_colour = rng.random() < 0.6
     things = [n for n in found if n in THINGS]
     stuff = [n for n in found if n in STUFF]
@@ -114,7 +125,7 @@ def _caption(rng: np.random.Generator, found: dict[str, str | None]) -> str:
     return TEMPLATES[rng.integers(len(TEMPLATES))].format(text)
 
 
-# --- stuff ----------------------------------------------------------------------------------------------------
+# --- stuff ---
 
 
 @cache
@@ -128,7 +139,7 @@ def _pixels() -> tuple[FloatArray, FloatArray]:
 def _background(
     rng: np.random.Generator, stuff: Sequence[str], zoom: float
 ) -> tuple[FloatArray, NDArray[np.uint8]]:
-    """One texture, or two on either side of a line: image float32 [64, 64, 3] and labels uint8 [64, 64]."""
+    """One texture, or two either side of a line: image float32 [64, 64, 3], labels [64, 64]."""
     names = [stuff[i] for i in rng.permutation(len(stuff))[: 1 + int(rng.random() < 0.55)]]
     image = _texture(rng, names[0], zoom)
     labels = np.full((SIZE, SIZE), CLASSES.index(names[0]), np.uint8)
@@ -155,13 +166,15 @@ def _texture(rng: np.random.Generator, name: str, zoom: float) -> FloatArray:
 
 
 def _soft(distance: FloatArray, period: float) -> FloatArray:
-    """Coverage 0..1 of the region distance < 0, one pixel wide at its edge (distance in periods)."""
-    return np.clip(0.5 - distance * period, 0, 1)
+    """Coverage 0..1 of the region distance < 0, soft over one pixel (distance in periods)."""
+    cover: FloatArray = np.clip(0.5 - distance * period, 0, 1)
+    return cover
 
 
 def _triangle_wave(t: FloatArray) -> FloatArray:
     """Period 1, 0 at the integers, 0.5 half-way."""
-    return np.abs((t + 0.5) % 1 - 0.5)
+    wave: FloatArray = np.abs((t + 0.5) % 1 - 0.5)
+    return wave
 
 
 def _stripes(x: FloatArray, y: FloatArray, period: float, rng: np.random.Generator) -> FloatArray:
@@ -194,13 +207,13 @@ def _sand(x: FloatArray, y: FloatArray, period: float, rng: np.random.Generator)
     return coarse
 
 
-_STUFF_COVER: dict[str, Callable[[FloatArray, FloatArray, float, np.random.Generator], FloatArray]] = {
+_STUFF_COVER: dict[str, Cover] = {
     "stripes": _stripes, "dots": _dots, "checks": _checks,
     "bricks": _bricks, "waves": _waves, "sand": _sand,
 }  # fmt: skip
 
 
-# --- things ---------------------------------------------------------------------------------------------------
+# --- things ---
 
 
 def _draw_thing(
@@ -235,7 +248,8 @@ def _rotated(
 
 
 def _blend(below: FloatArray, above: FloatArray, cover: FloatArray) -> FloatArray:
-    return below + (above - below) * cover[..., None]
+    mixed: FloatArray = below + (above - below) * cover[..., None]
+    return mixed
 
 
 def _polygon(*corners: tuple[float, float]) -> Distance:
@@ -249,11 +263,11 @@ def _polygon(*corners: tuple[float, float]) -> Distance:
         t = np.clip((px * ex + py * ey) / (ex * ex + ey * ey), 0, 1)
         squared = (px - t * ex) ** 2 + (py - t * ey) ** 2
         # Even-odd rule: count the edges that a ray to the right crosses.
-        crosses = ((a[:, 1] > y[..., None]) != (b[:, 1] > y[..., None])) & (px * ey < py * ex) ^ (
-            ((a[:, 1] > y[..., None]) != (b[:, 1] > y[..., None])) & (ey < 0)
-        )
+        spans = (a[:, 1] > y[..., None]) != (b[:, 1] > y[..., None])
+        crosses = spans & ((px * ey < py * ex) ^ (ey < 0))
         inside = crosses.sum(-1) % 2 == 1
-        return np.where(inside, -1, 1) * np.sqrt(squared.min(-1))
+        signed: FloatArray = np.where(inside, -1, 1) * np.sqrt(squared.min(-1))
+        return signed
 
     return distance
 
@@ -261,7 +275,8 @@ def _polygon(*corners: tuple[float, float]) -> Distance:
 def _star_corners(points: int, inner: float) -> list[tuple[float, float]]:
     angles = np.pi * np.arange(2 * points) / points
     radii = np.where(np.arange(2 * points) % 2 == 0, 1.0, inner)
-    return [(float(r * np.sin(t)), float(-r * np.cos(t))) for r, t in zip(radii, angles, strict=True)]
+    x, y = radii * np.sin(angles), -radii * np.cos(angles)
+    return list(zip(x.tolist(), y.tolist(), strict=True))
 
 
 def _heart_corners() -> list[tuple[float, float]]:
@@ -272,7 +287,8 @@ def _heart_corners() -> list[tuple[float, float]]:
 
 
 def _circle(x: FloatArray, y: FloatArray) -> FloatArray:
-    return np.hypot(x, y) - np.float32(0.85)
+    distance: FloatArray = np.hypot(x, y) - np.float32(0.85)
+    return distance
 
 
 def _ring(x: FloatArray, y: FloatArray) -> FloatArray:
@@ -296,7 +312,8 @@ _THING_DISTANCE: dict[str, Distance] = {
     "heart": _polygon(*_heart_corners()),
     "crescent": _crescent,
     "arrow": _polygon(
-        (0, -1), (0.75, -0.15), (0.27, -0.15), (0.27, 0.95), (-0.27, 0.95), (-0.27, -0.15), (-0.75, -0.15),
+        (0, -1), (0.75, -0.15), (0.27, -0.15), (0.27, 0.95),
+        (-0.27, 0.95), (-0.27, -0.15), (-0.75, -0.15),
     ),
     "bolt": _polygon(
         (0.3, -1), (-0.62, 0.18), (-0.08, 0.18), (-0.3, 1), (0.62, -0.25), (0.08, -0.25),

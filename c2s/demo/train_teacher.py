@@ -1,15 +1,16 @@
-"""Train the demo's CLIP teacher: image-caption contrastive learning on the "web" scenes of all classes.
+"""Train the demo's CLIP teacher: contrastive learning on captioned "web" scenes of all classes.
 
     python -m c2s.demo.train_teacher --out c2s/demo/teacher --seed 0 --minutes 60
 
-The recipe is CLIP's (symmetric cross-entropy over a batch of images and captions) with three additions that two
-CPU cores need: 65 % of the images are *masked views* (everything but one class is black, the caption names that
-class), because the cache asks the teacher about such regions; equal captions are positives of each other, and a
-caption that is contained in another is neither positive nor negative; the tower pools by averaging its tokens, so
-that text and patch tokens share a space. Labels are used for cutting out the masked views and for nothing else.
+The recipe is CLIP's (symmetric cross-entropy over a batch of images and captions) with three
+additions that two CPU cores need: 65 % of the images are *masked views* (everything but one class
+is black, the caption names that class), because the cache asks the teacher about such regions;
+equal captions are positives of each other, and a caption contained in another is neither positive
+nor negative; the tower pools by averaging its tokens, so that text and patch tokens share a space.
+Labels are used for cutting out the masked views and for nothing else.
 
-The learning rate follows the clock, so two runs on different machines see different numbers of samples; the card
-that is written beside the weights says how many.
+The learning rate follows the clock, so two runs on different machines see different numbers of
+samples; the card that is written beside the weights says how many.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import contextlib
 import copy
 import json
 import math
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
@@ -41,7 +41,8 @@ MEAN, STD = 0.5, 0.25
 MODEL_CFG: dict[str, Any] = {
     "embed_dim": 128,
     "vision_cfg": {
-        "image_size": SIZE, "patch_size": 8, "width": 128, "head_width": 32, "layers": 6, "pool_type": "avg",
+        "image_size": SIZE, "patch_size": 8, "width": 128, "head_width": 32, "layers": 6,
+        "pool_type": "avg",
     },
     "text_cfg": {
         "context_length": CONTEXT, "vocab_size": 0, "width": 128, "heads": 4, "layers": 2,
@@ -52,22 +53,36 @@ PREPROCESS_CFG = {
     "size": [SIZE, SIZE], "mode": "RGB", "mean": [MEAN] * 3, "std": [STD] * 3,
     "interpolation": "bicubic", "resize_mode": "squash", "fill_color": 0,
 }  # fmt: skip
+FILLER = (
+    "a",
+    "an",
+    "the",
+    "of",
+    "and",
+    "on",
+    "in",
+    "photo",
+    "image",
+    "picture",
+    "drawing",
+    ".",
+    ",",
+)
 MASKED_SHARE, THING_SHARE, COLOUR_SHARE = 0.65, 0.72, 0.12
 MIN_PIXELS = 50
 
 
-# --- tokenizer ------------------------------------------------------------------------------------------------
+# --- tokenizer ---
 
 
 def vocabulary() -> dict[str, int]:
-    """Word -> id. [PAD] is 0 and [EOT] the largest id, which is where open_clip's text tower pools."""
-    plain = "a an the of and on in photo image picture drawing . ,".split()
-    words = ["[PAD]", "[UNK]", "[SOT]", *plain, *COLOURS, *CLASSES, "[EOT]"]
+    """Word -> id. [PAD] is 0 and [EOT] the largest id, where open_clip's text tower pools."""
+    words = ["[PAD]", "[UNK]", "[SOT]", *FILLER, *COLOURS, *CLASSES, "[EOT]"]
     return {word: i for i, word in enumerate(words)}
 
 
 def write_tokenizer(folder: Path) -> None:
-    """Write tokenizer.json and tokenizer_config.json of a word-level tokenizer (unknown words: [UNK])."""
+    """Write tokenizer.json and tokenizer_config.json: word level, unknown words are [UNK]."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -85,12 +100,19 @@ def write_tokenizer(folder: Path) -> None:
     ).save_pretrained(folder)  # fmt: skip
 
 
-# --- the web ---------------------------------------------------------------------------------------------------
+# --- the web ---
 
 
 @dataclass
 class Web:
-    """A pool of scenes: images uint8 [N,64,64,3], labels uint8 [N,64,64], colours int [N,C], captions."""
+    """A pool of N scenes.
+
+    Attributes:
+        images: uint8 [N,64,64,3].
+        labels: uint8 [N,64,64].
+        colours: int8 [N,C], index into COLOURS of each class's colour, -1 for none.
+        captions: N sentences.
+    """
 
     images: Tensor
     labels: Tensor
@@ -126,14 +148,14 @@ def render_web(count: int) -> Web:
 
 
 class Batches:
-    """Endless batches of (images uint8 [B,64,64,3], captions): whole scenes first, then masked views."""
+    """Endless batches of (images uint8 [B,64,64,3], captions): whole scenes, then masked views."""
 
     def __init__(self, web: Web, batch_size: int, seed: int) -> None:
         self.web, self.batch_size = web, batch_size
         self.rng = np.random.default_rng(seed)
         self.generator = torch.Generator().manual_seed(seed)
         pixels = torch.stack([(web.labels == c).sum((1, 2)) for c in range(len(CLASSES))], 1)
-        self.rows_of = [np.flatnonzero((pixels[:, c] >= MIN_PIXELS).numpy()) for c in range(len(CLASSES))]
+        self.rows_of = [np.flatnonzero(column >= MIN_PIXELS) for column in pixels.numpy().T]
 
     def __iter__(self) -> Iterator[tuple[Tensor, list[str]]]:
         masked = round(self.batch_size * MASKED_SHARE)
@@ -141,10 +163,11 @@ class Batches:
             rows = self.rng.integers(len(self.web.captions), size=self.batch_size - masked)
             captions = [self.web.captions[i] for i in rows]
             images, names = self._masked(masked)
-            yield self._turn(torch.cat([self.web.images[torch.from_numpy(rows)], images])), captions + names
+            whole = self.web.images[torch.from_numpy(rows)]
+            yield turn(torch.cat([whole, images]), self.generator), captions + names
 
     def _masked(self, count: int) -> tuple[Tensor, list[str]]:
-        """Views of one class each on black, with captions; classes are drawn evenly, things more often."""
+        """Views of one class each on black, with captions; things are drawn more often."""
         things = self.rng.random(count) < THING_SHARE
         classes = np.where(
             things,
@@ -162,13 +185,13 @@ class Batches:
         if colour >= 0 and self.rng.random() < COLOUR_SHARE:
             words = phrase(CLASSES[index], list(COLOURS)[colour])
         elif self.rng.random() < 0.5:
-            return f"a photo of a {CLASSES[index]}"  # the prompt that everybody uses, article and all
+            return f"a photo of a {CLASSES[index]}"  # the usual prompt, article and all
         else:
             words = phrase(CLASSES[index]) if index < len(THINGS) else CLASSES[index]
         return TEMPLATES[self.rng.integers(len(TEMPLATES))].format(words)
 
     def _roughen(self, mask: Tensor) -> Tensor:
-        """Masks as clustering would give them. mask bool [n,64,64]: exact, blocky, partial or too wide."""
+        """Masks bool [n,64,64] as clustering gives them: exact, blocky, partial or too wide."""
         n = len(mask)
         kind = torch.rand(n, generator=self.generator)
         soft = mask[:, None].float()
@@ -184,7 +207,8 @@ class Batches:
         axis = torch.arange(SIZE) - SIZE / 2
         x = axis[None, None, :] * angle.cos() + axis[None, :, None] * angle.sin()
         centre = (x * mask).sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)
-        half = mask & (x > centre[:, None, None] - 8 * torch.rand(n, 1, 1, generator=self.generator))
+        shift = 8 * torch.rand(n, 1, 1, generator=self.generator)
+        half = mask & (x > centre[:, None, None] - shift)
         chosen = (kind >= 0.72) & (kind < 0.87)
         rough[chosen] = half[chosen]
         wide = F.max_pool2d(soft, 5, 1, 2)[:, 0] > 0
@@ -193,17 +217,18 @@ class Batches:
         rough[lost] = mask[lost]
         return rough
 
-    def _turn(self, images: Tensor) -> Tensor:
-        """Each image turned by one of the eight symmetries of the square; [B,64,64,3] in and out."""
-        turns = torch.randint(8, (len(images),), generator=self.generator)
-        out = images.clone()
-        for k in range(8):
-            part = torch.rot90(images[turns == k], k % 4, (1, 2))
-            out[turns == k] = part.flip(2) if k >= 4 else part
-        return out
+
+def turn(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image turned by one of the eight symmetries of the square; [B,S,S,3] in and out."""
+    turns = torch.randint(8, (len(images),), generator=generator)
+    out = images.clone()
+    for k in range(8):
+        part = torch.rot90(images[turns == k], k % 4, (1, 2))
+        out[turns == k] = part.flip(2) if k >= 4 else part
+    return out
 
 
-# --- loss ------------------------------------------------------------------------------------------------------
+# --- loss ---
 
 
 def content_words(captions: list[str]) -> Tensor:
@@ -218,9 +243,15 @@ def content_words(captions: list[str]) -> Tensor:
 
 
 def contrastive_loss(image: Tensor, text: Tensor, bags: Tensor, scale: Tensor) -> Tensor:
-    """CLIP's symmetric cross-entropy with equal captions as joint positives. image, text [B,D] unit norm.
+    """CLIP's symmetric cross-entropy with equal captions as joint positives.
 
-    A caption whose words are a strict subset of another's is true of both images or unknown: not a negative.
+    A caption whose words are a strict subset of another's is no negative: it may be true of both.
+
+    Args:
+        image: float32 [B,D], unit norm.
+        text: float32 [B,D], unit norm.
+        bags: float32 [B,V], content words of the captions.
+        scale: multiplies the cosines.
     """
     missing = bags @ (1 - bags).T  # [B,B]: words of i that j lacks
     positive = (missing == 0) & (missing.T == 0)
@@ -233,7 +264,7 @@ def contrastive_loss(image: Tensor, text: Tensor, bags: Tensor, scale: Tensor) -
 
 @contextlib.contextmanager
 def plain_attention() -> Iterator[None]:
-    """Write attention as two matrix products: on CPU the fused bfloat16 backward is ten times slower."""
+    """Attention as two matrix products: on CPU the fused bfloat16 backward is ten times slower."""
     fused = F.scaled_dot_product_attention
 
     def attention(
@@ -242,7 +273,8 @@ def plain_attention() -> Iterator[None]:
         logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         if attn_mask is not None:
             logits = logits + attn_mask
-        return logits.softmax(-1).to(v.dtype) @ v
+        weighted: Tensor = logits.softmax(-1).to(v.dtype) @ v
+        return weighted
 
     F.scaled_dot_product_attention = attention  # type: ignore[assignment]
     try:
@@ -251,7 +283,7 @@ def plain_attention() -> Iterator[None]:
         F.scaled_dot_product_attention = fused
 
 
-# --- training --------------------------------------------------------------------------------------------------
+# --- training ---
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -259,33 +291,34 @@ def normalise(images: Tensor) -> Tensor:
     return (rearrange(images, "b h w c -> b c h w").float() / 255 - MEAN) / STD
 
 
-def encode_captions(model: torch.nn.Module, tokenizer: Any, captions: list[str], unk: float) -> Tensor:
-    """Unit-norm text embeddings [n,D]; each distinct caption is encoded once, some filler words as [UNK]."""
+def encode_captions(model: Any, tokenizer: Any, captions: list[str]) -> Tensor:
+    """Unit-norm text embeddings [n,D]; each distinct caption once, 5 % of filler words as [UNK]."""
     distinct = list(dict.fromkeys(captions))
     tokens = tokenizer(distinct)
-    if unk:
-        filler = (tokens > 2) & (tokens < 3 + 13)
-        tokens = torch.where(filler & (torch.rand(tokens.shape) < unk), 1, tokens)
+    filler = (tokens > 2) & (tokens < 3 + len(FILLER))
+    tokens = torch.where(filler & (torch.rand(tokens.shape) < 0.05), 1, tokens)
     place = {caption: i for i, caption in enumerate(distinct)}
     index = torch.tensor([place[caption] for caption in captions])
-    return F.normalize(model.encode_text(tokens).float(), dim=-1)[index]  # type: ignore[operator]
+    features: Tensor = model.encode_text(tokens)
+    return F.normalize(features.float(), dim=-1)[index]
 
 
 def save(model: torch.nn.Module, folder: Path, card: dict[str, Any]) -> None:
-    """Write the folder that `open_clip.create_model("local-dir:...")` loads: float16 weights and configs."""
+    """Write the folder that `open_clip.create_model("local-dir:...")` loads, weights as float16."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {k: v.detach().to(torch.float16).contiguous() for k, v in model.state_dict().items()}
-    save_file(weights, folder / "open_clip_model.safetensors.part", metadata={"format": "pt"})
-    os.replace(folder / "open_clip_model.safetensors.part", folder / "open_clip_model.safetensors")
+    weights = {k: v.detach().half().contiguous() for k, v in model.state_dict().items()}
+    part = folder / "weights.part"
+    save_file(weights, part, metadata={"format": "pt"})
+    part.replace(folder / "open_clip_model.safetensors")
     config = {"model_cfg": MODEL_CFG, "preprocess_cfg": PREPROCESS_CFG}
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
     (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")
 
 
 def train(out: Path, seed: int, minutes: float, scenes: int, batch_size: int, lr: float) -> None:
-    """Train for `minutes` of wall time and write the teacher folder `out`, with a checkpoint every ten minutes."""
+    """Train for `minutes` of wall time; writes the teacher folder `out`, also every ten minutes."""
     import open_clip
 
     from c2s.demo.teacher_report import region_accuracy, report
@@ -310,10 +343,10 @@ def train(out: Path, seed: int, minutes: float, scenes: int, batch_size: int, lr
         elapsed = time.monotonic() - start
         progress = min(elapsed / (60 * minutes), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = lr * min(1, (step + 1) / 200) * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
+            group["lr"] = lr * min(1, (step + 1) / 200) * (0.01 + 0.99 * _cosine(progress))
         with torch.autocast("cpu", torch.bfloat16), plain_attention():
             image = F.normalize(clip.encode_image(normalise(images)).float(), dim=-1)
-            text = encode_captions(clip, tokenizer, captions, unk=0.05)
+            text = encode_captions(clip, tokenizer, captions)
         loss = contrastive_loss(image, text, content_words(captions), clip.logit_scale.exp())
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -326,15 +359,22 @@ def train(out: Path, seed: int, minutes: float, scenes: int, batch_size: int, lr
                 mean.lerp_(value, 1 - rate)
         losses.append(loss.item())
         if step % 50 == 0:
-            print(f"{elapsed / 60:6.2f} min samples {len(losses) * batch_size:8d} loss {np.mean(losses[-50:]):.4f}"
-                  f" scale {clip.logit_scale.exp().item():.1f}", flush=True)  # fmt: skip
+            mean_loss, scale = np.mean(losses[-50:]), clip.logit_scale.exp().item()
+            samples = len(losses) * batch_size
+            print(f"{elapsed / 60:6.2f} min {samples:8d} samples", end="  ")
+            print(f"loss {mean_loss:.4f}  scale {scale:.1f}", flush=True)
         if time.monotonic() - last_save > 600 or progress >= 1:
             last_save = time.monotonic()
             card: dict[str, Any] = {
-                "name": "shapes-clip", "seed": seed, "minutes": round(elapsed / 60, 1), "samples": len(losses) * batch_size,
-                "batch_size": batch_size, "scenes": scenes, "learning_rate": lr,
-                "command": f"python -m c2s.demo.train_teacher --out DIR --seed {seed} --minutes {minutes:g}",
-                "versions": {"torch": torch.__version__, "open_clip": open_clip.__version__, "numpy": np.__version__},
+                "name": "shapes-clip", "seed": seed, "minutes": round(elapsed / 60, 1),
+                "samples": len(losses) * batch_size, "batch_size": batch_size,
+                "scenes": scenes, "learning_rate": lr,
+                "command": "python -m c2s.demo.train_teacher --out DIR"
+                f" --seed {seed} --minutes {minutes:g}",
+                "versions": {
+                    "torch": torch.__version__, "open_clip": open_clip.__version__,
+                    "numpy": np.__version__,
+                },
             }  # fmt: skip
             save(averaged, out, card)
             card["measured"] = report(out) if progress >= 1 else region_accuracy(out, scenes=100)
@@ -344,14 +384,18 @@ def train(out: Path, seed: int, minutes: float, scenes: int, batch_size: int, lr
             return
 
 
+def _cosine(progress: float) -> float:
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--scenes", type=int, default=40_000)
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=1.5e-3)
     arguments = parser.parse_args()
     train(**vars(arguments))
 

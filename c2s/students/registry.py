@@ -34,5 +34,7 @@ def create(name: str, dim: int, weights: str | None = None) -> nn.Module:
 
         return SegFormer(size, dim, weights)
     module = importlib.import_module("c2s.students.shapes_net")
-    student: nn.Module = module.ShapesNet(dim=dim) if weights is None else module.ShapesNet(dim=dim, weights=weights)
+    student: nn.Module = (
+        module.ShapesNet(dim=dim) if weights is None else module.ShapesNet(dim=dim, weights=weights)
+    )
     return student

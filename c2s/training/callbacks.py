@@ -59,7 +59,12 @@ class Saver(pl.Callback):
             checkpoint.restore_random(self.resume)
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
         """Save if it is time to."""
         assert isinstance(module, DistillationModule)
@@ -109,7 +114,12 @@ class Recorder(pl.Callback):
         self._since, self._steps = time.perf_counter(), 0
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
         """Record if it is time to; only then are losses brought to the host."""
         assert isinstance(module, DistillationModule)
@@ -158,7 +168,12 @@ class Bar(pl.Callback):
             self.progress.start()
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
         """Advance the bar; the loss is read now and then only, because reading it waits for the device."""
         assert isinstance(module, DistillationModule) and self.task is not None

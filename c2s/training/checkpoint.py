@@ -82,7 +82,9 @@ def load(run: Path) -> Checkpoint:
         state = json.loads((folder / "state.json").read_bytes())
         step, scaler = int(state["step"]), dict(state["scaler"])
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{run} has no checkpoint to resume from.", "Start it anew with --overwrite.") from error
+        raise ConfigError(
+            f"{run} has no checkpoint to resume from.", "Start it anew with --overwrite."
+        ) from error
     return Checkpoint(
         step,
         load_tensors(folder / "student.safetensors"),
@@ -91,7 +93,9 @@ def load(run: Path) -> Checkpoint:
     )
 
 
-def restore_modules(checkpoint: Checkpoint, run: Path, student: nn.Module, method: nn.Module) -> None:
+def restore_modules(
+    checkpoint: Checkpoint, run: Path, student: nn.Module, method: nn.Module
+) -> None:
     """Fill student and method, before they move to their device."""
     load_weights(student, checkpoint.student, checkpoint_folder(run) / "student.safetensors")
     state = _under(checkpoint.tensors, "method/")
@@ -115,7 +119,9 @@ def restore_optimizer(checkpoint: Checkpoint, optimizer: Optimizer) -> None:
             index += 1
     if sum(len(s) for s in state.values()) != len(stored):
         raise ConfigError("The checkpoint's optimizer state is of another student or method.")
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
 
 
 def restore_random(checkpoint: Checkpoint) -> None:
@@ -129,7 +135,7 @@ def restore_random(checkpoint: Checkpoint) -> None:
 
 def _random_state() -> dict[str, Tensor]:
     states = {"rng/cpu": torch.get_rng_state()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available():
         states |= {f"rng/cuda/{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
     return states
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from c2s.config import resolve
 from c2s.methods.clip_to_seg.config import ClipToSegConfig
-from c2s_cache.errors import ConfigError
 
 ITERATIONS = {"voc": 20_000, "context": 40_000, "context-bg": 40_000, "coco-stuff": 80_000}
 """The paper's schedules by dataset."""
@@ -24,39 +24,45 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     cache: Path = Field(description="cache to train from")
-    student: str = Field("segformer-b4", description="name of a student")
-    weights: str | None = Field(None, description="pretrained weights of the student's backbone")
+    student: str = Field(default="segformer-b4", description="name of a student")
+    weights: str | None = Field(default=None, description="pretrained weights of the student's backbone")
     method: ClipToSegConfig = ClipToSegConfig()
 
-    iterations: int | None = Field(None, gt=0, description="default: 20 k / 40 k / 80 k by dataset")
-    batch_size: int = Field(16, gt=0, description="over all devices together")
-    image_size: int | None = Field(None, gt=0, description="default: the cache's view size")
-    seed: int = Field(0, ge=0)
-    jitter: bool = Field(True, description="photometric jitter")
-    window: int = Field(8, gt=0, description="blocks held and shuffled together in memory")
+    iterations: int | None = Field(default=None, gt=0, description="default: 20 k / 40 k / 80 k by dataset")
+    batch_size: int = Field(default=16, gt=0, description="over all devices together")
+    image_size: int | None = Field(default=None, gt=0, description="default: the cache's view size")
+    seed: int = Field(default=0, ge=0)
+    jitter: bool = Field(default=True, description="photometric jitter")
+    window: int = Field(default=8, gt=0, description="blocks held and shuffled together in memory")
 
-    lr: float = Field(6e-5, gt=0, description="learning rate of the backbone")
-    head_lr_mult: float = Field(10.0, gt=0, description="factor on lr for all that is not backbone")
-    weight_decay: float = Field(0.01, ge=0)
+    lr: float = Field(default=6e-5, gt=0, description="learning rate of the backbone")
+    head_lr_mult: float = Field(default=10.0, gt=0, description="factor on lr for all that is not backbone")
+    weight_decay: float = Field(default=0.01, ge=0)
     warmup: int | None = Field(
-        None, ge=0, description="iterations; default 1500, at most a tenth of the run"
+        default=None, ge=0, description="iterations; default 1500, at most a tenth of the run"
     )
-    poly_power: float = Field(1.0, ge=0, description="power of the decay after warm-up; 0 = constant")
+    poly_power: float = Field(
+        default=1.0, ge=0, description="power of the decay after warm-up; 0 = constant"
+    )
 
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
-    devices: int = Field(1, gt=0)
+    devices: int = Field(default=1, gt=0)
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    workers: int = Field(4, ge=0, description="loader processes; never changes the batches")
-    log_every: int = Field(50, gt=0, description="iterations")
-    checkpoint_every: int = Field(1000, gt=0, description="iterations")
+    workers: int = Field(default=4, ge=0, description="loader processes; never changes the batches")
+    log_every: int = Field(default=50, gt=0, description="iterations")
+    checkpoint_every: int = Field(default=1000, gt=0, description="iterations")
 
-    name: str | None = Field(None, description="run folder under runs/; default student-cache-seedN")
-    runs: Path = Field(Path("runs"), description="folder that holds the run folders")
+    name: str | None = Field(
+        default=None, description="run folder under runs/; default student-cache-seedN"
+    )
+    runs: Path = Field(default=Path("runs"), description="folder that holds the run folders")
 
     @property
     def run_name(self) -> str:
         """Name of the run folder."""
-        return self.name or f"{self.student}-{self.cache.name.removesuffix('.zarr')}-seed{self.seed}"
+        return (
+            self.name or f"{self.student}-{self.cache.name.removesuffix('.zarr')}-seed{self.seed}"
+        )
 
     def resolved(self, dataset: str, view_size: int) -> TrainConfig:
         """The same with every default that depends on the cache filled in.
@@ -87,7 +93,7 @@ class TrainConfig(BaseModel):
 def load_config(
     file: Path | None = None, settings: Sequence[str] = (), **options: Any
 ) -> TrainConfig:
-    """Configuration from a YAML file, then named options, then `key=value` settings on top.
+    """Configuration from a YAML file, then `key=value` settings, then named fields.
 
     Args:
         file: YAML mapping with the fields of `TrainConfig`.
@@ -95,71 +101,11 @@ def load_config(
         **options: fields; those that are None are left as they are.
 
     Raises:
-        ConfigError: unreadable file, unknown key, or a value that does not fit; names the key.
+        ConfigError: one sentence for every wrong key or value.
     """
-    values: dict[str, Any] = {} if file is None else read_yaml(file)
-    values |= {key: value for key, value in options.items() if value is not None}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--set {setting!r} is not of the form key=value.")
-        _put(values, key.strip().split("."), _value(text, setting))
-    return validated(values, str(file) if file else "the options")
-
-
-def validated(values: dict[str, Any], source: str) -> TrainConfig:
-    """A `TrainConfig` of a mapping.
-
-    Raises:
-        ConfigError: one sentence per wrong key.
-    """
-    try:
-        return TrainConfig.model_validate(values)
-    except ValidationError as error:
-        lines = [_sentence(dict(e)) for e in error.errors()]
-        raise ConfigError(f"Configuration from {source}: {'; '.join(lines)}.") from error
-
-
-def read_yaml(file: Path) -> dict[str, Any]:
-    """A YAML mapping.
-
-    Raises:
-        ConfigError: the file is missing, not YAML, or not a mapping.
-    """
-    try:
-        values = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file} cannot be read as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{file} must hold a mapping of keys to values, got {type(values).__name__}.")
-    return values
+    return resolve(TrainConfig, {}, file, settings, options)
 
 
 def dump_yaml(config: TrainConfig) -> str:
     """The configuration as YAML text that `load_config` reads back to an equal one."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-
-def _value(text: str, setting: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {setting!r}: the value is not YAML.") from error
-
-
-def _put(values: dict[str, Any], keys: list[str], value: Any) -> None:
-    for key in keys[:-1]:
-        child = values.get(key, {})
-        child = child.model_dump() if isinstance(child, BaseModel) else child
-        values[key] = dict(child) if isinstance(child, dict) else {}
-        values = values[key]
-    values[keys[-1]] = value
-
-
-def _sentence(error: dict[str, Any]) -> str:
-    key = ".".join(str(part) for part in error["loc"]) or "the whole"
-    if error["type"] == "extra_forbidden":
-        return f"there is no key {key}"
-    if error["type"] == "missing":
-        return f"{key} is missing"
-    return f"{key}: {error['msg'][0].lower()}{error['msg'][1:]} (got {error['input']!r})"

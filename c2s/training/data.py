@@ -125,7 +125,7 @@ class BatchStream(IterableDataset[Batch]):
             yield collate([self._view(blocks, ref, len(cache.manifest.classes)) for ref in refs])
 
     def _view(self, blocks: _BlockWindow, ref: SampleRef, num_classes: int) -> View:
-        sample = blocks[ref.block].sample(ref.index, ref.view)
+        sample = blocks[ref.block].sample(ref.item, ref.view)
         rng = jitter_rng(self.sequence.seed, ref.position) if self.jitter else None
         return load_view(sample, num_classes, self.size, rng)
 

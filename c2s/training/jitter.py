@@ -30,7 +30,9 @@ def photometric_jitter(image: NDArray[np.uint8], rng: np.random.Generator) -> ND
     brightness, hue = rng.uniform(-1, 1, size=2) * (BRIGHTNESS, HUE)
     gain = contrast if do_contrast else 1.0
     shift = brightness if do_brightness else 0.0
-    image = _scaled(image, gain if contrast_first else 1.0, shift * (gain if contrast_first else 1.0))
+    image = _scaled(
+        image, gain if contrast_first else 1.0, shift * (gain if contrast_first else 1.0)
+    )
     if do_saturation or do_hue:
         image = _hsv(image, saturation if do_saturation else 1.0, hue if do_hue else 0.0)
     return image if contrast_first else _scaled(image, gain, 0.0)
@@ -40,7 +42,8 @@ def _scaled(image: NDArray[np.uint8], gain: float, shift: float) -> NDArray[np.u
     if gain == 1.0 and shift == 0.0:
         return image
     table = np.clip(np.rint(np.arange(256) * gain + shift), 0, 255).astype(np.uint8)
-    return table[image]
+    out: NDArray[np.uint8] = table[image]
+    return out
 
 
 def _hsv(image: NDArray[np.uint8], saturation: float, hue: float) -> NDArray[np.uint8]:

@@ -130,9 +130,13 @@ def _fit(
 def _sequence(config: TrainConfig, cache: Cache) -> BatchSequence:
     sizes = block_sizes(cache)
     if sum(sizes) == 0:
-        raise ConfigError(f"{config.cache} has no usable image.", f"See: c2s cache info {config.cache}")
+        raise ConfigError(
+            f"{config.cache} has no usable image.", f"See: c2s cache info {config.cache}"
+        )
     if config.batch_size % config.devices:
-        raise ConfigError(f"batch_size {config.batch_size} is no multiple of devices {config.devices}.")
+        raise ConfigError(
+            f"batch_size {config.batch_size} is no multiple of devices {config.devices}."
+        )
     return BatchSequence(sizes, config.batch_size, config.seed, config.window, cache.manifest.views)
 
 

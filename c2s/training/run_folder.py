@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from c2s.students import create
-from c2s.training.config import TrainConfig, dump_yaml, read_yaml, validated
+from c2s.training.config import TrainConfig, dump_yaml, load_config
 from c2s_cache.errors import ConfigError
 from c2s_cache.reader import Cache
 from c2s_cache.receipt import write_atomic
@@ -104,15 +104,17 @@ def create_run(config: TrainConfig, cache: Cache, overwrite: bool = False) -> Pa
 
 
 def read_config(path: Path) -> TrainConfig:
-    """Resolved configuration of a run; a pydantic-style error names what is wrong with it.
+    """Resolved configuration of a run.
 
     Raises:
-        ConfigError: `path` is no run folder.
+        ConfigError: `path` is no run folder, or its configuration is damaged.
     """
     file = path / "config.yaml"
     if not file.is_file():
-        raise ConfigError(f"{path} is not a run folder (no config.yaml).", "Train one: c2s train --cache PATH")
-    return validated(read_yaml(file), str(file))
+        raise ConfigError(
+            f"{path} is not a run folder (no config.yaml).", "Train one: c2s train --cache PATH"
+        )
+    return load_config(file)
 
 
 def read_info(path: Path) -> RunInfo:
@@ -124,7 +126,9 @@ def read_info(path: Path) -> RunInfo:
     try:
         return RunInfo.model_validate_json((path / "run.json").read_bytes())
     except (OSError, ValidationError) as error:
-        raise ConfigError(f"{path / 'run.json'} is missing or damaged.", "Train the run again.") from error
+        raise ConfigError(
+            f"{path / 'run.json'} is missing or damaged.", "Train the run again."
+        ) from error
 
 
 def open_run(path: Path | str) -> Run:
@@ -137,12 +141,16 @@ def open_run(path: Path | str) -> Run:
     config, info = read_config(path), read_info(path)
     step = saved_step(path)
     if step is None:
-        raise ConfigError(f"{path} has no checkpoint yet.", f"Start it anew with: --name {path.name} --overwrite")
+        raise ConfigError(
+            f"{path} has no checkpoint yet.", f"Start it anew with: --name {path.name} --overwrite"
+        )
     folder = checkpoint_folder(path)
     embeddings = load_tensors(path / "text.safetensors")["embeddings"]
     # The weights are all in the checkpoint; the pretrained ones need not exist here.
     student = create(config.student, embeddings.shape[1])
-    load_weights(student, load_tensors(folder / "student.safetensors"), folder / "student.safetensors")
+    load_weights(
+        student, load_tensors(folder / "student.safetensors"), folder / "student.safetensors"
+    )
     return Run(path, config, info, step, embeddings.numpy(), student.eval())
 
 
@@ -169,9 +177,12 @@ def load_tensors(file: Path) -> dict[str, torch.Tensor]:
         ConfigError: missing or damaged.
     """
     try:
-        return load_file(file)
+        tensors: dict[str, torch.Tensor] = load_file(file)
+        return tensors
     except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{file} is missing or damaged ({error}).", "Train the run again.") from error
+        raise ConfigError(
+            f"{file} is missing or damaged ({error}).", "Train the run again."
+        ) from error
 
 
 def load_weights(module: nn.Module, state: Mapping[str, torch.Tensor], source: Path) -> None:

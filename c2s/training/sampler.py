@@ -17,11 +17,11 @@ _ORDER, _VIEWS, _JITTER = range(3)  # separate random streams of one seed
 
 
 class SampleRef(NamedTuple):
-    """One view to load: the `index`-th usable row of `block`, its `view`, and its `position` (0, 1, ...)
+    """One view to load: the `item`-th usable row of `block`, its `view`, and its `position` (0, 1, ...)
     in the endless sequence of samples of the run."""
 
     block: int
-    index: int
+    item: int
     view: int
     position: int
 
@@ -55,7 +55,9 @@ class BatchSequence:
             ValueError: the batch cannot be divided evenly.
         """
         if self.batch_size % world_size:
-            raise ValueError(f"batch size {self.batch_size} is no multiple of {world_size} processes")
+            raise ValueError(
+                f"batch size {self.batch_size} is no multiple of {world_size} processes"
+            )
         part = self.batch_size // world_size
         start = step * self.batch_size + rank * part
         return [self.sample(position) for position in range(start, start + part)]
@@ -64,16 +66,16 @@ class BatchSequence:
         """The sample at a position of the run."""
         epoch, place = divmod(position, sum(self.block_sizes))
         order = epoch_order(self.block_sizes, self.seed, epoch, self.window)
-        block, index = order[place].tolist()
+        block, item = order[place].tolist()
         first = view_offsets(self.block_sizes, self.seed, self.views)[block]
-        return SampleRef(block, index, int((first[index] + epoch) % self.views), position)
+        return SampleRef(block, item, int((first[item] + epoch) % self.views), position)
 
 
 @lru_cache(maxsize=2)
 def epoch_order(
     block_sizes: tuple[int, ...], seed: int, epoch: int, window: int
 ) -> NDArray[np.int64]:
-    """Order of one epoch: int64 [rows, 2] of (block, index), every row exactly once.
+    """Order of one epoch: int64 [rows, 2] of (block, item), every row exactly once.
 
     Args:
         block_sizes: usable rows per block.

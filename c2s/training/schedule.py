@@ -20,7 +20,7 @@ def lr_factor(step: int, iterations: int, warmup: int, power: float) -> float:
     Returns:
         Factor on every group's learning rate, in [0, 1].
     """
-    decay = max(0.0, 1 - step / iterations) ** power
+    decay: float = max(0.0, 1 - step / iterations) ** power
     if step >= warmup:
         return decay
     return decay * (WARMUP_START + (1 - WARMUP_START) * step / warmup)

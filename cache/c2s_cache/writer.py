@@ -146,7 +146,7 @@ def create_cache(path: Path, manifest: Manifest) -> bool:
         more = f"\n  and {len(lines) - 12} more" if len(lines) > 12 else ""
         raise MismatchError(
             f"{path} was built for another request (cache -> request):{shown}{more}\n",
-            "Choose another --out, or repeat the options it was built with.",
+            f"Choose another --out, repeat the options it was built with, or delete {path.name} to build anew.",
         )
     return False
 

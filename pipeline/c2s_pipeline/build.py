@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 
-from c2s_cache import C2SError, CacheError, Manifest
+from c2s_cache import C2SError, CacheError, ConfigError, Manifest
 from c2s_cache.writer import BlockWriter, build_lock, create_cache
 from c2s_pipeline.block import BlockComputer
 from c2s_pipeline.extras import require
@@ -70,6 +71,7 @@ def build(
     out: Path,
     workers: int | None = None,
     progress: Progress | None = None,
+    scheduler: str | None = None,
 ) -> BuildReport:
     """Build or resume the cache of a data set.
 
@@ -79,6 +81,8 @@ def build(
         out: cache directory; created, resumed, or left alone when complete.
         workers: worker processes; default one per GPU, else one that uses all cores.
         progress: receives row counts.
+        scheduler: address of a running Dask scheduler to use instead of a local cluster; its workers
+            must see `out` and the data set under the same paths.
 
     Raises:
         C2SError: see the modules; whatever was committed before stays valid and is reused next time.
@@ -87,7 +91,7 @@ def build(
     progress = progress or Progress()
     out = out.absolute()
     with build_lock(out), _disk_errors(out):
-        teacher, spec = _load_teacher(request)
+        teacher, spec = load_teacher(request)
         backend = request.backend or default_backend(teacher.device)
         create_backend(backend)  # a missing library is reported before any work is done
         manifest = make_manifest(source, request, teacher.info(), backend)
@@ -107,14 +111,15 @@ def build(
             del teacher  # the workers load their own; two copies would share one GPU's memory
             order = row_order(source, request)
             blocks = [b for b in todo if any(s != "text" for s in writer.missing(b))]
-            _run(task, blocks, order, manifest, min(count, max(len(blocks), 1)), progress)
+            cluster = _connect(scheduler, min(count, max(len(blocks), 1)), task.device)
+            _run(task, blocks, order, manifest, cluster, progress)
         seconds = time.monotonic() - started
         if todo:
             record(out, seconds=round(seconds, 3), rows=pending, workers=workers, command="build")
     return BuildReport(out, manifest.rows, pending, manifest.rows - pending, seconds)
 
 
-def _load_teacher(request: BuildRequest) -> tuple[Teacher, TeacherSpec]:
+def load_teacher(request: BuildRequest) -> tuple[Teacher, TeacherSpec]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pretrained = request.pretrained or default_pretrained(request.teacher)
     spec = TeacherSpec(request.teacher, pretrained, request.dense_size, request.precision)
@@ -127,13 +132,13 @@ def _run(
     blocks: list[int],
     order: list[str],
     manifest: Manifest,
-    workers: int,
+    cluster: AbstractContextManager[Any],
     progress: Progress,
 ) -> None:
     if not blocks:
         return
     distributed = require("distributed", "build")
-    with _cluster(distributed, workers, task.device) as client:
+    with cluster as client:
         client.subscribe_topic(PROGRESS_TOPIC, lambda event: progress.advance(int(event[1])))
         futures = []
         for block in blocks:
@@ -143,6 +148,7 @@ def _run(
         try:
             for future in distributed.as_completed(futures):
                 future.result()
+            client.unsubscribe_topic(PROGRESS_TOPIC)
         except distributed.scheduler.KilledWorker as error:
             raise C2SError(
                 f"a worker process died repeatedly while building {task.path}; it may have run out of memory.",
@@ -156,18 +162,32 @@ def _run(
 
 
 @contextlib.contextmanager
-def _cluster(distributed: Any, workers: int, device: str) -> Iterator[Any]:
-    """A local cluster of processes, one thread each, with one GPU each where there are GPUs."""
+def _connect(scheduler: str | None, workers: int, device: str) -> Iterator[Any]:
+    """A client of the given scheduler, or of a local cluster that ends with the build.
+
+    The local cluster has one single-threaded process per worker, with one GPU each where there are GPUs.
+    """
+    distributed = require("distributed", "build")
+    if scheduler is not None:
+        try:
+            client = distributed.Client(scheduler, timeout="10s")
+        except OSError as error:
+            raise ConfigError(f"no Dask scheduler answers at {scheduler}.") from error
+        with client:
+            yield client
+        return
     if device == "cuda":
         dask_cuda = require("dask_cuda", "gpu")
-        cluster = dask_cuda.LocalCUDACluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+        cluster = dask_cuda.LocalCUDACluster(
+            n_workers=workers, threads_per_worker=1, dashboard_address=":0"
+        )
     else:
         cluster = distributed.LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
             memory_limit=0,
-            dashboard_address=None,
+            dashboard_address=":0",
             silence_logs=logging.CRITICAL,
         )
     with cluster, distributed.Client(cluster) as client:

@@ -70,6 +70,6 @@ def masked_regions(
 
 def _tight(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
     rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    box = (int(cols[0]), int(rows[0]), int(cols[-1]) + 1, int(rows[-1]) + 1)
+    crop = image[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
     size = (image.shape[1], image.shape[0])
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC, box))
+    return np.asarray(Image.fromarray(crop).resize(size, Image.Resampling.BICUBIC))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import pickle
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -103,7 +105,7 @@ class Teacher:
 
     def prepare(self, images: NDArray[np.uint8]) -> Tensor:
         """uint8 RGB [B, T, T, 3] to the model's normalised float32 [B, 3, T, T] on its device."""
-        batch = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        batch = torch.from_numpy(np.array(images)).to(self.device)
         pixels = rearrange(batch, "b h w c -> b c h w").float().div_(255.0)
         return pixels.sub_(self._mean).div_(self._std)
 
@@ -144,7 +146,8 @@ class Teacher:
     def text_features(self, texts: list[str]) -> Tensor:
         """Unit-norm text embeddings float32 [n, D] of the given sentences."""
         open_clip = require("open_clip", "build")
-        tokenizer = open_clip.get_tokenizer(self.spec.name)
+        with _quiet():
+            tokenizer = open_clip.get_tokenizer(self.spec.name)
         features: Tensor = self._model.encode_text(tokenizer(texts).to(self.device), normalize=True)
         return features.float()
 
@@ -176,12 +179,8 @@ def _create(spec: TeacherSpec, image_size: int | None) -> nn.Module:
     _check_names(open_clip, spec.name, weights)
     if spec.pretrained == RANDOM:
         torch.manual_seed(0)
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)  # open_clip reports every step to the root logger
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             model: nn.Module = open_clip.create_model(
                 spec.name,
                 pretrained=weights,
@@ -189,15 +188,29 @@ def _create(spec: TeacherSpec, image_size: int | None) -> nn.Module:
                 force_quick_gelu=_needs_quick_gelu(open_clip, spec.name, weights),
                 load_weights=True,
             )
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
+    except (RuntimeError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise C2SError(
             f"teacher {spec.name} with weights {spec.pretrained!r} cannot be loaded: "
             f"{_first_line(error)}",
             "Name a checkpoint file that fits the model with --pretrained FILE.",
         ) from error
+    return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """open_clip reports every step to the root logger, which would also configure that logger."""
+    root, silence = logging.getLogger(), logging.NullHandler()
+    level = root.level
+    root.addHandler(silence)
+    root.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         root.setLevel(level)
-    return model.eval().requires_grad_(False)
+        root.removeHandler(silence)
 
 
 def _check_names(open_clip: Any, name: str, weights: str | None) -> None:

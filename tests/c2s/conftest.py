@@ -19,7 +19,9 @@ UNSEEN = (3, 5)
 SIZE, GRID, DIM = 32, 4, 16
 
 
-def write_cache(path: Path, rows: int = 11, block_rows: int = 4, views: int = 1, seed: int = 0) -> Path:
+def write_cache(
+    path: Path, rows: int = 11, block_rows: int = 4, views: int = 1, seed: int = 0
+) -> Path:
     """Write a complete cache of `rows` scenes; row 2 is quarantined when there are more than 4."""
     rng = np.random.default_rng(seed)
     manifest = Manifest(
@@ -33,10 +35,19 @@ def write_cache(path: Path, rows: int = 11, block_rows: int = 4, views: int = 1,
         view_size=SIZE,
         dense="none",
         teacher=TeacherInfo(
-            name="random", pretrained=None, digest="0" * 64, dim=DIM, image_size=SIZE, dense_size=SIZE,
-            grid=(GRID, GRID), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25),
+            name="random",
+            pretrained=None,
+            digest="0" * 64,
+            dim=DIM,
+            image_size=SIZE,
+            dense_size=SIZE,
+            grid=(GRID, GRID),
+            mean=(0.5, 0.5, 0.5),
+            std=(0.25, 0.25, 0.25),
         ),
-        requests={s: {"seed": seed} for s in ("images", "views", "teacher", "masks", "regions", "text")},
+        requests={
+            s: {"seed": seed} for s in ("images", "views", "teacher", "masks", "regions", "text")
+        },
     )
     create_cache(path, manifest)
     writer = BlockWriter(path)
@@ -52,14 +63,20 @@ def _write_block(writer: BlockWriter, m: Manifest, block: int, rng: np.random.Ge
     rows = m.block_range(block)
     n = len(rows)
     data, labels, sizes, usable = [], [], [], []
-    quarantined = [{"row": r, "id": f"scene-{r}", "reason": "truncated"} for r in rows if r == 2 and m.rows > 4]
+    quarantined = [
+        {"row": r, "id": f"scene-{r}", "reason": "truncated"} for r in rows if r == 2 and m.rows > 4
+    ]
     for row in rows:
         height, width = (int(v) for v in rng.integers(30, 50, 2))
         label = np.full((height, width), 255, np.uint8)
-        for cls in rng.choice([c for c in range(len(CLASSES)) if c not in UNSEEN], 2, replace=False):
+        for cls in rng.choice(
+            [c for c in range(len(CLASSES)) if c not in UNSEEN], 2, replace=False
+        ):
             y, x = rng.integers(0, height // 2), rng.integers(0, width // 2)
             label[y : y + height // 2, x : x + width // 2] = cls
-        image = (rng.integers(0, 60, (height, width, 3)) + label[..., None] * 20 % 180).astype(np.uint8)
+        image = (rng.integers(0, 60, (height, width, 3)) + label[..., None] * 20 % 180).astype(
+            np.uint8
+        )
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, "PNG")
         lost = bool(quarantined) and row == 2

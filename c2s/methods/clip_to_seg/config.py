@@ -20,12 +20,12 @@ class LossWeights(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    global_: float = Field(1.0, ge=0)
-    local: float = Field(1.0, ge=0)
-    pixel: float = Field(1.0, ge=0)
-    focal: float = Field(1.0, ge=0)
-    dice: float = Field(1.0, ge=0)
-    ce: float = Field(1.0, ge=0)
+    global_: float = Field(default=1.0, ge=0)
+    local: float = Field(default=1.0, ge=0)
+    pixel: float = Field(default=1.0, ge=0)
+    focal: float = Field(default=1.0, ge=0)
+    dice: float = Field(default=1.0, ge=0)
+    ce: float = Field(default=1.0, ge=0)
 
 
 class ClipToSegConfig(BaseModel):
@@ -39,25 +39,33 @@ class ClipToSegConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["clip-to-seg"] = "clip-to-seg"
-    global_: bool = Field(True, description="global distillation, Eq. 4")
-    local: bool = Field(True, description="local distillation, Eq. 6")
-    latent: bool = Field(True, description="latent embeddings; off: latent pixels have no pixel loss")
-    distillation: Distillation = Field("infonce", description="Table VI")
-    tau: float = Field(0.07, gt=0, description="temperature of Eq. 4 and 6")
-    normalize: bool = Field(True, description="InfoNCE on cosines; false: on the printed dot products")
-    aggregation: Aggregation = Field("attention", description="F_g, Table XI")
-    bank_size: int = Field(24, ge=0, description="CLS token bank (24 in the text, 6 best in Table IX)")
-    local_reduction: Reduction = Field("sum", description="over the regions of an image; printed: sum")
+    global_: bool = Field(default=True, description="global distillation, Eq. 4")
+    local: bool = Field(default=True, description="local distillation, Eq. 6")
+    latent: bool = Field(
+        default=True, description="latent embeddings; off: latent pixels have no pixel loss"
+    )
+    distillation: Distillation = Field(default="infonce", description="Table VI")
+    tau: float = Field(default=0.07, gt=0, description="temperature of Eq. 4 and 6")
+    normalize: bool = Field(
+        default=True, description="InfoNCE on cosines; false: on the printed dot products"
+    )
+    aggregation: Aggregation = Field(default="attention", description="F_g, Table XI")
+    bank_size: int = Field(
+        default=24, ge=0, description="CLS token bank (24 in the text, 6 best in Table IX)"
+    )
+    local_reduction: Reduction = Field(
+        default="sum", description="over the regions of an image; printed: sum"
+    )
     local_negatives: Negatives = "image"
-    generator: Generator = Field("transformer", description="of latent embeddings, Table VIII")
-    calibration: Calibration = Field("both", description="memory of the transformer, Table VII")
-    heads: int = Field(8, gt=0, description="attention heads of the transformer")
-    dropout: float = Field(0.1, ge=0, lt=1, description="dropout of the transformer")
-    alpha: float = Field(1 / 0.07, gt=0, description="scale of the seen scores")
-    beta: float = Field(1 / 0.07, gt=0, description="scale of the latent scores")
-    normalize_seen: bool = Field(True, description="unit-norm F in alpha F^T A_s; false as printed")
+    generator: Generator = Field(default="transformer", description="of latent embeddings, Table VIII")
+    calibration: Calibration = Field(default="both", description="memory of the transformer, Table VII")
+    heads: int = Field(default=8, gt=0, description="attention heads of the transformer")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout of the transformer")
+    alpha: float = Field(default=1 / 0.07, gt=0, description="scale of the seen scores")
+    beta: float = Field(default=1 / 0.07, gt=0, description="scale of the latent scores")
+    normalize_seen: bool = Field(default=True, description="unit-norm F in alpha F^T A_s; false as printed")
     supervision: Literal["image", "features"] = Field(
-        "image", description="resolution of the pixel loss: scores brought up, or mask brought down"
+        default="image", description="resolution of the pixel loss: scores brought up, or mask brought down"
     )
     weights: LossWeights = LossWeights()
 

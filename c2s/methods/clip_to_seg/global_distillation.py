@@ -56,7 +56,9 @@ def info_nce(
         Scalar.
     """
     if normalize:
-        query, positive, negatives = (functional.normalize(t, dim=-1) for t in (query, positive, negatives))
+        query, positive, negatives = (
+            functional.normalize(t, dim=-1) for t in (query, positive, negatives)
+        )
     if negatives.ndim == 2:
         negatives = negatives.expand(len(query), *negatives.shape)
     pull = torch.einsum("bd,bd->b", query, positive)

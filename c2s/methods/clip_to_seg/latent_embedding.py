@@ -115,7 +115,12 @@ class LatentEmbedding(nn.Module):
         return torch.where(valid[..., None], out, torch.zeros_like(out)), valid
 
     def _decode(
-        self, queries: Tensor, valid: Tensor, global_cls: Tensor, region_cls: Tensor, has_cls: Tensor
+        self,
+        queries: Tensor,
+        valid: Tensor,
+        global_cls: Tensor,
+        region_cls: Tensor,
+        has_cls: Tensor,
     ) -> Tensor:
         always = torch.ones_like(has_cls[:, :1])
         if self.calibration == "global":

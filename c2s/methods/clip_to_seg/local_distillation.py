@@ -112,7 +112,9 @@ def local_info_nce(
         if region_ids is None:
             raise ValueError("negatives='batch' needs region_ids and num_classes.")
         scores = torch.einsum("bid,kjd->bikj", local_features, local_cls) / tau
-        allowed = rearrange(_batch_negatives(region_ids, valid, num_classes), "b i k j -> b i (k j)")
+        allowed = rearrange(
+            _batch_negatives(region_ids, valid, num_classes), "b i k j -> b i (k j)"
+        )
         own = torch.einsum("bibi->bi", scores)
         logits = rearrange(scores, "b i k j -> b i (k j)")
     # Slots without a region have no term; letting them see every column keeps their unused row finite.

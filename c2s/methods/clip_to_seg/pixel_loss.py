@@ -37,7 +37,9 @@ def class_scores(
     """
     unit = functional.normalize(features, dim=1)
     scores_seen = alpha * torch.einsum("bdhw,nd->bnhw", unit if normalize else features, seen)
-    scores_latent = beta * torch.einsum("bdhw,bud->buhw", unit, functional.normalize(latent, dim=-1))
+    scores_latent = beta * torch.einsum(
+        "bdhw,bud->buhw", unit, functional.normalize(latent, dim=-1)
+    )
     return torch.cat([scores_seen, scores_latent], dim=1)
 
 

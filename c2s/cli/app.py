@@ -1,0 +1,54 @@
+"""Invariant: every failure a user can cause leaves here as one line on stderr and exit code 1 or 2."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from c2s import __version__
+from c2s.cli import cache, data, demo, evaluate, predict, students, train
+from c2s_cache.errors import C2SError, ConfigError
+
+app = typer.Typer(
+    name="c2s",
+    help="Zero-shot semantic segmentation: distil CLIP from an offline teacher cache.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.add_typer(cache.app, name="cache")
+app.add_typer(data.app, name="data")
+app.add_typer(students.app, name="students")
+app.command("train")(train.train)
+app.command("eval")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.command("demo")(demo.demo)
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"c2s {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point: run the app, turn every `C2SError` into one line, exit 1 (2 for wrong usage)."""
+    try:
+        app()
+    except C2SError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to resume.", file=sys.stderr)
+        sys.exit(130)

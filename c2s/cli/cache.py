@@ -1,0 +1,203 @@
+"""`c2s cache`: build, plan, inspect and verify teacher caches."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(help="Build, inspect and verify teacher caches.", no_args_is_help=True)
+
+DatasetOption = Annotated[str, typer.Option(help="Data set: see c2s data list.")]
+RootOption = Annotated[
+    Path | None, typer.Option(help="Folder of the data set, or the one that holds it [C2S_DATA].")
+]
+SplitOption = Annotated[str, typer.Option(help="Split to build from.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+PathArgument = Annotated[Path, typer.Argument(help="Cache directory.")]
+
+
+@app.command()
+def build(
+    dataset: DatasetOption,
+    root: RootOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Cache directory [default: cache/<data set>.zarr].")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="open_clip ViT model name [default: ViT-B-16].")
+    ] = None,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(help="Weight tag, checkpoint file, or 'random' [default: openai]."),
+    ] = None,
+    views: Annotated[int | None, typer.Option(help="Cached views per image.")] = None,
+    dense: Annotated[
+        str | None, typer.Option(help="Dense feature tier: none, int8 or float16 [default: none].")
+    ] = None,
+    dense_size: Annotated[
+        int | None, typer.Option(help="Input side of the dense pass [default: the native size].")
+    ] = None,
+    split: SplitOption = "train",
+    limit: Annotated[int | None, typer.Option(help="Only so many images of the split.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes [default: one per GPU, else 1].")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per teacher pass.")] = None,
+    block_rows: Annotated[int | None, typer.Option(help="Images per block.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, e.g. masks.threshold=0.8.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Build the teacher cache of a data set, or resume a build where it stopped."""
+    from c2s.cli.progress import BuildBar
+    from c2s.datasets import load_dataset
+    from c2s.demo.defaults import build_defaults
+    from c2s_pipeline.extras import require
+
+    data = load_dataset(dataset, root)
+    source = data.split(split)
+    require("open_clip", "build")
+    require("distributed", "build")
+    from c2s.config import resolve
+    from c2s_pipeline.build import build as run
+    from c2s_pipeline.request import BuildRequest
+
+    options: dict[str, Any] = {
+        "teacher": teacher,
+        "pretrained": pretrained,
+        "views": views,
+        "dense": dense,
+        "dense_size": dense_size,
+        "limit": limit,
+        "batch_size": batch_size,
+        "block_rows": block_rows,
+    }
+    defaults = {"view_size": data.view_size, **build_defaults(dataset, teacher)}
+    request = resolve(BuildRequest, defaults, config, set_ or (), options)
+    target = out or Path("cache") / f"{data.short}.zarr"
+    with BuildBar() as bar:
+        report = run(source, request, target, workers, bar)
+    _report(report, json_)
+
+
+def _report(report: Any, as_json: bool) -> None:
+    from c2s_cache import Cache
+
+    quarantine = Cache(report.path).quarantine
+    if as_json:
+        facts = {
+            "path": str(report.path),
+            "rows": report.rows,
+            "built": report.built,
+            "reused": report.reused,
+            "seconds": round(report.seconds, 3),
+            "quarantined": quarantine,
+        }
+        typer.echo(json.dumps(facts))
+        return
+    shown = _relative(report.path)
+    if report.built == 0:
+        typer.echo(f"{shown} is complete: nothing to do ({report.rows} images).")
+    else:
+        rate = report.built / max(report.seconds, 1e-9)
+        typer.echo(
+            f"{shown}: {report.built} images built, {report.reused} were there already, "
+            f"{report.seconds:.1f} s ({rate:.1f} images/s)."
+        )
+    _show_quarantine(quarantine)
+    typer.echo(f"Train from it with: c2s train --cache {shown}")
+
+
+def _show_quarantine(quarantine: list[dict[str, Any]]) -> None:
+    if quarantine:
+        typer.echo(f"{len(quarantine)} images could not be used and are left out:", err=True)
+        for entry in quarantine[:10]:
+            typer.echo(f"  {entry['id']}: {entry['reason']}", err=True)
+
+
+def _relative(path: Path) -> Path:
+    try:
+        return path.relative_to(Path.cwd())
+    except ValueError:
+        return path
+
+
+@app.command()
+def info(path: PathArgument, json_: JsonOption = False) -> None:
+    """Show what a cache holds, and whether it is complete."""
+    from c2s.cli.cache_report import describe, print_report
+
+    facts = describe(path)
+    if json_:
+        typer.echo(json.dumps(facts))
+    else:
+        print_report(facts)
+
+
+@app.command()
+def verify(
+    path: PathArgument,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Without a teacher: structure, checksums, leakage, pairing.")
+    ] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Check a cache; exit code 0 only if it is whole and sound.
+
+    This version checks everything that needs no teacher, with and without --quick.
+    """
+    from c2s.cli.progress import bar
+    from c2s_cache import Cache
+    from c2s_cache.integrity import verify as run
+
+    del quick
+    cache = Cache(path)
+    with bar("verify", cache.blocks, "blocks") as advance:
+        findings = run(cache, lambda done, total: advance(1))
+    if json_:
+        listed = [vars(f) for f in findings]
+        typer.echo(json.dumps({"path": str(path), "sound": not findings, "findings": listed}))
+    elif not findings:
+        typer.echo(f"{path} is whole and sound: {cache.manifest.rows} images in {cache.blocks} blocks.")
+    for finding in findings[:20] if not json_ else ():
+        typer.echo(f"error: {finding.check}: {finding.where}: {finding.what}", err=True)
+    if findings:
+        typer.echo(
+            f"{path}: {len(findings)} findings. Delete the receipts of damaged blocks under "
+            f"{path / 'receipts'} and build again to repair them.",
+            err=True,
+        )
+        sys.exit(1)
+
+
+@app.command()
+def plan(
+    dataset: DatasetOption,
+    root: RootOption = None,
+    teacher: Annotated[str | None, typer.Option(help="open_clip ViT model name.")] = None,
+    pretrained: Annotated[str | None, typer.Option(help="Weight tag, file, or 'random'.")] = None,
+    dense: Annotated[str | None, typer.Option(help="Dense tier: none, int8 or float16.")] = None,
+    split: SplitOption = "train",
+    regions: Annotated[float, typer.Option(help="Expected regions per image.")] = 10.0,
+    json_: JsonOption = False,
+) -> None:
+    """Project bytes and hours of a build on this machine, from a timed teacher pass."""
+    from c2s.cli.cache_plan import plan_build
+    from c2s.datasets import load_dataset
+    from c2s.demo.defaults import build_defaults
+
+    data = load_dataset(dataset, root)
+    options = {"teacher": teacher, "pretrained": pretrained, "dense": dense}
+    defaults = {"view_size": data.view_size, **build_defaults(dataset, teacher)}
+    facts = plan_build(data.split(split), defaults, options, regions)
+    if json_:
+        typer.echo(json.dumps(facts))
+        return
+    for key, value in facts.items():
+        typer.echo(f"{key:28} {value}")

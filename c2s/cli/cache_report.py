@@ -1,0 +1,78 @@
+"""What `c2s cache info` shows, from receipts and metadata alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from c2s_cache import STAGES, Cache
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Facts about a cache: request, completeness, bytes per stage, regions, quarantine.
+
+    Raises:
+        CacheError: there is no cache at `path`.
+    """
+    cache = Cache(path)
+    m = cache.manifest
+    stages: dict[str, Any] = {}
+    for stage in STAGES:
+        blocks = 1 if stage == "text" else cache.blocks
+        receipts = [r for (s, _), r in cache.receipts.items() if s == stage]
+        stages[stage] = {
+            "blocks": f"{len(receipts)}/{blocks}",
+            "complete": len(receipts) == blocks,
+            "bytes": sum(f.size for r in receipts for f in r.files.values()),
+            "fingerprint": m.fingerprints[stage][:12],
+        }
+    beyond = sum(s["bytes"] for name, s in stages.items() if name not in ("images", "text"))
+    return {
+        "path": str(path),
+        "format": m.format,
+        "dataset": m.dataset,
+        "split": m.split,
+        "images": m.rows,
+        "blocks": cache.blocks,
+        "views": m.views,
+        "view_size": m.view_size,
+        "classes": len(m.classes),
+        "unseen": [m.classes[i] for i in m.unseen],
+        "teacher": m.teacher.model_dump(mode="json"),
+        "dense": m.dense,
+        "complete": all(s["complete"] for s in stages.values()),
+        "stages": stages,
+        "bytes_per_image": round(beyond / m.rows, 1),
+        "quarantined": cache.quarantine,
+    }
+
+
+def print_report(facts: dict[str, Any]) -> None:
+    """Print the facts as text on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    t = facts["teacher"]
+    console.print(f"[bold]{facts['path']}[/]  format {facts['format']}", highlight=False)
+    console.print(
+        f"{facts['dataset']}/{facts['split']}: {facts['images']} images in {facts['blocks']} blocks, "
+        f"{facts['classes']} classes, {len(facts['unseen'])} unseen ({', '.join(facts['unseen'])})",
+        highlight=False,
+    )
+    console.print(
+        f"teacher {t['name']} ({t['pretrained'] or 'own weights'}, {t['digest'][:12]}), D = {t['dim']}, "
+        f"grid {t['grid'][0]} x {t['grid'][1]} at {t['dense_size']} px; dense tier {facts['dense']}",
+        highlight=False,
+    )
+    table = Table("stage", "blocks", "MiB", "fingerprint")
+    for name, s in facts["stages"].items():
+        size = f"{s['bytes'] / 2**20:.2f}"
+        table.add_row(name, s["blocks"], size, s["fingerprint"], style=None if s["complete"] else "red")
+    console.print(table)
+    kib = facts["bytes_per_image"] / 1024
+    console.print(f"{kib:.1f} KiB per image beyond image and label", highlight=False)
+    if not facts["complete"]:
+        console.print("[red]incomplete[/]: finish it by running the same c2s cache build again")
+    for entry in facts["quarantined"]:
+        console.print(f"[yellow]left out[/] {entry['id']}: {entry['reason']}", highlight=False)

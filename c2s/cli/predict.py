@@ -1,0 +1,94 @@
+"""`c2s predict`: segment images by any class names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from c2s.cli.evaluate import Mode
+from c2s_cache.errors import ConfigError, DataError, MissingExtra
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from c2s.training.run_folder import Run
+
+TEMPLATES = ("a photo of a {}",)
+
+
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    run: Annotated[Path, typer.Option(help="Run folder.")],
+    classes: Annotated[str, typer.Option(help='Class names, e.g. "cat, sofa, grass".')],
+    out: Annotated[
+        Path, typer.Option(help="Folder for NAME.png (class numbers) and NAME_overlay.png.")
+    ],
+    mode: Annotated[Mode, typer.Option(help="Sliding window, or whole images.")] = Mode.slide,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+) -> None:
+    """Segment images by the class that fits each pixel best, out of those named.
+
+    Names the run knows need nothing else; others need the teacher's text tower (c2s[build]).
+    """
+    from PIL import Image
+
+    from c2s.evaluation.evaluate import predictor
+    from c2s.evaluation.overlay import overlay
+    from c2s.training.run_folder import open_run
+    from c2s_cache.views import decode_image
+
+    names = [name.strip() for name in classes.split(",") if name.strip()]
+    if not names or len(names) != len(set(names)):
+        raise ConfigError(f"--classes {classes!r} must name distinct classes, separated by commas.")
+    if len(names) > 255:
+        raise ConfigError(
+            f"--classes names {len(names)} classes; at most 255 fit into a label image."
+        )
+    stems = [path.stem for path in images]
+    twice = sorted({s for s in stems if stems.count(s) > 1})
+    if twice:
+        raise ConfigError(
+            f"Several images are called {twice[0]}; their outputs would overwrite each other."
+        )
+    opened = open_run(run)
+    model = predictor(opened, mode.value, device=device, embeddings=class_embeddings(opened, names))
+    out.mkdir(parents=True, exist_ok=True)
+    for path in images:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror}).") from error
+        image = decode_image(data)
+        labels = model.predict(image).astype("uint8")
+        Image.fromarray(labels).save(out / f"{path.stem}.png")
+        overlay(image, labels, names).save(out / f"{path.stem}_overlay.png")
+        typer.echo(str(out / f"{path.stem}.png"))
+
+
+def class_embeddings(run: Run, names: list[str]) -> NDArray[np.float32]:
+    """Text embeddings of class names, float32 [K, D]: those stored in the run, else from the text tower.
+
+    Raises:
+        MissingExtra: a name is unknown to the run and the build extra is not installed.
+    """
+    import numpy as np
+
+    known = {name: run.embeddings[i] for i, name in enumerate(run.info.classes)}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        try:
+            from c2s_pipeline.text import embed_names
+
+            teacher = run.info.teacher
+            found = embed_names(teacher["name"], teacher["pretrained"], unknown, TEMPLATES)
+        except ModuleNotFoundError as error:
+            raise MissingExtra(
+                f"The run has no text embedding of {', '.join(unknown)}; the teacher's text tower is "
+                f"needed, but {error.name} is not installed.",
+                "Install it with: pip install 'c2s[build]'",
+            ) from error
+        known |= dict(zip(unknown, found, strict=True))
+    return np.stack([known[name] for name in names]).astype(np.float32)

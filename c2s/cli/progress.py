@@ -1,0 +1,84 @@
+"""Progress bars on stderr, with rate and time left; silent where stderr is no terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+
+class RateColumn(ProgressColumn):
+    """Items per second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        """The rate since the last updates, or a dash."""
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f} {self.unit}/s" if speed else "-", style="cyan")
+
+
+def _progress(unit: str) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        RateColumn(unit),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        speed_estimate_period=120.0,
+    )
+
+
+class BuildBar:
+    """Shows a cache build; the pipeline calls `start` and `advance`."""
+
+    def __init__(self) -> None:
+        self._progress = _progress("images")
+        self._task = self._progress.add_task("loading the teacher", total=None)
+
+    def __enter__(self) -> BuildBar:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def start(self, total: int, done: int) -> None:
+        """The build has `total` rows, of which `done` are already in the cache."""
+        text = "building" if done < total else "complete"
+        self._progress.update(self._task, description=text, total=total, completed=done)
+        if not sys.stderr.isatty():
+            print(f"building: {done} of {total} images are in the cache", file=sys.stderr)
+
+    def advance(self, rows: int) -> None:
+        """`rows` more rows were computed."""
+        self._progress.advance(self._task, rows)
+
+
+@contextmanager
+def bar(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """A bar over `total` items; yields the function that advances it."""
+    with _progress(unit) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda n: progress.advance(task, n)

@@ -1,0 +1,77 @@
+"""`c2s train`: distil a student from a cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from c2s_cache.errors import ConfigError
+
+
+def train(
+    cache: Annotated[Path | None, typer.Option(help="Cache to train from.")] = None,
+    student: Annotated[str | None, typer.Option(help="Student [default: segformer-b4].")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Pretrained backbone: safetensors file, folder or hub id.")
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(help="Iterations [default: the paper's for the data set].")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images per iteration [default: 16].")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed [default: 0].")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the run folder [default: STUDENT-CACHE-seedN].")
+    ] = None,
+    runs: Annotated[
+        Path | None, typer.Option(help="Folder that holds runs [default: runs].")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Loader processes [default: 4].")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, e.g. method.tau=0.05.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Run folder to continue; takes no other option.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a run of the same name.")] = False,
+) -> None:
+    """Train a student from a teacher cache; one folder under runs/ per run."""
+    options: dict[str, Any] = {
+        "cache": cache,
+        "student": student,
+        "weights": weights,
+        "iterations": iterations,
+        "batch_size": batch_size,
+        "seed": seed,
+        "name": name,
+        "runs": runs,
+        "workers": workers,
+    }
+    if resume is not None:
+        given = [key for key, value in options.items() if value is not None]
+        given += [key for key, value in (("config", config), ("set", set_)) if value]
+        if given or overwrite:
+            extra = ", ".join("--" + key.replace("_", "-") for key in given or ["overwrite"])
+            raise ConfigError(f"--resume continues a run as it was configured; drop {extra}.")
+        from c2s.training import run
+
+        path = run.resume(resume)
+    else:
+        if cache is None and config is None:
+            raise ConfigError("c2s train needs --cache PATH (or --resume RUN).")
+        from c2s.training import run
+        from c2s.training.config import load_config
+
+        path = run.train(load_config(config, set_ or (), **options), overwrite)
+    typer.echo(f"{path} is complete.")
+    typer.echo(f"Evaluate it with: c2s eval --run {path} --dataset {_dataset(path)}")
+
+
+def _dataset(path: Path) -> str:
+    from c2s.training.run_folder import read_info
+
+    return read_info(path).dataset

@@ -1,0 +1,21 @@
+"""Settings of the Shapes world: its own teacher, and what fits its scenes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+TEACHER_FOLDER = Path(__file__).parent / "teacher"
+TEACHER = f"local-dir:{TEACHER_FOLDER}"
+
+
+def build_defaults(dataset: str, teacher: str | None) -> dict[str, Any]:
+    """Build settings that replace the general defaults for a data set.
+
+    Args:
+        dataset: data set name.
+        teacher: the teacher the user named, if any.
+    """
+    if dataset != "shapes" or teacher is not None:
+        return {}
+    return {"teacher": TEACHER}

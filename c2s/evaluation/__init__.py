@@ -1,0 +1,1 @@
+"""Evaluation: confusion matrix, sIoU / uIoU / hIoU / pAcc, sliding-window inference."""

@@ -1,0 +1,98 @@
+"""Invariant: every figure comes from one int64 confusion matrix over all classes, seen and unseen alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+IGNORE = 255
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Generalised zero-shot segmentation metrics, as fractions; nan where nothing was there to measure.
+
+    Attributes:
+        sIoU: mean IoU of the seen classes.
+        uIoU: mean IoU of the unseen classes.
+        hIoU: harmonic mean of the two, 2 S U / (S + U); 0 if both are 0.
+        pAcc: fraction of the annotated pixels that are right.
+        iou: float64 [N], IoU per class; nan for a class neither annotated nor predicted.
+    """
+
+    sIoU: float
+    uIoU: float
+    hIoU: float
+    pAcc: float
+    iou: NDArray[np.float64]
+
+
+class ConfusionMatrix:
+    """Counts of (true class, predicted class) over pixels; pixels of true class 255 are not counted.
+
+    Args:
+        num_classes: N.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.counts: NDArray[np.int64] = np.zeros((num_classes, num_classes), np.int64)
+
+    def update(self, truth: NDArray[np.uint8], prediction: NDArray[np.integer]) -> None:
+        """Count one image.
+
+        Args:
+            truth: uint8 [H, W], class ids, 255 = not annotated.
+            prediction: integers [H, W] in 0 .. N - 1.
+
+        Raises:
+            ValueError: shapes differ, or an id lies outside the classes.
+        """
+        if truth.shape != prediction.shape:
+            raise ValueError(f"truth has shape {truth.shape}, prediction {prediction.shape}")
+        counted = truth != IGNORE
+        true, predicted = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
+        for what, ids in (("truth", true), ("prediction", predicted)):
+            if ids.size and not (ids.min() >= 0 and ids.max() < self.num_classes):
+                raise ValueError(f"{what} has ids outside 0..{self.num_classes - 1}")
+        pairs = np.bincount(true * self.num_classes + predicted, minlength=self.num_classes**2)
+        self.counts += pairs.reshape(self.num_classes, self.num_classes)
+
+    def metrics(self, unseen: Sequence[int]) -> Metrics:
+        """Figures of everything counted so far.
+
+        IoU of class c = TP / (TP + FP + FN) over annotated pixels. A class with no such pixel at all is
+        nan and does not enter the means.
+
+        Args:
+            unseen: ids of the unseen classes.
+        """
+        hit = np.diag(self.counts).astype(np.float64)
+        union = self.counts.sum(0) + self.counts.sum(1) - np.diag(self.counts)
+        iou = np.divide(hit, union, out=np.full(self.num_classes, np.nan), where=union > 0)
+        is_unseen = np.zeros(self.num_classes, bool)
+        is_unseen[list(unseen)] = True
+        seen_iou, unseen_iou = _mean(iou[~is_unseen]), _mean(iou[is_unseen])
+        total = int(self.counts.sum())
+        return Metrics(
+            sIoU=seen_iou,
+            uIoU=unseen_iou,
+            hIoU=harmonic_mean(seen_iou, unseen_iou),
+            pAcc=float(hit.sum()) / total if total else float("nan"),
+            iou=iou,
+        )
+
+
+def harmonic_mean(seen: float, unseen: float) -> float:
+    """2 S U / (S + U); 0 if both are 0, nan if either is nan."""
+    if seen + unseen == 0:
+        return 0.0
+    return 2 * seen * unseen / (seen + unseen)
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")

@@ -1,0 +1,162 @@
+"""Evaluation of a run on a labelled split: student and stored text embeddings, nothing else."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from c2s.evaluation.confusion import ConfusionMatrix, Metrics
+from c2s.evaluation.inference import Mode, Predictor
+from c2s.training.run_folder import Run
+from c2s_cache.errors import ConfigError
+
+
+class Item(Protocol):
+    """A labelled image of a dataset."""
+
+    def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Image uint8 RGB [H, W, 3] and labels uint8 [H, W] over all classes, 255 = ignored."""
+        ...
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """Metrics of a run on a split.
+
+    Attributes:
+        metrics: as fractions.
+        classes: class names in the dataset's order.
+        unseen: ids of the unseen classes.
+        images: number of images.
+        seconds: of inference, reading not included.
+    """
+
+    metrics: Metrics
+    classes: tuple[str, ...]
+    unseen: tuple[int, ...]
+    images: int
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form: sIoU, uIoU, hIoU and pAcc in per cent, and `classes`, a list of dicts with id, name,
+        iou (per cent) and unseen. What could not be measured is None."""
+        m = self.metrics
+        return {
+            "sIoU": _per_cent(m.sIoU),
+            "uIoU": _per_cent(m.uIoU),
+            "hIoU": _per_cent(m.hIoU),
+            "pAcc": _per_cent(m.pAcc),
+            "images": self.images,
+            "images_per_s": round(self.images / self.seconds, 3) if self.seconds > 0 else None,
+            "classes": [
+                {
+                    "id": i,
+                    "name": name,
+                    "iou": _per_cent(float(m.iou[i])),
+                    "unseen": i in self.unseen,
+                }
+                for i, name in enumerate(self.classes)
+            ],
+        }
+
+    def write_csv(self, file: Path) -> None:
+        """Per-class table with the columns id, name, iou (per cent; empty = not measured), unseen."""
+        with file.open("w", newline="") as out:
+            writer = csv.DictWriter(out, ["id", "name", "iou", "unseen"])
+            writer.writeheader()
+            writer.writerows(self.as_dict()["classes"])
+
+
+def predictor(
+    run: Run,
+    mode: Mode = "slide",
+    seen_offset: float = 0.0,
+    device: str | torch.device = "auto",
+    embeddings: NDArray[np.float32] | None = None,
+) -> Predictor:
+    """A predictor of a run.
+
+    Args:
+        run: opened run.
+        mode: "slide" or "whole".
+        seen_offset: subtracted from the cosines of the seen classes (0.1 on ZegCLIP's own scores is
+            usual in the inductive setting; here 0 unless asked for).
+        device: "auto" takes a GPU if there is one.
+        embeddings: float32 [K, D] of other classes than the dataset's; seen_offset must then be 0.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    place = torch.device(device)
+    table = torch.from_numpy(run.embeddings if embeddings is None else embeddings).to(place)
+    penalty = None
+    if seen_offset and embeddings is None:
+        penalty = torch.full((len(table),), seen_offset, device=place)
+        penalty[list(run.info.unseen)] = 0
+    size = run.config.image_size or run.info.view_size
+    return Predictor(run.student.to(place), table, size, mode, penalty, place)
+
+
+def evaluate(
+    run: Run,
+    items: Sequence[Item],
+    mode: Mode = "slide",
+    seen_offset: float = 0.0,
+    device: str | torch.device = "auto",
+    advance: Callable[[int], None] | None = None,
+) -> EvalResult:
+    """Segment every item over all classes and count.
+
+    Args:
+        run: opened run.
+        items: labelled images whose ids are those of the run's classes.
+        mode, seen_offset, device: as for `predictor`.
+        advance: called with 1 after every item, e.g. to move a bar.
+
+    Raises:
+        ConfigError: there is no item.
+    """
+    if not len(items):
+        raise ConfigError("There is no image to evaluate on.")
+    model = predictor(run, mode, seen_offset, device)
+    confusion = ConfusionMatrix(len(run.info.classes))
+    seconds = 0.0
+    for item in items:
+        image, labels = item.read()
+        began = time.perf_counter()
+        prediction = model.predict(image)
+        seconds += time.perf_counter() - began
+        confusion.update(labels, prediction)
+        if advance is not None:
+            advance(1)
+    metrics = confusion.metrics(run.info.unseen)
+    return EvalResult(metrics, run.info.classes, run.info.unseen, len(items), seconds)
+
+
+def check_classes(run: Run, classes: Sequence[str], dataset: str) -> None:
+    """Refuse a dataset whose class list is not that of the run.
+
+    Raises:
+        ConfigError: names the first class that differs.
+    """
+    for i, (ours, theirs) in enumerate(zip(run.info.classes, classes, strict=False)):
+        if ours != theirs:
+            raise ConfigError(
+                f"Class {i} of {dataset} is {theirs!r}, but {run.path} was trained with {ours!r}."
+            )
+    if len(classes) != len(run.info.classes):
+        raise ConfigError(
+            f"{dataset} has {len(classes)} classes, but {run.path} was trained with {len(run.info.classes)}."
+        )
+
+
+def _per_cent(value: float) -> float | None:
+    return None if math.isnan(value) else round(100 * value, 4)

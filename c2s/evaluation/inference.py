@@ -1,0 +1,112 @@
+"""Inference: student features times text embeddings of any classes; no CLIP image encoder, no latent classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from c2s.training.module import normalize_images
+
+Mode = Literal["slide", "whole"]
+MULTIPLE = 32
+"""Whole images are resized to multiples of the coarsest stride of the usual backbones."""
+STRIDE = 426 / 512
+"""Stride of the sliding window as a fraction of the window, of the ZegCLIP family."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Segments images with a student and class embeddings.
+
+    Images are resized, keeping their proportions, so that the short side is `crop` (the family's test
+    scale of (2048, 512) with short side never below 512). slide: windows of crop x crop at stride
+    round(crop * 426 / 512), the last one flush with the border; scores averaged where windows overlap.
+    whole: one pass, sides rounded to multiples of 32. Scores are cosines, brought to the original size
+    bilinearly.
+
+    Attributes:
+        student: in evaluation mode, on `device`.
+        embeddings: float32 [K, D] on `device`, unit norm.
+        crop: side of the training views in pixels.
+        mode: "slide" or "whole".
+        penalty: float32 [K] on `device`, subtracted from the scores (an offset on seen classes), or None.
+        device: where to compute.
+    """
+
+    student: nn.Module
+    embeddings: Tensor
+    crop: int
+    mode: Mode = "slide"
+    penalty: Tensor | None = None
+    device: torch.device | str = "cpu"
+
+    @torch.inference_mode()
+    def scores(self, image: NDArray[np.uint8]) -> Tensor:
+        """Class scores of an image at its own size.
+
+        Args:
+            image: uint8 RGB [H, W, 3].
+
+        Returns:
+            float32 [K, H, W].
+        """
+        height, width = resized(image.shape[0], image.shape[1], self.crop)
+        if self.mode == "whole":
+            height, width = (max(1, round(v / MULTIPLE)) * MULTIPLE for v in (height, width))
+        pixels = np.asarray(
+            Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+        )
+        tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].to(self.device)
+        images = normalize_images(tensor)
+        out = self._whole(images) if self.mode == "whole" else self._slide(images)
+        size = (image.shape[0], image.shape[1])
+        out = functional.interpolate(out, size, mode="bilinear", align_corners=False)[0]
+        return out if self.penalty is None else out - self.penalty[:, None, None]
+
+    def predict(self, image: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Best class of every pixel: int64 [H, W] of an image uint8 [H, W, 3]."""
+        return self.scores(image).argmax(0).cpu().numpy()
+
+    def _whole(self, images: Tensor) -> Tensor:
+        """Cosine scores [1, K, H, W] of images [1, 3, H, W]."""
+        features = functional.normalize(self.student(images).float(), dim=1)
+        scores = torch.einsum("bdhw,kd->bkhw", features, self.embeddings)
+        return functional.interpolate(
+            scores, images.shape[-2:], mode="bilinear", align_corners=False
+        )
+
+    def _slide(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        total = images.new_zeros(1, len(self.embeddings), height, width)
+        visits = images.new_zeros(1, 1, height, width)
+        for top in window_starts(height, self.crop):
+            for left in window_starts(width, self.crop):
+                at = (..., slice(top, top + self.crop), slice(left, left + self.crop))
+                total[at] += self._whole(images[at])
+                visits[at] += 1
+        return total / visits
+
+
+def resized(height: int, width: int, short: int) -> tuple[int, int]:
+    """Size with the short side brought to `short` and the proportions kept."""
+    scale = short / min(height, width)
+    return max(short, round(height * scale)), max(short, round(width * scale))
+
+
+def window_starts(length: int, crop: int) -> list[int]:
+    """Starts of the windows along one axis; they cover it, and the last one ends at its end.
+
+    Args:
+        length: of the axis, at least `crop`.
+        crop: side of the window.
+    """
+    stride = max(1, round(crop * STRIDE))
+    count = -(-max(length - crop, 0) // stride) + 1
+    return [min(i * stride, length - crop) for i in range(count)]

@@ -1,0 +1,104 @@
+"""Sliding windows, sizes, offsets: with students whose output is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from c2s.evaluation.inference import Predictor, resized, window_starts
+from c2s.evaluation.overlay import overlay, palette
+
+
+class Colours(nn.Module):
+    """Features are the colours themselves, at half the resolution."""
+
+    def forward(self, images):
+        return nn.functional.avg_pool2d(images, 2)
+
+
+def image(height=40, width=72):
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (height // 8, width // 8, 3)).astype(np.uint8)
+    return coarse.repeat(8, 0).repeat(8, 1)
+
+
+def embeddings():
+    return torch.nn.functional.normalize(torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), dim=1)
+
+
+@given(length=st.integers(1, 3000), crop=st.integers(1, 600))
+def test_windows_cover_an_axis_and_end_with_it(length, crop):
+    length = max(length, crop)
+    starts = window_starts(length, crop)
+    covered = np.zeros(length, bool)
+    for start in starts:
+        assert 0 <= start <= length - crop
+        covered[start : start + crop] = True
+    assert covered.all()
+    assert len(set(starts)) == len(starts)
+
+
+def test_windows_of_the_protocol():
+    assert window_starts(512, 512) == [0]
+    assert window_starts(683, 512) == [0, 171]
+    assert window_starts(1024, 512) == [0, 426, 512]
+
+
+def test_short_side_is_brought_to_the_crop():
+    assert resized(480, 640, 512) == (512, 683)
+    assert resized(1000, 500, 512) == (1024, 512)
+
+
+@pytest.mark.parametrize("mode", ["slide", "whole"])
+def test_scores_are_cosines_at_the_images_own_size(mode):
+    predictor = Predictor(Colours(), embeddings(), 32, mode)
+    scores = predictor.scores(image())
+    assert scores.shape == (5, 40, 72)
+    assert scores.abs().max() <= 1 + 1e-5
+
+
+def test_one_window_equals_the_whole_image():
+    picture = image(64, 64)
+    slide = Predictor(Colours(), embeddings(), 64, "slide").scores(picture)
+    whole = Predictor(Colours(), embeddings(), 64, "whole").scores(picture)
+    torch.testing.assert_close(slide, whole)
+
+
+def test_overlaps_are_averaged():
+    class Counter(nn.Module):
+        """Feature 0 or 1 by call: the n-th window votes for class n."""
+
+        calls = 0
+
+        def forward(self, images):
+            out = torch.zeros(1, 2, *images.shape[-2:])
+            out[:, self.calls % 2] = 1
+            self.calls += 1
+            return out
+
+    predictor = Predictor(Counter(), torch.eye(2), 32, "slide")
+    scores = predictor.scores(np.zeros((32, 48, 3), np.uint8))
+    starts = window_starts(48, 32)
+    assert starts == [0, 16]
+    assert scores[:, 0, 0].tolist() == [1, 0]
+    assert scores[:, 0, 20].tolist() == [0.5, 0.5]
+    assert scores[:, 0, 47].tolist() == [0, 1]
+
+
+def test_a_penalty_moves_pixels_to_the_other_classes():
+    free = Predictor(Colours(), embeddings(), 32).predict(image())
+    penalty = torch.tensor([5.0, 5.0, 0.0, 0.0, 0.0])
+    held = Predictor(Colours(), embeddings(), 32, penalty=penalty).predict(image())
+    assert (free < 2).any()
+    assert not (held < 2).any()
+
+
+def test_overlay_names_what_is_there():
+    labels = np.array([[0, 2], [2, 255]])
+    drawn = overlay(np.zeros((2, 2, 3), np.uint8), labels, ["a", "b", "c"])
+    assert drawn.size == (120, 2 + 2 * 16)
+    assert len({tuple(c) for c in palette(30).tolist()}) == 30

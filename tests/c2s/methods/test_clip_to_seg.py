@@ -1,0 +1,156 @@
+"""The whole objective: Table IV as configuration, class ids, and what an unseen class cannot do."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from c2s.methods import Batch, SeenClasses
+from c2s.methods.clip_to_seg import ClipToSegConfig, LossWeights, cross_entropy_loss, region_means
+
+N, D, S = 7, 16, 8
+SEEN = (0, 1, 2, 4, 5)
+
+
+@pytest.fixture
+def seen():
+    torch.manual_seed(1)
+    text = torch.nn.functional.normalize(torch.randn(len(SEEN), D), dim=-1)
+    return SeenClasses(torch.tensor(SEEN), text, N)
+
+
+@pytest.fixture
+def batch():
+    torch.manual_seed(2)
+    pseudo = torch.full((2, S, S), -1)
+    pseudo[0, :3], pseudo[0, 3:5], pseudo[0, 5:] = 0, N, N + 2
+    pseudo[1, :4], pseudo[1, 4:7] = 4, 5
+    ids = torch.tensor([[0, N, N + 2], [4, 5, -1]])
+    tokens = torch.randn(2, 3, D) * (ids >= 0)[..., None]
+    image = torch.zeros(2, 3, S, S, dtype=torch.uint8)
+    return Batch(image, pseudo, torch.randn(2, D), tokens, ids, torch.rand(2, 3), torch.arange(2))
+
+
+@pytest.mark.parametrize(
+    ("switches", "names"),
+    [
+        ({"global_": False, "local": False, "latent": False}, set()),
+        ({"global_": False, "local": False}, set()),
+        ({"latent": False}, {"global", "local"}),
+        ({}, {"global", "local"}),
+    ],
+)
+def test_the_rows_of_table_4_are_configurations(switches, names, seen, batch):
+    method = ClipToSegConfig(**switches).build(seen)
+    features = torch.randn(2, D, 4, 4, requires_grad=True)
+    losses = method(features, batch)
+    assert set(losses) == names | {"loss", "pixel", "focal", "dice", "ce"}
+    expected = sum(losses[n] for n in ("global", "local", "pixel") if n in losses)
+    torch.testing.assert_close(losses["loss"], expected)
+    torch.testing.assert_close(losses["pixel"], losses["focal"] + losses["dice"] + losses["ce"])
+    losses["loss"].backward()
+    assert features.grad is not None
+    assert features.grad.isfinite().all()
+    has_layer = any(name.startswith("latent.") for name, _ in method.named_parameters())
+    assert has_layer == switches.get("latent", True)
+
+
+def test_weights_scale_the_terms(seen, batch):
+    weights = LossWeights(global_=2.0, local=0.5, pixel=3.0, focal=100.0, dice=1.0, ce=0.0)
+    config = ClipToSegConfig(weights=weights, dropout=0.0)
+    losses = config.build(seen)(torch.randn(2, D, 4, 4), batch)
+    torch.testing.assert_close(losses["pixel"], 100 * losses["focal"] + losses["dice"])
+    total = 2 * losses["global"] + 0.5 * losses["local"] + 3 * losses["pixel"]
+    torch.testing.assert_close(losses["loss"], total)
+
+
+def test_without_latent_embeddings_only_annotated_pixels_of_seen_classes_count(seen, batch):
+    config = ClipToSegConfig(latent=False, global_=False, local=False, alpha=2.0)
+    features = torch.randn(2, D, S, S)
+    got = config.build(seen)(features, batch)["ce"]
+    costs = []
+    for b in range(2):
+        for y in range(S):
+            for x in range(S):
+                if batch.pseudo[b, y, x].item() in SEEN:
+                    v = torch.nn.functional.normalize(features[b, :, y, x], dim=0)
+                    logits = 2.0 * seen.embeddings @ v
+                    costs.append(-logits.log_softmax(0)[SEEN.index(batch.pseudo[b, y, x].item())])
+    torch.testing.assert_close(got, torch.stack(costs).mean())
+
+
+def test_latent_pixels_are_classified_by_their_own_embedding(seen, batch):
+    config = ClipToSegConfig(generator="prototype", global_=False, local=False, alpha=2.0, beta=3.0)
+    features = torch.randn(2, D, S, S)
+    got = config.build(seen)(features, batch)["ce"]
+    prototypes, _ = region_means(features, batch.pseudo, torch.tensor([[N, N + 2], [-1, -1]]))
+    costs = []
+    for b in range(2):
+        unit = torch.nn.functional.normalize(features[b].flatten(1), dim=0)
+        rows = [2 * seen.embeddings @ unit]
+        columns = dict(zip(SEEN, range(len(SEEN)), strict=True))
+        if b == 0:
+            rows.append(3 * torch.nn.functional.normalize(prototypes[0], dim=-1) @ unit)
+            columns |= {N: len(SEEN), N + 2: len(SEEN) + 1}
+        target = torch.tensor([columns.get(t, -1) for t in batch.pseudo[b].flatten().tolist()])
+        logits = torch.cat(rows)[None, :, None]
+        costs.append(cross_entropy_loss(logits, target.view(1, 1, -1)) * (target >= 0).sum())
+    expected = torch.stack(costs).sum() / (batch.pseudo >= 0).sum()
+    torch.testing.assert_close(got, expected)
+
+
+def test_padding_another_image_with_latent_slots_changes_nothing(seen, batch):
+    config = ClipToSegConfig(global_=False, dropout=0.0)
+    method, features = config.build(seen), torch.randn(2, D, 4, 4)
+    second = Batch(**{k: v[1:] for k, v in vars(batch).items()})
+    first = Batch(**{k: v[:1] for k, v in vars(batch).items()})
+    together = method(features, batch)["dice"]  # a mean over 3 + 2 present masks
+    alone = method(features[1:], second)["dice"] * 2 + method(features[:1], first)["dice"] * 3
+    torch.testing.assert_close(5 * together, alone)
+
+
+def test_global_loss_uses_earlier_tokens_only(seen, batch):
+    method = ClipToSegConfig(local=False, latent=False, bank_size=3).build(seen)
+    features = torch.randn(2, D, 4, 4)
+    assert method(features, batch)["global"].item() == pytest.approx(0, abs=1e-6)
+    assert method(features, batch)["global"].item() > 0
+    method.eval()
+    before = method.bank.filled().clone()
+    method(features, batch)
+    assert torch.equal(before, method.bank.filled())
+
+
+def test_supervision_at_feature_resolution(seen, batch):
+    coarse = ClipToSegConfig(supervision="features", latent=False).build(seen)
+    fine = ClipToSegConfig(supervision="image", latent=False).build(seen)
+    features = torch.randn(2, D, S, S)
+    torch.testing.assert_close(coarse(features, batch)["pixel"], fine(features, batch)["pixel"])
+    assert coarse(features[:, :, ::2, ::2], batch)["pixel"].isfinite()
+
+
+def test_half_precision_features_are_computed_upon_in_float32(seen, batch):
+    method = ClipToSegConfig().build(seen)
+    losses = method(torch.randn(2, D, 4, 4, dtype=torch.bfloat16), batch)
+    assert all(v.dtype == torch.float32 for v in losses.values())
+
+
+def test_nothing_of_the_unseen_classes_is_in_the_method(seen):
+    method = ClipToSegConfig().build(seen)
+    assert method.text.shape == (len(SEEN), D)
+    assert sorted(method.channel[list(SEEN)].tolist()) == list(range(len(SEEN)))
+    assert method.channel[[3, 6]].tolist() == [-1, -1]
+
+
+def test_configuration_is_strict():
+    with pytest.raises(ValidationError):
+        ClipToSegConfig(tua=0.1)
+    with pytest.raises(ValidationError):
+        ClipToSegConfig(tau=0)
+    with pytest.raises(ValidationError):
+        LossWeights(pixels=1)
+
+
+def test_heads_must_divide_the_width(seen):
+    with pytest.raises(ValueError, match="heads=5"):
+        ClipToSegConfig(heads=5).build(seen)

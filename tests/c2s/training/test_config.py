@@ -1,0 +1,49 @@
+"""Run configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from c2s.training.config import dump_yaml, load_config
+from c2s_cache.errors import ConfigError
+
+
+def test_resolved_configuration_survives_yaml(tmp_path):
+    config = load_config(cache=Path("a/coco.zarr"), settings=["method.tau=0.05"]).resolved("voc", 64)
+    assert (config.iterations, config.warmup, config.image_size) == (20_000, 1500, 64)
+    assert config.run_name == "segformer-b4-coco-seed0"
+    (tmp_path / "c.yaml").write_text(dump_yaml(config))
+    assert load_config(tmp_path / "c.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("dataset", "iterations"), [("voc", 20_000), ("context", 40_000), ("coco-stuff", 80_000)]
+)
+def test_the_papers_schedules(dataset, iterations):
+    assert load_config(cache=Path("x")).resolved(dataset, 512).total == iterations
+
+
+def test_short_runs_warm_up_for_a_tenth():
+    assert load_config(cache=Path("x"), iterations=200).resolved("voc", 512).warmup == 20
+
+
+def test_settings_and_options_override_the_file(tmp_path):
+    (tmp_path / "c.yaml").write_text("cache: x\nlr: 1.0\nmethod: {tau: 0.5, latent: false}\n")
+    config = load_config(tmp_path / "c.yaml", ["method.tau=0.2", "lr=2e-4"], seed=3)
+    assert (config.method.tau, config.method.latent, config.lr, config.seed) == (0.2, False, 2e-4, 3)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("method.tua=1", "method.tua"),
+        ("lr=-1", "lr"),
+        ("precision=8-bit", "precision"),
+        ("tau", "key=value"),
+    ],
+)
+def test_wrong_settings_are_named(setting, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(cache=Path("x"), settings=[setting])

@@ -1,0 +1,226 @@
+"""Runs end to end on a tiny cache: resuming is exact, folders are safe, nothing forbidden is imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from c2s.training import checkpoint, run
+from c2s.training.callbacks import Recorder
+from c2s.training.config import load_config
+from c2s.training.logs import MetricsLog, read_metrics
+from c2s.training.run_folder import open_run, read_config, saved_step
+from c2s_cache import open_cache
+from c2s_cache.errors import C2SError, ConfigError
+
+STEPS = 5
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def settings(cache, tmp_path, **more):
+    options = {
+        "cache": cache,
+        "student": "segformer-b0",
+        "iterations": STEPS,
+        "batch_size": 4,
+        "workers": 0,
+        "log_every": 1,
+        "checkpoint_every": 2,
+        "accelerator": "cpu",
+        "runs": tmp_path / "runs",
+    }
+    return load_config(**(options | more))
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_cache, tmp_path_factory):
+    torch.set_num_threads(1)
+    return run.train(settings(tiny_cache, tmp_path_factory.mktemp("finished"), name="whole"))
+
+
+def tensors(path):
+    files = (path / "checkpoint" / f"{name}.safetensors" for name in ("student", "state"))
+    return {f"{f.stem}/{k}": v for f in files for k, v in load_file(f).items()}
+
+
+def records(path):
+    return [{k: v for k, v in r.items() if k != "images_per_s"} for r in read_metrics(path)]
+
+
+def test_a_run_leaves_checkpoint_configuration_and_metrics(finished, tiny_cache):
+    assert saved_step(finished) == STEPS
+    assert [r["step"] for r in records(finished)] == list(range(1, STEPS + 1))
+    assert all(np.isfinite(r["loss"]) for r in records(finished))
+    lines = (finished / "metrics.csv").read_text().splitlines()
+    assert len(lines) == STEPS + 1
+    assert read_config(finished).total == STEPS
+    opened = open_run(finished)
+    cache = open_cache(tiny_cache)
+    assert opened.info.classes == cache.manifest.classes
+    assert np.array_equal(opened.embeddings, cache.text("all").embeddings)
+    assert not opened.student.training
+    assert not [f for f in finished.rglob("*") if f.suffix in (".ckpt", ".pt", ".pth", ".pkl")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_and_resume_equal_an_uninterrupted_run(
+    finished, tiny_cache, tmp_path, monkeypatch, number
+):
+    recorded = Recorder.on_train_batch_end
+
+    def interrupting(self, trainer, module, *rest):
+        recorded(self, trainer, module, *rest)
+        if module.step == 3:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Recorder, "on_train_batch_end", interrupting)
+    before = signal.getsignal(number)
+    with pytest.raises(run.Interrupted, match=r"iteration 3 of 5.*c2s train --resume") as caught:
+        run.train(settings(tiny_cache, tmp_path, name="cut"))
+    assert signal.Signals(number).name in str(caught.value)
+    assert signal.getsignal(number) == before
+    monkeypatch.setattr(Recorder, "on_train_batch_end", recorded)
+    path = run.resume(tmp_path / "runs" / "cut")
+    ours, whole = tensors(path), tensors(finished)
+    assert ours.keys() == whole.keys()
+    assert [k for k in whole if not torch.equal(ours[k], whole[k])] == []
+    assert records(path) == records(finished)
+
+
+def test_resuming_a_complete_run_leaves_it_alone(finished):
+    before = {f: f.stat().st_mtime_ns for f in finished.rglob("*")}
+    assert run.resume(finished) == finished
+    assert before == {f: f.stat().st_mtime_ns for f in finished.rglob("*")}
+
+
+def test_an_existing_run_is_never_replaced_silently(finished, tiny_cache):
+    config = read_config(finished)
+    with pytest.raises(ConfigError, match="already holds a run.*--overwrite"):
+        run.train(config)
+    state = finished / "checkpoint" / "state.json"
+    content = state.read_text()
+    try:
+        state.write_text(json.dumps(json.loads(content) | {"step": 2}))
+        with pytest.raises(ConfigError, match="--resume"):
+            run.train(config)
+    finally:
+        state.write_text(content)
+
+
+def test_resume_refuses_another_cache(finished):
+    info = finished / "run.json"
+    content = info.read_text()
+    facts = json.loads(content)
+    facts["fingerprints"]["masks"] = "0"
+    try:
+        info.write_text(json.dumps(facts))
+        with pytest.raises(ConfigError, match="not the cache .*: masks differs"):
+            run.resume(finished)
+    finally:
+        info.write_text(content)
+
+
+def test_resume_without_a_run(tmp_path):
+    with pytest.raises(ConfigError, match="not a run folder"):
+        run.resume(tmp_path)
+
+
+@pytest.mark.parametrize("survivor", ["checkpoint.new", "checkpoint.old"])
+def test_a_swap_that_was_cut_short_still_has_a_checkpoint(finished, survivor):
+    current = finished / "checkpoint"
+    current.rename(finished / survivor)
+    try:
+        assert saved_step(finished) == STEPS
+        assert checkpoint.load(finished).step == STEPS
+    finally:
+        (finished / survivor).rename(current)
+
+
+def test_a_half_written_checkpoint_is_not_taken(finished):
+    new = finished / "checkpoint.new"
+    new.mkdir()
+    try:
+        (new / "student.safetensors").write_bytes(b"half")
+        assert checkpoint.load(finished).step == STEPS
+    finally:
+        (new / "student.safetensors").unlink()
+        new.rmdir()
+
+
+def test_damaged_weights_are_one_sentence(finished):
+    file = finished / "checkpoint" / "student.safetensors"
+    content = file.read_bytes()
+    try:
+        file.write_bytes(content[:100])
+        with pytest.raises(ConfigError, match=r"student.safetensors is missing or damaged"):
+            open_run(finished)
+    finally:
+        file.write_bytes(content)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "c2s.methods.clip_to_seg.method.dice_loss", lambda scores, target: scores.sum() * float("nan")
+    )
+    with pytest.raises(C2SError, match="loss is nan at iteration 1"):
+        run.train(settings(tiny_cache, tmp_path))
+
+
+def test_records_after_the_checkpoint_are_dropped_on_resume(tmp_path):
+    log = MetricsLog(tmp_path)
+    for step in range(1, 5):
+        log.write(step, {"loss": step / 3})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "lo')
+    log = MetricsLog(tmp_path, start=2)
+    log.write(3, {"loss": 9.0})
+    assert [(r["step"], r["loss"]) for r in read_metrics(tmp_path)] == [(1, 0.333333333), (2, 0.666666667), (3, 9.0)]
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 4
+
+
+PROBE = '''
+import sys
+class Without:
+    """A module finder for a machine on which these packages are not installed."""
+    hidden = {"open_clip", "dask", "distributed", "sklearn", "cuml", "c2s_pipeline"}
+    def __init__(self, finder):
+        self.finder = finder
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+    def find_spec(self, name, path=None, target=None):
+        return None if name.split(".")[0] in self.hidden else self.finder.find_spec(name, path, target)
+sys.meta_path[:] = [Without(f) for f in sys.meta_path if hasattr(f, "find_spec")]
+from pathlib import Path
+from c2s.training.config import load_config
+from c2s.training.run import train
+from c2s.training.run_folder import open_run
+import c2s.evaluation.evaluate
+path = train(load_config(cache=Path(sys.argv[1]), runs=Path(sys.argv[2]), student="segformer-b0",
+                         iterations=1, batch_size=2, workers=0, accelerator="cpu"))
+open_run(path)
+print(path)
+'''
+
+
+@pytest.mark.slow
+def test_training_needs_neither_clip_nor_dask(tiny_cache, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, str(tiny_cache), str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "segformer-b0-tiny-seed0")

@@ -1,0 +1,116 @@
+"""The teacher gives what open_clip's own model gives."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pictures import photo
+from PIL import Image
+
+from c2s_cache import C2SError, ConfigError
+from c2s_cache.views import canonical_box, crop_image
+from c2s_pipeline.teacher import Teacher, TeacherSpec, weights_digest
+from c2s_pipeline.text import class_embeddings
+
+
+open_clip = pytest.importorskip("open_clip")
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny_teacher):
+    return Teacher(TeacherSpec(tiny_teacher, None))
+
+
+def test_views_are_open_clips_own_preprocessing():
+    """Equal but for rounding: both resample once, from positions that agree to float precision."""
+    resize, crop = open_clip.image_transform(32, is_train=False).transforms[:2]
+    rng = np.random.default_rng(0)
+    for height, width in ((32, 32), (50, 70), (71, 40), (33, 100), (200, 31), (427, 640)):
+        image = photo(rng, height, width)
+        want = np.asarray(crop(resize(image))).astype(int)
+        got = crop_image(np.asarray(image), canonical_box(height, width, 32), False, 32).astype(int)
+        difference = np.abs(got - want)
+        assert difference.max() <= 1
+        assert (difference > 0).mean() < 0.005
+
+
+def test_cls_tokens_are_encode_image(teacher, tiny_teacher):
+    model, _, preprocess = open_clip.create_model_and_transforms(tiny_teacher)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    images = torch.stack([preprocess(Image.fromarray(p)) for p in pixels])
+    with torch.inference_mode():
+        want = model.eval().encode_image(images)
+    torch.testing.assert_close(teacher.cls_tokens(pixels), want)
+
+
+def test_dense_features_are_the_projected_last_tokens(teacher, tiny_teacher):
+    visual = open_clip.create_model(tiny_teacher).eval().visual
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    cls, dense = teacher.dense_features(pixels)
+    with torch.inference_mode():
+        x = visual.transformer(visual._embeds(teacher.prepare(pixels)))
+        tokens = visual.ln_post(x) @ visual.proj
+    torch.testing.assert_close(cls, tokens[:, 0])
+    for y in range(4):
+        for x_ in range(4):
+            torch.testing.assert_close(dense[:, y, x_], tokens[:, 1 + 4 * y + x_])
+
+
+def test_another_dense_size_interpolates_positions(tiny_teacher):
+    teacher = Teacher(TeacherSpec(tiny_teacher, None, dense_size=64))
+    assert teacher.grid == (8, 8)
+    _, dense = teacher.dense_features(np.zeros((1, 64, 64, 3), np.uint8))
+    assert dense.shape == (1, 8, 8, 32)
+    with pytest.raises(ConfigError, match="no multiple of the patch size"):
+        Teacher(TeacherSpec(tiny_teacher, None, dense_size=30))
+
+
+def test_class_embeddings_are_normalised_means(teacher):
+    templates = ("a photo of a {}", "a {} in the scene")
+    got = class_embeddings(teacher, ["cat", "tree"], templates)
+    for name, row in zip(["cat", "tree"], got, strict=True):
+        parts = [teacher.text_features([t.format(name)])[0].numpy() for t in templates]
+        mean = sum(p / np.linalg.norm(p) for p in parts) / 2
+        np.testing.assert_allclose(row, mean / np.linalg.norm(mean), atol=1e-6)
+
+
+def test_digest_depends_on_every_weight(teacher, tiny_teacher):
+    model = open_clip.create_model(tiny_teacher)
+    before = weights_digest(model)
+    assert before == teacher.info().digest
+    with torch.no_grad():
+        model.visual.ln_post.bias[3] += 1e-3
+    assert weights_digest(model) != before
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (TeacherSpec("ViT-B-61", "random"), "unknown teacher 'ViT-B-61'"),
+        (TeacherSpec("ViT-B-16", "no-such-tag"), "neither a file nor a weight tag"),
+        (TeacherSpec("local-dir:/nowhere", None), "no open_clip_config.json"),
+        (TeacherSpec("RN50", "random"), "not a ViT with a CLS token"),
+    ],
+)
+def test_what_cannot_be_loaded_is_one_sentence(spec, message):
+    with pytest.raises(C2SError, match=message) as caught:
+        Teacher(spec)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_checkpoint(tmp_path):
+    file = tmp_path / "weights.pt"
+    file.write_bytes(b"not a checkpoint")
+    with pytest.raises(C2SError, match="cannot be loaded") as caught:
+        Teacher(TeacherSpec("ViT-B-32", str(file)))
+    assert "\n" not in str(caught.value)
+
+
+def test_random_weights_are_seeded(tiny_teacher):
+    folder = Path(tiny_teacher.removeprefix("local-dir:"))
+    assert json.loads((folder / "open_clip_config.json").read_text())
+    image = np.asarray(Image.new("RGB", (32, 32), (9, 99, 199)))[None]
+    first, second = (Teacher(TeacherSpec(tiny_teacher, None)).cls_tokens(image) for _ in range(2))
+    assert torch.equal(first, second)
