@@ -60,7 +60,9 @@ def read_yaml(file: Path) -> dict[str, Any]:
     try:
         content = _yaml(file.read_text(), str(file))
     except OSError as error:
-        raise ConfigError(f"configuration file {file} cannot be read ({error.strerror}).") from error
+        raise ConfigError(
+            f"configuration file {file} cannot be read ({error.strerror})."
+        ) from error
     if content is None:
         return {}
     if not isinstance(content, dict):

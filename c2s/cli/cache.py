@@ -144,7 +144,8 @@ def info(path: PathArgument, json_: JsonOption = False) -> None:
 def verify(
     path: PathArgument,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Without a teacher: structure, checksums, leakage, pairing.")
+        bool,
+        typer.Option("--quick", help="Without a teacher: structure, checksums, leakage, pairing."),
     ] = False,
     json_: JsonOption = False,
 ) -> None:
@@ -164,7 +165,9 @@ def verify(
         listed = [vars(f) for f in findings]
         typer.echo(json.dumps({"path": str(path), "sound": not findings, "findings": listed}))
     elif not findings:
-        typer.echo(f"{path} is whole and sound: {cache.manifest.rows} images in {cache.blocks} blocks.")
+        typer.echo(
+            f"{path} is whole and sound: {cache.manifest.rows} images in {cache.blocks} blocks."
+        )
     for finding in findings[:20] if not json_ else ():
         typer.echo(f"error: {finding.check}: {finding.where}: {finding.what}", err=True)
     if findings:

@@ -68,7 +68,9 @@ def print_report(facts: dict[str, Any]) -> None:
     table = Table("stage", "blocks", "MiB", "fingerprint")
     for name, s in facts["stages"].items():
         size = f"{s['bytes'] / 2**20:.2f}"
-        table.add_row(name, s["blocks"], size, s["fingerprint"], style=None if s["complete"] else "red")
+        table.add_row(
+            name, s["blocks"], size, s["fingerprint"], style=None if s["complete"] else "red"
+        )
     console.print(table)
     kib = facts["bytes_per_image"] / 1024
     console.print(f"{kib:.1f} KiB per image beyond image and label", highlight=False)

@@ -9,8 +9,12 @@ import typer
 
 
 def demo(
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds per row; the table shows mean and spread.")] = 1,
-    out: Annotated[Path, typer.Option(help="Folder for cache, runs, results and pictures.")] = Path("runs/demo"),
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Seeds per row; the table shows mean and spread.")
+    ] = 1,
+    out: Annotated[Path, typer.Option(help="Folder for cache, runs, results and pictures.")] = Path(
+        "runs/demo"
+    ),
 ) -> None:
     """Build the Shapes cache, train the four rows of the paper's Table IV, and compare."""
     from c2s_pipeline.extras import require

@@ -69,7 +69,7 @@ def predict(
 
 
 def class_embeddings(run: Run, names: list[str]) -> NDArray[np.float32]:
-    """Text embeddings of class names, float32 [K, D]: those stored in the run, else from the text tower.
+    """Text embeddings of class names, float32 [K, D], from the run or else the text tower.
 
     Raises:
         MissingExtra: a name is unknown to the run and the build extra is not installed.
@@ -86,8 +86,8 @@ def class_embeddings(run: Run, names: list[str]) -> NDArray[np.float32]:
             found = embed_names(teacher["name"], teacher["pretrained"], unknown, TEMPLATES)
         except ModuleNotFoundError as error:
             raise MissingExtra(
-                f"The run has no text embedding of {', '.join(unknown)}; the teacher's text tower is "
-                f"needed, but {error.name} is not installed.",
+                f"The run has no text embedding of {', '.join(unknown)}; the teacher's text tower "
+                f"is needed, but {error.name} is not installed.",
                 "Install it with: pip install 'c2s[build]'",
             ) from error
         known |= dict(zip(unknown, found, strict=True))

@@ -164,7 +164,10 @@ class FolderSplit(Sequence[Item]):
         """Name, label form, and a digest over ids and file sizes: changes when files are added or edited."""
         hasher = hashlib.sha256()
         for image_id in self.ids:
-            sizes = (self._files[image_id].stat().st_size, self._label_file(image_id).stat().st_size)
+            sizes = (
+                self._files[image_id].stat().st_size,
+                self._label_file(image_id).stat().st_size,
+            )
             hasher.update(f"{image_id} {sizes[0]} {sizes[1]}\n".encode())
         return {
             "dataset": self.name,

@@ -296,7 +296,9 @@ def _ring(x: FloatArray, y: FloatArray) -> FloatArray:
 
 
 def _crescent(x: FloatArray, y: FloatArray) -> FloatArray:
-    return np.maximum(np.hypot(x, y) - np.float32(0.95), np.float32(0.8) - np.hypot(x - 0.5, y))
+    outer, bite = np.hypot(x, y) - np.float32(0.95), np.float32(0.8) - np.hypot(x - 0.5, y)
+    distance: FloatArray = np.maximum(outer, bite)
+    return distance
 
 
 _THING_DISTANCE: dict[str, Distance] = {

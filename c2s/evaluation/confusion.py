@@ -1,4 +1,4 @@
-"""Invariant: every figure comes from one int64 confusion matrix over all classes, seen and unseen alike."""
+"""Invariant: every figure comes from one int64 confusion matrix over all classes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ IGNORE = 255
 
 @dataclass(frozen=True)
 class Metrics:
-    """Generalised zero-shot segmentation metrics, as fractions; nan where nothing was there to measure.
+    """Generalised zero-shot metrics, as fractions; nan where there was nothing to measure.
 
     Attributes:
         sIoU: mean IoU of the seen classes.
@@ -31,7 +31,7 @@ class Metrics:
 
 
 class ConfusionMatrix:
-    """Counts of (true class, predicted class) over pixels; pixels of true class 255 are not counted.
+    """Counts of (true class, predicted class) over pixels, without those of true class 255.
 
     Args:
         num_classes: N.
@@ -64,8 +64,8 @@ class ConfusionMatrix:
     def metrics(self, unseen: Sequence[int]) -> Metrics:
         """Figures of everything counted so far.
 
-        IoU of class c = TP / (TP + FP + FN) over annotated pixels. A class with no such pixel at all is
-        nan and does not enter the means.
+        IoU of class c = TP / (TP + FP + FN) over annotated pixels. A class with no such pixel at
+        all is nan and does not enter the means.
 
         Args:
             unseen: ids of the unseen classes.

@@ -47,8 +47,10 @@ class EvalResult:
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON form: sIoU, uIoU, hIoU and pAcc in per cent, and `classes`, a list of dicts with id, name,
-        iou (per cent) and unseen. What could not be measured is None."""
+        """JSON form: sIoU, uIoU, hIoU, pAcc in per cent and `classes`.
+
+        `classes` lists dicts with id, name, iou (per cent) and unseen; None = not measured.
+        """
         m = self.metrics
         return {
             "sIoU": _per_cent(m.sIoU),
@@ -69,7 +71,7 @@ class EvalResult:
         }
 
     def write_csv(self, file: Path) -> None:
-        """Per-class table with the columns id, name, iou (per cent; empty = not measured), unseen."""
+        """Per-class table: id, name, iou (per cent; empty = not measured), unseen."""
         with file.open("w", newline="") as out:
             writer = csv.DictWriter(out, ["id", "name", "iou", "unseen"])
             writer.writeheader()
@@ -154,7 +156,8 @@ def check_classes(run: Run, classes: Sequence[str], dataset: str) -> None:
             )
     if len(classes) != len(run.info.classes):
         raise ConfigError(
-            f"{dataset} has {len(classes)} classes, but {run.path} was trained with {len(run.info.classes)}."
+            f"{dataset} has {len(classes)} classes, but {run.path} was trained with "
+            f"{len(run.info.classes)}."
         )
 
 

@@ -1,4 +1,4 @@
-"""Inference: student features times text embeddings of any classes; no CLIP image encoder, no latent classes."""
+"""Inference: student features times text embeddings; no CLIP image encoder, no latent classes."""
 
 from __future__ import annotations
 
@@ -25,18 +25,20 @@ STRIDE = 426 / 512
 class Predictor:
     """Segments images with a student and class embeddings.
 
-    Images are resized, keeping their proportions, so that the short side is `crop` (the family's test
-    scale of (2048, 512) with short side never below 512). slide: windows of crop x crop at stride
-    round(crop * 426 / 512), the last one flush with the border; scores averaged where windows overlap.
-    whole: one pass, sides rounded to multiples of 32. Scores are cosines, brought to the original size
-    bilinearly.
+    Images are resized, keeping their proportions, so that the short side is `crop` (the family's
+    test scale of (2048, 512) with short side never below 512). slide: windows of crop x crop at
+    stride round(crop * 426 / 512), the last one flush with the border; scores averaged where
+    windows overlap.
+    whole: one pass, sides rounded to multiples of 32. Scores are cosines, brought to the original
+    size bilinearly.
 
     Attributes:
         student: in evaluation mode, on `device`.
         embeddings: float32 [K, D] on `device`, unit norm.
         crop: side of the training views in pixels.
         mode: "slide" or "whole".
-        penalty: float32 [K] on `device`, subtracted from the scores (an offset on seen classes), or None.
+        penalty: float32 [K] on `device`, subtracted from the scores (an offset on seen classes), or
+        None.
         device: where to compute.
     """
 

@@ -13,7 +13,7 @@ LINE = 16
 
 
 def palette(count: int) -> NDArray[np.uint8]:
-    """Distinct colours, uint8 [count, 3]: hues at the golden angle, so that any prefix is well spread."""
+    """Distinct colours, uint8 [count, 3]: hues at the golden angle, well spread."""
     colours = [
         colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.55 + 0.4 * (i % 2), 0.95) for i in range(count)
     ]

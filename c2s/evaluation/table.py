@@ -11,7 +11,8 @@ from c2s.evaluation.evaluate import EvalResult
 
 
 def result_table(result: EvalResult) -> Group:
-    """Summary and IoU per class in per cent, unseen classes marked; "-" where nothing was measured."""
+    """Summary and IoU per class in per cent, unseen classes marked; "-" where nothing was
+    measured."""
     m = result.metrics
     summary = Table(title=f"{result.images} images")
     for name in ("hIoU", "sIoU", "uIoU", "pAcc"):

@@ -1,4 +1,4 @@
-"""Invariant: a method turns student features and a cache batch into losses, and knows no trainer."""
+"""Invariant: a method turns features and a cache batch into losses, and knows no trainer."""
 
 from __future__ import annotations
 

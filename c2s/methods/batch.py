@@ -1,4 +1,4 @@
-"""Invariant: a batch is what one training step needs from the cache, and nothing of unseen classes."""
+"""Invariant: a batch is what one step needs from the cache, and nothing of unseen classes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ class Batch:
 
     Attributes:
         image: uint8 [B, 3, S, S], RGB.
-        pseudo: int64 [B, S, S], the pseudo mask: a seen class id (0..N-1), N + u for latent class u of
+        pseudo: int64 [B, S, S], the pseudo mask: a seen class id (0..N-1), N + u for latent class u
+        of
             that image, -1 where there is neither.
         global_cls: float32 [B, D], CLS token of the view, as CLIP gives it (not normalised).
         region_cls: float32 [B, R, D], CLS tokens of the masked regions, zero in padded slots.
-        region_ids: int64 [B, R], id of each region in the pseudo mask's encoding, -1 in padded slots.
+        region_ids: int64 [B, R], id of each region in the pseudo mask's encoding, -1 in padded
+        slots.
         region_area: float32 [B, R], area as a fraction of the view, zero in padded slots.
         rows: int64 [B], row of each image in the cache.
     """

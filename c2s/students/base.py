@@ -1,4 +1,4 @@
-"""Invariant: a student maps normalised images to features of the teacher's width, and knows no classes."""
+"""Invariant: a student maps images to features of the teacher's width, and knows no classes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class Student(nn.Module, ABC):
         """Features at the student's own resolution.
 
         Args:
-            images: float [B, 3, H, W], RGB, normalised with the ImageNet mean and standard deviation.
+            images: float [B, 3, H, W], RGB, normalised with the ImageNet mean and standard
+            deviation.
 
         Returns:
             [B, D, h, w], not normalised.
@@ -40,9 +41,10 @@ class Student(nn.Module, ABC):
 def parameter_groups(
     model: nn.Module, lr: float, weight_decay: float, head_lr_mult: float
 ) -> list[dict[str, object]]:
-    """Optimizer groups of the stock schedule: head and method at `head_lr_mult` times the backbone's
-    rate; no weight decay on norms, biases and position embeddings (nor on any other parameter of fewer
-    than two axes).
+    """Optimizer groups of the stock schedule.
+
+    Head and method learn at `head_lr_mult` times the backbone's rate; no weight decay on norms,
+    biases and position embeddings (nor on any other parameter of fewer than two axes).
 
     Args:
         model: a module with the child `student` and, optionally, other children (the method's).

@@ -1,4 +1,4 @@
-"""Invariant: a student is created by name and width alone, so a run folder can be opened anywhere."""
+"""Invariant: name and width alone create a student, so a run folder opens anywhere."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ def create(name: str, dim: int, weights: str | None = None) -> nn.Module:
     Args:
         name: one of `NAMES`.
         dim: D, width of the features.
-        weights: pretrained weights of the backbone as the student's class documents; None: its default
-            (random for SegFormer).
+        weights: pretrained weights of the backbone as the student's class documents; None: its
+        default
+            (random for SegFormer, shipped for shapes-net); "random" for none.
 
     Returns:
         Module with the contract of `c2s.students.base.Student`.
@@ -32,7 +33,7 @@ def create(name: str, dim: int, weights: str | None = None) -> nn.Module:
     if family == "segformer":
         from c2s.students.segformer import SegFormer
 
-        return SegFormer(size, dim, weights)
+        return SegFormer(size, dim, None if weights == "random" else weights)
     module = importlib.import_module("c2s.students.shapes_net")
     student: nn.Module = (
         module.ShapesNet(dim=dim) if weights is None else module.ShapesNet(dim=dim, weights=weights)

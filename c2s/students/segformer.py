@@ -1,7 +1,8 @@
-"""SegFormer-B0 to B5 (MiT encoder, 256-channel all-MLP head) with the classifier widened to D outputs.
+"""SegFormer-B0 to B5: MiT encoder, 256-channel all-MLP head, classifier widened to D outputs.
 
-The head has 256 channels for every size, which is what reproduces the sums of the paper's Table III; the
-encoder and head are those of Hugging Face transformers, built from an explicit configuration.
+The head has 256 channels for every size, which is what reproduces the sums of the paper's Table
+III; the encoder and head are those of Hugging Face transformers, built from an explicit
+configuration.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class SegFormer(Student):
 
 
 def load_encoder(encoder: torch.nn.Module, weights: str) -> None:
-    """Fill an encoder with pretrained weights; classification or decode heads among them are left out.
+    """Fill an encoder with pretrained weights; heads among them are left out.
 
     Args:
         encoder: transformers' SegformerModel.
@@ -90,8 +91,8 @@ def load_encoder(encoder: torch.nn.Module, weights: str) -> None:
     if wrong:
         found = tuple(state[wrong[0]].shape) if wrong[0] in state else "nothing"
         raise ConfigError(
-            f"Weights {weights} do not fit the encoder: {len(wrong)} of {len(own)} parameters differ, "
-            f"first {wrong[0]} (expected {tuple(own[wrong[0]].shape)}, got {found}).",
+            f"Weights {weights} do not fit the encoder: {len(wrong)} of {len(own)} parameters "
+            f"differ, first {wrong[0]} (expected {tuple(own[wrong[0]].shape)}, got {found}).",
             "Choose the weights of the same SegFormer size.",
         )
     encoder.load_state_dict({k: state[k] for k in own})
@@ -119,6 +120,6 @@ def _encoder_state(weights: str) -> dict[str, Tensor]:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(
             f"No SegFormer encoder can be loaded from {weights!r}: {reason}",
-            "Give a safetensors file, a Hugging Face folder that has model.safetensors, or a hub id.",
+            "Give a safetensors file, a Hugging Face folder with model.safetensors, or a hub id.",
         ) from error
     return dict(model.state_dict())

@@ -141,7 +141,7 @@ class Recorder(pl.Callback):
 
 
 class Bar(pl.Callback):
-    """Progress on stderr: iteration, rate, time left, loss. Without a terminal, a line per `every`."""
+    """Progress on stderr: a bar, or without a terminal a line per `every` iterations."""
 
     def __init__(self, total: int, start: int, every: int) -> None:
         self.every = every
@@ -175,8 +175,9 @@ class Bar(pl.Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Advance the bar; the loss is read now and then only, because reading it waits for the device."""
-        assert isinstance(module, DistillationModule) and self.task is not None
+        """Advance the bar; the loss is read rarely, because reading it waits for the device."""
+        assert isinstance(module, DistillationModule)
+        assert self.task is not None
         step = module.step
         self.progress.update(self.task, completed=step)
         if not trainer.is_global_zero or (step % self.every and step != self.total):

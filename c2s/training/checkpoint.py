@@ -1,7 +1,7 @@
 """Invariant: a checkpoint is safetensors and JSON, is replaced as a whole, and resumes bit for bit.
 
-`checkpoint/student.safetensors` is the student alone; `state.safetensors` holds the method (with its
-bank), the optimizer's moments and the random states; `state.json` the iteration, written last.
+`checkpoint/student.safetensors` is the student alone; `state.safetensors` holds the method (with
+its bank), the optimizer's moments and the random states; `state.json` the iteration, written last.
 """
 
 from __future__ import annotations

@@ -25,10 +25,14 @@ class TrainConfig(BaseModel):
 
     cache: Path = Field(description="cache to train from")
     student: str = Field(default="segformer-b4", description="name of a student")
-    weights: str | None = Field(default=None, description="pretrained weights of the student's backbone")
+    weights: str | None = Field(
+        default=None, description="pretrained weights of the student's backbone"
+    )
     method: ClipToSegConfig = ClipToSegConfig()
 
-    iterations: int | None = Field(default=None, gt=0, description="default: 20 k / 40 k / 80 k by dataset")
+    iterations: int | None = Field(
+        default=None, gt=0, description="default: 20 k / 40 k / 80 k by dataset"
+    )
     batch_size: int = Field(default=16, gt=0, description="over all devices together")
     image_size: int | None = Field(default=None, gt=0, description="default: the cache's view size")
     seed: int = Field(default=0, ge=0)
@@ -36,7 +40,9 @@ class TrainConfig(BaseModel):
     window: int = Field(default=8, gt=0, description="blocks held and shuffled together in memory")
 
     lr: float = Field(default=6e-5, gt=0, description="learning rate of the backbone")
-    head_lr_mult: float = Field(default=10.0, gt=0, description="factor on lr for all that is not backbone")
+    head_lr_mult: float = Field(
+        default=10.0, gt=0, description="factor on lr for all that is not backbone"
+    )
     weight_decay: float = Field(default=0.01, ge=0)
     warmup: int | None = Field(
         default=None, ge=0, description="iterations; default 1500, at most a tenth of the run"

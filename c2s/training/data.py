@@ -1,6 +1,7 @@
 """Invariant: what a batch holds follows from the cache and the batch sequence, whoever loads it.
 
-A cache travels to a loader process as its path and is opened there; processes are spawned, not forked.
+A cache travels to a loader process as its path and is opened there; processes are spawned, not
+forked.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ class BatchStream(IterableDataset[Batch]):
 
 
 class _BlockWindow:
-    """The blocks in memory; the least recently used one leaves. A window of the epoch order needs no more."""
+    """The blocks in memory; the least recently used one leaves."""
 
     def __init__(self, cache: Any, capacity: int) -> None:
         self.cache, self.capacity = cache, capacity

@@ -10,7 +10,7 @@ from typing import Any
 
 
 class MetricsLog:
-    """`metrics.jsonl`, `metrics.csv` and, where tensorboard is installed, event files in `tensorboard/`.
+    """`metrics.jsonl`, `metrics.csv` and, if tensorboard is installed, `tensorboard/`.
 
     Records beyond `start`, left by a run that went on after its last checkpoint, are removed.
 

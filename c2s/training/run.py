@@ -1,4 +1,4 @@
-"""Invariant: a run is decided by its configuration and cache; interrupting and resuming changes nothing."""
+"""Invariant: configuration and cache decide a run; interrupting and resuming changes nothing."""
 
 from __future__ import annotations
 

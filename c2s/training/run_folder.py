@@ -1,7 +1,7 @@
 """Invariant: a run folder is self-contained: evaluation needs neither the cache nor CLIP.
 
-`config.yaml` (resolved), `run.json` and `text.safetensors` (classes and their text embeddings, all of
-them, for evaluation only), `metrics.jsonl`, `metrics.csv`, `checkpoint/`.
+`config.yaml` (resolved), `run.json` and `text.safetensors` (classes and their text embeddings, all
+of them, for evaluation only), `metrics.jsonl`, `metrics.csv`, `checkpoint/`.
 """
 
 from __future__ import annotations
@@ -135,7 +135,8 @@ def open_run(path: Path | str) -> Run:
     """Open a run for inference.
 
     Raises:
-        ConfigError: no run there, or no checkpoint yet, or its weights do not fit its configuration.
+        ConfigError: no run there, or no checkpoint yet, or its weights do not fit its
+        configuration.
     """
     path = Path(path)
     config, info = read_config(path), read_info(path)
@@ -147,7 +148,7 @@ def open_run(path: Path | str) -> Run:
     folder = checkpoint_folder(path)
     embeddings = load_tensors(path / "text.safetensors")["embeddings"]
     # The weights are all in the checkpoint; the pretrained ones need not exist here.
-    student = create(config.student, embeddings.shape[1])
+    student = create(config.student, embeddings.shape[1], "random")
     load_weights(
         student, load_tensors(folder / "student.safetensors"), folder / "student.safetensors"
     )
@@ -155,7 +156,7 @@ def open_run(path: Path | str) -> Run:
 
 
 def checkpoint_folder(path: Path) -> Path:
-    """Folder of the newest whole checkpoint; a swap that was cut short leaves it under another name."""
+    """Folder of the newest whole checkpoint; a swap cut short leaves it under another name."""
     for name in ("checkpoint", "checkpoint.new", "checkpoint.old"):
         if (path / name / "state.json").is_file():
             return path / name

@@ -1,7 +1,7 @@
 """Invariant: batch t is a pure function of (block sizes, seed, window, views, batch size, t).
 
-Nothing here touches data. Loader workers and processes only decide who computes a batch, never what is
-in it; resuming at iteration t means asking for batch t.
+Nothing here touches data. Loader workers and processes only decide who computes a batch, never what
+is in it; resuming at iteration t means asking for batch t.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ _ORDER, _VIEWS, _JITTER = range(3)  # separate random streams of one seed
 
 
 class SampleRef(NamedTuple):
-    """One view to load: the `item`-th usable row of `block`, its `view`, and its `position` (0, 1, ...)
-    in the endless sequence of samples of the run."""
+    """One view to load: the `item`-th usable row of `block`, at `position` 0, 1, ... of the run."""
 
     block: int
     item: int

@@ -1,4 +1,4 @@
-"""Invariant: the learning rate is a function of the absolute iteration alone, so resuming cannot bend it."""
+"""Invariant: the learning rate is a function of the absolute iteration alone."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from c2s_cache.errors import CacheError
 from c2s_cache.fingerprint import file_digest
 from c2s_cache.manifest import IGNORE, STAGES
 from c2s_cache.reader import Block, Cache
+from c2s_cache.receipt import METADATA
 from c2s_cache.schema import array_specs
 from c2s_cache.writer import shard_files
 
@@ -35,7 +36,7 @@ def verify(cache: Cache, progress: Callable[[int, int], None] | None = None) -> 
     Returns:
         All findings; an empty list means the cache is whole and sound.
     """
-    findings: list[Finding] = []
+    findings: list[Finding] = list(_metadata(cache))
     for block in range(cache.blocks):
         missing = [f for f in _completeness(cache, block)]
         damaged = [] if missing else [f for f in _checksums(cache, block)]
@@ -45,6 +46,17 @@ def verify(cache: Cache, progress: Callable[[int, int], None] | None = None) -> 
         if progress is not None:
             progress(block + 1, cache.blocks)
     return findings
+
+
+def _metadata(cache: Cache) -> Iterator[Finding]:
+    receipt = cache.receipts.get((METADATA, 0))
+    if receipt is None:
+        yield Finding("complete", METADATA, "no receipt: the cache was never fully created")
+        return
+    for name, record in receipt.files.items():
+        file = cache.path / name
+        if not file.is_file() or file_digest(file) != record.sha256:
+            yield Finding("checksum", name, "metadata differ from the receipt or are missing")
 
 
 def _stages(block: int) -> tuple[str, ...]:

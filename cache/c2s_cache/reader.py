@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from c2s_cache.errors import CacheError
 from c2s_cache.manifest import FORMAT, STAGES, Manifest
-from c2s_cache.receipt import Receipt, load
+from c2s_cache.receipt import METADATA, Receipt, load
 from c2s_cache.schema import open_arrays, ragged_ranges
 
 
@@ -109,7 +109,8 @@ class Cache:
     @cached_property
     def receipts(self) -> dict[tuple[str, int], Receipt]:
         """Receipts present on disk, by (stage, block)."""
-        wanted = [(s, b) for s in STAGES for b in range(self.blocks if s != "text" else 1)]
+        wanted = [(METADATA, 0)]
+        wanted += [(s, b) for s in STAGES for b in range(self.blocks if s != "text" else 1)]
         found = ((key, load(self.path, *key)) for key in wanted)
         return {key: receipt for key, receipt in found if receipt is not None}
 
@@ -163,13 +164,14 @@ def open_cache(path: Path | str) -> Cache:
     cache = Cache(path)
     m, prints = cache.manifest, cache.manifest.fingerprints
     expected = m.blocks * (len(STAGES) - 1) + 1
-    if len(cache.receipts) < expected:
+    found = sum(stage != METADATA for stage, _ in cache.receipts)
+    if len(cache.receipts) < expected + 1:
         raise CacheError(
-            f"{path} is incomplete: {len(cache.receipts)} of {expected} block stages are written.",
+            f"{path} is incomplete: {found} of {expected} block stages are written.",
             "Finish it by running the same c2s cache build again.",
         )
     for (stage, block), receipt in cache.receipts.items():
-        if receipt.fingerprint != prints[stage]:
+        if stage != METADATA and receipt.fingerprint != prints[stage]:
             raise CacheError(
                 f"{path}: stage {stage} of block {block} was written for another request.",
                 "Build the cache anew with another --out.",

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from c2s_cache.errors import CacheError
-from c2s_cache.fingerprint import canonical_json
+from c2s_cache.fingerprint import canonical_json, digest
 
 
 class FileRecord(BaseModel):
@@ -36,16 +36,21 @@ class Receipt(BaseModel):
     notes: dict[str, Any] = {}
 
 
+METADATA = "metadata"
+"""Stage name of the receipt that covers the Zarr metadata files, manifest included."""
+
+
 def receipt_path(root: Path, stage: str, block: int) -> Path:
     """Where the receipt of a block's stage lies."""
     return root / "receipts" / stage / f"{block:06d}.json"
 
 
 def commit(root: Path, receipt: Receipt) -> None:
-    """Store a receipt atomically and durably; it appears whole or not at all."""
+    """Store a receipt, with a digest of its own, atomically and durably."""
     path = receipt_path(root, receipt.stage, receipt.block)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, canonical_json(receipt.model_dump(mode="json")) + b"\n")
+    body = receipt.model_dump(mode="json")
+    write_atomic(path, canonical_json({"receipt": body, "sha256": digest(canonical_json(body))}))
 
 
 def load(root: Path, stage: str, block: int) -> Receipt | None:
@@ -60,8 +65,13 @@ def load(root: Path, stage: str, block: int) -> Receipt | None:
     except FileNotFoundError:
         return None
     try:
-        receipt = Receipt.model_validate(json.loads(data))
-    except (ValueError, ValidationError) as error:
+        content = json.loads(data)
+        receipt = Receipt.model_validate(content["receipt"])
+        if canonical_json(content) != data or content["sha256"] != digest(
+            canonical_json(content["receipt"])
+        ):
+            raise ValueError("its digest differs")
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
         raise CacheError(
             f"{path} is damaged: not a receipt of format 1.",
             "Delete that file and run the same c2s cache build again.",

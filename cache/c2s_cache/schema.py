@@ -129,7 +129,6 @@ def create_arrays(path: Path, manifest: Manifest) -> None:
         # Consolidated metadata are a zarr-python convention for v3; SPEC.md says so.
         warnings.simplefilter("ignore")
         zarr.consolidate_metadata(path)
-        # The manifest comes last: a directory without it is a creation that was cut short.
         zarr.open_group(path, mode="r+").attrs["c2s"] = manifest.model_dump(mode="json")
 
 

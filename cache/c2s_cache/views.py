@@ -64,11 +64,15 @@ def crop_image(
     height, width = image.shape[:2]
     x0, y0, x1, y1 = (float(v) for v in box)
     if x0 >= 0 and y0 >= 0 and x1 <= width and y1 <= height:
-        if (x0, y0, x1, y1) == (0.0, 0.0, size, size) and image.shape[:2] == (size, size):
-            out = image
+        across, down = _raster(x0, x1, width, size), _raster(y0, y1, height, size)
+        whole = Image.fromarray(image)
+        if across is not None and down is not None:
+            # Pillow keeps boxes in float32: where the box lies on whole pixels of the resized image,
+            # resizing first and cropping then gives exactly the pixels of CLIP's own preprocessing.
+            resized = whole.resize((across[0], down[0]), Image.Resampling.BICUBIC)
+            out = np.asarray(resized)[down[1] : down[1] + size, across[1] : across[1] + size]
         else:
-            resized = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, (x0, y0, x1, y1))
-            out = np.asarray(resized)
+            out = np.asarray(whole.resize((size, size), Image.Resampling.BICUBIC, (x0, y0, x1, y1)))
     else:
         out = np.zeros((size, size, 3), np.uint8)
         left, right = _inside(x0, x1, width, size)
@@ -78,7 +82,7 @@ def crop_image(
             shape = (right - left, bottom - top)
             inner = Image.fromarray(image).resize(shape, Image.Resampling.BICUBIC, part)
             out[top:bottom, left:right] = np.asarray(inner)
-    return np.ascontiguousarray(out[:, ::-1]) if flip else out
+    return np.ascontiguousarray(out[:, ::-1] if flip else out)
 
 
 def crop_labels(
@@ -112,6 +116,14 @@ def inside_image(
     _, cols_in = _samples(float(box[0]), float(box[2]), width, size)
     out = rows_in[:, None] & cols_in[None, :]
     return np.ascontiguousarray(out[:, ::-1]) if flip else out
+
+
+def _raster(start: float, stop: float, limit: int, size: int) -> tuple[int, int] | None:
+    """Length of the resized axis and offset of the crop on it, if both are whole numbers."""
+    step = (stop - start) / size
+    length, offset = limit / step, start / step
+    whole = abs(length - round(length)) < 1e-6 and abs(offset - round(offset)) < 1e-6
+    return (round(length), round(offset)) if whole else None
 
 
 def _inside(start: float, stop: float, limit: int, size: int) -> tuple[int, int]:

@@ -16,7 +16,7 @@ import zarr
 from c2s_cache.errors import CacheError, MismatchError
 from c2s_cache.fingerprint import difference, file_digest
 from c2s_cache.manifest import STAGES, Manifest
-from c2s_cache.receipt import FileRecord, Receipt, commit, load, sync_directory
+from c2s_cache.receipt import METADATA, FileRecord, Receipt, commit, load, sync_directory
 from c2s_cache.reader import read_manifest
 from c2s_cache.schema import ArraySpec, array_specs, create_arrays, open_arrays
 
@@ -131,13 +131,12 @@ def create_cache(path: Path, manifest: Manifest) -> bool:
         MismatchError: `path` holds a cache made for another request; the differences are listed.
         CacheError: `path` holds something that is not a cache.
     """
-    if not path.exists():
+    if not path.exists() or not any(path.iterdir()) or _half_created(path):
+        shutil.rmtree(path, ignore_errors=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         create_arrays(path, manifest)
-        return True
-    if not any(path.iterdir()) or _half_created(path):
-        shutil.rmtree(path)
-        create_arrays(path, manifest)
+        files = {str(f.relative_to(path)): _record(f) for f in sorted(path.rglob("zarr.json"))}
+        commit(path, Receipt(stage=METADATA, block=0, fingerprint="", files=files))
         return True
     have = read_manifest(path).model_dump(mode="json")
     lines = difference(have, manifest.model_dump(mode="json"))
@@ -152,14 +151,9 @@ def create_cache(path: Path, manifest: Manifest) -> bool:
 
 
 def _half_created(path: Path) -> bool:
-    """Whether `path` is a Zarr group without a manifest and without data: creation was interrupted."""
-    group = path / "zarr.json"
-    if not group.is_file() or (path / "receipts").exists():
-        return False
-    try:
-        return "c2s" not in open_arrays(path).attrs and not any(path.glob("*/*/c"))
-    except CacheError:
-        return False
+    """Whether `path` holds Zarr metadata and nothing else: creation was cut short before its receipt."""
+    files = [f for f in path.rglob("*") if f.is_file()]
+    return bool(files) and all(f.name.startswith("zarr.json") for f in files)
 
 
 @contextmanager

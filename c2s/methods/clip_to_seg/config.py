@@ -1,4 +1,4 @@
-"""Invariant: every switch and every reading of the paper is a value here, never a fork of the code."""
+"""Invariant: every switch and reading of the paper is a value here, never a fork of the code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from c2s.methods.clip_to_seg.local_distillation import Negatives, Reduction
 
 
 class LossWeights(BaseModel):
-    """Weights of Eq. 8 (global_, local, pixel) and of Eq. 7 within the pixel loss; all 1 as printed.
+    """Weights of Eq. 8 (global_, local, pixel) and of Eq. 7 (focal, dice, ce); printed: 1.
 
     The ZegCLIP family, where focal and dice come from, weighs them 100 and 1.
     """
@@ -31,9 +31,9 @@ class LossWeights(BaseModel):
 class ClipToSegConfig(BaseModel):
     """CLIP-to-Seg distillation. The defaults are the full method (last row of Table IV).
 
-    Table IV: baseline = global_, local and latent off; + latent = latent on; + distillation = global_
-    and local on; both = all on. tau, alpha and beta are unpublished: 0.07 is CLIP's own temperature
-    at initialisation and alpha = beta = 1 / 0.07 gives the pixel loss the same one.
+    Table IV: baseline = global_, local and latent off; + latent = latent on; + distillation =
+    global_ and local on; both = all on. tau, alpha and beta are unpublished: 0.07 is CLIP's own
+    temperature at initialisation and alpha = beta = 1 / 0.07 gives the pixel loss the same one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,15 +57,22 @@ class ClipToSegConfig(BaseModel):
         default="sum", description="over the regions of an image; printed: sum"
     )
     local_negatives: Negatives = "image"
-    generator: Generator = Field(default="transformer", description="of latent embeddings, Table VIII")
-    calibration: Calibration = Field(default="both", description="memory of the transformer, Table VII")
+    generator: Generator = Field(
+        default="transformer", description="of latent embeddings, Table VIII"
+    )
+    calibration: Calibration = Field(
+        default="both", description="memory of the transformer, Table VII"
+    )
     heads: int = Field(default=8, gt=0, description="attention heads of the transformer")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout of the transformer")
     alpha: float = Field(default=1 / 0.07, gt=0, description="scale of the seen scores")
     beta: float = Field(default=1 / 0.07, gt=0, description="scale of the latent scores")
-    normalize_seen: bool = Field(default=True, description="unit-norm F in alpha F^T A_s; false as printed")
+    normalize_seen: bool = Field(
+        default=True, description="unit-norm F in alpha F^T A_s; false as printed"
+    )
     supervision: Literal["image", "features"] = Field(
-        default="image", description="resolution of the pixel loss: scores brought up, or mask brought down"
+        default="image",
+        description="resolution of the pixel loss: scores brought up, or mask brought down",
     )
     weights: LossWeights = LossWeights()
 

@@ -1,4 +1,4 @@
-"""Global distillation (Sec. III-C, Eq. 4): the whole feature map against CLIP's global CLS token."""
+"""Global distillation (Sec. III-C, Eq. 4): the feature map against CLIP's global CLS."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Distillation = Literal["infonce", "cosine", "l2"]
 def aggregate(features: Tensor, global_cls: Tensor, how: Aggregation = "attention") -> Tensor:
     """Global feature F_g of each feature map.
 
-    attention: W = softmax(C_g^T F / sqrt(D)) over the L = h * w positions, F_g = W F^T, with C_g and F
-    as they are (unit vectors would make the softmax almost uniform). mean and max (Table XI) pool
-    every channel over the positions and do not look at C_g.
+    attention: W = softmax(C_g^T F / sqrt(D)) over the L = h * w positions, F_g = W F^T, with C_g
+    and F as they are (unit vectors would make the softmax almost uniform). mean and max (Table XI)
+    pool every channel over the positions and do not look at C_g.
 
     Args:
         features: F, float [B, D, h, w].
@@ -86,7 +86,8 @@ def match(student: Tensor, teacher: Tensor, kind: Literal["cosine", "l2"]) -> Te
 
 
 class CLSBank(nn.Module):
-    """First-in first-out memory of the global CLS tokens of earlier iterations (the set V of Eq. 4).
+    """First-in first-out memory of the global CLS tokens of earlier iterations (the set V of Eq.
+    4).
 
     All of its state is in buffers, so a checkpoint holds it. Under several processes every process
     enqueues the tokens of all, in rank order, and the banks stay equal.

@@ -19,8 +19,8 @@ def latent_ids(pseudo: Tensor, num_classes: int) -> Tensor:
         num_classes: N.
 
     Returns:
-        int64 [B, U], U the largest latent id in the batch plus one: slot u holds N + u if latent class u
-        occurs in that image, else -1.
+        int64 [B, U], U the largest latent id in the batch plus one: slot u holds N + u if latent
+        class u occurs in that image, else -1.
     """
     batch = len(pseudo)
     total = max(int(pseudo.max()) + 1 - num_classes, 0)
@@ -50,10 +50,10 @@ def tokens_of(ids: Tensor, region_ids: Tensor, region_cls: Tensor) -> tuple[Tens
 class LatentEmbedding(nn.Module):
     """Generates A'_u from the local features F_u of the latent classes and the CLS tokens.
 
-    transformer: one decoder layer; queries F_u, keys and values [C_g; C_l] (Table VII: `calibration`
-    takes only one of the two). The alternatives of Table VIII: F_u as it is (prototype) or through an MLP
-    (prototype-mlp), the latent class's own CLS token (cls) or that through an MLP (cls-mlp). A latent
-    class without a token has no embedding under the last two.
+    transformer: one decoder layer; queries F_u, keys and values [C_g; C_l] (Table VII:
+    `calibration` takes only one of the two). The alternatives of Table VIII: F_u as it is
+    (prototype) or through an MLP (prototype-mlp), the latent class's own CLS token (cls) or that
+    through an MLP (cls-mlp). A latent class without a token has no embedding under the last two.
 
     Args:
         dim: D.
@@ -142,6 +142,6 @@ class LatentEmbedding(nn.Module):
 
 
 def _padding(valid: Tensor) -> Tensor:
-    """Key padding mask (True = hidden). A row without a valid key hides none, for a softmax over nothing
-    would put NaN into the gradients; its slots hold zeros."""
+    """Key padding mask (True = hidden). A row without a valid key hides none, for a softmax over
+    nothing would put NaN into the gradients; its slots hold zeros."""
     return ~valid & valid.any(1, keepdim=True)

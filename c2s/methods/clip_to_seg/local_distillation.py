@@ -1,4 +1,4 @@
-"""Local distillation (Sec. III-C, Eq. 5 and 6): the features of a region against CLIP's token of it."""
+"""Local distillation (Sec. III-C, Eq. 5 and 6): regions against CLIP's tokens of them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ def region_means(features: Tensor, pseudo: Tensor, region_ids: Tensor) -> tuple[
     """Local features F_l (Eq. 5): the mean of F over the pixels of each region.
 
     Every pixel of the pseudo mask takes the feature of the cell that contains it, so at equal
-    resolution this is Eq. 5 to the letter, and at a coarser feature map it is Eq. 5 on F brought to the
-    mask's resolution by nearest neighbour. It is computed from the pixel counts per cell, exactly, and
-    no region vanishes however small it is.
+    resolution this is Eq. 5 to the letter, and at a coarser feature map it is Eq. 5 on F brought to
+    the mask's resolution by nearest neighbour. It is computed from the pixel counts per cell,
+    exactly, and no region vanishes however small it is.
 
     Args:
         features: F, float [B, D, h, w].
         pseudo: pseudo mask, int64 [B, H, W]; H and W need not be multiples of h and w.
-        region_ids: int64 [B, R], ids in the pseudo mask's encoding; -1 marks a padded slot. The ids of
+        region_ids: int64 [B, R], ids in the pseudo mask's encoding; -1 marks a padded slot. The ids
+        of
             one image are distinct.
 
     Returns:
@@ -40,7 +41,7 @@ def region_means(features: Tensor, pseudo: Tensor, region_ids: Tensor) -> tuple[
 
 
 def cell_counts(pseudo: Tensor, region_ids: Tensor, height: int, width: int) -> Tensor:
-    """How many pixels of each region lie in each of the height x width cells: int64 [B, R, height * width]."""
+    """Pixels of each region in each of the height x width cells: int64 [B, R, height * width]."""
     batch, regions = region_ids.shape
     rows, cols = pseudo.shape[-2:]
     device = pseudo.device
@@ -55,11 +56,12 @@ def cell_counts(pseudo: Tensor, region_ids: Tensor, height: int, width: int) -> 
 
 
 def region_slots(pseudo: Tensor, region_ids: Tensor) -> Tensor:
-    """Slot 0..R-1 of the region each pixel belongs to, R for none: int64, shape of `pseudo` [B, H, W]."""
+    """Slot 0..R-1 of the region each pixel belongs to, R for none: int64 [B, H, W]."""
     batch, regions = region_ids.shape
     if regions == 0:
         return torch.zeros_like(pseudo)
-    # Table per image from id + 1 to slot; entry 0 stays "none", for pixels and padded slots of id -1.
+    # Table per image from id + 1 to slot; entry 0 stays "none", for pixels and padded slots of id
+    # -1.
     top = max(int(pseudo.max()), int(region_ids.max())) + 2
     table = torch.full((batch, top), regions, dtype=torch.int64, device=pseudo.device)
     slots = torch.arange(regions, device=pseudo.device).expand(batch, regions)
@@ -81,9 +83,9 @@ def local_info_nce(
 ) -> Tensor:
     """Eq. 6 with the -log that it lacks in print.
 
-    Per image: sum over its regions i of -log( exp(f_i^T c_i / tau) / sum_j exp(f_i^T c_j / tau) ), j over
-    the regions of the same image; then the mean over the images that have a region. An image with one
-    region contributes zero.
+    Per image: sum over its regions i of -log( exp(f_i^T c_i / tau) / sum_j exp(f_i^T c_j / tau) ),
+    j over the regions of the same image; then the mean over the images that have a region. An image
+    with one region contributes zero.
 
     Args:
         local_features: f, F_l, float [B, R, D].
@@ -117,7 +119,8 @@ def local_info_nce(
         )
         own = torch.einsum("bibi->bi", scores)
         logits = rearrange(scores, "b i k j -> b i (k j)")
-    # Slots without a region have no term; letting them see every column keeps their unused row finite.
+    # Slots without a region have no term; letting them see every column keeps their unused row
+    # finite.
     hidden = ~allowed & valid[..., None]
     terms = logits.masked_fill(hidden, float("-inf")).logsumexp(-1) - own
     return reduce_regions(terms, valid, reduction)

@@ -58,7 +58,8 @@ class ClipToSeg(Method):
             )
 
     def forward(self, features: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Losses "global", "local", "focal", "dice", "ce", "pixel" (those that are on) and their sum "loss".
+        """Losses "global", "local", "focal", "dice", "ce", "pixel" (those that are on) and their
+        sum "loss".
 
         Args:
             features: F, float [B, D, h, w]; computed upon in float32 whatever the precision.
@@ -80,7 +81,7 @@ class ClipToSeg(Method):
         return {"loss": total, **losses}
 
     def global_distillation(self, features: Tensor, batch: Batch) -> Tensor:
-        """Eq. 4; the bank holds the tokens of earlier iterations and takes this batch's afterwards."""
+        """Eq. 4 against the tokens of earlier iterations; the bank takes this batch's after."""
         config = self.config
         global_feature = aggregate(features, batch.global_cls, config.aggregation)
         if config.distillation != "infonce":
@@ -112,7 +113,7 @@ class ClipToSeg(Method):
         )
 
     def pixel_loss(self, features: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Eq. 7 on the seen and latent scores; with latent embeddings off, on the seen ones alone."""
+        """Eq. 7 on seen and latent scores; with latent embeddings off, on the seen ones."""
         embeddings, valid = self._latent_embeddings(features, batch)
         config = self.config
         scores = class_scores(
@@ -152,7 +153,7 @@ class ClipToSeg(Method):
         return embeddings, valid
 
     def _target(self, pseudo: Tensor, valid: Tensor) -> Tensor:
-        """Channel of every pixel: seen classes compactly, then latent slot u at Ns + u; -1 elsewhere.
+        """Channel of every pixel: seen classes, then latent slot u at Ns + u; else -1.
 
         Args:
             pseudo: int64 [B, S, S].

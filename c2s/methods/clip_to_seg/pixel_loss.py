@@ -3,7 +3,8 @@
 Targets are int64 [B, H, W] channel indices, -1 = no supervision there. Logits may hold -inf in the
 channels that an image does not have; such a channel contributes nothing to any of the three losses.
 Focal and dice follow the ZegCLIP family (sigmoid per channel, divided by the number of present
-masks), except that pixels without a target are left out instead of counting as negatives of every class.
+masks), except that pixels without a target are left out instead of counting as negatives of every
+class.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def class_scores(
         latent: A'_u, float [B, U, D]; U may be 0.
         alpha: scale of the seen scores.
         beta: scale of the latent scores.
-        normalize: take F at unit norm in X_s as well, so that alpha is the scale of a cosine and both
+        normalize: take F at unit norm in X_s as well, so that alpha is the scale of a cosine and
+        both
             halves are bounded alike; False is the printed dot product.
 
     Returns:
@@ -54,9 +56,9 @@ def focal_loss(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float
     """Sigmoid focal loss over all channels and all supervised pixels.
 
     With p = sigmoid(x) and t = 1 in the pixel's own channel, else 0, a pixel-channel costs
-    -alpha (1 - p)^gamma log p where t = 1 and -(1 - alpha) p^gamma log(1 - p) where t = 0. Mean over the
-    supervised pixels of an image, sum over channels and images, divided by the number of masks
-    (pairs of image and channel present in its target; at least 1).
+    -alpha (1 - p)^gamma log p where t = 1 and -(1 - alpha) p^gamma log(1 - p) where t = 0. Mean
+    over the supervised pixels of an image, sum over channels and images, divided by the number of
+    masks (pairs of image and channel present in its target; at least 1).
 
     Args:
         logits: X, float [B, C, H, W].
@@ -68,7 +70,8 @@ def focal_loss(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float
         Scalar.
     """
     supervised = target >= 0
-    # Every channel as a negative first; then the own channel is exchanged, so no one-hot map is built.
+    # Every channel as a negative first; then the own channel is exchanged, so no one-hot map is
+    # built.
     own = logits.gather(1, target.clamp(min=0)[:, None])[:, 0]
     positive = alpha * (1 - own.sigmoid()).pow(gamma) * functional.softplus(-own)
     per_pixel = _negative(logits, alpha, gamma).sum(1) - _negative(own, alpha, gamma) + positive
@@ -80,8 +83,8 @@ def focal_loss(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Dice loss on sigmoid(x) over the channels present in each image, with +1 smoothing.
 
-    1 - (2 sum p t + 1) / (sum p + sum t + 1), sums over the supervised pixels of the image; summed over
-    the present pairs of image and channel and divided by their number (at least 1).
+    1 - (2 sum p t + 1) / (sum p + sum t + 1), sums over the supervised pixels of the image; summed
+    over the present pairs of image and channel and divided by their number (at least 1).
 
     Args:
         logits: X, float [B, C, H, W].

@@ -43,7 +43,13 @@ class Item:
 @pytest.fixture
 def opened(tmp_path):
     info = RunInfo(
-        dataset="hues", classes=CLASSES, unseen=(2, 3), view_size=32, teacher={}, fingerprints={}, versions={}
+        dataset="hues",
+        classes=CLASSES,
+        unseen=(2, 3),
+        view_size=32,
+        teacher={},
+        fingerprints={},
+        versions={},
     )
     config = load_config(cache=tmp_path / "x.zarr")
     return Run(tmp_path, config, info, 1, np.eye(4, dtype=np.float32), Hues().eval())
@@ -66,15 +72,15 @@ def test_seen_offset_shifts_towards_unseen_classes(opened):
 
 
 def test_no_image_is_an_error(opened):
-    with pytest.raises(ConfigError, match="no image"):
+    with pytest.raises(ConfigError, match=r"no image"):
         evaluate(opened, [])
 
 
 def test_other_classes_are_refused(opened):
     check_classes(opened, CLASSES, "hues")
-    with pytest.raises(ConfigError, match="Class 1 of other is 'pink'.*'green'"):
+    with pytest.raises(ConfigError, match=r"Class 1 of other is 'pink'.*'green'"):
         check_classes(opened, ("red", "pink", "blue", "grey"), "other")
-    with pytest.raises(ConfigError, match="3 classes"):
+    with pytest.raises(ConfigError, match=r"3 classes"):
         check_classes(opened, CLASSES[:3], "other")
 
 
@@ -82,7 +88,11 @@ def test_csv_and_table(opened, tmp_path):
     result = evaluate(opened, [Item(0)], device=torch.device("cpu"))
     result.write_csv(tmp_path / "r.csv")
     assert (tmp_path / "r.csv").read_text().splitlines() == [
-        "id,name,iou,unseen", "0,red,100.0,False", "1,green,100.0,False", "2,blue,100.0,True", "3,grey,,True",
+        "id,name,iou,unseen",
+        "0,red,100.0,False",
+        "1,green,100.0,False",
+        "2,blue,100.0,True",
+        "3,grey,,True",
     ]
     console = Console(width=100)
     with console.capture() as captured:

@@ -27,7 +27,9 @@ def image(height=40, width=72):
 
 
 def embeddings():
-    return torch.nn.functional.normalize(torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), dim=1)
+    return torch.nn.functional.normalize(
+        torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), dim=1
+    )
 
 
 @given(length=st.integers(1, 3000), crop=st.integers(1, 600))

@@ -22,7 +22,10 @@ def unit(v):
 
 
 def test_attention_is_the_printed_softmax_over_positions():
-    features, cls = torch.randn(2, 6, 3, 4, dtype=torch.float64), torch.randn(2, 6, dtype=torch.float64)
+    features, cls = (
+        torch.randn(2, 6, 3, 4, dtype=torch.float64),
+        torch.randn(2, 6, dtype=torch.float64),
+    )
     out = aggregate(features, cls)
     for b in range(2):
         columns = [features[b, :, y, x].tolist() for y in range(3) for x in range(4)]
@@ -38,7 +41,9 @@ def test_mean_and_max_pool_every_channel():
     for b in range(2):
         for d in range(5):
             values = features[b, d].flatten().tolist()
-            assert aggregate(features, cls, "mean")[b, d].item() == pytest.approx(sum(values) / 6, abs=1e-6)
+            assert aggregate(features, cls, "mean")[b, d].item() == pytest.approx(
+                sum(values) / 6, abs=1e-6
+            )
             assert aggregate(features, cls, "max")[b, d].item() == max(values)
 
 
@@ -59,7 +64,9 @@ def test_info_nce_is_equation_4_with_the_logarithm(normalize, bank):
 def test_info_nce_takes_negatives_per_query():
     query, positive, negatives = torch.randn(2, 4), torch.randn(2, 4), torch.randn(2, 3, 4)
     each = [info_nce(query[i : i + 1], positive[i : i + 1], negatives[i], 0.1) for i in range(2)]
-    assert info_nce(query, positive, negatives, 0.1).item() == pytest.approx(sum(each).item() / 2, rel=1e-5)
+    assert info_nce(query, positive, negatives, 0.1).item() == pytest.approx(
+        sum(each).item() / 2, rel=1e-5
+    )
 
 
 def test_match_by_hand():
@@ -77,7 +84,10 @@ def test_bank_holds_the_last_tokens(size, batches):
         bank.enqueue(tokens)
         history.extend(tokens.flatten().tolist())
         count += length
-    assert sorted(bank.filled().flatten().tolist()) == history[len(history) - min(size, len(history)) :]
+    assert (
+        sorted(bank.filled().flatten().tolist())
+        == history[len(history) - min(size, len(history)) :]
+    )
 
 
 def test_bank_travels_in_the_state_dict():

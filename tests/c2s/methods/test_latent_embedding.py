@@ -60,14 +60,18 @@ def test_calibration_chooses_the_memory(calibration, global_matters, local_matte
 
 def test_prototype_and_cls_pass_through():
     ids, prototypes, global_cls, region_cls, region_ids = inputs()
-    out, valid = LatentEmbedding(D, "prototype")(ids, prototypes, global_cls, region_cls, region_ids)
+    out, valid = LatentEmbedding(D, "prototype")(
+        ids, prototypes, global_cls, region_cls, region_ids
+    )
     assert torch.equal(out, prototypes * valid[..., None])
     out, valid = LatentEmbedding(D, "cls")(ids, prototypes, global_cls, region_cls, region_ids)
     assert valid.tolist() == [[True, True, False], [False, False, True]]
     assert torch.equal(out[0, 0], region_cls[0, 1])
 
 
-@pytest.mark.parametrize("generator", ["transformer", "prototype", "prototype-mlp", "cls", "cls-mlp"])
+@pytest.mark.parametrize(
+    "generator", ["transformer", "prototype", "prototype-mlp", "cls", "cls-mlp"]
+)
 @pytest.mark.parametrize("calibration", ["both", "local"])
 def test_images_without_latent_classes_or_tokens_keep_gradients_finite(generator, calibration):
     ids, prototypes, global_cls, region_cls, region_ids = inputs()

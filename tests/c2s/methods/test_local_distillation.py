@@ -66,7 +66,8 @@ def test_a_one_pixel_region_does_not_vanish():
 
 
 def naive_info_nce(f, c, valid, tau, reduction, allowed):
-    """Eq. 6 with -log, region by region. `allowed((b, i), (k, j))` says who is in the denominator."""
+    """Eq. 6 with -log, region by region. `allowed((b, i), (k, j))` says who is in the
+    denominator."""
     norm = torch.nn.functional.normalize
     f, c = norm(f, dim=-1), norm(c, dim=-1)
     slots = [(b, i) for b in range(f.shape[0]) for i in range(f.shape[1]) if valid[b, i]]

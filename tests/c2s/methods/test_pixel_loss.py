@@ -22,7 +22,12 @@ def sigmoid(x):
 
 
 def pixels(target, b):
-    return [(y, x) for y in range(target.shape[1]) for x in range(target.shape[2]) if target[b, y, x] >= 0]
+    return [
+        (y, x)
+        for y in range(target.shape[1])
+        for x in range(target.shape[2])
+        if target[b, y, x] >= 0
+    ]
 
 
 def present(target, b):

@@ -32,7 +32,7 @@ def test_b4_reproduces_the_sum_of_table_3():
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(ConfigError, match="segformer-b7.*segformer-b0.*shapes-net"):
+    with pytest.raises(ConfigError, match=r"segformer-b7.*segformer-b0.*shapes-net"):
         create("segformer-b7", 8)
     assert len(set(NAMES)) == len(NAMES)
 
@@ -48,13 +48,13 @@ def test_encoder_weights_come_from_safetensors(b0, tmp_path, prefix):
 
 def test_weights_of_another_size_are_refused_by_name(b0, tmp_path):
     save_file({"encoder.x": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ConfigError, match="parameters differ, first .*expected .* got nothing"):
+    with pytest.raises(ConfigError, match=r"parameters differ, first .*expected .* got nothing"):
         load_encoder(b0.backbone, str(tmp_path / "other.safetensors"))
 
 
 def test_a_pickle_is_never_opened(b0, tmp_path):
     torch.save({"a": 1}, tmp_path / "mit.pth")
-    with pytest.raises(ConfigError, match="not a safetensors file"):
+    with pytest.raises(ConfigError, match=r"not a safetensors file"):
         load_encoder(b0.backbone, str(tmp_path / "mit.pth"))
 
 

@@ -11,7 +11,9 @@ from c2s_cache.errors import ConfigError
 
 
 def test_resolved_configuration_survives_yaml(tmp_path):
-    config = load_config(cache=Path("a/coco.zarr"), settings=["method.tau=0.05"]).resolved("voc", 64)
+    config = load_config(cache=Path("a/coco.zarr"), settings=["method.tau=0.05"]).resolved(
+        "voc", 64
+    )
     assert (config.iterations, config.warmup, config.image_size) == (20_000, 1500, 64)
     assert config.run_name == "segformer-b4-coco-seed0"
     (tmp_path / "c.yaml").write_text(dump_yaml(config))
@@ -32,7 +34,12 @@ def test_short_runs_warm_up_for_a_tenth():
 def test_settings_and_options_override_the_file(tmp_path):
     (tmp_path / "c.yaml").write_text("cache: x\nlr: 1.0\nmethod: {tau: 0.5, latent: false}\n")
     config = load_config(tmp_path / "c.yaml", ["method.tau=0.2", "lr=2e-4"], seed=3)
-    assert (config.method.tau, config.method.latent, config.lr, config.seed) == (0.2, False, 2e-4, 3)
+    assert (config.method.tau, config.method.latent, config.lr, config.seed) == (
+        0.2,
+        False,
+        2e-4,
+        3,
+    )
 
 
 @pytest.mark.parametrize(

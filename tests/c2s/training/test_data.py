@@ -47,7 +47,8 @@ def test_a_batch_is_what_the_cache_holds(tiny_cache):
         assert not batch.region_cls[i, n:].any()
         assert torch.equal(batch.region_cls[i, :n], torch.from_numpy(sample.region_cls).float())
         assert torch.equal(batch.global_cls[i], torch.from_numpy(sample.global_cls).float())
-        # The fixture computed its region areas from the pseudo mask; ours must agree pixel by pixel.
+        # The fixture computed its region areas from the pseudo mask; ours must agree pixel by
+        # pixel.
         area = [(view.pseudo == r).mean() for r in sample.region_ids]
         np.testing.assert_allclose(batch.region_area[i, :n].numpy(), area, rtol=1e-6)
         assert not set(np.unique(view.pseudo)) & set(cache.manifest.unseen)
@@ -104,8 +105,16 @@ def test_worker_processes_change_nothing(tiny_cache):
 def test_images_without_regions_get_one_empty_slot(tiny_cache):
     block = open_cache(tiny_cache).read_block(0)
     view = load_view(block.sample(0), 6, 32)
-    bare = type(view)(**(vars(view) | {"region_ids": view.region_ids[:0], "region_cls": view.region_cls[:0],
-                                        "region_area": view.region_area[:0]}))
+    bare = type(view)(
+        **(
+            vars(view)
+            | {
+                "region_ids": view.region_ids[:0],
+                "region_cls": view.region_cls[:0],
+                "region_area": view.region_area[:0],
+            }
+        )
+    )
     batch = collate([bare])
     assert batch.region_ids.tolist() == [[-1]]
     assert batch.region_cls.shape == (1, 1, 16)

@@ -1,4 +1,5 @@
-"""Runs end to end on a tiny cache: resuming is exact, folders are safe, nothing forbidden is imported."""
+"""Runs end to end on a tiny cache: resuming is exact, folders are safe, nothing forbidden is
+imported."""
 
 from __future__ import annotations
 
@@ -110,13 +111,13 @@ def test_resuming_a_complete_run_leaves_it_alone(finished):
 
 def test_an_existing_run_is_never_replaced_silently(finished, tiny_cache):
     config = read_config(finished)
-    with pytest.raises(ConfigError, match="already holds a run.*--overwrite"):
+    with pytest.raises(ConfigError, match=r"already holds a run.*--overwrite"):
         run.train(config)
     state = finished / "checkpoint" / "state.json"
     content = state.read_text()
     try:
         state.write_text(json.dumps(json.loads(content) | {"step": 2}))
-        with pytest.raises(ConfigError, match="--resume"):
+        with pytest.raises(ConfigError, match=r"--resume"):
             run.train(config)
     finally:
         state.write_text(content)
@@ -129,14 +130,14 @@ def test_resume_refuses_another_cache(finished):
     facts["fingerprints"]["masks"] = "0"
     try:
         info.write_text(json.dumps(facts))
-        with pytest.raises(ConfigError, match="not the cache .*: masks differs"):
+        with pytest.raises(ConfigError, match=r"not the cache .*: masks differs"):
             run.resume(finished)
     finally:
         info.write_text(content)
 
 
 def test_resume_without_a_run(tmp_path):
-    with pytest.raises(ConfigError, match="not a run folder"):
+    with pytest.raises(ConfigError, match=r"not a run folder"):
         run.resume(tmp_path)
 
 
@@ -175,9 +176,10 @@ def test_damaged_weights_are_one_sentence(finished):
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_cache, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "c2s.methods.clip_to_seg.method.dice_loss", lambda scores, target: scores.sum() * float("nan")
+        "c2s.methods.clip_to_seg.method.dice_loss",
+        lambda scores, target: scores.sum() * float("nan"),
     )
-    with pytest.raises(C2SError, match="loss is nan at iteration 1"):
+    with pytest.raises(C2SError, match=r"loss is nan at iteration 1"):
         run.train(settings(tiny_cache, tmp_path))
 
 
@@ -189,7 +191,11 @@ def test_records_after_the_checkpoint_are_dropped_on_resume(tmp_path):
         file.write('{"step": 5, "lo')
     log = MetricsLog(tmp_path, start=2)
     log.write(3, {"loss": 9.0})
-    assert [(r["step"], r["loss"]) for r in read_metrics(tmp_path)] == [(1, 0.333333333), (2, 0.666666667), (3, 9.0)]
+    assert [(r["step"], r["loss"]) for r in read_metrics(tmp_path)] == [
+        (1, 0.333333333),
+        (2, 0.666666667),
+        (3, 9.0),
+    ]
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 4
 
 
@@ -202,8 +208,9 @@ class Without:
         self.finder = finder
     def __getattr__(self, name):
         return getattr(self.finder, name)
-    def find_spec(self, name, path=None, target=None):
-        return None if name.split(".")[0] in self.hidden else self.finder.find_spec(name, path, target)
+    def find_spec(self, name, *where):
+        absent = name.split(".")[0] in self.hidden
+        return None if absent else self.finder.find_spec(name, *where)
 sys.meta_path[:] = [Without(f) for f in sys.meta_path if hasattr(f, "find_spec")]
 from pathlib import Path
 from c2s.training.config import load_config
@@ -220,7 +227,9 @@ print(path)
 @pytest.mark.slow
 def test_training_needs_neither_clip_nor_dask(tiny_cache, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, str(tiny_cache), str(tmp_path)], capture_output=True, text=True
+        [sys.executable, "-c", PROBE, str(tiny_cache), str(tmp_path)],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "segformer-b0-tiny-seed0")

@@ -1,0 +1,158 @@
+"""`c2s train`, `eval` and `predict` through the command line, on a tiny cache."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import c2s.datasets
+from c2s.cli import app
+from c2s_cache.errors import C2SError, ConfigError, MissingExtra
+
+FAST = ("--student", "segformer-b0", "--iterations", "2", "--batch-size", "2", "--workers", "0")
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_cache, tmp_path_factory):
+    torch.set_num_threads(1)
+    runs = tmp_path_factory.mktemp("cli") / "runs"
+    path = runs / "segformer-b0-tiny-seed3"
+    done = CliRunner().invoke(
+        app, ["train", "--cache", str(tiny_cache), *FAST, "--seed", "3", "--runs", str(runs)]
+    )
+    assert done.exit_code == 0, done.exception
+    assert f"c2s eval --run {path} --dataset tiny" in done.stdout
+    return path
+
+
+def invoke(*arguments):
+    done = CliRunner().invoke(app, [str(a) for a in arguments])
+    if isinstance(done.exception, C2SError):
+        raise done.exception
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done.stdout
+
+
+@dataclass
+class Item:
+    id: str
+
+    def read(self):
+        rng = np.random.default_rng(int(self.id))
+        labels = rng.integers(0, 6, (40, 50)).astype(np.uint8)
+        return rng.integers(0, 256, (40, 50, 3)).astype(np.uint8), labels
+
+
+class Tiny:
+    classes = ("sky", "grass", "cat", "cow", "road", "tree")
+    unseen = (3, 5)
+
+    def split(self, name):
+        return [Item("0"), Item("1"), Item("2")]
+
+
+@pytest.fixture
+def tiny_dataset(monkeypatch):
+    monkeypatch.setattr(c2s.datasets, "load_dataset", lambda name, root=None: Tiny())
+
+
+@pytest.mark.parametrize("mode", ["slide", "whole"])
+def test_eval_prints_the_promised_keys(trained, tiny_dataset, mode, tmp_path):
+    out = tmp_path / "result.json"
+    text = invoke(
+        "eval",
+        "--run",
+        trained,
+        "--dataset",
+        "tiny",
+        "--json",
+        "--mode",
+        mode,
+        "--out",
+        out,
+        "--limit",
+        2,
+        "--device",
+        "cpu",
+    )
+    facts = json.loads(text)
+    assert {"sIoU", "uIoU", "hIoU", "pAcc", "classes"} <= set(facts)
+    assert 0 <= facts["pAcc"] <= 100
+    assert facts["images"] == 2
+    assert [c["name"] for c in facts["classes"] if c["unseen"]] == ["cow", "tree"]
+    written = json.loads(out.read_text())
+    assert written["classes"] == facts["classes"]
+
+
+def test_eval_shows_a_table(trained, tiny_dataset):
+    text = invoke("eval", "--run", trained, "--dataset", "tiny", "--limit", 1, "--device", "cpu")
+    assert "hIoU" in text
+    assert "unseen" in text
+
+
+def test_eval_refuses_another_dataset(trained):
+    with pytest.raises(ConfigError, match="Class 0 of shapes"):
+        invoke("eval", "--run", trained, "--dataset", "shapes")
+
+
+def test_predict_writes_labels_and_overlays(trained, tmp_path):
+    picture = tmp_path / "a photo.jpg"
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(picture)
+    out = tmp_path / "out"
+    invoke("predict", picture, "--run", trained, "--classes", "cow, sky", "--out", out)
+    labels = np.asarray(Image.open(out / "a photo.png"))
+    assert labels.shape == (40, 60)
+    assert set(np.unique(labels)) <= {0, 1}
+    assert (out / "a photo_overlay.png").is_file()
+
+
+def test_predict_needs_the_text_tower_for_other_names(trained, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "c2s_pipeline.text", None)
+    with pytest.raises(MissingExtra, match=r"no text embedding of zebra.*c2s\[build\]"):
+        invoke(
+            "predict", tmp_path / "x.png", "--run", trained, "--classes", "zebra", "--out", tmp_path
+        )
+
+
+def test_predict_asks_the_text_tower_only_for_unknown_names(trained, tmp_path, monkeypatch):
+    asked = []
+
+    class Text:
+        @staticmethod
+        def embed_names(teacher, pretrained, names, templates):
+            asked.append((teacher, list(names)))
+            return np.ones((len(names), 16), np.float32) / 4
+
+    monkeypatch.setitem(sys.modules, "c2s_pipeline.text", Text)
+    picture = tmp_path / "x.png"
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(picture)
+    invoke("predict", picture, "--run", trained, "--classes", "zebra,cow", "--out", tmp_path / "o")
+    assert asked == [("random", ["zebra"])]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train",), "needs --cache"),
+        (("train", "--resume", "x", "--seed", "1"), "drop --seed"),
+        (("train", "--resume", "x", "--overwrite"), "drop --overwrite"),
+        (("train", "--cache", "x", "--set", "method.tua=1"), "method.tua"),
+        (("train", "--cache", "nowhere.zarr"), "nowhere.zarr is not a c2s cache"),
+        (("predict", "a.png", "--run", "r", "--classes", "a,a", "--out", "o"), "distinct"),
+        (
+            ("predict", "a.png", "b/a.jpg", "--run", "r", "--classes", "a", "--out", "o"),
+            "overwrite",
+        ),
+        (("eval", "--run", "nowhere", "--dataset", "shapes"), "not a run folder"),
+    ],
+)
+def test_wrong_use_is_one_sentence(arguments, message):
+    with pytest.raises(C2SError, match=message):
+        invoke(*arguments)

@@ -1,0 +1,66 @@
+"""The shipped teacher, loaded as anybody would load it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from c2s.demo.defaults import TEACHER, TEACHER_FOLDER
+from c2s.demo.scenes import CLASSES, MIN_AREA, SIZE, render
+from c2s.demo.teacher_report import _compare, dense_quality, region_accuracy
+
+
+def test_card_and_weights_are_shipped() -> None:
+    card = json.loads((TEACHER_FOLDER / "card.json").read_text())
+    assert card["samples"] > 0
+    assert card["measured"]["region_top1"] > 80
+    assert set(card["measured"]["by_class"]) == set(CLASSES)
+    assert (TEACHER_FOLDER / "open_clip_model.safetensors").stat().st_size < 6_000_000
+
+
+def test_plain_open_clip_names_masked_regions() -> None:
+    """Zero-shot, unseen classes included, with nothing but open_clip's documented calls."""
+    import open_clip
+
+    model, preprocess = open_clip.create_model_from_pretrained(TEACHER)
+    tokenizer = open_clip.get_tokenizer(TEACHER)
+    from PIL import Image
+
+    views, truth = [], []
+    for index in range(40):
+        scene = render("dev", index)
+        for cls in np.unique(scene.labels):
+            mask = scene.labels == cls
+            if mask.sum() >= MIN_AREA * SIZE * SIZE:
+                views.append(preprocess(Image.fromarray(scene.image * mask[..., None])))
+                truth.append(int(cls))
+    with torch.inference_mode():
+        text = model.encode_text(tokenizer([f"a photo of a {c}" for c in CLASSES]), normalize=True)
+        guess = (model.encode_image(torch.stack(views)) @ text.T).argmax(1)
+    assert (guess == torch.tensor(truth)).float().mean() > 0.85
+
+
+def test_report_on_a_few_scenes() -> None:
+    measured = region_accuracy(TEACHER_FOLDER, scenes=25)
+    assert measured["region_top1"] > 85
+    dense = dense_quality(TEACHER_FOLDER, SIZE, scenes=15)
+    for row in dense.values():
+        assert 30 < row["oracle_unseen"] <= 100
+        assert row["latents"] >= 1
+
+
+def test_oracle_by_hand() -> None:
+    """Two unseen classes (3 and 11): one found whole but split off a stray row, one half found."""
+    truth = np.zeros((SIZE, SIZE), np.uint8)
+    truth[:16], truth[48:] = 3, 11
+    mask = np.zeros((SIZE, SIZE), np.int16)
+    mask[:18] = len(CLASSES)  # 16 rows right, 2 rows of class 0
+    mask[48:56] = len(CLASSES) + 1  # half of the other
+    rows = _compare(mask, truth)
+    assert rows == [
+        (pytest.approx(16 / 18), pytest.approx(16 / 18), 2),
+        (pytest.approx(0.5), pytest.approx(1.0), 2),
+    ]

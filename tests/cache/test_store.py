@@ -1,0 +1,174 @@
+"""Writer, reader and verification on a small real cache: round trip, damage, refusal."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import zarr
+from tiny_cache import write_cache
+
+from c2s_cache import Cache, CacheError, open_cache
+from c2s_cache.integrity import verify
+from c2s_cache.schema import array_specs
+from c2s_cache.writer import BlockWriter, build_lock, create_cache
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return write_cache(tmp_path_factory.mktemp("cache") / "tiny.zarr", views=2)
+
+
+@pytest.fixture
+def copy(path, tmp_path):
+    return shutil.copytree(path, tmp_path / "copy.zarr")
+
+
+def test_the_tiny_cache_is_sound_apart_from_its_made_up_digests(path):
+    assert {f.check for f in verify(open_cache(path))} == {"pairing"}
+
+
+def test_arrays_are_as_the_specification_says(path):
+    root = zarr.open_group(path, mode="r")
+    for spec in array_specs(Cache(path).manifest):
+        meta = root[spec.path].metadata.to_dict()
+        assert tuple(meta["dimension_names"]) == spec.dims
+        (codec,) = meta["codecs"]
+        assert codec["name"] == "sharding_indexed"
+        inner = codec["configuration"]["codecs"]
+        assert inner[-1]["name"] == "crc32c"
+        assert codec["configuration"]["index_codecs"][-1]["name"] == "crc32c"
+        assert meta["chunk_grid"]["configuration"]["chunk_shape"] == spec.shards
+
+
+def test_one_block_owns_its_files(path):
+    """Rewriting a block changes no file of another."""
+    cache = Cache(path)
+    for (stage, block), receipt in cache.receipts.items():
+        for name in receipt.files:
+            array, _, key = name.partition("/c/")
+            assert key.split("/")[0] == str(block), (stage, name)
+            assert array in {s.path for s in array_specs(cache.manifest) if s.stage == stage}
+
+
+def test_text_of_training_has_no_unseen_class(path):
+    cache = open_cache(path)
+    m = cache.manifest
+    seen, everything = cache.text("seen"), cache.text("all")
+    assert set(seen.class_ids.tolist()).isdisjoint(m.unseen)
+    assert len(everything.class_ids) == len(m.classes)
+    np.testing.assert_array_equal(everything.embeddings[seen.class_ids], seen.embeddings)
+
+
+def test_quarantined_rows_are_left_out_and_shown(path):
+    cache = open_cache(path)
+    rows = np.concatenate([cache.read_block(b).rows for b in range(cache.blocks)])
+    assert 2 not in rows
+    assert [q["row"] for q in cache.quarantine] == [2]
+
+
+def test_any_flipped_byte_is_found(copy):
+    """Flip one bit in every file in turn: data, receipts and metadata."""
+    rng = np.random.default_rng(0)
+    clean = {str(f) for f in verify(Cache(copy))}
+    files = [f for f in sorted(copy.rglob("*")) if f.is_file()]
+    missed = []
+    for file in files:
+        data = bytearray(file.read_bytes())
+        where = int(rng.integers(len(data)))
+        original = bytes(data)
+        data[where] ^= 1 << int(rng.integers(8))
+        file.write_bytes(bytes(data))
+        try:
+            found = {str(f) for f in verify(open_cache(copy))} - clean
+        except (CacheError, ValueError, KeyError, TypeError) as error:
+            found = {str(error)}
+        if not found:
+            missed.append((file.relative_to(copy), where))
+        file.write_bytes(original)
+    assert missed == []
+
+
+@pytest.mark.parametrize("stage", ["images", "masks", "text"])
+def test_an_unfinished_cache_is_refused(copy, stage):
+    (copy / "receipts" / stage / "000000.json").unlink()
+    with pytest.raises(CacheError, match="is incomplete"):
+        open_cache(copy)
+    assert any(f.check == "complete" for f in verify(Cache(copy)))
+
+
+def test_a_missing_or_cut_file_is_refused(copy):
+    file = copy / "regions/cls/c/1/0/0"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(CacheError, match="missing or has the wrong size"):
+        open_cache(copy)
+    file.unlink()
+    with pytest.raises(CacheError, match="missing or has the wrong size"):
+        open_cache(copy)
+
+
+def test_a_receipt_of_another_request_is_refused(copy):
+    group = copy / "zarr.json"
+    content = json.loads(group.read_text())
+    content["attributes"]["c2s"]["requests"]["masks"]["seed"] = 99
+    group.write_text(json.dumps(content))
+    with pytest.raises(CacheError, match="written for another request"):
+        open_cache(copy)
+
+
+def test_moved_receipts_are_noticed(copy):
+    receipts = copy / "receipts/masks"
+    shutil.copy(receipts / "000000.json", receipts / "000001.json")
+    with pytest.raises(CacheError, match="files were moved"):
+        open_cache(copy)
+
+
+def test_leaked_labels_are_found(copy):
+    cache = Cache(copy)
+    block = cache.read_block(0)
+    labels = block.arrays["labels/data"].copy()
+    labels[0] = cache.manifest.unseen[0]
+    arrays = {k: v for k, v in block.arrays.items() if k.startswith(("images/", "labels/"))}
+    rows = cache.manifest.block_range(0)
+    for name in ("images/digest", "images/id_end"):
+        arrays[name] = np.asarray(cache.array(name)[rows.start : rows.stop])
+    arrays["images/id_data"] = np.frombuffer("".join(cache.ids(0)).encode(), np.uint8)
+    BlockWriter(copy).write("images", 0, arrays | {"labels/data": labels})
+    assert any(f.check == "leakage" for f in verify(Cache(copy)))
+
+
+@pytest.mark.parametrize("content", [None, "not json", '{"attributes": {}}'])
+def test_what_is_not_a_cache_is_one_sentence(tmp_path, content):
+    if content is not None:
+        (tmp_path / "zarr.json").write_text(content)
+    with pytest.raises(CacheError, match="is not a c2s cache") as caught:
+        open_cache(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_format_is_refused(copy):
+    group = copy / "zarr.json"
+    group.write_text(group.read_text().replace('"format": 1', '"format": 7'))
+    with pytest.raises(CacheError, match="cache format 7; this version reads 1"):
+        open_cache(copy)
+
+
+def test_creation_that_was_cut_short_is_repeated(path, tmp_path):
+    manifest = Cache(path).manifest
+    target = tmp_path / "new.zarr"
+    assert create_cache(target, manifest)
+    assert not create_cache(target, manifest)
+    (target / "receipts/metadata/000000.json").unlink()
+    shutil.rmtree(target / "receipts")
+    (target / "regions/zarr.json").unlink()
+    assert create_cache(target, manifest)
+    assert (target / "regions/zarr.json").exists()
+
+
+def test_the_lock_is_exclusive_and_released(tmp_path):
+    target = tmp_path / "a.zarr"
+    with build_lock(target):
+        with pytest.raises(CacheError, match="another process"), build_lock(target):
+            pass
+    with build_lock(target):
+        pass

@@ -1,0 +1,77 @@
+"""View geometry against plain loops."""
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pictures import photo
+from PIL import Image
+
+from c2s_cache import UnreadableImage
+from c2s_cache.views import canonical_box, crop_image, crop_labels, decode_image, inside_image
+
+boxes = st.tuples(
+    st.floats(-30, 30), st.floats(-30, 30), st.floats(5, 90), st.floats(5, 90)
+).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]))
+
+
+@given(st.integers(1, 60), st.integers(1, 60), boxes, st.booleans(), st.integers(1, 20))
+def test_labels_are_sampled_at_pixel_centres(h, w, box, flip, size):
+    labels = np.random.default_rng(h * 61 + w).integers(0, 200, (h, w), dtype=np.uint8)
+    got = crop_labels(labels, box, flip, size)
+    inside = inside_image(h, w, box, flip, size)
+    for y in range(size):
+        for x in range(size):
+            column = size - 1 - x if flip else x
+            source_x = int(np.floor(box[0] + (column + 0.5) * ((box[2] - box[0]) / size)))
+            source_y = int(np.floor(box[1] + (y + 0.5) * ((box[3] - box[1]) / size)))
+            within = 0 <= source_x < w and 0 <= source_y < h
+            assert inside[y, x] == within
+            assert got[y, x] == (labels[source_y, source_x] if within else 255)
+
+
+@given(st.integers(8, 60), st.integers(8, 60), boxes, st.integers(4, 20))
+def test_padding_of_images_and_labels_agree(h, w, box, size):
+    image = np.full((h, w, 3), 200, np.uint8)
+    got = crop_image(image, box, False, size)
+    inside = inside_image(h, w, box, False, size)
+    assert got.shape == (size, size, 3)
+    assert (got[~inside] == 0).all()
+    assert (got[inside] == 200).all()
+
+
+@given(boxes, st.integers(0, 99))
+def test_flip_mirrors_the_view(box, seed):
+    image = np.asarray(photo(np.random.default_rng(seed), 40, 50))
+    plain, mirrored = crop_image(image, box, False, 16), crop_image(image, box, True, 16)
+    np.testing.assert_array_equal(plain[:, ::-1], mirrored)
+
+
+@given(st.integers(1, 700), st.integers(1, 700), st.integers(1, 300))
+def test_the_canonical_box_is_a_square_of_the_short_side_inside_the_image(h, w, size):
+    x0, y0, x1, y1 = canonical_box(h, w, size)
+    assert 0 <= x0 < x1 <= w
+    assert 0 <= y0 < y1 <= h
+    assert min(x1 - x0, y1 - y0) == pytest.approx(min(h, w))
+
+
+def encoded(image: Image.Image, form: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK", "P", "RGBA", "1"])
+def test_every_mode_decodes_to_rgb(mode):
+    image = photo(np.random.default_rng(0), 9, 12).convert(mode)
+    form = "JPEG" if mode == "CMYK" else "PNG"
+    assert decode_image(encoded(image, form)).shape == (9, 12, 3)
+
+
+@pytest.mark.parametrize("cut", [0, 10, 200])
+def test_truncated_files_are_unreadable(cut):
+    data = encoded(photo(np.random.default_rng(0), 64, 64), "JPEG")
+    with pytest.raises(UnreadableImage, match="cannot be decoded"):
+        decode_image(data[:cut])

@@ -1,0 +1,132 @@
+"""A tiny real cache, written with the cache writer: random scenes of coloured rectangles, random
+tokens."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from c2s_cache.manifest import Manifest, TeacherInfo
+from c2s_cache.pseudo_mask import pseudo_mask
+from c2s_cache.views import crop_labels, inside_image
+from c2s_cache.writer import BlockWriter, create_cache
+
+CLASSES = ("sky", "grass", "cat", "cow", "road", "tree")
+UNSEEN = (3, 5)
+SIZE, GRID, DIM = 32, 4, 16
+
+
+def write_cache(
+    path: Path, rows: int = 11, block_rows: int = 4, views: int = 1, seed: int = 0
+) -> Path:
+    """Write a complete cache of `rows` scenes; row 2 is quarantined when there are more than 4."""
+    rng = np.random.default_rng(seed)
+    manifest = Manifest(
+        dataset="tiny",
+        split="train",
+        classes=CLASSES,
+        unseen=UNSEEN,
+        rows=rows,
+        block_rows=block_rows,
+        views=views,
+        view_size=SIZE,
+        dense="none",
+        teacher=TeacherInfo(
+            name="random",
+            pretrained=None,
+            digest="0" * 64,
+            dim=DIM,
+            image_size=SIZE,
+            dense_size=SIZE,
+            grid=(GRID, GRID),
+            mean=(0.5, 0.5, 0.5),
+            std=(0.25, 0.25, 0.25),
+        ),
+        requests={
+            s: {"seed": seed} for s in ("images", "views", "teacher", "masks", "regions", "text")
+        },
+    )
+    create_cache(path, manifest)
+    writer = BlockWriter(path)
+    text = rng.normal(size=(len(CLASSES), DIM))
+    text /= np.linalg.norm(text, axis=1, keepdims=True)
+    for block in range(manifest.blocks):
+        _write_block(writer, manifest, block, rng)
+    writer.write("text", 0, {"text/embeddings": text.astype(np.float32)})
+    return path
+
+
+def _write_block(writer: BlockWriter, m: Manifest, block: int, rng: np.random.Generator) -> None:
+    rows = m.block_range(block)
+    n = len(rows)
+    data, labels, sizes, usable = [], [], [], []
+    quarantined = [
+        {"row": r, "id": f"scene-{r}", "reason": "truncated"} for r in rows if r == 2 and m.rows > 4
+    ]
+    for row in rows:
+        height, width = (int(v) for v in rng.integers(30, 50, 2))
+        label = np.full((height, width), 255, np.uint8)
+        for cls in rng.choice(
+            [c for c in range(len(CLASSES)) if c not in UNSEEN], 2, replace=False
+        ):
+            y, x = rng.integers(0, height // 2), rng.integers(0, width // 2)
+            label[y : y + height // 2, x : x + width // 2] = cls
+        image = (rng.integers(0, 60, (height, width, 3)) + label[..., None] * 20 % 180).astype(
+            np.uint8
+        )
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "PNG")
+        lost = bool(quarantined) and row == 2
+        data.append(np.frombuffer(b"" if lost else buffer.getvalue(), np.uint8))
+        labels.append(label[:0, :0] if lost else label)
+        sizes.append((0, 0) if lost else (height, width))
+        usable.append(not lost)
+    boxes = rng.uniform(-6, 6, (n, m.views, 4)) + np.array([0, 0, SIZE, SIZE])
+    flips = rng.random((n, m.views)) < 0.5
+    grids = rng.integers(0, 3, (n, m.views, GRID, GRID)).astype(np.uint8)
+    grids[rng.random(grids.shape) < 0.3] = 255
+    ids, areas, ends = [], [], []
+    for i in range(n):
+        for v in range(m.views):
+            if usable[i]:
+                view = crop_labels(labels[i], boxes[i, v], bool(flips[i, v]), SIZE)
+                inside = inside_image(*labels[i].shape, boxes[i, v], bool(flips[i, v]), SIZE)
+                mask = pseudo_mask(view, grids[i, v], len(CLASSES), inside)
+                found, counts = np.unique(mask[mask >= 0], return_counts=True)
+                ids.extend(found.tolist())
+                areas.extend((counts / SIZE**2).tolist())
+            ends.append(len(ids))
+    identity = [f"scene-{r}".encode() for r in rows]
+    writer.write(
+        "images",
+        block,
+        {
+            "images/data": np.concatenate(data),
+            "images/end": np.cumsum([len(d) for d in data]),
+            "images/size": np.array(sizes),
+            "images/digest": np.zeros((n, 32), np.uint8),
+            "images/usable": np.array(usable),
+            "images/id_data": np.frombuffer(b"".join(identity), np.uint8),
+            "images/id_end": np.cumsum([len(i) for i in identity]),
+            "labels/data": np.concatenate([x.reshape(-1) for x in labels]),
+            "labels/end": np.cumsum([x.size for x in labels]),
+        },
+        {"quarantined": quarantined},
+    )
+    writer.write("views", block, {"views/box": boxes, "views/flip": flips})
+    writer.write("teacher", block, {"teacher/global_cls": rng.normal(size=(n, m.views, DIM))})
+    writer.write("masks", block, {"masks/grid": grids})
+    writer.write(
+        "regions",
+        block,
+        {
+            "regions/cls": rng.normal(size=(len(ids), DIM)),
+            "regions/id": np.array(ids),
+            "regions/area": np.array(areas),
+            "regions/end": np.array(ends).reshape(n, m.views),
+            "regions/skipped": np.zeros((n, m.views)),
+        },
+    )
