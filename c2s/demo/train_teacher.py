@@ -304,11 +304,17 @@ def encode_captions(model: Any, tokenizer: Any, captions: list[str]) -> Tensor:
 
 
 def save(model: torch.nn.Module, folder: Path, card: dict[str, Any]) -> None:
-    """Write the folder that `open_clip.create_model("local-dir:...")` loads, weights as float16."""
+    """Write the folder that `open_clip.create_model("local-dir:...")` loads, weights as float16.
+
+    The image tower's positions stay float32: open_clip resizes them for other input sizes, which
+    PyTorch cannot do in float16 on a CPU.
+    """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.detach().half().contiguous() for k, v in model.state_dict().items()}
+    for name in weights.keys() & {"visual.positional_embedding"}:
+        weights[name] = model.state_dict()[name].clone()
     part = folder / "weights.part"
     save_file(weights, part, metadata={"format": "pt"})
     part.replace(folder / "open_clip_model.safetensors")
@@ -320,8 +326,6 @@ def save(model: torch.nn.Module, folder: Path, card: dict[str, Any]) -> None:
 def train(out: Path, seed: int, minutes: float, scenes: int, batch_size: int, lr: float) -> None:
     """Train for `minutes` of wall time; writes the teacher folder `out`, also every ten minutes."""
     import open_clip
-
-    from c2s.demo.teacher_report import region_accuracy, report
 
     torch.manual_seed(seed)
     out.mkdir(parents=True, exist_ok=True)
@@ -377,9 +381,6 @@ def train(out: Path, seed: int, minutes: float, scenes: int, batch_size: int, lr
                 },
             }  # fmt: skip
             save(averaged, out, card)
-            card["measured"] = report(out) if progress >= 1 else region_accuracy(out, scenes=100)
-            print(json.dumps(card["measured"]), flush=True)
-            save(averaged, out, card)
         if progress >= 1:
             return
 
@@ -398,6 +399,13 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1.5e-3)
     arguments = parser.parse_args()
     train(**vars(arguments))
+
+    from c2s.demo.teacher_report import report
+
+    path = arguments.out / "card.json"
+    card = json.loads(path.read_text()) | {"measured": report(arguments.out)}
+    path.write_text(json.dumps(card, indent=2) + "\n")
+    print(json.dumps(card["measured"], indent=2))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,7 @@ class Batch:
     Attributes:
         image: uint8 [B, 3, S, S], RGB.
         pseudo: int64 [B, S, S], the pseudo mask: a seen class id (0..N-1), N + u for latent class u
-        of
-            that image, -1 where there is neither.
+            of that image, -1 where there is neither.
         global_cls: float32 [B, D], CLS token of the view, as CLIP gives it (not normalised).
         region_cls: float32 [B, R, D], CLS tokens of the masked regions, zero in padded slots.
         region_ids: int64 [B, R], id of each region in the pseudo mask's encoding, -1 in padded

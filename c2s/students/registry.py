@@ -17,9 +17,8 @@ def create(name: str, dim: int, weights: str | None = None) -> nn.Module:
     Args:
         name: one of `NAMES`.
         dim: D, width of the features.
-        weights: pretrained weights of the backbone as the student's class documents; None: its
-        default
-            (random for SegFormer, shipped for shapes-net); "random" for none.
+        weights: pretrained weights of the backbone, as the student's class documents; "random" for
+            none; None for the default (random for SegFormer, the shipped ones for shapes-net).
 
     Returns:
         Module with the contract of `c2s.students.base.Student`.
@@ -35,7 +34,5 @@ def create(name: str, dim: int, weights: str | None = None) -> nn.Module:
 
         return SegFormer(size, dim, None if weights == "random" else weights)
     module = importlib.import_module("c2s.students.shapes_net")
-    student: nn.Module = (
-        module.ShapesNet(dim=dim) if weights is None else module.ShapesNet(dim=dim, weights=weights)
-    )
+    student: nn.Module = module.ShapesNet(dim, weights)
     return student

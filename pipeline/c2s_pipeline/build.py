@@ -90,6 +90,7 @@ def build(
     started = time.monotonic()
     progress = progress or Progress()
     out = out.absolute()
+    order = row_order(source, request)  # a wrong data folder is reported before the teacher loads
     with build_lock(out), _disk_errors(out):
         teacher, spec = load_teacher(request)
         backend = request.backend or default_backend(teacher.device)
@@ -109,7 +110,6 @@ def build(
             threads = max((os.cpu_count() or 1) // count, 1)
             task = _Task(out, source, spec, teacher.device.type, request.batch_size, threads)
             del teacher  # the workers load their own; two copies would share one GPU's memory
-            order = row_order(source, request)
             blocks = [b for b in todo if any(s != "text" for s in writer.missing(b))]
             cluster = _connect(scheduler, min(count, max(len(blocks), 1)), task.device)
             _run(task, blocks, order, manifest, cluster, progress)

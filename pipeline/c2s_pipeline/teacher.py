@@ -190,7 +190,7 @@ def _create(spec: TeacherSpec, image_size: int | None) -> nn.Module:
             )
     except (RuntimeError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise C2SError(
-            f"teacher {spec.name} with weights {spec.pretrained!r} cannot be loaded: "
+            f"teacher {spec.name} with weights {spec.pretrained!r} cannot be loaded or downloaded: "
             f"{_first_line(error)}",
             "Name a checkpoint file that fits the model with --pretrained FILE.",
         ) from error

@@ -1,6 +1,5 @@
 """Writer, reader and verification on a small real cache: round trip, damage, refusal."""
 
-import json
 import shutil
 
 import numpy as np
@@ -10,6 +9,7 @@ from tiny_cache import write_cache
 
 from c2s_cache import Cache, CacheError, open_cache
 from c2s_cache.integrity import verify
+from c2s_cache.receipt import METADATA
 from c2s_cache.schema import array_specs
 from c2s_cache.writer import BlockWriter, build_lock, create_cache
 
@@ -45,7 +45,7 @@ def test_one_block_owns_its_files(path):
     """Rewriting a block changes no file of another."""
     cache = Cache(path)
     for (stage, block), receipt in cache.receipts.items():
-        for name in receipt.files:
+        for name in receipt.files if stage != METADATA else ():
             array, _, key = name.partition("/c/")
             assert key.split("/")[0] == str(block), (stage, name)
             assert array in {s.path for s in array_specs(cache.manifest) if s.stage == stage}
@@ -109,9 +109,7 @@ def test_a_missing_or_cut_file_is_refused(copy):
 
 def test_a_receipt_of_another_request_is_refused(copy):
     group = copy / "zarr.json"
-    content = json.loads(group.read_text())
-    content["attributes"]["c2s"]["requests"]["masks"]["seed"] = 99
-    group.write_text(json.dumps(content))
+    group.write_text(group.read_text().replace('"seed": 0', '"seed": 9'))
     with pytest.raises(CacheError, match="written for another request"):
         open_cache(copy)
 

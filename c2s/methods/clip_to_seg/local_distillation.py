@@ -25,8 +25,7 @@ def region_means(features: Tensor, pseudo: Tensor, region_ids: Tensor) -> tuple[
         features: F, float [B, D, h, w].
         pseudo: pseudo mask, int64 [B, H, W]; H and W need not be multiples of h and w.
         region_ids: int64 [B, R], ids in the pseudo mask's encoding; -1 marks a padded slot. The ids
-        of
-            one image are distinct.
+            of one image are distinct.
 
     Returns:
         means: F_l, float [B, R, D]; zero where the region has no pixel or the slot is padded.

@@ -31,8 +31,7 @@ def class_scores(
         alpha: scale of the seen scores.
         beta: scale of the latent scores.
         normalize: take F at unit norm in X_s as well, so that alpha is the scale of a cosine and
-        both
-            halves are bounded alike; False is the printed dot product.
+            both halves are bounded alike; False is the printed dot product.
 
     Returns:
         float [B, Ns + U, h, w].

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -64,7 +66,7 @@ def test_caption_names_only_what_is_visible(split: str, index: int) -> None:
     named = set(words) & set(CLASSES)
     assert named
     assert named <= visible
-    for before, word in zip(words, words[1:], strict=False):
+    for before, word in pairwise(words):
         if before in COLOURS:
             assert scene.colours[word] == before
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -133,3 +134,16 @@ def test_plain_attention_is_attention_and_is_undone() -> None:
         got = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     torch.testing.assert_close(got, expected)
     assert torch.nn.functional.scaled_dot_product_attention is fused
+
+
+@pytest.mark.slow
+def test_a_short_run_writes_what_open_clip_loads(tmp_path: Path) -> None:
+    import open_clip
+
+    train_teacher.train(tmp_path, seed=0, minutes=0.02, scenes=64, batch_size=16, lr=1e-3)
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert card["samples"] >= 16
+    model = open_clip.create_model(f"local-dir:{tmp_path}")
+    larger = open_clip.create_model(f"local-dir:{tmp_path}", force_image_size=128)
+    assert model.encode_image(torch.zeros(1, 3, 64, 64)).shape == (1, 128)
+    assert larger.encode_image(torch.zeros(1, 3, 128, 128)).shape == (1, 128)

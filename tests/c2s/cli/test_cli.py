@@ -1,0 +1,184 @@
+"""The command line: exit codes, one-line errors, JSON keys, and what it must not import."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from functools import partial
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_cache import write_cache
+
+from c2s.cli import main
+
+BLOCKED = """
+import sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {names!r}:
+            raise ModuleNotFoundError(f"blocked: {{name}}", name=name.split(".")[0])
+
+sys.meta_path.insert(0, Block())
+from c2s.cli import main
+sys.argv = ["c2s", *sys.argv[1:]]
+main()
+"""
+
+
+def without(names: set[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run c2s in a process where the named packages cannot be imported."""
+    script = BLOCKED.format(names=names)
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture
+def c2s(monkeypatch, capsys, tmp_path):
+    """Run the command in this process and an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("C2S_DATA", raising=False)
+
+    def run(*arguments: object):
+        monkeypatch.setattr(sys, "argv", ["c2s", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        else:
+            code = 0
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+HEAVY = {"torch", "pytorch_lightning", "transformers", "open_clip", "dask", "distributed", "sklearn"}
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("data", "list"), ("students", "list")])
+def test_light_commands_import_nothing_heavy(arguments):
+    done = without(HEAVY, *arguments)
+    assert done.returncode == 0, done.stderr
+
+
+def test_cache_info_and_verify_import_nothing_heavy(tmp_path):
+    path = write_cache(tmp_path / "tiny.zarr")
+    done = without(HEAVY, "cache", "info", str(path), "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["complete"]
+    assert facts["images"] == 11
+    assert [q["row"] for q in facts["quarantined"]] == [2]
+    assert without(HEAVY, "cache", "info", str(path)).returncode == 0
+
+
+def test_a_plain_install_names_the_extra_that_building_needs(coco_tree):
+    extra = {"open_clip", "dask", "distributed", "sklearn", "cuml"}
+    done = without(extra, "cache", "build", "--dataset", "coco-stuff", "--root", str(coco_tree()))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "error: this command needs the Python package open_clip, which is not installed. "
+        "Install it with: pip install 'c2s[build]'"
+    )
+
+
+def test_build_info_and_verify(c2s, coco_tree, tiny_teacher, scheduler, monkeypatch):
+    monkeypatch.setattr("c2s_pipeline.build.build", partial(_build(), scheduler=scheduler))
+    options = ("--teacher", tiny_teacher, "--set", "masks.windows=[2,3]", "--block-rows", 4)
+    build = ("cache", "build", "--dataset", "coco-stuff", "--root", coco_tree(), *options)
+    code, out, err = c2s(*build)
+    assert (code, "Traceback" in err) == (0, False), err
+    assert "cache/coco.zarr: 6 images built" in out
+    assert "c2s train --cache cache/coco.zarr" in out
+    code, out, _ = c2s(*build)
+    assert code == 0
+    assert "nothing to do" in out
+    code, out, _ = c2s(*build, "--json")
+    assert json.loads(out)["built"] == 0
+    assert c2s("cache", "verify", "cache/coco.zarr", "--quick")[0] == 0
+    code, out, err = c2s(*build, "--set", "masks.threshold=0.3")
+    assert code == 1
+    assert "requests.masks.threshold: 0.9 -> 0.3" in err
+    code, out, _ = c2s("cache", "info", "cache/coco.zarr")
+    assert "coco-stuff/train: 6 images" in out
+
+
+def _build():
+    from c2s_pipeline.build import build
+
+    return build
+
+
+def test_verify_fails_on_damage(c2s, tmp_path):
+    path = write_cache(tmp_path / "tiny.zarr")
+    file = path / "masks/grid/c/1/0/0/0"
+    file.write_bytes(b"x" + file.read_bytes()[1:])
+    code, out, err = c2s("cache", "verify", path, "--quick")
+    assert code == 1
+    assert "error: checksum: masks/grid/c/1/0/0/0: bytes differ from the receipt" in err
+    code, out, _ = c2s("cache", "verify", path, "--quick", "--json")
+    assert code == 1
+    assert not json.loads(out)["sound"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("cache", "build", "--dataset", "coco-stuf"), 2, "Did you mean coco-stuff?"),
+        (("cache", "build", "--dataset", "coco-stuff"), 1, "Neither --root nor C2S_DATA"),
+        (("cache", "build", "--dataset", "coco-stuff", "--root", "no"), 1, "there is no folder no"),
+        (("cache", "build", "--dataset", "coco-stuff", "--root", "."), 1, "has no images of coco-stuff"),
+        (("cache", "build", "--dataset", "shapes", "--split", "tset"), 1, "no split 'tset'"),
+        (("cache", "build", "--dataset", "shapes", "--views", "3"), 2, "views:"),
+        (("cache", "build", "--dataset", "shapes", "--set", "masks.lambda=1"), 2, "'masks.lambda'"),
+        (("cache", "build", "--dataset", "shapes", "--set", "masks"), 2, "expected key=value"),
+        (("cache", "build", "--dataset", "shapes", "--config", "no.yaml"), 2, "cannot be read"),
+        (("cache", "info", "nowhere.zarr"), 1, "is not a c2s cache"),
+        (("train", "--cache", "nowhere.zarr"), 1, "is not a c2s cache"),
+        (("eval", "--run", "runs/none", "--dataset", "shapes"), 1, "runs/none"),
+        (("data", "show", "nothing"), 2, "unknown data set 'nothing'"),
+        (("frobnicate",), 2, "No such command"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(c2s, arguments, code, message):
+    got, _, err = c2s(*arguments)
+    assert message in " ".join(err.split())
+    assert got == code
+    assert "Traceback" not in err
+    if message != "No such command":
+        assert len([line for line in err.splitlines() if line.startswith("error:")]) == 1
+
+
+def test_missing_label_maps_are_counted(c2s, coco_tree, tiny_teacher):
+    root = coco_tree()
+    (root / "stuffthingmaps_trainval2017/train2017/000000000003.png").unlink()
+    code, _, err = c2s("cache", "build", "--dataset", "coco-stuff", "--root", root, "--teacher", tiny_teacher)
+    assert code == 1
+    assert "1 of 6 images of coco-stuff/train have no label map" in err
+    assert "000000000003.png" in err
+
+
+def test_data_root_from_environment_and_file(c2s, coco_tree, monkeypatch, tmp_path):
+    root = coco_tree()
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "x.png")
+    from c2s.datasets import load_dataset
+
+    c2s("data", "list")
+    monkeypatch.setenv("C2S_DATA", str(root.parent))
+    assert load_dataset("coco-stuff").root == root
+    monkeypatch.delenv("C2S_DATA")
+    (tmp_path / "c2s.yaml").write_text(f"data: {root}\n")
+    assert load_dataset("coco-stuff").root == root
+
+
+def test_data_show_json(c2s):
+    code, out, _ = c2s("data", "show", "coco-stuff", "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert (len(facts["classes"]), len(facts["unseen"])) == (171, 15)
+    assert [facts["classes"][i] for i in facts["unseen"][:4]] == ["cow", "giraffe", "suitcase", "frisbee"]
