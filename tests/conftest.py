@@ -44,8 +44,13 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
     with torch.no_grad():  # the default initialisation gives nearly equal tokens
         for p in model.visual.parameters():
             p.add_(0.05 * torch.randn_like(p))
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY_MODEL, "preprocess_cfg": {}}))
+    save_file(
+        {k: v.contiguous() for k, v in model.state_dict().items()},
+        folder / "open_clip_model.safetensors",
+    )
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": TINY_MODEL, "preprocess_cfg": {}})
+    )
     return f"local-dir:{folder}"
 
 

@@ -1,9 +1,10 @@
 """Data sets as the field uses them: class lists, seen/unseen splits, layouts. Light: no torch."""
 
 from c2s.datasets.descriptor import Descriptor, LabelForm, SplitLayout
-from c2s.datasets.folder import FolderSplit, Item
+from c2s.datasets.folder import FolderSplit
 from c2s.datasets.registry import NAMES, Dataset, load_dataset
 from c2s.datasets.shapes import ShapesSplit
+from c2s.datasets.split import Item, Split
 
 __all__ = [
     "NAMES",
@@ -13,6 +14,7 @@ __all__ = [
     "Item",
     "LabelForm",
     "ShapesSplit",
+    "Split",
     "SplitLayout",
     "load_dataset",
 ]

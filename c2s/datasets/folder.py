@@ -3,54 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from c2s.datasets.descriptor import Descriptor, LabelForm
+from c2s.datasets.split import Split
 from c2s_cache import DataError, UnreadableImage
-from c2s_cache.views import decode_image
 
 
-class Readable(Protocol):
-    """What an `Item` needs from its split."""
-
-    def encoded(self, image_id: str) -> bytes: ...
-
-    def labels(self, image_id: str) -> NDArray[np.uint8]: ...
-
-
-@dataclass(frozen=True)
-class Item:
-    """One labelled image of a split."""
-
-    id: str
-    source: Readable
-
-    def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Image uint8 [H, W, 3] and label map uint8 [H, W] over all classes, 255 = ignored.
-
-        Raises:
-            UnreadableImage: the image cannot be decoded.
-            DataError: the label map is missing, malformed, or of another size than the image.
-        """
-        image, labels = decode_image(self.source.encoded(self.id)), self.source.labels(self.id)
-        if labels.shape != image.shape[:2]:
-            raise DataError(
-                f"{self.id}: the label map is {labels.shape[1]} x {labels.shape[0]} pixels, "
-                f"the image {image.shape[1]} x {image.shape[0]}."
-            )
-        return image, labels
-
-
-class FolderSplit(Sequence[Item]):
-    """One split of a data set in its official folder layout; satisfies `ImageSource`.
+class FolderSplit(Split):
+    """One split of a data set in its official folder layout.
 
     Args:
         descriptor: the data set.
@@ -62,33 +29,21 @@ class FolderSplit(Sequence[Item]):
     """
 
     def __init__(self, descriptor: Descriptor, root: Path, split: str) -> None:
-        self.descriptor, self.root, self.split = descriptor, root, split
+        self.descriptor, self.root, self._split = descriptor, root, split
 
     def __reduce__(self) -> tuple[type[FolderSplit], tuple[Descriptor, Path, str]]:
         # Workers list the folder themselves if they must; the lists never travel with a task.
-        return type(self), (self.descriptor, self.root, self.split)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @overload
-    def __getitem__(self, index: int) -> Item: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Item]: ...
-
-    def __getitem__(self, index: int | slice) -> Item | list[Item]:
-        if isinstance(index, slice):
-            return [Item(i, self) for i in self.ids[index]]
-        return Item(self.ids[index], self)
-
-    def __iter__(self) -> Iterator[Item]:
-        return (Item(i, self) for i in self.ids)
+        return type(self), (self.descriptor, self.root, self._split)
 
     @property
     def name(self) -> str:
         """Data set name."""
         return self.descriptor.name
+
+    @property
+    def split(self) -> str:
+        """Split name."""
+        return self._split
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -208,7 +163,8 @@ class FolderSplit(Sequence[Item]):
                 f"of {self.name} ({self._form.name}).",
                 f"Replace the label maps: {self.descriptor.download}.",
             )
-        return mapped.astype(np.uint8)
+        labels: NDArray[np.uint8] = mapped.astype(np.uint8)
+        return labels
 
     def _image_file(self, image_id: str) -> Path:
         # By rule where possible: a worker that reads a few ids need not list the whole folder.

@@ -13,6 +13,7 @@ from c2s.datasets import coco_stuff
 from c2s.datasets.descriptor import Descriptor
 from c2s.datasets.folder import FolderSplit
 from c2s.datasets.shapes import COUNTS, ShapesSplit
+from c2s.datasets.split import Split
 from c2s_cache import ConfigError, DataError
 
 CONFIG_FILE = "c2s.yaml"
@@ -36,7 +37,7 @@ class Dataset:
     root: Path | None
     descriptor: Descriptor | None
 
-    def split(self, name: str) -> FolderSplit | ShapesSplit:
+    def split(self, name: str) -> Split:
         """A split: a sequence of `Item`, and an image source for the pipeline.
 
         Raises:

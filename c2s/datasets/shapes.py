@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from c2s.datasets.folder import Item
+from c2s.datasets.split import Split
 from c2s.demo import scenes
 from c2s_cache import DataError
 
@@ -20,28 +18,16 @@ COUNTS = {"train": 2000, "val": 400, "dev": 400}
 """Scenes per split: `train` for students, `val` for scores, `dev` for choosing settings."""
 
 
-@dataclass(frozen=True)
-class ShapesSplit(Sequence[Item]):
-    """One split of the Shapes world; satisfies `ImageSource`."""
+class ShapesSplit(Split):
+    """One split of the Shapes world."""
 
-    split: str
+    def __init__(self, split: str) -> None:
+        self._split = split
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @overload
-    def __getitem__(self, index: int) -> Item: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Item]: ...
-
-    def __getitem__(self, index: int | slice) -> Item | list[Item]:
-        if isinstance(index, slice):
-            return [Item(i, self) for i in self.ids[index]]
-        return Item(self.ids[index], self)
-
-    def __iter__(self) -> Iterator[Item]:
-        return (Item(i, self) for i in self.ids)
+    @property
+    def split(self) -> str:
+        """Split name."""
+        return self._split
 
     @property
     def name(self) -> str:
@@ -65,7 +51,7 @@ class ShapesSplit(Sequence[Item]):
         Raises:
             DataError: there is no such split.
         """
-        if self.split not in COUNTS:
+        if self._split not in COUNTS:
             raise DataError(
                 f"data set shapes has no split {self.split!r}.", f"Splits: {', '.join(COUNTS)}."
             )

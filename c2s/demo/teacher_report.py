@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from c2s.demo.defaults import TEACHER_FOLDER
 from c2s.demo.scenes import CLASSES, MIN_AREA, SIZE, UNSEEN, Scene, render
@@ -72,18 +73,11 @@ def dense_quality(
         and `latents` per scene.
     """
     teacher = Teacher(TeacherSpec(f"local-dir:{folder}", None, dense_size=size))
-    backend = SklearnKMeans()
     results: dict[float, list[tuple[float, float, int]]] = defaultdict(list)
     for index in range(scenes):
         scene = render(split, index)
-        labels = np.where(np.isin(scene.labels, UNSEEN_IDS), np.uint8(IGNORE), scene.labels)
-        inside = np.ones(labels.shape, bool)
-        closed = annotated_cells(labels, inside, teacher.grid)
-        _, tokens = teacher.dense_features(_enlarged(scene, size)[None])
         for threshold in THRESHOLDS:
-            config = MaskConfig(threshold=threshold)
-            grid = latent_grid(tokens[0].numpy(), closed, config, backend)
-            mask = pseudo_mask(labels, grid, len(CLASSES), inside)
+            mask = scene_pseudo_mask(teacher, scene, MaskConfig(threshold=threshold))
             results[threshold] += _compare(mask, scene.labels)
     table = {f"{t}": np.array(rows).mean(0) for t, rows in results.items()}
     return {
@@ -96,6 +90,17 @@ def dense_quality(
     }
 
 
+def scene_pseudo_mask(teacher: Teacher, scene: Scene, config: MaskConfig) -> NDArray[np.int16]:
+    """Pseudo mask int16 [64, 64] of a scene whose unseen labels are withheld, as a build makes it."""
+    labels = np.where(np.isin(scene.labels, UNSEEN_IDS), np.uint8(IGNORE), scene.labels)
+    size = (teacher.dense_size, teacher.dense_size)
+    image = Image.fromarray(scene.image).resize(size, Image.Resampling.BICUBIC)
+    _, tokens = teacher.dense_features(np.asarray(image)[None])
+    closed = annotated_cells(labels, np.ones(labels.shape, bool), teacher.grid)
+    grid = latent_grid(tokens[0].numpy(), closed, config, SklearnKMeans())
+    return pseudo_mask(labels, grid, len(CLASSES))
+
+
 def report(folder: Path) -> dict[str, Any]:
     """Everything above, as the teacher's card stores it."""
     dense = {f"dense_{size}": dense_quality(folder, size) for size in (SIZE, 2 * SIZE)}
@@ -105,13 +110,6 @@ def report(folder: Path) -> dict[str, Any]:
 def _visible(labels: NDArray[np.uint8]) -> NDArray[np.intp]:
     counts = np.bincount(labels.ravel(), minlength=len(CLASSES))
     return np.flatnonzero(counts >= MIN_AREA * SIZE * SIZE)
-
-
-def _enlarged(scene: Scene, size: int) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    image = Image.fromarray(scene.image).resize((size, size), Image.Resampling.BICUBIC)
-    return np.asarray(image)
 
 
 def _compare(mask: NDArray[np.int16], truth: NDArray[np.uint8]) -> list[tuple[float, float, int]]:

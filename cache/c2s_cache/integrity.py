@@ -38,8 +38,8 @@ def verify(cache: Cache, progress: Callable[[int, int], None] | None = None) -> 
     """
     findings: list[Finding] = list(_metadata(cache))
     for block in range(cache.blocks):
-        missing = [f for f in _completeness(cache, block)]
-        damaged = [] if missing else [f for f in _checksums(cache, block)]
+        missing = list(_completeness(cache, block))
+        damaged = [] if missing else list(_checksums(cache, block))
         findings += missing + damaged
         if not missing and not damaged:
             findings += _content(cache, block)
@@ -68,7 +68,9 @@ def _completeness(cache: Cache, block: int) -> Iterator[Finding]:
     for stage in _stages(block):
         receipt = cache.receipts.get((stage, block))
         if receipt is None:
-            yield Finding("complete", f"{stage}/{block}", "no receipt: this stage was never finished")
+            yield Finding(
+                "complete", f"{stage}/{block}", "no receipt: this stage was never finished"
+            )
         elif receipt.fingerprint != prints[stage]:
             yield Finding("complete", f"{stage}/{block}", "the receipt belongs to another request")
 
@@ -114,7 +116,9 @@ def _row(cache: Cache, data: Block, i: int, digests: np.ndarray) -> Iterator[Fin
                 yield Finding("pairing", where, "image bytes are not those the row was built from")
             leaked = np.setdiff1d(np.unique(sample.labels), allowed)
             if leaked.size:
-                yield Finding("leakage", where, f"label map holds unseen or unknown ids {leaked.tolist()}")
+                yield Finding(
+                    "leakage", where, f"label map holds unseen or unknown ids {leaked.tolist()}"
+                )
         ids = sample.region_ids
         if len(np.unique(ids)) != len(ids) or np.isin(ids, m.unseen).any():
             yield Finding("leakage", where, "region ids repeat or name an unseen class")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from c2s_cache.fingerprint import stage_fingerprint
 
-FORMAT = 1
+FORMAT: Final = 1
 STAGES = ("images", "views", "teacher", "masks", "regions", "text")
 UPSTREAM: dict[str, tuple[str, ...]] = {
     "images": (),

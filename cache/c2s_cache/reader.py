@@ -144,8 +144,10 @@ class Cache:
     def read_block(self, block: int) -> Block:
         """Read what training needs of a block, one contiguous read per array."""
         rows = self.manifest.block_range(block)
-        columns = ("images/end", "images/size", "images/usable", "labels/end", "views/box", "views/flip")
-        columns += ("teacher/global_cls", "masks/grid", "regions/end")
+        columns = [
+            *("images/end", "images/size", "images/usable", "labels/end", "views/box"),
+            *("views/flip", "teacher/global_cls", "masks/grid", "regions/end"),
+        ]
         arrays = {c: np.asarray(self.array(c)[rows.start : rows.stop]) for c in columns}
         ends = {"images/data": "images/end", "labels/data": "labels/end"}
         ends |= dict.fromkeys(("regions/cls", "regions/id", "regions/area"), "regions/end")
@@ -210,4 +212,6 @@ def read_manifest(path: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(p) for p in first["loc"])
-        raise CacheError(f"{path}: the manifest is damaged at {where or 'its root'}: {first['msg']}.") from error
+        raise CacheError(
+            f"{path}: the manifest is damaged at {where or 'its root'}: {first['msg']}."
+        ) from error

@@ -55,15 +55,35 @@ def array_specs(manifest: Manifest) -> tuple[ArraySpec, ...]:
     ) -> ArraySpec:
         per_chunk = kw.pop("rows_per_chunk", block)
         return ArraySpec(
-            stage, path, ("row", *dims), (m.rows, *tail), (block, *tail), (per_chunk, *tail), dtype, **kw
+            stage,
+            path,
+            ("row", *dims),
+            (m.rows, *tail),
+            (block, *tail),
+            (per_chunk, *tail),
+            dtype,
+            **kw,
         )
 
     def ragged(
-        stage: str, path: str, chunk: int, shard: int, dtype: str, tail: tuple[int, ...] = (), **kw: Any
+        stage: str,
+        path: str,
+        chunk: int,
+        shard: int,
+        dtype: str,
+        tail: tuple[int, ...] = (),
+        **kw: Any,
     ) -> ArraySpec:
         axes = ("block", "slot", *(("channel",) if tail else ()))
         return ArraySpec(
-            stage, path, axes, (m.blocks, UNBOUNDED, *tail), (1, shard, *tail), (1, chunk, *tail), dtype, **kw
+            stage,
+            path,
+            axes,
+            (m.blocks, UNBOUNDED, *tail),
+            (1, shard, *tail),
+            (1, chunk, *tail),
+            dtype,
+            **kw,
         )
 
     view = (m.views,)

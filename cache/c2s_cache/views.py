@@ -42,9 +42,14 @@ def canonical_box(height: int, width: int, size: int) -> Box:
     short = min(height, width)
     resized_h = size if height == short else int(size * height / short)
     resized_w = size if width == short else int(size * width / short)
-    top, left = int(round((resized_h - size) / 2.0)), int(round((resized_w - size) / 2.0))
+    top, left = round((resized_h - size) / 2.0), round((resized_w - size) / 2.0)
     step_y, step_x = height / resized_h, width / resized_w
-    return (left * step_x, top * step_y, min((left + size) * step_x, width), min((top + size) * step_y, height))
+    return (
+        left * step_x,
+        top * step_y,
+        min((left + size) * step_x, width),
+        min((top + size) * step_y, height),
+    )
 
 
 def crop_image(

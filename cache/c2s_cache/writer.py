@@ -16,8 +16,8 @@ import zarr
 from c2s_cache.errors import CacheError, MismatchError
 from c2s_cache.fingerprint import difference, file_digest
 from c2s_cache.manifest import STAGES, Manifest
-from c2s_cache.receipt import METADATA, FileRecord, Receipt, commit, load, sync_directory
 from c2s_cache.reader import read_manifest
+from c2s_cache.receipt import METADATA, FileRecord, Receipt, commit, load, sync_directory
 from c2s_cache.schema import ArraySpec, array_specs, create_arrays, open_arrays
 
 

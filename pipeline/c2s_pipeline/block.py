@@ -75,7 +75,8 @@ class BlockComputer:
         regions = {k: v for k, v in requests["regions"].items() if k in RegionConfig.model_fields}
         self.mask_config = MaskConfig.model_validate(masks)
         self.region_config = RegionConfig.model_validate(regions)
-        self._mean_colour = tuple(round(255 * c) for c in manifest.teacher.mean)
+        red, green, blue = (round(255 * c) for c in manifest.teacher.mean)
+        self._mean_colour = (red, green, blue)
 
     def compute(
         self, ids: Sequence[str], first_row: int, progress: Callable[[int], None] | None = None
@@ -106,7 +107,9 @@ class BlockComputer:
             if progress is not None:
                 progress(len(batch))
         quarantined = [
-            {"row": first_row + i, "id": r.id, "reason": r.error} for i, r in enumerate(rows) if r.error
+            {"row": first_row + i, "id": r.id, "reason": r.error}
+            for i, r in enumerate(rows)
+            if r.error
         ]
         return BlockResult(self._assemble(rows, columns), quarantined)
 
@@ -135,7 +138,7 @@ class BlockComputer:
             empty = np.zeros((0, 0), np.uint8)
             return Row(image_id, b"", empty, (0, 0, 0, 0), empty, empty, error.what)
         labels = without_unseen(labels, self.manifest.unseen, IGNORE)
-        box = canonical_box(*image.shape[:2], native)
+        box = canonical_box(image.shape[0], image.shape[1], native)
         small = crop_image(image, box, False, native)
         large = small if dense == native else crop_image(image, box, False, dense)
         return Row(image_id, data, labels, box, small, large)
@@ -155,7 +158,7 @@ class BlockComputer:
         size, annotated = self.teacher.dense_size, []
         for row in rows:
             labels = crop_labels(row.labels, row.box, False, size)
-            inside = inside_image(*row.labels.shape, row.box, False, size)
+            inside = self._inside(row, size)
             annotated.append(annotated_cells(labels, inside, self.teacher.grid))
         return latent_grids(tokens, np.stack(annotated), self.mask_config, self.backend)
 
@@ -166,7 +169,7 @@ class BlockComputer:
         size, found = self.teacher.image_size, []
         for row, grid in zip(rows, grids, strict=True):
             labels = crop_labels(row.labels, row.box, False, size)
-            inside = inside_image(*row.labels.shape, row.box, False, size)
+            inside = self._inside(row, size)
             pseudo = pseudo_mask(labels, grid, len(self.manifest.classes), inside)
             found.append(masked_regions(row.native, pseudo, self.region_config, self._mean_colour))
         images = np.concatenate([r.images for r in found]) if found else np.zeros((0,), np.uint8)
@@ -175,6 +178,11 @@ class BlockComputer:
         cls = torch.cat(parts).cpu().numpy().astype(np.float16) if parts else self._no_tokens()
         ends = np.cumsum([len(r.ids) for r in found])
         return list(zip(found, np.split(cls, ends[:-1]), strict=True)) if found else []
+
+    @staticmethod
+    def _inside(row: Row, size: int) -> NDArray[np.bool_]:
+        height, width = row.labels.shape
+        return inside_image(height, width, row.box, False, size)
 
     def _no_tokens(self) -> NDArray[np.float16]:
         return np.zeros((0, self.teacher.dim), np.float16)

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -40,17 +40,22 @@ class BuildReport:
     seconds: float
 
 
-class Progress:
-    """Receives what a build does; the default ignores it.
-
-    `start(total, done)` before the first block, `advance(rows)` while rows are computed.
-    """
+class Progress(Protocol):
+    """Receives what a build does."""
 
     def start(self, total: int, done: int) -> None:
         """The build has `total` rows, of which `done` are already in the cache."""
 
     def advance(self, rows: int) -> None:
         """`rows` more rows were computed."""
+
+
+class _Silent:
+    def start(self, total: int, done: int) -> None:
+        pass
+
+    def advance(self, rows: int) -> None:
+        pass
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def build(
         C2SError: see the modules; whatever was committed before stays valid and is reused next time.
     """
     started = time.monotonic()
-    progress = progress or Progress()
+    progress = progress or _Silent()
     out = out.absolute()
     order = row_order(source, request)  # a wrong data folder is reported before the teacher loads
     with build_lock(out), _disk_errors(out):

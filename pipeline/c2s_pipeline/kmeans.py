@@ -54,7 +54,12 @@ class CumlKMeans:
     ) -> NDArray[np.intp]:
         """See `KMeansBackend`."""
         kmeans = self._cluster.KMeans(
-            n_clusters=len(centres), init=centres, n_init=1, max_iter=iterations, tol=1e-12, output_type="numpy"
+            n_clusters=len(centres),
+            init=centres,
+            n_init=1,
+            max_iter=iterations,
+            tol=1e-12,
+            output_type="numpy",
         )
         return np.asarray(kmeans.fit_predict(tokens), dtype=np.intp)
 

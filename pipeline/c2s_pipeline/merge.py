@@ -34,7 +34,9 @@ def merge_clusters(
     while similarity.size and similarity.max() >= threshold:
         i, j = divmod(int(similarity.argmax()), len(similarity))
         members = np.flatnonzero(similarity[i] > threshold).tolist()
-        if literal and not members:  # the cosine equals the threshold: the printed loop would not end
+        if (
+            literal and not members
+        ):  # the cosine equals the threshold: the printed loop would not end
             similarity[i, j] = -np.inf
             continue
         if not literal:

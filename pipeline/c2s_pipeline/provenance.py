@@ -10,7 +10,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("c2s", "torch", "open_clip_torch", "zarr", "numcodecs", "numpy", "dask", "scikit-learn", "pillow")
+PACKAGES = (
+    "c2s",
+    "torch",
+    "open_clip_torch",
+    "zarr",
+    "numcodecs",
+    "numpy",
+    "dask",
+    "scikit-learn",
+    "pillow",
+)
 
 
 def versions() -> dict[str, str]:

@@ -73,7 +73,11 @@ def make_manifest(
     order = row_order(source, request)
     order_digest = hashlib.sha256("\n".join(order).encode()).hexdigest()
     requests: dict[str, dict[str, Any]] = {
-        "images": {"source": source.identity(), "order": order_digest, "unseen": list(source.unseen)},
+        "images": {
+            "source": source.identity(),
+            "order": order_digest,
+            "unseen": list(source.unseen),
+        },
         "views": {"count": request.views, "policy": "canonical", "size": teacher.image_size},
         "teacher": {
             **teacher.model_dump(mode="json"),
@@ -117,7 +121,9 @@ def templates(name: str) -> tuple[str, ...]:
     return TEMPLATES[name]
 
 
-def without_unseen(labels: NDArray[np.uint8], unseen: tuple[int, ...], ignore: int) -> NDArray[np.uint8]:
+def without_unseen(
+    labels: NDArray[np.uint8], unseen: tuple[int, ...], ignore: int
+) -> NDArray[np.uint8]:
     """Label map with every unseen class replaced by `ignore`: what training is allowed to know."""
     table = np.arange(256, dtype=np.uint8)
     table[list(unseen)] = ignore

@@ -61,6 +61,14 @@ def annotated_cells(
     Returns:
         bool [h, w]; cells that lie half or more on padding are closed too.
     """
-    cells = rearrange(np.stack([(labels == IGNORE) & inside, inside]), "k (h a) (w b) -> k h w a b", h=grid[0], w=grid[1])
+    cells = rearrange(
+        np.stack([(labels == IGNORE) & inside, inside]),
+        "k (h a) (w b) -> k h w a b",
+        h=grid[0],
+        w=grid[1],
+    )
     free, image = cells.sum((-1, -2))
-    return (2 * free <= image) | (2 * image <= cells.shape[-1] * cells.shape[-2])
+    closed: NDArray[np.bool_] = (2 * free <= image) | (
+        2 * image <= cells.shape[-1] * cells.shape[-2]
+    )
+    return closed

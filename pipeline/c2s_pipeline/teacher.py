@@ -59,7 +59,7 @@ class Teacher:
     def __init__(self, spec: TeacherSpec, device: str | torch.device = "cpu") -> None:
         self.spec = spec
         self.device = torch.device(device)
-        self._model = _create(spec, None).to(self.device)
+        self._model: Any = _create(spec, None).to(self.device)
         self._visual = _vision_transformer(self._model, spec.name)
         self.image_size = int(self._visual.image_size[0])
         self.patch_size = int(self._visual.patch_size[0])
@@ -92,7 +92,9 @@ class Teacher:
         """Facts for the manifest, among them the digest of all weights."""
         config = self._visual.preprocess_cfg
         return TeacherInfo(
-            name=self.spec.name if not self.spec.name.startswith("local-dir:") else _local(self.spec),
+            name=self.spec.name
+            if not self.spec.name.startswith("local-dir:")
+            else _local(self.spec),
             pretrained=_weights_name(self.spec.pretrained),
             digest=weights_digest(self._model),
             dim=self.dim,
@@ -120,7 +122,8 @@ class Teacher:
             float32 [B, D].
         """
         with self._autocast():
-            return self._visual(self.prepare(images)).float()
+            features: Tensor = self._visual(self.prepare(images))
+        return features.float()
 
     @torch.inference_mode()
     def dense_features(self, images: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
@@ -245,9 +248,14 @@ def _needs_quick_gelu(open_clip: Any, name: str, weights: str | None) -> bool:
 
 def _vision_transformer(model: nn.Module, name: str) -> Any:
     open_clip = require("open_clip", "build")
-    visual = model.visual
+    visual: Any = model.visual
     usable = isinstance(visual, open_clip.transformer.VisionTransformer)
-    if not usable or visual.attn_pool is not None or visual.pool_type != "tok" or visual.proj is None:
+    if (
+        not usable
+        or visual.attn_pool is not None
+        or visual.pool_type != "tok"
+        or visual.proj is None
+    ):
         raise ConfigError(
             f"teacher {name} is not a ViT with a CLS token and a projection, which C2S distils from.",
             "Choose one such as ViT-B-16.",

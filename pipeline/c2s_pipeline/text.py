@@ -32,7 +32,9 @@ def class_embeddings(
     if not all(t.count("{}") == 1 for t in templates):
         raise ConfigError("every prompt template must hold one {} for the class name.")
     sentences = [t.format(n) for n in names for t in templates]
-    features = torch.cat([teacher.text_features(sentences[i : i + 256]) for i in range(0, len(sentences), 256)])
+    features = torch.cat(
+        [teacher.text_features(sentences[i : i + 256]) for i in range(0, len(sentences), 256)]
+    )
     mean = rearrange(features, "(n t) d -> n t d", t=len(templates)).mean(1)
     return torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
 

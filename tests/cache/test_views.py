@@ -12,9 +12,9 @@ from PIL import Image
 from c2s_cache import UnreadableImage
 from c2s_cache.views import canonical_box, crop_image, crop_labels, decode_image, inside_image
 
-boxes = st.tuples(
-    st.floats(-30, 30), st.floats(-30, 30), st.floats(5, 90), st.floats(5, 90)
-).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]))
+boxes = st.tuples(st.floats(-30, 30), st.floats(-30, 30), st.floats(5, 90), st.floats(5, 90)).map(
+    lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3])
+)
 
 
 @given(st.integers(1, 60), st.integers(1, 60), boxes, st.booleans(), st.integers(1, 20))

@@ -33,7 +33,13 @@ UNSEEN = set(DESCRIPTOR.unseen)
 
 
 def request(teacher, **changes):
-    settings = {"teacher": teacher, "block_rows": 2, "batch_size": 2, "view_size": 32, "dense": "float16"}
+    settings = {
+        "teacher": teacher,
+        "block_rows": 2,
+        "batch_size": 2,
+        "view_size": 32,
+        "dense": "float16",
+    }
     return BuildRequest(**(settings | {"masks": {"windows": (2, 3)}} | changes))
 
 
@@ -94,7 +100,9 @@ def test_every_stored_value_follows_from_the_photo(built, tiny_teacher):
                 masked = view * mask[..., None]
                 want = teacher.cls_tokens(masked[None])[0]
                 np.testing.assert_allclose(token, want, atol=4e-3)
-            assert set(s.region_ids) == {r for r in np.unique(pseudo) if r >= 0 and (pseudo == r).mean() >= 0.0025}
+            assert set(s.region_ids) == {
+                r for r in np.unique(pseudo) if r >= 0 and (pseudo == r).mean() >= 0.0025
+            }
             assert not set(np.unique(s.labels)) & UNSEEN
             seen_rows += 1
     assert seen_rows == 5
@@ -200,7 +208,9 @@ def test_killed_builds_resume_to_the_same_bytes(build, built, tiny_teacher, tmp_
     rng = np.random.default_rng()
     kills = 0
     for wanted in range(1, 5):
-        process = subprocess.Popen([sys.executable, str(script), *arguments], start_new_session=True)
+        process = subprocess.Popen(
+            [sys.executable, str(script), *arguments], start_new_session=True
+        )
         deadline = time.monotonic() + 300
         while process.poll() is None and time.monotonic() < deadline:
             if len(list(out.glob("receipts/*/*.json"))) >= 4 * wanted - 2:

@@ -43,4 +43,6 @@ def test_a_batch_is_its_views_one_by_one():
     closed = rng.random((3, 8, 8)) < 0.4
     batch = latent_grids(dense, closed, MaskConfig(), BACKEND)
     for i in range(3):
-        np.testing.assert_array_equal(batch[i], latent_grid(dense[i], closed[i], MaskConfig(), BACKEND))
+        np.testing.assert_array_equal(
+            batch[i], latent_grid(dense[i], closed[i], MaskConfig(), BACKEND)
+        )

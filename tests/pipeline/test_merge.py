@@ -10,7 +10,9 @@ from c2s_pipeline.merge import merge_clusters
 def transcription(features, threshold, literal):
     k = len(features)
     unit = [f / np.linalg.norm(f) for f in features.astype(np.float64)]
-    g = {(i, j): float(unit[i] @ unit[j]) if i != j else -np.inf for i in range(k) for j in range(k)}
+    g = {
+        (i, j): float(unit[i] @ unit[j]) if i != j else -np.inf for i in range(k) for j in range(k)
+    }
     out, merged = [], set()
     while g and max(g.values()) >= threshold:
         best = max(g.values())
@@ -38,7 +40,9 @@ def random_features(seed, k):
 @given(st.integers(0, 10_000), st.integers(1, 12), st.floats(-0.5, 0.999), st.booleans())
 def test_equals_the_transcription(seed, k, threshold, literal):
     features = random_features(seed, k)
-    assert merge_clusters(features, threshold, literal) == transcription(features, threshold, literal)
+    assert merge_clusters(features, threshold, literal) == transcription(
+        features, threshold, literal
+    )
 
 
 @given(st.integers(0, 10_000), st.integers(1, 12), st.floats(-1, 1))

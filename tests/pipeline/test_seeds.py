@@ -44,7 +44,10 @@ def test_seeds_equal_plain_loops(seed, h, w, share):
 
 
 def test_fully_annotated_grid_has_no_seed():
-    assert initial_seeds(np.ones((4, 4, 3), np.float32), np.ones((4, 4), bool), (3,)).shape == (0, 3)
+    assert initial_seeds(np.ones((4, 4, 3), np.float32), np.ones((4, 4), bool), (3,)).shape == (
+        0,
+        3,
+    )
 
 
 @pytest.mark.parametrize(("free", "closed"), [(31, True), (32, True), (33, False)])

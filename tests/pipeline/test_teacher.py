@@ -14,7 +14,6 @@ from c2s_cache.views import canonical_box, crop_image
 from c2s_pipeline.teacher import Teacher, TeacherSpec, weights_digest
 from c2s_pipeline.text import class_embeddings
 
-
 open_clip = pytest.importorskip("open_clip")
 
 

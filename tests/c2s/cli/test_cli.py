@@ -57,7 +57,15 @@ def c2s(monkeypatch, capsys, tmp_path):
     return run
 
 
-HEAVY = {"torch", "pytorch_lightning", "transformers", "open_clip", "dask", "distributed", "sklearn"}
+HEAVY = {
+    "torch",
+    "pytorch_lightning",
+    "transformers",
+    "open_clip",
+    "dask",
+    "distributed",
+    "sklearn",
+}
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("data", "list"), ("students", "list")])
@@ -132,7 +140,11 @@ def test_verify_fails_on_damage(c2s, tmp_path):
         (("cache", "build", "--dataset", "coco-stuf"), 2, "Did you mean coco-stuff?"),
         (("cache", "build", "--dataset", "coco-stuff"), 1, "Neither --root nor C2S_DATA"),
         (("cache", "build", "--dataset", "coco-stuff", "--root", "no"), 1, "there is no folder no"),
-        (("cache", "build", "--dataset", "coco-stuff", "--root", "."), 1, "has no images of coco-stuff"),
+        (
+            ("cache", "build", "--dataset", "coco-stuff", "--root", "."),
+            1,
+            "has no images of coco-stuff",
+        ),
         (("cache", "build", "--dataset", "shapes", "--split", "tset"), 1, "no split 'tset'"),
         (("cache", "build", "--dataset", "shapes", "--views", "3"), 2, "views:"),
         (("cache", "build", "--dataset", "shapes", "--set", "masks.lambda=1"), 2, "'masks.lambda'"),
@@ -157,7 +169,9 @@ def test_wrong_usage_is_one_sentence(c2s, arguments, code, message):
 def test_missing_label_maps_are_counted(c2s, coco_tree, tiny_teacher):
     root = coco_tree()
     (root / "stuffthingmaps_trainval2017/train2017/000000000003.png").unlink()
-    code, _, err = c2s("cache", "build", "--dataset", "coco-stuff", "--root", root, "--teacher", tiny_teacher)
+    code, _, err = c2s(
+        "cache", "build", "--dataset", "coco-stuff", "--root", root, "--teacher", tiny_teacher
+    )
     assert code == 1
     assert "1 of 6 images of coco-stuff/train have no label map" in err
     assert "000000000003.png" in err
@@ -181,4 +195,9 @@ def test_data_show_json(c2s):
     facts = json.loads(out)
     assert code == 0
     assert (len(facts["classes"]), len(facts["unseen"])) == (171, 15)
-    assert [facts["classes"][i] for i in facts["unseen"][:4]] == ["cow", "giraffe", "suitcase", "frisbee"]
+    assert [facts["classes"][i] for i in facts["unseen"][:4]] == [
+        "cow",
+        "giraffe",
+        "suitcase",
+        "frisbee",
+    ]

@@ -15,7 +15,12 @@ from c2s_cache import DataError
 
 def test_coco_stuff_is_the_fields_split():
     assert len(CLASSES) == len(set(CLASSES)) == 171
-    assert (CLASSES[0], CLASSES[79], CLASSES[80], CLASSES[170]) == ("person", "toothbrush", "banner", "wood")
+    assert (CLASSES[0], CLASSES[79], CLASSES[80], CLASSES[170]) == (
+        "person",
+        "toothbrush",
+        "banner",
+        "wood",
+    )
     assert DESCRIPTOR.unseen == (19, 23, 28, 29, 36, 51, 76, 88, 94, 112, 133, 136, 137, 157, 160)
     raw = [RAW_VALUES[i] for i in DESCRIPTOR.unseen]
     assert raw == [20, 24, 32, 33, 40, 56, 86, 99, 105, 123, 144, 147, 148, 168, 171]

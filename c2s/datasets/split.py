@@ -1,0 +1,95 @@
+"""Invariant: a split is a sequence of items for evaluation and an image source for the pipeline."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from c2s_cache import DataError
+from c2s_cache.views import decode_image
+
+
+@dataclass(frozen=True)
+class Item:
+    """One labelled image of a split."""
+
+    id: str
+    split: Split
+
+    def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Image uint8 [H, W, 3] and label map uint8 [H, W] over all classes, 255 = ignored.
+
+        Raises:
+            UnreadableImage: the image cannot be decoded.
+            DataError: the label map is missing, malformed, or of another size than the image.
+        """
+        image, labels = decode_image(self.split.encoded(self.id)), self.split.labels(self.id)
+        if labels.shape != image.shape[:2]:
+            raise DataError(
+                f"{self.id}: the label map is {labels.shape[1]} x {labels.shape[0]} pixels, "
+                f"the image {image.shape[1]} x {image.shape[0]}."
+            )
+        return image, labels
+
+
+class Split(Sequence[Item]):
+    """A labelled split of a data set, and an `ImageSource`; subclasses say which images there are."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Data set name, as typed by users."""
+
+    @property
+    @abstractmethod
+    def split(self) -> str:
+        """Split name."""
+
+    @property
+    @abstractmethod
+    def classes(self) -> tuple[str, ...]:
+        """All class names, seen and unseen, in id order."""
+
+    @property
+    @abstractmethod
+    def unseen(self) -> tuple[int, ...]:
+        """Ids of the unseen classes."""
+
+    @property
+    @abstractmethod
+    def ids(self) -> tuple[str, ...]:
+        """Image ids, sorted."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """JSON-like facts that change whenever the content of the split does."""
+
+    @abstractmethod
+    def encoded(self, image_id: str) -> bytes:
+        """Encoded image bytes."""
+
+    @abstractmethod
+    def labels(self, image_id: str) -> NDArray[np.uint8]:
+        """Label map uint8 [H, W] over all classes, 255 = ignored."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Item]: ...
+
+    def __getitem__(self, index: int | slice) -> Item | list[Item]:
+        if isinstance(index, slice):
+            return [Item(i, self) for i in self.ids[index]]
+        return Item(self.ids[index], self)
+
+    def __iter__(self) -> Iterator[Item]:
+        return (Item(i, self) for i in self.ids)
