@@ -91,7 +91,7 @@ def dense_quality(
 
 
 def scene_pseudo_mask(teacher: Teacher, scene: Scene, config: MaskConfig) -> NDArray[np.int16]:
-    """Pseudo mask int16 [64, 64] of a scene whose unseen labels are withheld, as a build makes it."""
+    """Pseudo mask int16 [64, 64] of a scene without its unseen labels, as a build makes it."""
     labels = np.where(np.isin(scene.labels, UNSEEN_IDS), np.uint8(IGNORE), scene.labels)
     size = (teacher.dense_size, teacher.dense_size)
     image = Image.fromarray(scene.image).resize(size, Image.Resampling.BICUBIC)

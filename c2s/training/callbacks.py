@@ -46,7 +46,6 @@ class Saver(pl.Callback):
             if self.stopped_by is not None:
                 raise KeyboardInterrupt
             self.stopped_by = signal.Signals(number).name
-            trainer.should_stop = True
 
         for number in (signal.SIGINT, signal.SIGTERM):
             self._handlers[number] = signal.signal(number, stop)
@@ -66,9 +65,14 @@ class Saver(pl.Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Save if it is time to."""
+        """Save if it is time to; stop if any process was asked to, all after the same iteration."""
         assert isinstance(module, DistillationModule)
-        if module.step % self.every == 0 or self.stopped_by is not None:
+        stop = self.stopped_by is not None
+        if trainer.world_size > 1:
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        if stop:
+            trainer.should_stop = True
+        if stop or module.step % self.every == 0:
             self._save(trainer, module)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
