@@ -17,3 +17,23 @@ def list_(json_: JsonOption = False) -> None:
     from c2s.students.registry import NAMES
 
     typer.echo(json.dumps(list(NAMES)) if json_ else "\n".join(NAMES))
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="Student.")],
+    dim: Annotated[int, typer.Option(help="Width of the features, that of the teacher.")] = 512,
+    size: Annotated[int, typer.Option(help="Side of the input in pixels.")] = 512,
+    json_: JsonOption = False,
+) -> None:
+    """Show what a student costs: parameters, multiply-accumulates (GFLOPs as the field counts)."""
+    from dataclasses import asdict
+
+    from c2s.students.cost import student_cost
+
+    facts = {"name": name, "dim": dim, **asdict(student_cost(name, dim, size))}
+    if json_:
+        typer.echo(json.dumps(facts))
+        return
+    for key, value in facts.items():
+        typer.echo(f"{key:20} {value}")

@@ -66,9 +66,18 @@ def train(
         from c2s.training import run
         from c2s.training.config import load_config
 
-        path = run.train(load_config(config, set_ or (), **options), overwrite)
+        defaults = _defaults(cache, student)
+        path = run.train(load_config(config, set_ or (), defaults, **options), overwrite)
     typer.echo(f"{path} is complete.")
     typer.echo(f"Evaluate it with: c2s eval --run {path} --dataset {_dataset(path)}")
+
+
+def _defaults(cache: Path | None, student: str | None) -> dict[str, Any]:
+    """Settings that suit the cache's data set, where the general ones do not."""
+    from c2s.demo.defaults import train_defaults
+    from c2s_cache.reader import read_manifest
+
+    return {} if cache is None else train_defaults(read_manifest(cache).dataset, student)
 
 
 def _dataset(path: Path) -> str:

@@ -19,3 +19,17 @@ def build_defaults(dataset: str, teacher: str | None) -> dict[str, Any]:
     if dataset != "shapes" or teacher is not None:
         return {}
     return {"teacher": TEACHER}
+
+
+def train_defaults(dataset: str, student: str | None) -> dict[str, Any]:
+    """Training settings that replace the general defaults for a cache's data set.
+
+    Args:
+        dataset: data set name.
+        student: the student the user named, if any.
+    """
+    if dataset != "shapes" or student not in (None, "shapes-net"):
+        return {}
+    from c2s.demo.recipe import METHOD, TRAIN
+
+    return {**TRAIN, "method": METHOD}

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from c2s.demo.scenes import CLASSES, MIN_AREA, SEEN, SIZE, render
-from c2s.demo.train_teacher import turn
+from c2s.demo.train_teacher import mirror
 from c2s.students.base import IMAGENET_MEAN, IMAGENET_STD
 from c2s.students.shapes_net import WIDTHS, ShapesEncoder
 
@@ -102,7 +102,7 @@ def pretrain(out: Path, seed: int, minutes: float, scenes: int, batch_size: int,
             decay = 0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2
             group["lr"] = lr * min(1, (step + 1) / 50) * decay
         rows = torch.randint(len(images), (batch_size,), generator=generator)
-        logits = model(normalise(turn(images[rows], generator)))
+        logits = model(normalise(mirror(images[rows], generator)))
         loss = F.binary_cross_entropy_with_logits(logits, labels[rows])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -1,6 +1,6 @@
 """The Shapes world: a deterministic renderer of small labelled scenes with captions.
 
-A scene is one or two textured backgrounds ("stuff") under one to four coloured shapes ("things"),
+A scene is one or two textured backgrounds ("stuff") under one to three coloured shapes ("things"),
 drawn at 64 x 64 with numpy alone. It depends on nothing but its split and index: `render(split, i)`
 gives the same bytes whichever scenes were drawn before. The splits are disjoint random streams:
 "web" is what the demo's CLIP teacher sees (image and caption, also close-ups), "train", "val" and
@@ -28,6 +28,7 @@ CLASSES = THINGS + STUFF
 UNSEEN = ("star", "ring", "dots", "bricks")
 SEEN = tuple(name for name in CLASSES if name not in UNSEEN)
 SPLITS = ("web", "train", "val", "dev")
+MAX_TILT = 0.4  # radians; things stand upright, as most things in photos do
 MIN_AREA = 0.015  # a class smaller than this fraction of the frame is not named in the caption
 
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -84,7 +85,7 @@ def render(split: str, index: int, classes: Sequence[str] = CLASSES) -> Scene:
     zoom = float(rng.uniform(1.0, 2.2)) if split == "web" and rng.random() < 0.5 else 1.0
     image, labels = _background(rng, stuff, zoom)
     colours: dict[str, str | None] = {}
-    for _ in range(int(rng.integers(1, 5 if zoom < 1.4 else 4))):
+    for _ in range(int(rng.integers(1, 4))):
         name = things[rng.integers(len(things))]
         colour = _draw_thing(rng, image, labels, name, zoom)
         colours[name] = colour if colours.get(name, colour) == colour else None
@@ -221,9 +222,9 @@ def _draw_thing(
 ) -> str:
     """Draw one shape over `image` and `labels` in place; returns its colour word."""
     colour = list(COLOURS)[rng.integers(len(COLOURS))]
-    radius = float(rng.uniform(10.0, 19.0)) * zoom
-    centre = rng.uniform(-25, 25, 2).astype(np.float32)
-    x, y = _rotated(float(rng.uniform(0, 2 * np.pi)), centre)
+    radius = float(rng.uniform(11.0, 20.0)) * zoom
+    centre = rng.uniform(-24, 24, 2).astype(np.float32)
+    x, y = _rotated(float(rng.uniform(-MAX_TILT, MAX_TILT)), centre)
     near = np.abs(_pixels()[0] - centre[0]) < radius + 2
     near &= np.abs(_pixels()[1] - centre[1]) < radius + 2
     distance = np.full((SIZE, SIZE), 9.0, np.float32)

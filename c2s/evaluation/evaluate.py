@@ -93,11 +93,19 @@ def predictor(
         seen_offset: subtracted from the cosines of the seen classes (0.1 on ZegCLIP's own scores is
             usual in the inductive setting; here 0 unless asked for).
         device: "auto" takes a GPU if there is one.
-        embeddings: float32 [K, D] of other classes than the dataset's; seen_offset must then be 0.
+        embeddings: float32 [K, D] of other classes than the dataset's; there is no offset then.
+
+    Raises:
+        ConfigError: the device does not exist.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    place = torch.device(device)
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"Device {device} cannot be used: {reason}") from error
     table = torch.from_numpy(run.embeddings if embeddings is None else embeddings).to(place)
     penalty = None
     if seen_offset and embeddings is None:

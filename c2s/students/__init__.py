@@ -1,6 +1,5 @@
 """Segmentation models that can be distilled into, one file per architecture."""
 
-from c2s.students.base import Student
 from c2s.students.registry import NAMES, create
 
-__all__ = ["NAMES", "Student", "create"]
+__all__ = ["NAMES", "create"]

@@ -11,8 +11,6 @@ IMAGENET_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
 IMAGENET_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
 """Normalisation of the students' inputs, RGB, in units of pixel / 255."""
 
-NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
-
 
 class Student(nn.Module, ABC):
     """A closed-set segmentation model whose last classifier is widened to D outputs.
@@ -44,7 +42,7 @@ def parameter_groups(
     """Optimizer groups of the stock schedule.
 
     Head and method learn at `head_lr_mult` times the backbone's rate; no weight decay on norms,
-    biases and position embeddings (nor on any other parameter of fewer than two axes).
+    biases and position embeddings.
 
     Args:
         model: a module with the child `student` and, optionally, other children (the method's).
@@ -57,20 +55,20 @@ def parameter_groups(
         exactly one.
     """
     backbone = {id(p) for p in _backbone(model).parameters()}
-    norms = {id(p) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters()}
-    groups: dict[tuple[float, float], dict[str, object]] = {}
     names: dict[tuple[float, float], list[str]] = {}
     params: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, param in model.named_parameters():
         if not param.requires_grad:
             continue
-        plain = id(param) in norms or param.ndim < 2 or "pos_embed" in name or "position" in name
+        # Norms and biases are the parameters of one axis.
+        plain = param.ndim < 2 or "pos_embed" in name or "position" in name
         key = (lr if id(param) in backbone else lr * head_lr_mult, 0.0 if plain else weight_decay)
         names.setdefault(key, []).append(name)
         params.setdefault(key, []).append(param)
-    for key, group in params.items():
-        groups[key] = {"params": group, "names": names[key], "lr": key[0], "weight_decay": key[1]}
-    return list(groups.values())
+    return [
+        {"params": group, "names": names[key], "lr": key[0], "weight_decay": key[1]}
+        for key, group in params.items()
+    ]
 
 
 def _backbone(model: nn.Module) -> nn.Module:

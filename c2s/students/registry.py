@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from c2s_cache.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 NAMES = (*(f"segformer-b{n}" for n in range(6)), "shapes-net")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from pathlib import Path
 from types import FrameType
@@ -12,6 +13,8 @@ import pytorch_lightning as pl
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from safetensors import SafetensorError
+from torch.optim import Optimizer
 
 from c2s.methods.batch import Batch
 from c2s.training import checkpoint
@@ -47,8 +50,9 @@ class Saver(pl.Callback):
                 raise KeyboardInterrupt
             self.stopped_by = signal.Signals(number).name
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._handlers[number] = signal.signal(number, stop)
+        if threading.current_thread() is threading.main_thread():  # Python allows it there only
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, stop)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch, batch_idx: int
@@ -91,9 +95,14 @@ class Saver(pl.Callback):
         if not trainer.is_global_zero or module.step == self._saved:
             return
         scaler = trainer.precision_plugin.state_dict()
-        checkpoint.save(
-            self.run, module.step, module.student, module.method, trainer.optimizers[0], scaler
-        )
+        optimizer = trainer.optimizers[0]
+        try:
+            checkpoint.save(self.run, module.step, module.student, module.method, optimizer, scaler)
+        except (OSError, SafetensorError) as error:
+            raise C2SError(
+                f"The checkpoint of iteration {module.step} cannot be written to {self.run} ({error}).",
+                f"Make room there, then continue with: c2s train --resume {self.run}",
+            ) from error
         self._saved = module.step
 
     def _release(self) -> None:
@@ -112,6 +121,13 @@ class Recorder(pl.Callback):
     def __init__(self, log: MetricsLog, every: int) -> None:
         self.metrics, self.every = log, every
         self._since, self._steps = 0.0, 0
+        self._rates: list[float] = []
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Keep the rates of this step; after it the scheduler has moved on."""
+        self._rates = [group["lr"] for group in optimizer.param_groups]
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Start the clock."""
@@ -137,7 +153,7 @@ class Recorder(pl.Callback):
                 "Lower lr, or train with --set precision=32-true.",
             )
         now = time.perf_counter()
-        rates = {f"lr{i}": g["lr"] for i, g in enumerate(trainer.optimizers[0].param_groups)}
+        rates = {f"lr{i}": rate for i, rate in enumerate(self._rates)}
         speed = {"images_per_s": self._steps * module.config.batch_size / (now - self._since)}
         self._since, self._steps = now, 0
         if trainer.is_global_zero:

@@ -1,7 +1,8 @@
-"""Invariant: a checkpoint is safetensors and JSON, is replaced as a whole, and resumes bit for bit.
+"""Invariant: a checkpoint is safetensors and JSON, is replaced as a whole, and resumes exactly.
 
 `checkpoint/student.safetensors` is the student alone; `state.safetensors` holds the method (with
 its bank), the optimizer's moments and the random states; `state.json` the iteration, written last.
+On a CPU a resumed run equals an uninterrupted one bit for bit; on a GPU as far as its kernels repeat.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from c2s.training.run_folder import checkpoint_folder, load_tensors, load_weights
-from c2s_cache.errors import ConfigError
+from c2s.training.run_folder import RunError, checkpoint_folder, load_tensors, load_weights
 from c2s_cache.receipt import sync_directory, write_atomic
 
 
@@ -75,14 +75,14 @@ def load(run: Path) -> Checkpoint:
     """Read the run's checkpoint.
 
     Raises:
-        ConfigError: there is none, or it is damaged.
+        RunError: there is none, or it is damaged.
     """
     folder = checkpoint_folder(run)
     try:
         state = json.loads((folder / "state.json").read_bytes())
         step, scaler = int(state["step"]), dict(state["scaler"])
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(
+        raise RunError(
             f"{run} has no checkpoint to resume from.", "Start it anew with --overwrite."
         ) from error
     return Checkpoint(
@@ -106,7 +106,7 @@ def restore_optimizer(checkpoint: Checkpoint, optimizer: Optimizer) -> None:
     """Fill the optimizer's moments; its groups stay as the configuration made them.
 
     Raises:
-        ConfigError: the checkpoint has state of parameters that the optimizer does not know.
+        RunError: the checkpoint has state of parameters that the optimizer does not know.
     """
     stored = _under(checkpoint.tensors, "optimizer/")
     state: dict[int, dict[str, Tensor]] = {}
@@ -118,7 +118,7 @@ def restore_optimizer(checkpoint: Checkpoint, optimizer: Optimizer) -> None:
                 state[index] = found
             index += 1
     if sum(len(s) for s in state.values()) != len(stored):
-        raise ConfigError("The checkpoint's optimizer state is of another student or method.")
+        raise RunError("The checkpoint's optimizer state is of another student or method.")
     optimizer.load_state_dict(
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
     )

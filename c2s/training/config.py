@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,19 +97,23 @@ class TrainConfig(BaseModel):
 
 
 def load_config(
-    file: Path | None = None, settings: Sequence[str] = (), **options: Any
+    file: Path | None = None,
+    settings: Sequence[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> TrainConfig:
     """Configuration from a YAML file, then `key=value` settings, then named fields.
 
     Args:
         file: YAML mapping with the fields of `TrainConfig`.
         settings: texts like "method.tau=0.05"; dots reach into groups, values are read as YAML.
+        defaults: nested values that replace the model's own.
         **options: fields; those that are None are left as they are.
 
     Raises:
         ConfigError: one sentence for every wrong key or value.
     """
-    return resolve(TrainConfig, {}, file, settings, options)
+    return resolve(TrainConfig, defaults or {}, file, settings, options)
 
 
 def dump_yaml(config: TrainConfig) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from c2s.methods.base import SeenClasses
 from c2s.students import create
@@ -18,7 +19,7 @@ from c2s.training.config import TrainConfig
 from c2s.training.data import BatchStream, block_sizes, loader
 from c2s.training.logs import MetricsLog
 from c2s.training.module import DistillationModule
-from c2s.training.run_folder import create_run, read_config, read_info
+from c2s.training.run_folder import RunError, create_run, read_config, read_info
 from c2s.training.sampler import BatchSequence
 from c2s_cache.errors import C2SError, ConfigError
 from c2s_cache.reader import Cache, open_cache
@@ -40,16 +41,13 @@ def train(config: TrainConfig, overwrite: bool = False) -> Path:
 
     Raises:
         CacheError: the cache is missing, incomplete or damaged.
-        ConfigError: the run exists already, or the configuration does not fit.
+        RunError: a run of that name exists.
+        ConfigError: the configuration does not fit.
         Interrupted: SIGINT or SIGTERM; the message says how to resume.
     """
     cache = open_cache(config.cache)
     config = config.resolved(cache.manifest.dataset, cache.manifest.view_size)
-    path = config.runs / config.run_name
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-        create_run(config, cache, overwrite)
-    _fit(config, cache, path, None)
-    return path
+    return _fit(config, cache, None, overwrite)
 
 
 def resume(path: Path | str) -> Path:
@@ -63,7 +61,7 @@ def resume(path: Path | str) -> Path:
 
     Raises:
         CacheError, Interrupted: as for `train`.
-        ConfigError: no run or no checkpoint there, or the cache has changed since.
+        RunError: no run or no checkpoint there, or the cache has changed since.
     """
     path = Path(path)
     config = read_config(path).model_copy(update={"runs": path.parent, "name": path.name})
@@ -71,23 +69,60 @@ def resume(path: Path | str) -> Path:
     before, now = read_info(path).fingerprints, cache.manifest.fingerprints
     changed = [stage for stage in now if before.get(stage) != now[stage]]
     if changed:
-        raise ConfigError(
+        raise RunError(
             f"{config.cache} is not the cache that {path} was trained from: "
             f"{', '.join(changed)} {'differs' if len(changed) == 1 else 'differ'}.",
             "Restore that cache, or train a new run.",
         )
     state = checkpoint.load(path)
-    if state.step < config.total:
-        _fit(config, cache, path, state)
-    return path
+    return path if state.step >= config.total else _fit(config, cache, state)
 
 
 def _fit(
-    config: TrainConfig, cache: Cache, path: Path, state: checkpoint.Checkpoint | None
-) -> None:
+    config: TrainConfig,
+    cache: Cache,
+    state: checkpoint.Checkpoint | None,
+    overwrite: bool = False,
+) -> Path:
     _quiet()
-    pl.seed_everything(config.seed, workers=False, verbose=False)
+    path = config.runs / config.run_name
     start = 0 if state is None else state.step
+    module = _module(config, cache, start)
+    if state is not None:
+        checkpoint.restore_modules(state, path, module.student, module.method)
+    sequence = _sequence(config, cache)
+    # Only now, when nothing is left that a wrong setting could stop, does the folder appear.
+    first = int(os.environ.get("LOCAL_RANK", "0")) == 0
+    if state is None and first:
+        create_run(config, cache, overwrite)
+    saver = Saver(path, config.checkpoint_every, state)
+    log = MetricsLog(path, start) if first else None
+    trainer = _trainer(config, saver, log, start)
+    size = config.image_size or cache.manifest.view_size
+    part = (trainer.global_rank, trainer.world_size)
+    stream = BatchStream(cache.path, sequence, start, config.total, size, config.jitter, *part)
+    on_gpu = trainer.strategy.root_device.type == "cuda"
+    try:
+        trainer.fit(module, loader(stream, config.workers, on_gpu))
+    except torch.OutOfMemoryError as error:
+        raise C2SError(
+            f"GPU memory ran out at batch size {config.batch_size} and {size} pixels.",
+            "Lower --batch-size, or take --set precision=bf16-mixed or method.supervision=features.",
+        ) from error
+    if log is not None:
+        log.close()
+    if saver.stopped_by is not None and module.step < config.total:
+        raise Interrupted(
+            f"Stopped by {saver.stopped_by} at iteration {module.step} of {config.total}; "
+            f"the checkpoint is saved.",
+            f"Continue with: c2s train --resume {path}",
+        )
+    return path
+
+
+def _module(config: TrainConfig, cache: Cache, start: int) -> DistillationModule:
+    """Student and method at the state that the seed gives them. Of the text, only the seen classes'."""
+    pl.seed_everything(config.seed, workers=False, verbose=False)
     text = cache.text("seen")
     seen = SeenClasses(
         torch.from_numpy(text.class_ids),
@@ -99,32 +134,7 @@ def _fit(
         method = config.method.build(seen)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    if state is not None:
-        checkpoint.restore_modules(state, path, student, method)
-    saver = Saver(path, config.checkpoint_every, state)
-    log = MetricsLog(path, start) if int(os.environ.get("LOCAL_RANK", "0")) == 0 else None
-    trainer = _trainer(config, saver, log, start)
-    stream = BatchStream(
-        str(cache.path),
-        _sequence(config, cache),
-        start,
-        config.total,
-        config.image_size or cache.manifest.view_size,
-        config.jitter,
-        trainer.global_rank,
-        trainer.world_size,
-    )
-    on_gpu = trainer.strategy.root_device.type == "cuda"
-    module = DistillationModule(student, method, config, start)
-    trainer.fit(module, loader(stream, config.workers, on_gpu))
-    if log is not None:
-        log.close()
-    if saver.stopped_by is not None and module.step < config.total:
-        raise Interrupted(
-            f"Stopped by {saver.stopped_by} at iteration {module.step} of {config.total}; "
-            f"the checkpoint is saved.",
-            f"Continue with: c2s train --resume {path}",
-        )
+    return DistillationModule(student, method, config, start)
 
 
 def _sequence(config: TrainConfig, cache: Cache) -> BatchSequence:
@@ -144,16 +154,24 @@ def _trainer(config: TrainConfig, saver: Saver, log: MetricsLog | None, start: i
     callbacks: list[pl.Callback] = [Bar(config.total, start, config.log_every)]
     if log is not None:
         callbacks.append(Recorder(log, config.log_every))
+    try:
+        return _lightning_trainer(config, [*callbacks, saver], start)
+    except MisconfigurationException as error:
+        raise ConfigError(f"accelerator={config.accelerator}: {error}") from error
+
+
+def _lightning_trainer(config: TrainConfig, callbacks: list[pl.Callback], start: int) -> pl.Trainer:
     several = config.devices > 1
+    on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
     return pl.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
         # A batch without any latent class leaves the latent embedding's parameters unused.
         strategy="ddp_find_unused_parameters_true" if several else "auto",
-        sync_batchnorm=several,
+        sync_batchnorm=several and on_gpu,
         precision=config.precision,
         max_steps=config.total - start,
-        callbacks=[*callbacks, saver],
+        callbacks=callbacks,
         logger=False,
         use_distributed_sampler=False,
         enable_checkpointing=False,

@@ -23,9 +23,13 @@ from torch import nn
 
 from c2s.students import create
 from c2s.training.config import TrainConfig, dump_yaml, load_config
-from c2s_cache.errors import ConfigError
+from c2s_cache.errors import C2SError
 from c2s_cache.reader import Cache
 from c2s_cache.receipt import write_atomic
+
+
+class RunError(C2SError):
+    """A run folder is missing, damaged, unfinished, or in the way."""
 
 
 class RunInfo(BaseModel):
@@ -73,7 +77,7 @@ def create_run(config: TrainConfig, cache: Cache, overwrite: bool = False) -> Pa
         overwrite: delete a folder of that name.
 
     Raises:
-        ConfigError: a folder of that name exists.
+        RunError: a folder of that name exists.
     """
     path = config.runs / config.run_name
     if path.exists() and not overwrite:
@@ -82,10 +86,13 @@ def create_run(config: TrainConfig, cache: Cache, overwrite: bool = False) -> Pa
             hint = f"Continue it with: c2s train --resume {path}"
         else:
             hint = "Choose another --name, or replace it with --overwrite."
-        raise ConfigError(f"{path} already holds a run.", hint)
-    if path.exists():
-        shutil.rmtree(path)
-    path.mkdir(parents=True)
+        raise RunError(f"{path} already holds a run.", hint)
+    try:
+        if path.exists():
+            shutil.rmtree(path)
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise RunError(f"The run folder {path} cannot be made ({error.strerror}).") from error
     manifest = cache.manifest
     info = RunInfo(
         dataset=manifest.dataset,
@@ -107,11 +114,11 @@ def read_config(path: Path) -> TrainConfig:
     """Resolved configuration of a run.
 
     Raises:
-        ConfigError: `path` is no run folder, or its configuration is damaged.
+        RunError: `path` is no run folder, or its configuration is damaged.
     """
     file = path / "config.yaml"
     if not file.is_file():
-        raise ConfigError(
+        raise RunError(
             f"{path} is not a run folder (no config.yaml).", "Train one: c2s train --cache PATH"
         )
     return load_config(file)
@@ -121,12 +128,12 @@ def read_info(path: Path) -> RunInfo:
     """Contents of `run.json`.
 
     Raises:
-        ConfigError: missing or damaged.
+        RunError: missing or damaged.
     """
     try:
         return RunInfo.model_validate_json((path / "run.json").read_bytes())
     except (OSError, ValidationError) as error:
-        raise ConfigError(
+        raise RunError(
             f"{path / 'run.json'} is missing or damaged.", "Train the run again."
         ) from error
 
@@ -135,14 +142,14 @@ def open_run(path: Path | str) -> Run:
     """Open a run for inference.
 
     Raises:
-        ConfigError: no run there, or no checkpoint yet, or its weights do not fit its
+        RunError: no run there, or no checkpoint yet, or its weights do not fit its
         configuration.
     """
     path = Path(path)
     config, info = read_config(path), read_info(path)
     step = saved_step(path)
     if step is None:
-        raise ConfigError(
+        raise RunError(
             f"{path} has no checkpoint yet.", f"Start it anew with: --name {path.name} --overwrite"
         )
     folder = checkpoint_folder(path)
@@ -175,13 +182,13 @@ def load_tensors(file: Path) -> dict[str, torch.Tensor]:
     """Tensors of a safetensors file, on the CPU.
 
     Raises:
-        ConfigError: missing or damaged.
+        RunError: missing or damaged.
     """
     try:
         tensors: dict[str, torch.Tensor] = load_file(file)
         return tensors
     except (OSError, SafetensorError) as error:
-        raise ConfigError(
+        raise RunError(
             f"{file} is missing or damaged ({error}).", "Train the run again."
         ) from error
 
@@ -190,12 +197,12 @@ def load_weights(module: nn.Module, state: Mapping[str, torch.Tensor], source: P
     """Fill a module, every parameter and persistent buffer.
 
     Raises:
-        ConfigError: names or shapes differ.
+        RunError: names or shapes differ.
     """
     try:
         module.load_state_dict(dict(state))
     except RuntimeError as error:
-        raise ConfigError(
+        raise RunError(
             f"{source} does not fit the {type(module).__name__} of its configuration: "
             f"{str(error).splitlines()[-1].strip()}"
         ) from error

@@ -30,7 +30,8 @@ class SklearnKMeans:
 
     def __init__(self) -> None:
         self._cluster = require("sklearn.cluster", "build")
-        self._threadpoolctl = require("threadpoolctl", "build")
+        # Finding the loaded thread pools takes milliseconds, so it is done once.
+        self._pools = require("threadpoolctl", "build").ThreadpoolController()
 
     def fit(
         self, tokens: NDArray[np.float32], centres: NDArray[np.float32], iterations: int
@@ -39,7 +40,7 @@ class SklearnKMeans:
         kmeans = self._cluster.KMeans(
             len(centres), init=centres, n_init=1, max_iter=iterations, tol=0.0, algorithm="lloyd"
         )
-        with self._threadpoolctl.threadpool_limits(1):
+        with self._pools.limit(limits=1):
             return np.asarray(kmeans.fit_predict(tokens), dtype=np.intp)
 
 

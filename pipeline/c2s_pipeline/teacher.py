@@ -115,6 +115,8 @@ class Teacher:
     def cls_tokens(self, images: NDArray[np.uint8]) -> Tensor:
         """CLS embedding of each image, not normalised: what `encode_image` returns.
 
+        A tower that pools by averaging its tokens has no CLS token; the mean takes its place.
+
         Args:
             images: uint8 [B, T, T, 3] with T = `image_size`.
 
@@ -249,15 +251,15 @@ def _needs_quick_gelu(open_clip: Any, name: str, weights: str | None) -> bool:
 def _vision_transformer(model: nn.Module, name: str) -> Any:
     open_clip = require("open_clip", "build")
     visual: Any = model.visual
-    usable = isinstance(visual, open_clip.transformer.VisionTransformer)
     if (
-        not usable
+        not isinstance(visual, open_clip.transformer.VisionTransformer)
         or visual.attn_pool is not None
-        or visual.pool_type != "tok"
+        or visual.pool_type not in ("tok", "avg")
         or visual.proj is None
     ):
         raise ConfigError(
-            f"teacher {name} is not a ViT with a CLS token and a projection, which C2S distils from.",
+            f"teacher {name} is not a ViT that projects a CLS token (or the mean token), "
+            "which C2S distils from.",
             "Choose one such as ViT-B-16.",
         )
     return visual

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from c2s_pipeline.kmeans import SklearnKMeans, cluster
+from c2s_pipeline.kmeans import cluster, create_backend
 
 
 def lloyd(tokens, seeds, iterations):
@@ -23,9 +23,11 @@ def lloyd(tokens, seeds, iterations):
     return labels
 
 
-@pytest.fixture(scope="module")
-def backend():
-    return SklearnKMeans()
+@pytest.fixture(scope="module", params=["sklearn", "cuml"])
+def backend(request):
+    if request.param == "cuml":
+        pytest.importorskip("cuml", reason="needs c2s[gpu] and a CUDA device")
+    return create_backend(request.param)
 
 
 @settings(deadline=None, max_examples=40)

@@ -86,7 +86,7 @@ def test_digest_depends_on_every_weight(teacher, tiny_teacher):
         (TeacherSpec("ViT-B-61", "random"), "unknown teacher 'ViT-B-61'"),
         (TeacherSpec("ViT-B-16", "no-such-tag"), "neither a file nor a weight tag"),
         (TeacherSpec("local-dir:/nowhere", None), "no open_clip_config.json"),
-        (TeacherSpec("RN50", "random"), "not a ViT with a CLS token"),
+        (TeacherSpec("RN50", "random"), "not a ViT that projects a CLS token"),
     ],
 )
 def test_what_cannot_be_loaded_is_one_sentence(spec, message):

@@ -142,6 +142,6 @@ class LatentEmbedding(nn.Module):
 
 
 def _padding(valid: Tensor) -> Tensor:
-    """Key padding mask (True = hidden). A row without a valid key hides none, for a softmax over
-    nothing would put NaN into the gradients; its slots hold zeros."""
+    """Key padding mask (True = hidden). A row without a valid key hides none: a softmax over
+    nothing is NaN in some attention kernels, and then in every gradient. Its slots hold zeros."""
     return ~valid & valid.any(1, keepdim=True)

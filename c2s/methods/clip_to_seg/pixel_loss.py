@@ -36,11 +36,13 @@ def class_scores(
     Returns:
         float [B, Ns + U, h, w].
     """
-    unit = functional.normalize(features, dim=1)
-    scores_seen = alpha * torch.einsum("bdhw,nd->bnhw", unit if normalize else features, seen)
-    scores_latent = beta * torch.einsum(
-        "bdhw,bud->buhw", unit, functional.normalize(latent, dim=-1)
-    )
+    # The norms divide the scores, not F: the same cosines with far less memory traffic.
+    norm = features.norm(dim=1, keepdim=True).clamp(min=1e-12)  # [B, 1, h, w]
+    scores_seen = alpha * torch.einsum("bdhw,nd->bnhw", features, seen)
+    if normalize:
+        scores_seen = scores_seen / norm
+    unit_latent = functional.normalize(latent, dim=-1)
+    scores_latent = beta * torch.einsum("bdhw,bud->buhw", features, unit_latent) / norm
     return torch.cat([scores_seen, scores_latent], dim=1)
 
 

@@ -137,13 +137,17 @@ def test_predict_asks_the_text_tower_only_for_unknown_names(trained, tmp_path, m
     assert asked == [("random", ["zebra"])]
 
 
+def test_a_wrong_setting_is_named(tiny_cache):
+    with pytest.raises(ConfigError, match=r"method\.tua"):
+        invoke("train", "--cache", tiny_cache, "--set", "method.tua=1")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("train",), "needs --cache"),
         (("train", "--resume", "x", "--seed", "1"), "drop --seed"),
         (("train", "--resume", "x", "--overwrite"), "drop --overwrite"),
-        (("train", "--cache", "x", "--set", "method.tua=1"), "method.tua"),
         (("train", "--cache", "nowhere.zarr"), "nowhere.zarr is not a c2s cache"),
         (("predict", "a.png", "--run", "r", "--classes", "a,a", "--out", "o"), "distinct"),
         (
@@ -156,3 +160,9 @@ def test_predict_asks_the_text_tower_only_for_unknown_names(trained, tmp_path, m
 def test_wrong_use_is_one_sentence(arguments, message):
     with pytest.raises(C2SError, match=message):
         invoke(*arguments)
+
+
+def test_students_show_has_the_promised_keys():
+    facts = json.loads(invoke("students", "show", "segformer-b0", "--json"))
+    assert {"parameters", "training_parameters", "gflops", "input_size"} <= set(facts)
+    assert facts["input_size"] == 512

@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from c2s.methods.clip_to_seg.latent_embedding import LatentEmbedding, latent_ids, tokens_of
+from c2s.methods.clip_to_seg.latent_embedding import (
+    LatentEmbedding,
+    _padding,
+    latent_ids,
+    tokens_of,
+)
 
 N, D = 4, 16
 
@@ -83,6 +88,11 @@ def test_images_without_latent_classes_or_tokens_keep_gradients_finite(generator
     grads = [prototypes.grad, *(p.grad for p in model.parameters())]
     assert all(g.isfinite().all() for g in grads if g is not None)
     assert not out[~valid].any()
+
+
+def test_no_row_ever_hides_all_of_its_keys():
+    valid = torch.tensor([[True, False], [False, False]])
+    assert _padding(valid).tolist() == [[False, True], [False, False]]
 
 
 def test_no_latent_class_in_the_whole_batch():

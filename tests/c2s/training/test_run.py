@@ -18,7 +18,7 @@ from c2s.training import checkpoint, run
 from c2s.training.callbacks import Recorder
 from c2s.training.config import load_config
 from c2s.training.logs import MetricsLog, read_metrics
-from c2s.training.run_folder import open_run, read_config, saved_step
+from c2s.training.run_folder import RunError, open_run, read_config, saved_step
 from c2s_cache import open_cache
 from c2s_cache.errors import C2SError, ConfigError
 
@@ -111,13 +111,13 @@ def test_resuming_a_complete_run_leaves_it_alone(finished):
 
 def test_an_existing_run_is_never_replaced_silently(finished, tiny_cache):
     config = read_config(finished)
-    with pytest.raises(ConfigError, match=r"already holds a run.*--overwrite"):
+    with pytest.raises(RunError, match=r"already holds a run.*--overwrite"):
         run.train(config)
     state = finished / "checkpoint" / "state.json"
     content = state.read_text()
     try:
         state.write_text(json.dumps(json.loads(content) | {"step": 2}))
-        with pytest.raises(ConfigError, match=r"--resume"):
+        with pytest.raises(RunError, match=r"--resume"):
             run.train(config)
     finally:
         state.write_text(content)
@@ -130,14 +130,14 @@ def test_resume_refuses_another_cache(finished):
     facts["fingerprints"]["masks"] = "0"
     try:
         info.write_text(json.dumps(facts))
-        with pytest.raises(ConfigError, match=r"not the cache .*: masks differs"):
+        with pytest.raises(RunError, match=r"not the cache .*: masks differs"):
             run.resume(finished)
     finally:
         info.write_text(content)
 
 
 def test_resume_without_a_run(tmp_path):
-    with pytest.raises(ConfigError, match=r"not a run folder"):
+    with pytest.raises(RunError, match=r"not a run folder"):
         run.resume(tmp_path)
 
 
@@ -168,7 +168,7 @@ def test_damaged_weights_are_one_sentence(finished):
     content = file.read_bytes()
     try:
         file.write_bytes(content[:100])
-        with pytest.raises(ConfigError, match=r"student.safetensors is missing or damaged"):
+        with pytest.raises(RunError, match=r"student.safetensors is missing or damaged"):
             open_run(finished)
     finally:
         file.write_bytes(content)
@@ -180,6 +180,26 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_cache, tmp_path, monkeypat
         lambda scores, target: scores.sum() * float("nan"),
     )
     with pytest.raises(C2SError, match=r"loss is nan at iteration 1"):
+        run.train(settings(tiny_cache, tmp_path))
+
+
+def test_a_wrong_setting_leaves_no_folder_behind(tiny_cache, tmp_path):
+    for wrong, message in (
+        ({"student": "segformer-b9"}, "no student"),
+        ({"settings": ["method.heads=5"]}, "heads=5"),
+        ({"weights": str(tmp_path / "nowhere")}, "No SegFormer encoder"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            run.train(settings(tiny_cache, tmp_path, **wrong))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_full_disk_is_one_sentence(tiny_cache, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(C2SError, match=r"iteration 2 cannot be written .*No space left.*--resume"):
         run.train(settings(tiny_cache, tmp_path))
 
 

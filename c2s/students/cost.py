@@ -1,0 +1,56 @@
+"""What a student costs, counted on a model without memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from c2s.students.base import parameter_count
+from c2s.students.registry import create
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Size and work of a student.
+
+    Attributes:
+        parameters: of the student, as at inference.
+        training_parameters: with the latent embedding's decoder layer (the sums of Table III).
+        gflops: multiply-accumulates of one forward pass in units of 1e9, which the field calls
+            GFLOPs; convolutions and matrix products, those of the attention included.
+        input_size: side of the square input in pixels.
+    """
+
+    parameters: int
+    training_parameters: int
+    gflops: float
+    input_size: int
+
+
+def student_cost(name: str, dim: int = 512, size: int = 512) -> Cost:
+    """Count a student.
+
+    Args:
+        name: of the student.
+        dim: D, width of the features.
+        size: side of the input in pixels.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        student = create(name, dim, "random").eval()
+        layer = nn.TransformerDecoderLayer(dim, 8, dim_feedforward=4 * dim)
+        with FlopCounterMode(display=False) as counter:
+            student(torch.zeros(1, 3, size, size))
+    parameters = parameter_count(student.parameters())
+    return Cost(
+        parameters=parameters,
+        training_parameters=parameters + parameter_count(layer.parameters()),
+        gflops=round(counter.get_total_flops() / 2e9, 2),
+        input_size=size,
+    )
