@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from c2s.methods.clip_to_seg.config import ClipToSegConfig
 from c2s.training.config import TrainConfig
 
 ROWS: dict[str, dict[str, bool]] = {
@@ -27,7 +26,7 @@ PAPER: dict[str, tuple[float, float, float]] = {
 
 BUILD: dict[str, Any] = {
     "view_size": 64,
-    "masks": {"threshold": 0.8},
+    "masks": {"threshold": 0.7},
     "block_rows": 250,
     "batch_size": 50,
 }
@@ -49,6 +48,5 @@ METHOD: dict[str, Any] = {"tau": 0.07, "supervision": "features"}
 
 def train_config(row: str, cache: Path, seed: int, runs: Path) -> TrainConfig:
     """Configuration of one row of the table; the run's folder is `runs`/ROW-seedN."""
-    method = ClipToSegConfig(**METHOD, **ROWS[row])
-    name = f"{row}-seed{seed}"
-    return TrainConfig(cache=cache, seed=seed, runs=runs, name=name, method=method, **TRAIN)
+    place = {"cache": cache, "seed": seed, "runs": runs, "name": f"{row}-seed{seed}"}
+    return TrainConfig.model_validate({**TRAIN, **place, "method": {**METHOD, **ROWS[row]}})
