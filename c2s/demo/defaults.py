@@ -7,6 +7,14 @@ from typing import Any
 
 TEACHER_FOLDER = Path(__file__).parent / "teacher"
 TEACHER = f"local-dir:{TEACHER_FOLDER}"
+BUILD: dict[str, Any] = {
+    "teacher": TEACHER,
+    "view_size": 64,
+    "masks": {"threshold": 0.7},
+    "block_rows": 250,
+    "batch_size": 50,
+}
+"""Settings of the Shapes cache; the merging threshold was chosen on the "dev" scenes."""
 
 
 def build_defaults(dataset: str, teacher: str | None) -> dict[str, Any]:
@@ -18,7 +26,7 @@ def build_defaults(dataset: str, teacher: str | None) -> dict[str, Any]:
     """
     if dataset != "shapes" or teacher is not None:
         return {}
-    return {"teacher": TEACHER}
+    return BUILD
 
 
 def train_defaults(dataset: str, student: str | None) -> dict[str, Any]:

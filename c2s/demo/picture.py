@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from c2s.demo.defaults import TEACHER
-from c2s.demo.recipe import BUILD
+from c2s.demo.defaults import BUILD, TEACHER
 from c2s.demo.scenes import CLASSES, MIN_AREA, SIZE, STUFF, THINGS, UNSEEN, render
 from c2s.demo.teacher_report import scene_pseudo_mask
 from c2s.evaluation.evaluate import predictor

@@ -24,12 +24,6 @@ PAPER: dict[str, tuple[float, float, float]] = {
 }
 """sIoU, uIoU, hIoU of the paper's Table IV (COCO-Stuff, SegFormer-B4, 40 k iterations)."""
 
-BUILD: dict[str, Any] = {
-    "view_size": 64,
-    "masks": {"threshold": 0.7},
-    "block_rows": 250,
-    "batch_size": 50,
-}
 TRAIN: dict[str, Any] = {
     "student": "shapes-net",
     "iterations": 600,

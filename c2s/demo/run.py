@@ -15,9 +15,9 @@ from rich.table import Table
 
 from c2s.cli.progress import BuildBar, bar
 from c2s.datasets import load_dataset
-from c2s.demo.defaults import TEACHER, TEACHER_FOLDER
+from c2s.demo.defaults import BUILD, TEACHER_FOLDER
 from c2s.demo.picture import draw_predictions
-from c2s.demo.recipe import BUILD, PAPER, ROWS, train_config
+from c2s.demo.recipe import PAPER, ROWS, train_config
 from c2s.demo.teacher_report import region_accuracy
 from c2s.evaluation.evaluate import evaluate
 from c2s.training.run import train
@@ -47,7 +47,7 @@ def run(seeds: int, out: Path, rows: tuple[str, ...] = tuple(ROWS)) -> dict[str,
     data = load_dataset("shapes")
     cache = out / "shapes.zarr"
     console.rule(f"1 of 3: the teacher's cache, once ({cache})")
-    request = BuildRequest.model_validate({"teacher": TEACHER, **BUILD})
+    request = BuildRequest.model_validate(BUILD)
     with BuildBar() as progress:
         report = build(data.split("train"), request, cache, progress=progress)
     teacher = {"folder": TEACHER_FOLDER.name, **region_accuracy(TEACHER_FOLDER, 200, "val")}

@@ -394,7 +394,8 @@ def train(
                 "samples": len(losses) * batch_size, "batch_size": batch_size,
                 "scenes": scenes, "learning_rate": lr, "started_from": earlier,
                 "command": "python -m c2s.demo.train_teacher --out DIR"
-                f" --seed {seed} --minutes {minutes:g}",
+                f" --seed {seed} --minutes {minutes:g} --lr {lr:g}"
+                + (" --start-from EARLIER" if start_from else ""),
                 "versions": {
                     "torch": torch.__version__, "open_clip": open_clip.__version__,
                     "numpy": np.__version__,
