@@ -17,7 +17,7 @@ from PIL import Image
 from c2s_cache import open_cache
 from c2s_cache.integrity import verify
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 
 def c2s(*arguments: object, folder: Path, data: Path) -> subprocess.CompletedProcess[str]:

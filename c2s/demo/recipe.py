@@ -26,18 +26,24 @@ PAPER: dict[str, tuple[float, float, float]] = {
 
 TRAIN: dict[str, Any] = {
     "student": "shapes-net",
-    "iterations": 600,
+    "iterations": 300,
     "batch_size": 32,
-    "lr": 1e-3,
+    "lr": 2e-3,
     "head_lr_mult": 2.0,
     "weight_decay": 0.01,
-    "warmup": 50,
+    "warmup": 30,
     "jitter": False,
     "workers": 0,
     "accelerator": "cpu",
     "checkpoint_every": 100_000,
 }
-METHOD: dict[str, Any] = {"tau": 0.07, "supervision": "features"}
+METHOD: dict[str, Any] = {
+    "supervision": "features",
+    "local_reduction": "mean",
+    "local_negatives": "batch",
+}
+"""Negatives of Eq. 6 from the whole batch: scenes are of few regions, and with those of the image alone
+`both` stayed at hIoU 33.5 on 200 dev scenes where it now reaches 51.5 (300 iterations, one seed)."""
 
 
 def train_config(row: str, cache: Path, seed: int, runs: Path) -> TrainConfig:
