@@ -116,7 +116,7 @@ def load_encoder(encoder: nn.Module, path: Path) -> None:
 
     if not path.is_file():
         raise ConfigError(
-            f"There are no encoder weights at {path}.", 'Pass weights="random" to start without.'
+            f"There are no encoder weights at {path}.", "Start without them: --weights random"
         )
     try:
         state = load_file(path)
