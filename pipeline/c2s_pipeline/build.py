@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import time
@@ -146,14 +147,23 @@ def _run(
     distributed = require("distributed", "build")
     with cluster as client:
         client.subscribe_topic(PROGRESS_TOPIC, lambda event: progress.advance(int(event[1])))
-        futures = []
-        for block in blocks:
-            rows = manifest.block_range(block)
-            ids = order[rows.start : rows.stop]
-            futures.append(client.submit(build_block, task, block, ids, rows.start, pure=False))
+        waiting = iter(blocks)
+
+        def submit(count: int) -> list[Any]:
+            return [
+                client.submit(build_block, task, block, _ids(order, manifest, block), pure=False)
+                for block in itertools.islice(waiting, count)
+            ]
+
+        alive = set(submit(2 * max(len(client.ncores()), 1)))
+        completed = distributed.as_completed(alive)
         try:
-            for future in distributed.as_completed(futures):
+            for future in completed:
+                alive.discard(future)
                 future.result()
+                following = submit(1)
+                alive.update(following)
+                completed.update(following)
             client.unsubscribe_topic(PROGRESS_TOPIC)
         except distributed.scheduler.KilledWorker as error:
             raise C2SError(
@@ -165,6 +175,15 @@ def _run(
                 f"{task.path} cannot be written: {error.strerror or error}.",
                 "Free space or fix permissions, then run the same command again to resume.",
             ) from error
+        except Exception:
+            # Blocks under way finish and commit before the lock is released to the next builder.
+            distributed.wait(list(alive))
+            raise
+
+
+def _ids(order: list[str], manifest: Manifest, block: int) -> list[str]:
+    rows = manifest.block_range(block)
+    return order[rows.start : rows.stop]
 
 
 @contextlib.contextmanager
@@ -213,7 +232,7 @@ def _environment(threads: int) -> dict[str, str]:
     return {**keep, **dict.fromkeys(pools, str(threads))}
 
 
-def build_block(task: _Task, block: int, ids: list[str], first_row: int) -> int:
+def build_block(task: _Task, block: int, ids: list[str]) -> int:
     """Build all missing stages of a block; runs in a worker. Running it twice is harmless.
 
     Returns:
@@ -231,7 +250,7 @@ def build_block(task: _Task, block: int, ids: list[str], first_row: int) -> int:
     computer = BlockComputer(
         writer.manifest, task.source, teacher, backend, task.batch_size, max(task.threads, 2)
     )
-    result = computer.compute(ids, first_row, report)
+    result = computer.compute(ids, writer.manifest.block_range(block).start, report)
     for stage, arrays in result.stages.items():
         if stage in missing:
             notes = {"quarantined": result.quarantined} if stage == "images" else {}
