@@ -32,8 +32,8 @@ def test_the_demo_writes_its_table_and_picture(tmp_path, monkeypatch, capsys):
         assert row["seconds"] > 0
     assert results["teacher"]["region_top1"] > 90
     assert {"python", "torch", "zarr"} <= set(results["versions"])
-    width, height = Image.open(tmp_path / "predictions.png").size
-    assert min(width, height) > 500
+    with Image.open(tmp_path / "predictions.png") as picture:
+        assert min(picture.size) > 500
     out = capsys.readouterr().out
     assert "paper" in out
     assert "distillation" in out
