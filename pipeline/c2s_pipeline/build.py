@@ -147,23 +147,8 @@ def _run(
     distributed = require("distributed", "build")
     with cluster as client:
         client.subscribe_topic(PROGRESS_TOPIC, lambda event: progress.advance(int(event[1])))
-        waiting = iter(blocks)
-
-        def submit(count: int) -> list[Any]:
-            return [
-                client.submit(build_block, task, block, _ids(order, manifest, block), pure=False)
-                for block in itertools.islice(waiting, count)
-            ]
-
-        alive = set(submit(2 * max(len(client.ncores()), 1)))
-        completed = distributed.as_completed(alive)
         try:
-            for future in completed:
-                alive.discard(future)
-                future.result()
-                following = submit(1)
-                alive.update(following)
-                completed.update(following)
+            _submit_all(distributed, client, task, blocks, order, manifest)
             client.unsubscribe_topic(PROGRESS_TOPIC)
         except distributed.scheduler.KilledWorker as error:
             raise C2SError(
@@ -175,10 +160,39 @@ def _run(
                 f"{task.path} cannot be written: {error.strerror or error}.",
                 "Free space or fix permissions, then run the same command again to resume.",
             ) from error
-        except Exception:
-            # Blocks under way finish and commit before the lock is released to the next builder.
+
+
+def _submit_all(
+    distributed: Any,
+    client: Any,
+    task: _Task,
+    blocks: list[int],
+    order: list[str],
+    manifest: Manifest,
+) -> None:
+    """Build the blocks, two per worker under way at a time; raises the first failure."""
+    waiting = iter(blocks)
+
+    def submit(count: int) -> list[Any]:
+        return [
+            client.submit(build_block, task, block, _ids(order, manifest, block), pure=False)
+            for block in itertools.islice(waiting, count)
+        ]
+
+    alive = set(submit(2 * max(len(client.ncores()), 1)))
+    completed = distributed.as_completed(alive)
+    try:
+        for future in completed:
+            alive.discard(future)
+            future.result()
+            following = submit(1)
+            alive.update(following)
+            completed.update(following)
+    except Exception:
+        # Whatever failed, blocks under way must end before the lock passes to the next builder.
+        if alive:
             distributed.wait(list(alive))
-            raise
+        raise
 
 
 def _ids(order: list[str], manifest: Manifest, block: int) -> list[str]:
