@@ -41,6 +41,13 @@ def build(
     dense_size: Annotated[
         int | None, typer.Option(help="Input side of the dense pass [default: the native size].")
     ] = None,
+    dense_features: Annotated[
+        str | None,
+        typer.Option(
+            help="Tokens that are clustered: plain, unprojected, penultimate, mid, value, qq, kk, vv, "
+            "qq-kk or neighbour [default: plain, the paper's]."
+        ),
+    ] = None,
     split: SplitOption = "train",
     limit: Annotated[int | None, typer.Option(help="Only so many images of the split.")] = None,
     workers: Annotated[
@@ -74,6 +81,7 @@ def build(
         "views": views,
         "dense": dense,
         "dense_size": dense_size,
+        "dense_features": dense_features,
         "limit": limit,
         "batch_size": batch_size,
         "block_rows": block_rows,

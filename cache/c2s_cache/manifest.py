@@ -30,7 +30,8 @@ class TeacherInfo(_Model):
     """The frozen CLIP model that wrote the cache.
 
     `digest` is the SHA-256 over its weights; `grid` the (height, width) of its dense token grid;
-    `image_size` its native input side in pixels; `dense_size` the input side of the dense pass.
+    `image_size` its native input side in pixels; `dense_size` the input side of the dense pass;
+    `dense_features` which tokens are clustered, with `dense_dim` channels (None: `dim`).
     `mean` and `std` are per RGB channel, in units of pixel / 255.
     """
 
@@ -40,6 +41,8 @@ class TeacherInfo(_Model):
     dim: int = Field(gt=0)
     image_size: int = Field(gt=0)
     dense_size: int = Field(gt=0)
+    dense_features: str = "plain"
+    dense_dim: int | None = Field(default=None, gt=0)
     grid: tuple[int, int]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]

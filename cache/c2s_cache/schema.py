@@ -109,8 +109,8 @@ def array_specs(manifest: Manifest) -> tuple[ArraySpec, ...]:
         rows("regions", "regions/skipped", ("view",), view, "uint16"),
     ]
     if m.dense != "none":
-        tail = (*view, height, width, dim)
-        dims = (*grid, "channel")
+        tail = (*view, height, width, manifest.teacher.dense_dim or dim)
+        dims = (*grid, "dense_channel")
         tokens = "int8" if m.dense == "int8" else "float16"
         per_chunk = 1 if block % 4 else 4
         specs.append(rows("teacher", "teacher/dense", dims, tail, tokens, rows_per_chunk=per_chunk))

@@ -191,7 +191,7 @@ class BlockComputer:
         """Values of a quarantined row."""
         empty = Regions(np.zeros(0, np.int16), np.zeros(0, np.float32), np.zeros(0, np.uint8), 0)
         dim, grid = self.teacher.dim, self.teacher.grid
-        tokens = np.zeros((*grid, dim), np.float32)
+        tokens = np.zeros((*grid, self.teacher.dense_dim), np.float32)
         closed = np.full(grid, IGNORE, np.uint8)
         return np.zeros(dim, np.float32), tokens, closed, (empty, self._no_tokens())
 

@@ -129,7 +129,13 @@ def build(
 def load_teacher(request: BuildRequest) -> tuple[Teacher, TeacherSpec]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pretrained = request.pretrained or default_pretrained(request.teacher)
-    spec = TeacherSpec(request.teacher, pretrained, request.dense_size, request.precision)
+    spec = TeacherSpec(
+        request.teacher,
+        pretrained,
+        request.dense_size,
+        request.dense_features,
+        request.precision,
+    )
     teacher = Teacher(spec, device)
     return teacher, replace(spec, dense_size=teacher.dense_size)
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from c2s_cache import ConfigError, DataError, Manifest, TeacherInfo
+from c2s_pipeline.dense import DenseFeatures
 from c2s_pipeline.kmeans import BackendName
 from c2s_pipeline.masks import MaskConfig
 from c2s_pipeline.regions import RegionConfig
@@ -22,6 +23,7 @@ class BuildRequest(BaseModel):
     """Everything a user decides about a cache, apart from the data set and where it goes.
 
     `dense_size` is the input side of the dense pass in pixels (default: the teacher's native size);
+    `dense_features` says which tokens are clustered;
     `view_size` the side at which students see a view; `block_rows` the rows per block; `limit` takes
     only the first so many images of the shuffled split.
     """
@@ -30,6 +32,7 @@ class BuildRequest(BaseModel):
     teacher: str = "ViT-B-16"
     pretrained: str | None = None
     dense_size: int | None = Field(default=None, ge=1)
+    dense_features: DenseFeatures = "plain"
     precision: Precision = "float32"
     views: Literal[1] = 1
     view_size: int = Field(default=512, ge=8)

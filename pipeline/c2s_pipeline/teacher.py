@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from c2s_cache import C2SError, ConfigError, TeacherInfo
+from c2s_pipeline.dense import DenseFeatures, check_variant, cls_and_dense, dense_dim
 from c2s_pipeline.extras import require
 
 Precision = Literal["float32", "float16", "bfloat16"]
@@ -35,12 +36,14 @@ class TeacherSpec:
         pretrained: weight tag, checkpoint file, or "random" (seeded, for trials and benchmarks);
             None for a local-dir, which brings its own weights.
         dense_size: input side in pixels for the dense features; None = the native size.
+        dense_features: which tokens are the dense features; see `c2s_pipeline.dense`.
         precision: arithmetic of the forward pass; below float32 only on a GPU.
     """
 
     name: str
     pretrained: str | None
     dense_size: int | None = None
+    dense_features: DenseFeatures = "plain"
     precision: Precision = "float32"
 
 
@@ -52,7 +55,8 @@ class Teacher:
         device: torch device.
 
     Raises:
-        ConfigError: unknown model or weights, or not a ViT with a CLS token.
+        ConfigError: unknown model or weights, not a ViT with a CLS token, or one that cannot give
+            the dense features.
         MissingExtra: open_clip is not installed.
     """
 
@@ -69,6 +73,7 @@ class Teacher:
                 f"the dense input size {self.dense_size} is no multiple of the patch size "
                 f"{self.patch_size} of {spec.name}."
             )
+        check_variant(self._visual, spec.dense_features, spec.name)
         self._dense_visual = self._visual
         if self.dense_size != self.image_size:
             other = _create(spec, self.dense_size).to(self.device)
@@ -81,6 +86,11 @@ class Teacher:
     def dim(self) -> int:
         """Width D of the joint image-text space."""
         return int(self._visual.proj.shape[1])
+
+    @property
+    def dense_dim(self) -> int:
+        """Channels of the dense features."""
+        return dense_dim(self._visual, self.spec.dense_features)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -100,6 +110,8 @@ class Teacher:
             dim=self.dim,
             image_size=self.image_size,
             dense_size=self.dense_size,
+            dense_features=self.spec.dense_features,
+            dense_dim=self.dense_dim,
             grid=self.grid,
             mean=tuple(config["mean"]),
             std=tuple(config["std"]),
@@ -129,23 +141,20 @@ class Teacher:
 
     @torch.inference_mode()
     def dense_features(self, images: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-        """CLS and dense features C_d: patch tokens after the final norm and projection (Sec. III-B).
+        """CLS and dense features; by default C_d, the projected patch tokens (Sec. III-B).
 
         Args:
             images: uint8 [B, T, T, 3] with T = `dense_size`.
 
         Returns:
-            CLS float32 [B, D] and dense features float32 [B, h, w, D], neither normalised.
+            CLS float32 [B, D] and dense features float32 [B, h, w, `dense_dim`], neither normalised.
         """
-        visual = self._dense_visual
         with self._autocast():
-            out = visual.forward_intermediates(
-                self.prepare(images), indices=1, normalize_intermediates=True, output_fmt="NLC"
+            cls, dense = cls_and_dense(
+                self._dense_visual, self.prepare(images), self.spec.dense_features, self.grid
             )
-            dense = out["image_intermediates"][-1] @ visual.proj
         grid_h, grid_w = self.grid
-        tokens = rearrange(dense.float(), "b (h w) d -> b h w d", h=grid_h, w=grid_w)
-        return out["image_features"].float(), tokens
+        return cls.float(), rearrange(dense.float(), "b (h w) c -> b h w c", h=grid_h, w=grid_w)
 
     @torch.inference_mode()
     def text_features(self, texts: list[str]) -> Tensor:
