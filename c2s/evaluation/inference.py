@@ -66,7 +66,7 @@ class Predictor:
             Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
         )
         tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].to(self.device)
-        images = normalize_images(tensor)
+        images = normalize_images(tensor, self.student)
         out = self._whole(images) if self.mode == "whole" else self._slide(images)
         size = (image.shape[0], image.shape[1])
         out = functional.interpolate(out, size, mode="bilinear", align_corners=False)[0]

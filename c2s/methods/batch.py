@@ -22,6 +22,9 @@ class Batch:
         slots.
         region_area: float32 [B, R], area as a fraction of the view, zero in padded slots.
         rows: int64 [B], row of each image in the cache.
+        extent: int64 [B, 4], top, left, bottom, right of the part of the view that shows the image;
+            the rest is padding. None: no padding.
+        jitter: float32 [B, 5], photometric distortion of each image, or None.
     """
 
     image: Tensor
@@ -31,6 +34,8 @@ class Batch:
     region_ids: Tensor
     region_area: Tensor
     rows: Tensor
+    extent: Tensor | None = None
+    jitter: Tensor | None = None
 
     def __len__(self) -> int:
         return self.image.shape[0]
@@ -44,4 +49,5 @@ class Batch:
         return Batch(**{k: v.pin_memory() for k, v in self._items()})
 
     def _items(self) -> list[tuple[str, Tensor]]:
-        return [(field.name, getattr(self, field.name)) for field in fields(self)]
+        found = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return [(name, value) for name, value in found if value is not None]

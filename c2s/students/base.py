@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 IMAGENET_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
 IMAGENET_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
-"""Normalisation of the students' inputs, RGB, in units of pixel / 255."""
+"""Of the images that most backbones were pretrained on, RGB, in units of pixel / 255."""
 
 
 class Student(nn.Module, ABC):
@@ -18,18 +18,20 @@ class Student(nn.Module, ABC):
     Attributes:
         dim: D, width of the features = joint width of the teacher.
         backbone: the pretrained part; everything else is the head, which learns faster.
+        mean, std: normalisation of the inputs, RGB, in units of pixel / 255.
     """
 
     dim: int
     backbone: nn.Module
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
         """Features at the student's own resolution.
 
         Args:
-            images: float [B, 3, H, W], RGB, normalised with the ImageNet mean and standard
-            deviation.
+            images: float [B, 3, H, W], RGB, normalised with the student's `mean` and `std`.
 
         Returns:
             [B, D, h, w], not normalised.

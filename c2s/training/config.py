@@ -36,7 +36,7 @@ class TrainConfig(BaseModel):
     batch_size: int = Field(default=16, gt=0, description="over all devices together")
     image_size: int | None = Field(default=None, gt=0, description="default: the cache's view size")
     seed: int = Field(default=0, ge=0)
-    jitter: bool = Field(default=True, description="photometric jitter")
+    jitter: bool = Field(default=True, description="photometric distortion")
     window: int = Field(default=8, gt=0, description="blocks held and shuffled together in memory")
 
     lr: float = Field(default=6e-5, gt=0, description="learning rate of the backbone")

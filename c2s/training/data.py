@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from c2s.methods.batch import Batch
-from c2s.training.jitter import photometric_jitter
+from c2s.training.jitter import draw_jitter
 from c2s.training.sampler import BatchSequence, SampleRef, jitter_rng
 from c2s_cache.pseudo_mask import pseudo_mask
 from c2s_cache.reader import Block, Cache, Sample
-from c2s_cache.views import crop_image, crop_labels, decode_image, inside_image
+from c2s_cache.views import crop, decode_image
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class View:
     region_ids: NDArray[np.int16]
     region_area: NDArray[np.float32]
     row: int
+    extent: NDArray[np.int64]
+    jitter: NDArray[np.float32] | None = None
 
 
 def load_view(
@@ -49,31 +51,36 @@ def load_view(
         sample: as stored.
         num_classes: N.
         size: S, side of the view in pixels.
-        rng: stream of the photometric jitter; None for no jitter. Padding stays black.
+        rng: stream of the photometric distortion, which the student's device applies; None for none.
 
     Raises:
         UnreadableImage: the stored bytes cannot be decoded.
     """
-    height, width = sample.labels.shape
-    image = crop_image(decode_image(sample.image), sample.box, sample.flip, size)
-    labels = crop_labels(sample.labels, sample.box, sample.flip, size)
-    inside = inside_image(height, width, sample.box, sample.flip, size)
-    if rng is not None:
-        image = photometric_jitter(image, rng) * inside[:, :, None]
+    view = crop(decode_image(sample.image), sample.labels, sample.box, sample.flip, size)
     return View(
-        image=image,
-        pseudo=pseudo_mask(labels, sample.grid, num_classes, inside),
+        image=view.image,
+        pseudo=pseudo_mask(view.labels, sample.grid, num_classes, view.inside),
         global_cls=sample.global_cls,
         region_cls=sample.region_cls,
         region_ids=sample.region_ids,
         region_area=sample.region_area,
         row=sample.row,
+        extent=extent(view.inside),
+        jitter=None if rng is None else draw_jitter(rng),
     )
+
+
+def extent(inside: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Top, left, bottom, right of the part of a view that shows the image: int64 [4], zeros if none."""
+    rows, cols = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    edges = (rows[0], cols[0], rows[-1] + 1, cols[-1] + 1) if len(rows) else (0, 0, 0, 0)
+    return np.array(edges, np.int64)
 
 
 def collate(views: Sequence[View]) -> Batch:
     """Stack views; regions are padded to the largest number among them (at least one slot)."""
     regions = max(1, *(len(v.region_ids) for v in views))
+    draws = [v.jitter for v in views if v.jitter is not None]
     return Batch(
         image=torch.from_numpy(np.stack([v.image.transpose(2, 0, 1) for v in views])),
         pseudo=torch.from_numpy(np.stack([v.pseudo for v in views])).long(),
@@ -82,6 +89,8 @@ def collate(views: Sequence[View]) -> Batch:
         region_ids=_padded([v.region_ids for v in views], regions, -1).long(),
         region_area=_padded([v.region_area for v in views], regions, 0).float(),
         rows=torch.tensor([v.row for v in views]),
+        extent=torch.from_numpy(np.stack([v.extent for v in views])),
+        jitter=torch.from_numpy(np.stack(draws)) if draws else None,
     )
 
 
@@ -95,7 +104,7 @@ class BatchStream(IterableDataset[Batch]):
         sequence: the batches.
         start, stop: range of iterations.
         size: S, side of the views in pixels.
-        jitter: photometric jitter.
+        jitter: draw photometric distortions.
         rank, world_size: which part of each batch.
     """
 

@@ -1,54 +1,89 @@
-"""Photometric jitter as the field trains with it: brightness, contrast, saturation, hue."""
+"""Photometric distortion as mmsegmentation defines it, drawn per sample and applied to whole batches.
+
+torchvision's colour transforms are other ones: they blend towards grey where these scale and shift.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from PIL import Image
+from torch import Tensor
 
 BRIGHTNESS = 32.0
 FACTOR = (0.5, 1.5)
-HUE = 18 / 180 * 256
-"""Largest hue shift, in PIL's hue steps of 360 / 256 degrees."""
+HUE = 18
+"""Hue shifts are whole multiples of 2 degrees in [-HUE, HUE)."""
+NEUTRAL = (0.0, 1.0, 1.0, 0.0, 1.0)
+"""Draws that change nothing."""
 
 
-def photometric_jitter(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Distort colours; each of the four changes happens with probability one half.
-
-    Brightness +-32; contrast x 0.5..1.5, before or after the two others; saturation x 0.5..1.5; hue
-    +-36 degrees. The same draws are made whatever happens, so streams stay aligned.
+def draw_jitter(rng: np.random.Generator) -> NDArray[np.float32]:
+    """Draw the distortions of one image; each of the four happens with probability one half.
 
     Args:
-        image: uint8 RGB [H, W, 3].
-        rng: the sample's own random stream.
+        rng: the sample's own random stream. The same numbers are drawn whatever happens.
 
     Returns:
-        uint8 [H, W, 3].
+        float32 [5]: brightness shift, contrast factor applied before the colours, saturation factor,
+        hue shift in turns, contrast factor applied after the colours (one of the two is 1).
     """
-    do_brightness, do_contrast, contrast_first, do_saturation, do_hue = rng.random(5) < 0.5
+    happens = rng.random(4) < 0.5
+    contrast_first = rng.random() < 0.5
+    brightness = rng.uniform(-BRIGHTNESS, BRIGHTNESS)
     contrast, saturation = rng.uniform(*FACTOR, size=2)
-    brightness, hue = rng.uniform(-1, 1, size=2) * (BRIGHTNESS, HUE)
-    gain = contrast if do_contrast else 1.0
-    shift = brightness if do_brightness else 0.0
-    image = _scaled(
-        image, gain if contrast_first else 1.0, shift * (gain if contrast_first else 1.0)
+    hue = rng.integers(-HUE, HUE) / 180
+    draws = np.where(
+        happens[[0, 1, 2, 3, 1]], (brightness, contrast, saturation, hue, contrast), NEUTRAL
     )
-    if do_saturation or do_hue:
-        image = _hsv(image, saturation if do_saturation else 1.0, hue if do_hue else 0.0)
-    return image if contrast_first else _scaled(image, gain, 0.0)
+    draws[4 if contrast_first else 1] = 1.0
+    return draws.astype(np.float32)
 
 
-def _scaled(image: NDArray[np.uint8], gain: float, shift: float) -> NDArray[np.uint8]:
-    if gain == 1.0 and shift == 0.0:
-        return image
-    table = np.clip(np.rint(np.arange(256) * gain + shift), 0, 255).astype(np.uint8)
-    out: NDArray[np.uint8] = table[image]
-    return out
+def photometric_jitter(images: Tensor, draws: Tensor) -> Tensor:
+    """Distort the colours of a batch.
+
+    As in mmsegmentation, every change of brightness and contrast is cut to [0, 255] and to whole
+    numbers; hue and saturation change in HSV, here without its rounding to 8 bits in between.
+
+    Args:
+        images: uint8 RGB [B, 3, H, W].
+        draws: float32 [B, 5], as `draw_jitter` gives them.
+
+    Returns:
+        float32 [B, 3, H, W], whole numbers in 0..255.
+    """
+    shift, before, saturation, hue, after = draws[:, :, None, None, None].unbind(1)  # [B, 1, 1, 1]
+    out = _eight_bit(images.float() + shift)
+    out = _eight_bit(out * before)
+    out = _hsv(out, saturation, hue)
+    return _eight_bit(out * after)
 
 
-def _hsv(image: NDArray[np.uint8], saturation: float, hue: float) -> NDArray[np.uint8]:
-    hsv = np.array(Image.fromarray(image).convert("HSV"))
-    turned = (np.arange(256) + round(hue)) % 256
-    hsv[..., 0] = turned.astype(np.uint8)[hsv[..., 0]]
-    hsv[..., 1] = _scaled(hsv[..., 1], saturation, 0.0)
-    return np.asarray(Image.fromarray(hsv, "HSV").convert("RGB"))
+def _eight_bit(images: Tensor) -> Tensor:
+    return images.clamp_(0, 255).floor_()
+
+
+def _hsv(images: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
+    """Scale the saturation and turn the hue; the value (largest channel) stays.
+
+    Args:
+        images: float [B, 3, H, W].
+        saturation, hue: float [B, 1, 1, 1].
+    """
+    red, green, blue = images[:, :, None].unbind(1)  # [B, 1, H, W]
+    value = images.amax(1, keepdim=True)
+    chroma = value - images.amin(1, keepdim=True)
+    divisor = chroma.clamp(min=1)  # a grey pixel has no hue
+    sextant = torch.where(
+        value == red,
+        (green - blue) / divisor,
+        torch.where(value == green, (blue - red) / divisor + 2, (red - green) / divisor + 4),
+    )
+    sextant = sextant + 6 * hue
+    chroma = torch.minimum(chroma * saturation, value)
+    channels = []
+    for offset in (5, 3, 1):
+        place = (sextant + offset) % 6
+        channels.append(value - chroma * torch.minimum(place, 4 - place).clamp_(0, 1))
+    return torch.cat(channels, 1).round_()

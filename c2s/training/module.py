@@ -12,14 +12,36 @@ from c2s.methods.base import Method
 from c2s.methods.batch import Batch
 from c2s.students.base import IMAGENET_MEAN, IMAGENET_STD, parameter_groups
 from c2s.training.config import TrainConfig
+from c2s.training.jitter import photometric_jitter
 from c2s.training.schedule import lr_factor
 
 
-def normalize_images(images: Tensor) -> Tensor:
-    """uint8 RGB [B, 3, H, W] to float32, normalised with the ImageNet mean and deviation."""
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device)[:, None, None]
-    std = torch.tensor(IMAGENET_STD, device=images.device)[:, None, None]
-    return (images.float() / 255 - mean) / std
+def normalize_images(images: Tensor, student: nn.Module) -> Tensor:
+    """RGB [B, 3, H, W] in 0..255 to float32, normalised as the student expects."""
+    mean = torch.tensor(getattr(student, "mean", IMAGENET_MEAN), device=images.device)
+    std = torch.tensor(getattr(student, "std", IMAGENET_STD), device=images.device)
+    return (images.float() / 255 - mean[:, None, None]) / std[:, None, None]
+
+
+def student_input(batch: Batch, student: nn.Module) -> Tensor:
+    """What the student sees of a batch: distorted, normalised, then padded with 0 (in this order).
+
+    Returns:
+        float32 [B, 3, S, S].
+    """
+    images = batch.image
+    if batch.jitter is not None:
+        images = photometric_jitter(images, batch.jitter)
+    images = normalize_images(images, student)
+    return images if batch.extent is None else images * _inside(batch.extent, images.shape[-1])
+
+
+def _inside(extent: Tensor, size: int) -> Tensor:
+    """bool [B, 1, S, S]: where views show the image, from their extents int64 [B, 4]."""
+    place = torch.arange(size, device=extent.device)
+    top, left, bottom, right = extent[:, :, None].unbind(1)  # [B, 1]
+    rows, cols = (place >= top) & (place < bottom), (place >= left) & (place < right)
+    return (rows[:, :, None] & cols[:, None, :])[:, None]
 
 
 class DistillationModule(pl.LightningModule):
@@ -48,7 +70,9 @@ class DistillationModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Losses of one batch, "loss" among them."""
-        losses: dict[str, Tensor] = self.method(self.student(normalize_images(batch.image)), batch)
+        losses: dict[str, Tensor] = self.method(
+            self.student(student_input(batch, self.student)), batch
+        )
         return losses
 
     def transfer_batch_to_device(

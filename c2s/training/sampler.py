@@ -102,5 +102,5 @@ def view_offsets(
 
 
 def jitter_rng(seed: int, position: int) -> np.random.Generator:
-    """Random stream of the photometric jitter of the sample at a position."""
+    """Random stream of the photometric distortion of the sample at a position."""
     return np.random.default_rng([seed, _JITTER, position])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,34 @@ from c2s_cache.errors import UnreadableImage
 from c2s_cache.manifest import IGNORE
 
 Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A view of an image at one size S.
+
+    `image` uint8 [S, S, 3]; `labels` uint8 [S, S], 255 = not annotated; `inside` bool [S, S], False
+    on padding.
+    """
+
+    image: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+    inside: NDArray[np.bool_]
+
+
+def crop(
+    image: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    box: Box | NDArray[np.float64],
+    flip: bool,
+    size: int,
+) -> Crop:
+    """Cut a view out of an upright image [H, W, 3] and its label map [H, W], at `size` pixels."""
+    return Crop(
+        crop_image(image, box, flip, size),
+        crop_labels(labels, box, flip, size),
+        inside_image(labels.shape[0], labels.shape[1], box, flip, size),
+    )
 
 
 def decode_image(data: bytes) -> NDArray[np.uint8]:
@@ -71,9 +100,9 @@ def crop_image(
     if x0 >= 0 and y0 >= 0 and x1 <= width and y1 <= height:
         across, down = _raster(x0, x1, width, size), _raster(y0, y1, height, size)
         whole = Image.fromarray(image)
-        if across is not None and down is not None:
-            # Pillow keeps boxes in float32: where the box lies on whole pixels of the resized image,
-            # resizing first and cropping then gives exactly the pixels of CLIP's own preprocessing.
+        if across is not None and down is not None and size in (across[0], down[0]):
+            # Pillow keeps boxes in float32: where the box spans the short side and lies on whole pixels of
+            # the resized image, resizing first and cropping then gives exactly CLIP's own preprocessing.
             resized = whole.resize((across[0], down[0]), Image.Resampling.BICUBIC)
             out = np.asarray(resized)[down[1] : down[1] + size, across[1] : across[1] + size]
         else:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from c2s.training.data import BatchStream, block_sizes, collate, load_view, loader
+from c2s.training.jitter import NEUTRAL
+from c2s.training.module import student_input
 from c2s.training.sampler import BatchSequence
 from c2s_cache import open_cache
+from c2s_cache.views import inside_image
 
 
 def batches(cache, workers=0, start=0, stop=5, jitter=True, **sequence):
@@ -18,7 +22,8 @@ def batches(cache, workers=0, start=0, stop=5, jitter=True, **sequence):
 
 
 def equal(a, b):
-    return all(torch.equal(getattr(a, k), getattr(b, k)) for k in vars(a))
+    assert vars(a).keys() == vars(b).keys()
+    return all(torch.equal(v, getattr(b, k)) for k, v in vars(a).items() if v is not None)
 
 
 def test_quarantined_rows_are_left_out(tiny_cache):
@@ -62,10 +67,22 @@ def test_dtypes_and_shapes(tiny_cache):
     assert batch.global_cls.dtype == batch.region_cls.dtype == torch.float32
 
 
-def test_padding_stays_black_under_jitter(tiny_cache):
-    for batch in batches(open_cache(tiny_cache)):
-        outside = (batch.image == 0).all(1) & (batch.pseudo == -1)
-        assert ((batch.pseudo == -1) == outside).all()
+def test_padding_is_zero_after_distortion_and_normalisation(tiny_cache):
+    cache = open_cache(tiny_cache)
+    samples = {}
+    for b in range(cache.blocks):
+        block = cache.read_block(b)
+        samples |= {int(r): block.sample(i) for i, r in enumerate(block.rows)}
+    padded = 0
+    for batch in batches(cache):
+        images = student_input(batch, nn.Identity())
+        for image, row in zip(images, batch.rows.tolist(), strict=True):
+            s = samples[row]
+            inside = torch.from_numpy(inside_image(*s.labels.shape, s.box, s.flip, 32))
+            assert not image[:, ~inside].any()
+            assert image[:, inside].abs().sum() > 0
+            padded += int((~inside).any())
+    assert padded > 5
 
 
 def test_resuming_continues_the_sequence(tiny_cache):
@@ -78,8 +95,13 @@ def test_resuming_continues_the_sequence(tiny_cache):
 def test_jitter_changes_pixels_only(tiny_cache):
     cache = open_cache(tiny_cache)
     plain, jittered = batches(cache, jitter=False)[0], batches(cache)[0]
-    assert not torch.equal(plain.image, jittered.image)
+    assert plain.jitter is None
+    assert torch.equal(plain.image, jittered.image)
     assert torch.equal(plain.pseudo, jittered.pseudo)
+    ours, theirs = (student_input(batch, nn.Identity()) for batch in (plain, jittered))
+    changed = (ours != theirs).flatten(1).any(1)
+    assert torch.equal(changed, (jittered.jitter != torch.tensor(NEUTRAL)).any(1))
+    assert changed.any()
 
 
 def test_views_differ_between_epochs(tiny_views_cache):
