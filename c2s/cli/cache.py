@@ -86,7 +86,7 @@ def build(
         "batch_size": batch_size,
         "block_rows": block_rows,
     }
-    defaults = {"view_size": data.view_size, **build_defaults(dataset, teacher)}
+    defaults = {"view_size": data.protocol.view_size, **build_defaults(dataset, teacher)}
     request = resolve(BuildRequest, defaults, config, set_ or (), options)
     target = out or Path("cache") / f"{data.short}.zarr"
     with BuildBar() as bar:
@@ -205,7 +205,7 @@ def plan(
 
     data = load_dataset(dataset, root)
     options = {"teacher": teacher, "pretrained": pretrained, "dense": dense}
-    defaults = {"view_size": data.view_size, **build_defaults(dataset, teacher)}
+    defaults = {"view_size": data.protocol.view_size, **build_defaults(dataset, teacher)}
     facts = plan_build(data.split(split), defaults, options, regions)
     if json_:
         typer.echo(json.dumps(facts))

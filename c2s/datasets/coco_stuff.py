@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from c2s.datasets.descriptor import Descriptor, LabelForm, SplitLayout
+from c2s.datasets.descriptor import Descriptor, LabelForm, SplitLayout, ids_of, names
 
 THINGS = """person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light,
 fire hydrant, stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear,
@@ -23,9 +23,9 @@ shelf, sky-other, skyscraper, snow, solid-other, stairs, stone, straw, structura
 tent, textile-other, towel, tree, vegetable, wall-brick, wall-concrete, wall-other, wall-panel,
 wall-stone, wall-tile, wall-wood, water-other, waterdrops, window-blind, window-other, wood"""
 
-CLASSES = tuple(" ".join(name.split()) for name in f"{THINGS}, {STUFF}".split(","))
+CLASSES = names(f"{THINGS}, {STUFF}")
 
-UNSEEN_NAMES = """cow, giraffe, suitcase, frisbee, skateboard, carrot, scissors, cardboard, clouds,
+UNSEEN = """cow, giraffe, suitcase, frisbee, skateboard, carrot, scissors, cardboard, clouds,
 grass, playingfield, river, road, tree, wall-concrete"""
 
 UNUSED_VALUES = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
@@ -33,12 +33,20 @@ UNUSED_VALUES = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 
 RAW_VALUES = tuple(v for v in range(182) if v not in UNUSED_VALUES)
 
+
+def spoken(name: str) -> str:
+    """A name as MaskCLIP's prompts have it: "sky-other" -> "sky", "wall-brick" -> "brick wall"."""
+    head, _, tail = name.partition("-")
+    return head if tail in ("", "other", "stuff") else f"{tail} {head}"
+
+
 DESCRIPTOR = Descriptor(
     name="coco-stuff",
     short="coco",
     folder="coco_stuff164k",
     classes=CLASSES,
-    unseen=tuple(sorted(CLASSES.index(" ".join(n.split())) for n in UNSEEN_NAMES.split(","))),
+    prompts=tuple(spoken(name) for name in CLASSES),
+    unseen=ids_of(UNSEEN, CLASSES),
     splits={
         split: SplitLayout(
             images=(f"images/{split}2017", f"{split}2017"),
@@ -47,7 +55,7 @@ DESCRIPTOR = Descriptor(
                 f"annotations/{split}2017",
                 f"stuffthingmaps/{split}2017",
             ),
-            expected=count,
+            expected=(count,),
         )
         for split, count in (("train", 118287), ("val", 5000))
     },
@@ -56,7 +64,8 @@ DESCRIPTOR = Descriptor(
         LabelForm("raw stuffthingmaps", ".png", {v: i for i, v in enumerate(RAW_VALUES)}),
     ),
     download=(
-        "train2017.zip and val2017.zip from cocodataset.org, and stuffthingmaps_trainval2017.zip "
-        "from the COCO-Stuff 164k project"
+        "train2017.zip and val2017.zip from http://images.cocodataset.org/zips (into images/) and "
+        "stuffthingmaps_trainval2017.zip from https://github.com/nightrome/cocostuff (into "
+        "stuffthingmaps_trainval2017/)"
     ),
 )

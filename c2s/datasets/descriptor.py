@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from c2s_cache import IGNORE
+from c2s_cache import IGNORE, DataError
+
+OUTSIDE = -1
 
 
 @dataclass(frozen=True)
@@ -15,16 +18,18 @@ class LabelForm:
     """One form in which a data set ships its label maps.
 
     `suffix` is what follows the image id in the file name; `values` maps the value in the file to the
-    class id; a value that is not listed is an error. 255 stays 255 unless listed.
+    class id, or to 255 = ignored; a value that is not listed is an error. 255 stays 255 unless listed.
+    `colours` maps RGB to the value in the file, for label maps that are drawn in colour.
     """
 
     name: str
     suffix: str
-    values: dict[int, int]
+    values: Mapping[int, int]
+    colours: Mapping[tuple[int, int, int], int] = field(default_factory=dict, repr=False)
 
     def table(self) -> NDArray[np.int16]:
-        """Look-up table int16 [256]: class id, 255 = ignored, -1 = value outside the class list."""
-        table = np.full(256, -1, np.int16)
+        """Look-up table int16 [65536]: class id, 255 = ignored, -1 = value outside the class list."""
+        table = np.full(1 << 16, OUTSIDE, np.int16)
         table[IGNORE] = IGNORE
         for value, class_id in self.values.items():
             table[value] = class_id
@@ -33,18 +38,59 @@ class LabelForm:
 
 @dataclass(frozen=True)
 class SplitLayout:
-    """Where a split lies below the data set's folder; of several candidates the first that exists counts."""
+    """Where a split lies below the data set's folder.
+
+    Attributes:
+        images: candidate folders, searched with all folders below; the first that exists counts.
+        labels: folders of label maps; an image's is taken from the first that has one for it.
+        lists: alternatives of files that together list the image ids, one per line; the first
+            alternative that is complete counts. None given: every image of the folder belongs.
+        expected: images in the official split; several where releases differ, empty where unknown.
+    """
 
     images: tuple[str, ...]
     labels: tuple[str, ...]
-    expected: int
+    lists: tuple[tuple[str, ...], ...] = ()
+    expected: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the field trains and tests on a data set.
+
+    Attributes:
+        view_size: side in pixels of training views and of the sliding window.
+        stride: step of the sliding window in pixels.
+        short_side: test images are resized, proportions kept, to this short side in pixels.
+        background: id of a background class that is trained and scored as a seen class. None: what
+            belongs to no class is 255 in every label map, and is neither trained nor scored.
+    """
+
+    view_size: int = 512
+    stride: int = 426
+    short_side: int = 512
+    background: int | None = None
 
 
 @dataclass(frozen=True)
 class Descriptor:
     """A data set: names, classes, the field's zero-shot split, layout, and where to get it.
 
-    `short` names its cache, `folder` its official folder, `unseen` are class ids.
+    Attributes:
+        name: as typed by users.
+        short: names its cache.
+        folder: its official folder.
+        classes: names in id order, as the field writes them.
+        prompts: the same names as a sentence wants them ("pottedplant" -> "potted plant").
+        unseen: ids of the classes whose annotations training must never see.
+        splits: layout by split name.
+        forms: of the label maps, in order of preference.
+        download: which official archives to get, and where.
+        image_suffixes: what follows the image id in the name of an image file.
+        protocol: the field's.
+
+    Raises:
+        DataError: a class name occurs twice, or there are more than 254.
     """
 
     name: str
@@ -52,9 +98,36 @@ class Descriptor:
     folder: str
     classes: tuple[str, ...]
     unseen: tuple[int, ...]
-    splits: dict[str, SplitLayout]
+    splits: Mapping[str, SplitLayout]
     forms: tuple[LabelForm, ...]
     download: str
+    prompts: tuple[str, ...] = ()
     image_suffixes: tuple[str, ...] = (".jpg", ".jpeg", ".png")
-    view_size: int = 512
-    notes: str = field(default="", repr=False)
+    protocol: Protocol = Protocol()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompts", self.prompts or self.classes)
+        if len(self.classes) > 254:
+            raise DataError(
+                f"{self.name} has {len(self.classes)} classes; at most 254 are possible."
+            )
+        seen: set[str] = set()
+        for class_name in self.classes:
+            if class_name in seen:
+                raise DataError(f"{self.name} has two classes called {class_name!r}.")
+            seen.add(class_name)
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Split "a, b b,\\nc" into ("a", "b b", "c")."""
+    return tuple(" ".join(name.split()) for name in text.split(","))
+
+
+def ids_of(wanted: str, classes: tuple[str, ...]) -> tuple[int, ...]:
+    """Ascending ids of the comma-separated class names in `wanted`."""
+    return tuple(sorted(classes.index(name) for name in names(wanted)))
+
+
+def reduced(count: int) -> dict[int, int]:
+    """Values of label maps in which 0 belongs to no class and v > 0 is class v - 1."""
+    return {0: IGNORE, **{i + 1: i for i in range(count)}}

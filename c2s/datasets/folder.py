@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,21 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from c2s.datasets.descriptor import Descriptor, LabelForm
+from c2s.datasets.descriptor import Descriptor, LabelForm, SplitLayout
 from c2s.datasets.split import Split
 from c2s_cache import DataError, UnreadableImage
 
 
 class FolderSplit(Split):
-    """One split of a data set in its official folder layout.
+    """One split of a data set that lies in a folder as its descriptor says.
 
     Args:
         descriptor: the data set.
         root: its folder.
         split: split name.
-
-    Raises:
-        DataError: the layout is not there, or an image has no label map.
     """
 
     def __init__(self, descriptor: Descriptor, root: Path, split: str) -> None:
@@ -56,84 +55,94 @@ class FolderSplit(Split):
         return self.descriptor.unseen
 
     @cached_property
-    def _folders(self) -> tuple[Path, Path]:
-        layout = self.descriptor.splits.get(self.split)
-        if layout is None:
-            raise DataError(
-                f"data set {self.name} has no split {self.split!r}.",
-                f"Splits: {', '.join(self.descriptor.splits)}.",
-            )
-        return self._first("images", layout.images), self._first("label maps", layout.labels)
+    def ids(self) -> tuple[str, ...]:
+        """Image ids, sorted: paths below the image folder without what follows the id.
 
-    def _first(self, what: str, candidates: tuple[str, ...]) -> Path:
-        for candidate in candidates:
-            if (self.root / candidate).is_dir():
-                return self.root / candidate
+        Raises:
+            DataError: the layout is not there, or an image or a label map is missing.
+        """
+        listed = self.listed
+        for what, missing in (("file", self.without_image), ("label map", self.without_labels)):
+            if missing:
+                where = self._images / (missing[0] + self.descriptor.image_suffixes[0])
+                if what == "label map":
+                    where = self._label_folders[0] / (missing[0] + self.descriptor.forms[-1].suffix)
+                raise DataError(
+                    f"{len(missing)} of {len(listed)} images of {self.name}/{self.split} have no {what}; "
+                    f"the first is {where}.",
+                    f"Complete the data: {self.descriptor.download}.",
+                )
+        return listed
+
+    @cached_property
+    def listed(self) -> tuple[str, ...]:
+        """Ids of all images of the split, sorted, whether or not their files are there.
+
+        Raises:
+            DataError: the layout is not there, or a list names an image twice.
+        """
+        if not self._layout.lists:
+            return tuple(sorted(self._files))
+        for files in self._layout.lists:
+            if all((self.root / f).is_file() for f in files):
+                lines = [i for f in files for i in _lines(self.root / f)]
+                ids = sorted({_without(line, self.descriptor.image_suffixes) for line in lines})
+                if len(ids) != len(lines):
+                    raise DataError(f"{self.root / files[0]} lists an image twice.")
+                return tuple(ids)
+        wanted = " or ".join(" and ".join(files) for files in self._layout.lists)
         raise DataError(
-            f"{self.root} has no {what} of {self.name}: expected the folder {' or '.join(candidates)}.",
-            f"Name the right folder with --root, or download {self.descriptor.download}.",
+            f"{self.root} has no list of the images of {self.name}/{self.split}: expected {wanted}.",
+            f"Run: c2s data prepare {self.name}. It needs {self.descriptor.download}.",
         )
 
     @cached_property
-    def _files(self) -> dict[str, Path]:
-        """Image id to image file."""
-        folder, suffixes = self._folders[0], self.descriptor.image_suffixes
-        found = {f.stem: f for f in sorted(folder.iterdir()) if f.suffix.lower() in suffixes}
-        if not found:
-            raise DataError(f"{folder} holds no images (expected {', '.join(suffixes)}).")
-        return found
+    def without_image(self) -> tuple[str, ...]:
+        """Listed ids that have no image file."""
+        return tuple(i for i in self.listed if i not in self._files)
 
     @cached_property
-    def _form(self) -> LabelForm:
-        """The first label form whose files are there."""
-        folder = self._folders[1]
-        for form in self.descriptor.forms:
-            if any((folder / f"{i}{form.suffix}").is_file() for i in list(self._files)[:100]):
-                return form
-        expected = " or ".join(f"ID{form.suffix}" for form in self.descriptor.forms)
-        raise DataError(f"{folder} holds no label maps for the images (expected files {expected}).")
+    def without_labels(self) -> tuple[str, ...]:
+        """Listed ids that have no label map."""
+        suffixes = [form.suffix for form in self.descriptor.forms]
+        return tuple(
+            i for i in self.listed if not any(i + s in self._label_names for s in suffixes)
+        )
 
-    @cached_property
-    def _table(self) -> NDArray[np.int16]:
-        return self._form.table()
-
-    @cached_property
-    def ids(self) -> tuple[str, ...]:
-        """Image ids (file stems), sorted; every one has a label map.
-
-        Raises:
-            DataError: the layout is not there, or an image has no label map.
-        """
-        folder, suffix = self._folders[1], self._form.suffix
-        labelled = {f.name for f in folder.iterdir()}
-        missing = [i for i in self._files if f"{i}{suffix}" not in labelled]
-        if missing:
-            raise DataError(
-                f"{len(missing)} of {len(self._files)} images of {self.name}/{self.split} have no label "
-                f"map; the first is {folder / (missing[0] + suffix)}.",
-                f"Complete the label maps: {self.descriptor.download}.",
+    @property
+    def without_listing(self) -> tuple[str, ...]:
+        """Label maps that belong to no image, by name; none where lists say what belongs."""
+        if self._layout.lists:
+            return ()
+        suffixes = tuple(form.suffix for form in self.descriptor.forms)
+        found = (n for n in self._label_names if n.endswith(suffixes))
+        return tuple(
+            sorted(
+                n
+                for n in found
+                if not any(n.endswith(s) and n.removesuffix(s) in self._files for s in suffixes)
             )
-        return tuple(self._files)
+        )
 
     def identity(self) -> dict[str, Any]:
-        """Name, label form, and a digest over ids and file sizes: changes when files are added or edited."""
+        """Name, label forms, and a digest over ids and file sizes: changes when files are added or edited."""
         hasher = hashlib.sha256()
+        forms = set()
         for image_id in self.ids:
-            sizes = (
-                self._files[image_id].stat().st_size,
-                self._label_file(image_id).stat().st_size,
-            )
+            labels, form = self.label_file(image_id)
+            sizes = (self.image_file(image_id).stat().st_size, labels.stat().st_size)
             hasher.update(f"{image_id} {sizes[0]} {sizes[1]}\n".encode())
+            forms.add(form.name)
         return {
             "dataset": self.name,
             "split": self.split,
-            "labels": self._form.name,
+            "labels": ", ".join(sorted(forms)),
             "files": hasher.hexdigest(),
         }
 
     def encoded(self, image_id: str) -> bytes:
         """Encoded image bytes. Raises `UnreadableImage` if the file cannot be read."""
-        file = self._image_file(image_id)
+        file = self.image_file(image_id)
         try:
             return file.read_bytes()
         except OSError as error:
@@ -143,33 +152,154 @@ class FolderSplit(Split):
         """Label map uint8 [H, W] over all classes, 255 = ignored.
 
         Raises:
-            DataError: the file cannot be read, is no 8-bit label map, or holds an unknown value.
+            DataError: the file cannot be read, is no label map, or holds an unknown value.
         """
-        file = self._label_file(image_id)
-        try:
-            with Image.open(file) as image:
-                values = np.asarray(image)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"label map {file} cannot be read ({error}).") from error
-        if values.ndim != 2 or values.dtype != np.uint8:
-            raise DataError(
-                f"{file} is no label map: expected one 8-bit channel, got {values.dtype} with shape {values.shape}."
-            )
-        mapped = self._table[values]
+        file, form = self.label_file(image_id)
+        values = label_values(file, form)
+        mapped = self._tables[form.name][values]
         if (mapped < 0).any():
             bad = int(values[mapped < 0][0])
             raise DataError(
                 f"{file} holds the label value {bad}, which is outside the {len(self.classes)} classes "
-                f"of {self.name} ({self._form.name}).",
+                f"of {self.name} ({form.name}).",
                 f"Replace the label maps: {self.descriptor.download}.",
             )
         labels: NDArray[np.uint8] = mapped.astype(np.uint8)
         return labels
 
-    def _image_file(self, image_id: str) -> Path:
+    def image_file(self, image_id: str) -> Path:
+        """The file of an image."""
         # By rule where possible: a worker that reads a few ids need not list the whole folder.
-        file = self._folders[0] / f"{image_id}{self.descriptor.image_suffixes[0]}"
-        return file if file.is_file() else self._files[image_id]
+        file = self._images / f"{image_id}{self.descriptor.image_suffixes[0]}"
+        return file if file.is_file() else self._images / self._files.get(image_id, file.name)
 
-    def _label_file(self, image_id: str) -> Path:
-        return self._folders[1] / f"{image_id}{self._form.suffix}"
+    def label_file(self, image_id: str) -> tuple[Path, LabelForm]:
+        """The label map of an image, and the form it has.
+
+        Raises:
+            DataError: there is none.
+        """
+        for folder in self._label_folders:
+            for form in self.descriptor.forms:
+                file = folder / f"{image_id}{form.suffix}"
+                if file.is_file():
+                    return file, form
+        expected = " or ".join(f"{image_id}{form.suffix}" for form in self.descriptor.forms)
+        raise DataError(f"{self._label_folders[0]} holds no label map {expected}.")
+
+    @cached_property
+    def _layout(self) -> SplitLayout:
+        layout = self.descriptor.splits.get(self.split)
+        if layout is None:
+            raise DataError(
+                f"data set {self.name} has no split {self.split!r}.",
+                f"Splits: {', '.join(self.descriptor.splits)}.",
+            )
+        return layout
+
+    @cached_property
+    def _images(self) -> Path:
+        return self._existing("images", self._layout.images)[0]
+
+    @cached_property
+    def _label_folders(self) -> tuple[Path, ...]:
+        return self._existing("label maps", self._layout.labels)
+
+    def _existing(self, what: str, candidates: tuple[str, ...]) -> tuple[Path, ...]:
+        found = tuple(self.root / c for c in candidates if (self.root / c).is_dir())
+        if not found:
+            raise DataError(
+                f"{self.root} has no {what} of {self.name}: expected the folder {' or '.join(candidates)}.",
+                f"Name the right folder with --root, or download {self.descriptor.download}.",
+            )
+        return found
+
+    @cached_property
+    def _files(self) -> dict[str, str]:
+        """Image id to path below the image folder."""
+        suffixes = self.descriptor.image_suffixes
+        found: dict[str, str] = {}
+        for path in _walk(self._images):
+            image_id = _without(path, suffixes)
+            if image_id == path:
+                continue
+            if image_id in found:
+                raise DataError(
+                    f"{self._images} holds two images called {image_id}: {found[image_id]} and {path}."
+                )
+            found[image_id] = path
+        if not found:
+            raise DataError(f"{self._images} holds no images (expected {', '.join(suffixes)}).")
+        return found
+
+    @cached_property
+    def _label_names(self) -> set[str]:
+        return {path for folder in self._label_folders for path in _walk(folder)}
+
+    @cached_property
+    def _tables(self) -> dict[str, NDArray[np.int16]]:
+        return {form.name: form.table() for form in self.descriptor.forms}
+
+
+def label_values(file: Path, form: LabelForm) -> NDArray[np.integer]:
+    """Values of a label map as the file has them, [H, W], at most 65535.
+
+    Raises:
+        DataError: the file cannot be read, is no label map, or holds a colour that is no class's.
+    """
+    try:
+        with Image.open(file) as image:
+            drawn = bool(form.colours) and image.mode in ("RGB", "RGBA")
+            values = np.asarray(image.convert("RGB") if drawn else image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"label map {file} cannot be read ({error}).") from error
+    if drawn:
+        return _from_colours(values, file, form)
+    if values.ndim != 2 or values.dtype.kind not in "bui":
+        raise DataError(
+            f"{file} is no label map: expected one channel of integers, got {values.dtype} with shape "
+            f"{values.shape}."
+        )
+    if values.dtype.kind == "b":
+        return values.astype(np.uint8)
+    if values.dtype.itemsize > 2 or values.dtype.kind == "i":
+        if values.min() < 0 or values.max() > 65535:
+            raise DataError(
+                f"{file} is no label map: its values run from {values.min()} to {values.max()}."
+            )
+        return values.astype(np.uint16)
+    return values
+
+
+def _from_colours(pixels: NDArray[np.uint8], file: Path, form: LabelForm) -> NDArray[np.uint16]:
+    """Values [H, W] of a label map drawn in colour, RGB [H, W, 3]."""
+    wide = pixels.astype(np.uint32)
+    packed = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
+    known = {r << 16 | g << 8 | b: value for (r, g, b), value in form.colours.items()}
+    found, where = np.unique(packed, return_inverse=True)
+    for colour in found.tolist():
+        if colour not in known:
+            rgb = (colour >> 16, colour >> 8 & 255, colour & 255)
+            raise DataError(f"{file} holds the colour {rgb}, which is no class's.")
+    table = np.array([known[c] for c in found.tolist()], np.uint16)
+    values: NDArray[np.uint16] = table[where.reshape(packed.shape)]
+    return values
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    """Files below a folder, as paths relative to it with forward slashes."""
+    top = str(folder)
+    for base, _, files in os.walk(top, followlinks=True):
+        inside = os.path.relpath(base, top).replace(os.sep, "/")
+        yield from files if inside == "." else (f"{inside}/{name}" for name in files)
+
+
+def _lines(file: Path) -> list[str]:
+    return [line.strip() for line in file.read_text().splitlines() if line.strip()]
+
+
+def _without(path: str, suffixes: tuple[str, ...]) -> str:
+    for suffix in suffixes:
+        if path.lower().endswith(suffix.lower()):
+            return path[: -len(suffix)]
+    return path

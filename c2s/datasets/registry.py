@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import difflib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
-from c2s.datasets import coco_stuff
-from c2s.datasets.descriptor import Descriptor
+from c2s.config import read_yaml
+from c2s.datasets import ade20k, cityscapes, coco_stuff, context, voc
+from c2s.datasets.custom import describe_folder, is_folder_name
+from c2s.datasets.descriptor import Descriptor, Protocol
 from c2s.datasets.folder import FolderSplit
+from c2s.datasets.partition import read_split_file
 from c2s.datasets.shapes import COUNTS, ShapesSplit
 from c2s.datasets.split import Split
 from c2s_cache import ConfigError, DataError
 
 CONFIG_FILE = "c2s.yaml"
-FOLDERS: dict[str, Descriptor] = {d.DESCRIPTOR.name: d.DESCRIPTOR for d in (coco_stuff,)}
+FOLDERS: dict[str, Descriptor] = {
+    d.name: d
+    for d in (
+        voc.DESCRIPTOR,
+        coco_stuff.DESCRIPTOR,
+        context.DESCRIPTOR,
+        context.WITH_BACKGROUND,
+        ade20k.DESCRIPTOR,
+        cityscapes.DESCRIPTOR,
+    )
+}
 NAMES = ("shapes", *FOLDERS)
 
 
@@ -25,15 +36,17 @@ NAMES = ("shapes", *FOLDERS)
 class Dataset:
     """A data set at hand: its names and classes, and its splits.
 
-    `short` names its cache; `view_size` is the side in pixels at which students see it.
+    `short` names its cache; `prompts` are the class names as a sentence wants them; `protocol` says
+    how the field trains and tests on it.
     """
 
     name: str
     short: str
     classes: tuple[str, ...]
+    prompts: tuple[str, ...]
     unseen: tuple[int, ...]
     splits: tuple[str, ...]
-    view_size: int
+    protocol: Protocol
     root: Path | None
     descriptor: Descriptor | None
 
@@ -44,7 +57,17 @@ class Dataset:
             DataError: there is no such split, or the data are not there.
         """
         if self.descriptor is None:
-            return ShapesSplit(name)
+            return ShapesSplit(name, self.unseen)
+        return self.folder_split(name)
+
+    def folder_split(self, name: str) -> FolderSplit:
+        """A split that lies in a folder; any data set but shapes has these.
+
+        Raises:
+            DataError: nothing says where the data are.
+        """
+        if self.descriptor is None:
+            raise DataError(f"{self.name} lies in no folder: it is drawn on demand.")
         if self.root is None:
             raise DataError(
                 f"where is {self.name}? Neither --root nor C2S_DATA nor `data:` in {CONFIG_FILE} says.",
@@ -53,53 +76,80 @@ class Dataset:
         return FolderSplit(self.descriptor, self.root, name)
 
 
-def load_dataset(name: str, root: str | Path | None = None) -> Dataset:
-    """Find a data set by name.
+def load_dataset(
+    name: str, root: str | Path | None = None, split_file: Path | None = None
+) -> Dataset:
+    """Find a data set.
 
     Args:
-        name: one of `NAMES`.
+        name: one of `NAMES`, or the path of a folder with a classes.yaml.
         root: its folder, or the folder that holds its official folder. Default: the environment
             variable C2S_DATA, then `data:` in ./c2s.yaml.
+        split_file: YAML file that says which classes are unseen, in place of the field's choice.
 
     Raises:
-        ConfigError: unknown name.
+        ConfigError: unknown name, or a wrong classes.yaml or split file.
         DataError: a folder was named that does not exist.
     """
     if name == "shapes":
         split = ShapesSplit("train")
-        return Dataset(name, name, split.classes, split.unseen, tuple(COUNTS), 64, None, None)
-    if name not in FOLDERS:
+        unseen = read_split_file(split_file, split.classes) if split_file else split.unseen
+        protocol = Protocol(view_size=64, stride=53, short_side=64)
+        return Dataset(
+            name, name, split.classes, split.classes, unseen, tuple(COUNTS), protocol, None, None
+        )
+    if name in FOLDERS:
+        descriptor = FOLDERS[name]
+        found = _root(descriptor, root)
+    elif is_folder_name(name):
+        found = Path(name).expanduser()
+        if not found.is_dir():
+            raise DataError(f"there is no folder {found} to read a data set from.")
+        descriptor = describe_folder(found)
+    else:
         near = difflib.get_close_matches(name, NAMES, 1)
         hint = f"Did you mean {near[0]}? " if near else ""
-        raise ConfigError(f"unknown data set {name!r}.", f"{hint}Known: {', '.join(NAMES)}.")
-    d = FOLDERS[name]
-    found = _root(d, root)
-    return Dataset(name, d.short, d.classes, d.unseen, tuple(d.splits), d.view_size, found, d)
+        raise ConfigError(
+            f"unknown data set {name!r}.",
+            f"{hint}Known: {', '.join(NAMES)}, or the path of your own folder with a classes.yaml.",
+        )
+    if split_file:
+        descriptor = replace(descriptor, unseen=read_split_file(split_file, descriptor.classes))
+    d = descriptor
+    return Dataset(
+        d.name, d.short, d.classes, d.prompts, d.unseen, tuple(d.splits), d.protocol, found, d
+    )
 
 
-def _root(descriptor: Descriptor, given: str | Path | None) -> Path | None:
-    if given is None:
-        given = os.environ.get("C2S_DATA") or _configured()
+def data_root(given: str | Path | None) -> Path | None:
+    """The folder that --root, C2S_DATA or `data:` in ./c2s.yaml names, in this order; None if none does.
+
+    Raises:
+        DataError: the folder does not exist.
+    """
+    given = given or os.environ.get("C2S_DATA") or _configured()
     if given is None:
         return None
     root = Path(given).expanduser()
     if not root.is_dir():
-        raise DataError(
-            f"there is no folder {root} to read {descriptor.name} from.",
-            f"Name the folder that holds {descriptor.folder} with --root DIR.",
-        )
-    inner = root / descriptor.folder
-    return inner if inner.is_dir() else root
+        raise DataError(f"there is no folder {root} to read data sets from.")
+    return root
+
+
+def _root(descriptor: Descriptor, given: str | Path | None) -> Path | None:
+    root = data_root(given)
+    if root is None:
+        return None
+    official = Path(descriptor.folder)
+    inner = [root / official, root / official.name]
+    return next((folder for folder in inner if folder.is_dir()), root)
 
 
 def _configured() -> str | None:
     file = Path(CONFIG_FILE)
     if not file.is_file():
         return None
-    try:
-        content = yaml.safe_load(file.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file.absolute()} is not valid YAML: {error}.") from error
-    if not isinstance(content, dict) or not isinstance(content.get("data", ""), str):
+    data = read_yaml(file).get("data")
+    if not isinstance(data, str | None):
         raise ConfigError(f"{file.absolute()}: expected `data: FOLDER`.")
-    return content.get("data")
+    return data

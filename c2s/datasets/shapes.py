@@ -19,10 +19,17 @@ COUNTS = {"train": 2000, "val": 400, "dev": 400}
 
 
 class ShapesSplit(Split):
-    """One split of the Shapes world."""
+    """One split of the Shapes world.
 
-    def __init__(self, split: str) -> None:
+    Args:
+        split: split name.
+        unseen: ids of the unseen classes; default: the world's own.
+    """
+
+    def __init__(self, split: str, unseen: tuple[int, ...] | None = None) -> None:
         self._split = split
+        own = tuple(sorted(scenes.CLASSES.index(name) for name in scenes.UNSEEN))
+        self._unseen = own if unseen is None else unseen
 
     @property
     def split(self) -> str:
@@ -42,7 +49,7 @@ class ShapesSplit(Split):
     @property
     def unseen(self) -> tuple[int, ...]:
         """Ids of the unseen classes."""
-        return tuple(sorted(scenes.CLASSES.index(name) for name in scenes.UNSEEN))
+        return self._unseen
 
     @property
     def ids(self) -> tuple[str, ...]:

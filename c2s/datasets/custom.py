@@ -1,0 +1,124 @@
+"""A user's own data set: a folder with `images/`, `masks/` and `classes.yaml`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from c2s.config import read_yaml
+from c2s.datasets.descriptor import Descriptor, LabelForm, SplitLayout
+from c2s.datasets.partition import unseen_ids
+from c2s_cache import IGNORE, ConfigError
+
+CLASSES_FILE = "classes.yaml"
+USUAL_SPLITS = ("train", "val", "test")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+Channel = Annotated[int, Field(ge=0, le=255)]
+Value = Annotated[int, Field(ge=0, le=65535)]
+
+
+class ClassesFile(BaseModel):
+    """What `classes.yaml` may say. Only `classes` is needed.
+
+    Attributes:
+        name: of the data set; default: the name of the folder.
+        classes: names, mask value 0 first; or a mapping from mask value to name, for masks with gaps.
+        ignore: mask values that belong to no class, besides 255.
+        unseen: class names, or positions in the class list.
+        prompts: names as a sentence wants them, by class name.
+        colours: [red, green, blue] by class name, for masks drawn in colour.
+        images, masks: folders.
+        splits: list files (one image id per line) by split name.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str | None = None
+    classes: list[str] | dict[Value, str]
+    ignore: list[Value] = []
+    unseen: list[str | int] = []
+    prompts: dict[str, str] = {}
+    colours: dict[str, tuple[Channel, Channel, Channel]] = {}
+    images: str = "images"
+    masks: str = "masks"
+    splits: dict[str, str] = {}
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether what was given as a data set is a path: it has a slash, or a folder is there."""
+    return "/" in name or "\\" in name or name in (".", "..") or Path(name).is_dir()
+
+
+def describe_folder(root: Path) -> Descriptor:
+    """Descriptor of the user's data set in a folder.
+
+    Its splits are those of `splits`; else of the files train.txt, val.txt, test.txt; else of the
+    folders train, val, test below images and masks; else all images are the split "train".
+
+    Raises:
+        ConfigError: `classes.yaml` cannot be read or is wrong.
+        DataError: a class name occurs twice, or there are more than 254.
+    """
+    file = root / CLASSES_FILE
+    if not file.is_file():
+        raise ConfigError(
+            f"{root} is no data set: it has no {CLASSES_FILE}.",
+            "Write one with `classes:`, a list of class names or a mapping of mask values to names.",
+        )
+    try:
+        content = ClassesFile.model_validate(read_yaml(file))
+    except ValidationError as error:
+        raise ConfigError(" ".join(_sentence(file, e) for e in error.errors())) from error
+    given = content.classes
+    named = given if isinstance(given, dict) else dict(enumerate(given))
+    kept = [v for v in sorted(named) if v not in content.ignore]
+    classes = tuple(named[v] for v in kept)
+    if not classes:
+        raise ConfigError(f"{file}: `classes` is empty.")
+    value_of = {class_name: v for v, class_name in named.items()}
+    for key, entries in (("prompts", content.prompts), ("colours", content.colours)):
+        for class_name in entries:
+            if class_name not in value_of:
+                raise ConfigError(f"{file}: `{key}` names {class_name!r}, which is no class.")
+    values = {v: i for i, v in enumerate(kept)} | dict.fromkeys(content.ignore, IGNORE)
+    colours = {rgb: value_of[n] for n, rgb in content.colours.items()}
+    name = content.name or root.resolve().name
+    return Descriptor(
+        name=name,
+        short=re.sub(r"[^\w.-]+", "-", name),
+        folder=root.name,
+        classes=classes,
+        prompts=tuple(content.prompts.get(n, n) for n in classes),
+        unseen=unseen_ids(content.unseen, classes, str(file)),
+        splits=_splits(root, content),
+        forms=(LabelForm("masks", ".png", values, colours),),
+        download=f"nothing: it is your own, in {root}",
+        image_suffixes=SUFFIXES,
+    )
+
+
+def _splits(root: Path, content: ClassesFile) -> dict[str, SplitLayout]:
+    images, masks = (content.images,), (content.masks,)
+    lists = content.splits or {s: f"{s}.txt" for s in USUAL_SPLITS if (root / f"{s}.txt").is_file()}
+    if lists:
+        return {s: SplitLayout(images, masks, ((file,),)) for s, file in lists.items()}
+    folders = [s for s in USUAL_SPLITS if (root / content.images / s).is_dir()]
+    if folders:
+        return {
+            s: SplitLayout((f"{content.images}/{s}",), (f"{content.masks}/{s}",)) for s in folders
+        }
+    return {"train": SplitLayout(images, masks)}
+
+
+def _sentence(file: Path, error: Any) -> str:
+    where = ".".join(
+        str(part) for part in error["loc"] if not str(part).startswith(("list[", "dict["))
+    )
+    if error["type"] == "extra_forbidden":
+        return f"{file}: unknown key {where!r}; known: {', '.join(ClassesFile.model_fields)}."
+    if error["type"] == "missing":
+        return f"{file}: the key {where!r} is missing."
+    return f"{file}: {where}: {error['msg']} (got {error['input']!r})."

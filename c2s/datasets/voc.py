@@ -1,0 +1,55 @@
+"""PASCAL VOC 2012, 20 classes, the field's 15 seen / 5 unseen split, background ignored."""
+
+from __future__ import annotations
+
+from c2s.datasets.descriptor import Descriptor, LabelForm, SplitLayout, ids_of, names, reduced
+
+CLASSES = names("""aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog,
+horse, motorbike, person, pottedplant, sheep, sofa, train, tvmonitor""")
+
+SPOKEN = {
+    "aeroplane": "airplane",
+    "diningtable": "dining table",
+    "pottedplant": "potted plant",
+    "tvmonitor": "tv monitor",
+}
+"""Names as MaskCLIP's prompts have them."""
+
+LISTS = "ImageSets/Segmentation"
+FOLDERS = ("SegmentationClass", "SegmentationClassAug")
+"""VOC's own masks where there are any, else those of the Semantic Boundaries Dataset."""
+
+
+def colour(value: int) -> tuple[int, int, int]:
+    """RGB of a label value in VOC's colour map: its bits dealt out to the channels, highest first."""
+    channels = [0, 0, 0]
+    for bit in range(8):
+        channels[bit % 3] |= (value >> bit & 1) << (7 - bit // 3)
+    return channels[0], channels[1], channels[2]
+
+
+DESCRIPTOR = Descriptor(
+    name="voc",
+    short="voc",
+    folder="VOCdevkit/VOC2012",
+    classes=CLASSES,
+    prompts=tuple(SPOKEN.get(name, name) for name in CLASSES),
+    unseen=ids_of("pottedplant, sheep, sofa, train, tvmonitor", CLASSES),
+    splits={
+        "train": SplitLayout(
+            images=("JPEGImages",),
+            labels=FOLDERS,
+            lists=((f"{LISTS}/trainaug.txt",), (f"{LISTS}/train.txt", f"{LISTS}/aug.txt")),
+            expected=(10582,),
+        ),
+        "val": SplitLayout(
+            images=("JPEGImages",), labels=FOLDERS, lists=((f"{LISTS}/val.txt",),), expected=(1449,)
+        ),
+    },
+    forms=(LabelForm("index", ".png", reduced(20), {colour(v): v for v in (*range(21), 255)}),),
+    download=(
+        "VOCtrainval_11-May-2012.tar from http://host.robots.ox.ac.uk/pascal/VOC/voc2012 (it unpacks to "
+        "VOCdevkit/VOC2012) and, for the augmented training set, benchmark.tgz of the Semantic Boundaries "
+        "Dataset from https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours"
+    ),
+)

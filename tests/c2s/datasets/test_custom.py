@@ -1,0 +1,187 @@
+"""A user's own folder, and a user's own seen/unseen split."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import yaml
+from official_trees import class_map, write_image, write_values
+from PIL import Image
+
+from c2s.datasets import load_dataset
+from c2s_cache import C2SError, ConfigError, DataError
+
+
+@pytest.fixture
+def folder(tmp_path, rng):
+    """Three images with index masks; `folder.write(...)` writes its classes.yaml."""
+    root = tmp_path / "my data"
+    for name in "abc":
+        labels = class_map(rng, 3)
+        write_image(root / f"images/{name}.JPG", labels)
+        write_values(root / f"masks/{name}.png", labels, (0, 1, 2))
+    write_classes(root, classes=["cat", "dog", "grass"], unseen=["dog"])
+    return root
+
+
+def write_classes(root, **content):
+    (root / "classes.yaml").write_text(yaml.safe_dump(content))
+
+
+def test_a_folder_is_a_data_set(folder):
+    dataset = load_dataset(str(folder))
+    assert (dataset.name, dataset.short) == ("my data", "my-data")
+    assert (dataset.classes, dataset.unseen) == (("cat", "dog", "grass"), (1,))
+    assert dataset.splits == ("train",)
+    split = dataset.split("train")
+    assert split.ids == ("a", "b", "c")
+    image, labels = split[0].read()
+    assert image.shape[:2] == labels.shape
+    with pytest.raises(DataError, match=r"no split 'val'. Splits: train"):
+        _ = dataset.split("val").ids
+
+
+def test_a_plain_name_may_be_a_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    assert load_dataset("my data").name == "my data"
+    monkeypatch.chdir(folder)
+    assert load_dataset(".").name == "my data"
+
+
+def test_masks_with_gaps_ignored_values_and_prompts(folder, rng):
+    labels = class_map(rng, 2)
+    write_values(folder / "masks/a.png", labels, (7, 200), 0)
+    write_classes(
+        folder,
+        name="pets",
+        classes={200: "dogs_any", 0: "nothing", 7: "cat"},
+        ignore=[0],
+        unseen=[1],
+        prompts={"dogs_any": "dog"},
+    )
+    dataset = load_dataset(str(folder))
+    assert (dataset.name, dataset.classes) == ("pets", ("cat", "dogs_any"))
+    assert (dataset.prompts, dataset.unseen) == (("cat", "dog"), (1,))
+    np.testing.assert_array_equal(dataset.split("train").labels("a"), labels)
+    with pytest.raises(DataError, match=r"b\.png holds the label value [12], which is outside"):
+        dataset.split("train").labels("b")
+
+
+def test_splits_from_lists_and_from_folders(folder):
+    (folder / "val.txt").write_text("b\n")
+    (folder / "train.txt").write_text("a.JPG\nc\n")
+    dataset = load_dataset(str(folder))
+    assert dataset.splits == ("train", "val")
+    assert dataset.split("train").ids == ("a", "c")
+    write_classes(folder, classes=["cat", "dog", "grass"], splits={"holdout": "val.txt"})
+    assert load_dataset(str(folder)).split("holdout").ids == ("b",)
+
+    write_classes(folder, classes=["cat", "dog", "grass"])
+    for name in ("train", "val"):
+        (folder / f"{name}.txt").unlink()
+        for kind, files in (("images", "a.JPG"), ("masks", "a.png")):
+            (folder / kind / name).mkdir()
+            os.link(folder / kind / files, folder / kind / name / files)
+    assert load_dataset(str(folder)).split("val").ids == ("a",)
+
+
+@pytest.mark.parametrize("mode", ["P", "RGB", "RGBA", "I;16", "1"])
+def test_forms_of_masks(mode, folder, rng):
+    labels = class_map(rng, 2)
+    labels[labels == 255] = 1
+    file = folder / "masks/a.png"
+    colours = {"cat": [10, 20, 30], "dog": [0, 255, 0]}
+    palette = np.array([*colours.values()], np.uint8)
+    if mode == "I;16":
+        Image.fromarray(labels.astype(np.uint16) * 1000).save(file)
+    elif mode == "1":
+        Image.fromarray(labels.astype(bool)).save(file)
+    elif mode == "P":
+        image = Image.fromarray(labels, "L").convert("P")
+        image.putpalette(palette.reshape(-1).tolist())
+        Image.frombytes("P", image.size, labels.tobytes()).save(file)
+    else:
+        Image.fromarray(palette[labels]).convert(mode).save(file)
+    classes = {0: "cat", 1000: "dog"} if mode == "I;16" else ["cat", "dog"]
+    write_classes(folder, classes=classes, colours=colours if mode.startswith("RGB") else {})
+    np.testing.assert_array_equal(load_dataset(str(folder)).split("train").labels("a"), labels)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"classes": ["a", "a"]}, "two classes called 'a'"),
+        ({"classes": []}, "`classes` is empty"),
+        ({}, "the key 'classes' is missing"),
+        ({"classes": ["a", "b"], "unsen": ["a"]}, "unknown key 'unsen'"),
+        (
+            {"classes": ["cat", "b"], "unseen": ["cta"]},
+            "'cta' is not in the class list. Did you mean 'cat'",
+        ),
+        ({"classes": ["a", "b"], "unseen": [2]}, "unseen class 2 is outside 0..1"),
+        ({"classes": ["a", "b"], "unseen": ["a", 0]}, "has the class 'a' twice"),
+        ({"classes": ["a", "b"], "unseen": ["a", "b"]}, "at least one must be seen"),
+        ({"classes": ["a"], "prompts": {"b": "c"}}, "`prompts` names 'b', which is no class"),
+        ({"classes": [f"c{i}" for i in range(255)]}, "at most 254"),
+        ({"classes": {70000: "a"}}, "less than or equal to 65535"),
+    ],
+)
+def test_a_wrong_classes_file_is_one_sentence(content, message, folder):
+    write_classes(folder, **content)
+    with pytest.raises(C2SError, match=message):
+        load_dataset(str(folder))
+
+
+def test_a_folder_without_classes_file(tmp_path):
+    with pytest.raises(ConfigError, match=r"is no data set: it has no classes\.yaml"):
+        load_dataset(str(tmp_path))
+    with pytest.raises(DataError, match="there is no folder"):
+        load_dataset(str(tmp_path / "nowhere"))
+
+
+def test_two_images_of_one_name(folder):
+    Image.new("RGB", (4, 4)).save(folder / "images/a.png")
+    with pytest.raises(DataError, match="two images called a"):
+        _ = load_dataset(str(folder)).split("train").ids
+
+
+def test_a_split_file_replaces_the_unseen_classes(tmp_path):
+    file = tmp_path / "split.yaml"
+    file.write_text("unseen: [wall, 3, traffic light]\n")
+    dataset = load_dataset("ade20k", split_file=file)
+    assert [dataset.classes[i] for i in dataset.unseen] == ["wall", "floor", "traffic light"]
+    file.write_text("unseen: []\n")
+    assert load_dataset("voc", split_file=file).unseen == ()
+    file.write_text("unseen: [star]\n")
+    shapes = load_dataset("shapes", split_file=file)
+    assert shapes.split("train").unseen == shapes.unseen == (shapes.classes.index("star"),)
+    for text, message in (
+        ("seen: [wall]", "expected the one key `unseen`"),
+        ("unseen: wall", "must be a list"),
+        ("unseen: [wal]", "Did you mean 'wall'"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            load_dataset("ade20k", split_file=file)
+
+
+def test_real_photos_as_a_users_folder(shared_data, tmp_path):
+    source = shared_data / "coco_photos"
+    for kind in ("images", "masks"):
+        (tmp_path / kind).symlink_to(source / kind)
+    names = yaml.safe_load((source / "config.yaml").read_text())["classes"]
+    write_classes(tmp_path, name="photos", classes=names, ignore=[0])
+    dataset = load_dataset(str(tmp_path))
+    split = dataset.split("train")
+    assert len(split) == 100
+    assert "unlabeled" not in dataset.classes
+    values = [v for v in sorted(names) if v]
+    for item in split[:20]:
+        labels = item.read()[1]
+        with Image.open(source / f"masks/{item.id}.png") as image:
+            raw = np.asarray(image)
+        known = labels != 255
+        np.testing.assert_array_equal(known, raw != 0)
+        np.testing.assert_array_equal(np.array(values)[labels[known]], raw[known])

@@ -1,0 +1,187 @@
+"""Every official layout, written by the test, reads back as the class ids it was written from."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from official_trees import TREES, colour, make_context, make_voc, write_values
+from PIL import Image
+
+from c2s.datasets import NAMES, load_dataset
+from c2s.datasets.context import CATEGORIES
+from c2s_cache import DataError
+
+LISTS = "VOCdevkit/VOC2012/ImageSets/Segmentation"
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_label_maps_read_back(name, tmp_path, rng):
+    truth = TREES[name](tmp_path, rng)
+    dataset = load_dataset(name, tmp_path)
+    assert dataset.splits == ("train", "val")
+    for split, maps in truth.items():
+        read = dataset.split(split)
+        assert read.ids == tuple(sorted(maps))
+        for item in read:
+            image, labels = item.read()
+            np.testing.assert_array_equal(labels, maps[item.id])
+            assert image.shape[:2] == labels.shape
+
+
+def test_background_of_context_is_ignored_or_a_class(tmp_path, rng):
+    truth = make_context(tmp_path, rng)["val"]["2008_000002"]
+    (with_background,) = load_dataset("context-bg", tmp_path).split("val")
+    labels = with_background.read()[1]
+    np.testing.assert_array_equal(labels, np.where(truth == 255, 0, truth.astype(int) + 1))
+    assert load_dataset("context-bg").protocol.background == 0
+    assert load_dataset("context").protocol.background is None
+
+
+def test_vocs_own_masks_come_before_augmented_ones(tmp_path, rng):
+    truth = make_voc(tmp_path, rng)["train"]["2007_000001"]
+    other = tmp_path / "VOCdevkit/VOC2012/SegmentationClassAug/2007_000001.png"
+    write_values(other, 0 * truth, range(1, 21))
+    np.testing.assert_array_equal(
+        load_dataset("voc", tmp_path).split("train").labels("2007_000001"), truth
+    )
+
+
+def test_voc_masks_drawn_in_colour(tmp_path, rng):
+    truth = make_voc(tmp_path, rng)["val"]["2007_000003"]
+    file = tmp_path / "VOCdevkit/VOC2012/SegmentationClass/2007_000003.png"
+    with Image.open(file) as image:
+        drawn = image.convert("RGB")
+    drawn.save(file)
+    split = load_dataset("voc", tmp_path).split("val")
+    np.testing.assert_array_equal(split.labels("2007_000003"), truth)
+    drawn.putpixel((0, 0), (1, 2, 3))
+    drawn.save(file)
+    with pytest.raises(DataError, match=r"holds the colour \(1, 2, 3\), which is no class's"):
+        split.labels("2007_000003")
+
+
+def test_vocs_colour_map():
+    assert [colour(v) for v in (0, 1, 15, 20, 255)] == [
+        (0, 0, 0),
+        (128, 0, 0),
+        (192, 128, 128),
+        (0, 64, 128),
+        (224, 224, 192),
+    ]
+
+
+def test_train_and_aug_lists_make_trainaug(tmp_path, rng):
+    make_voc(tmp_path, rng)
+    (tmp_path / LISTS / "trainaug.txt").unlink()
+    (tmp_path / LISTS / "train.txt").write_text("2007_000001\n")
+    with pytest.raises(DataError, match="no list of the images of voc/train"):
+        _ = load_dataset("voc", tmp_path).split("train").ids
+    (tmp_path / LISTS / "aug.txt").write_text("2008_000002\n\n")
+    assert load_dataset("voc", tmp_path).split("train").ids == ("2007_000001", "2008_000002")
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("JPEGImages/2008_000002.jpg", "1 of 2 images of voc/train have no file"),
+        ("SegmentationClassAug/2008_000002.png", "1 of 2 images of voc/train have no label map"),
+    ],
+)
+def test_listed_files_must_be_there(file, message, tmp_path, rng):
+    make_voc(tmp_path, rng)
+    (tmp_path / "VOCdevkit/VOC2012" / file).unlink()
+    with pytest.raises(DataError, match=message) as caught:
+        _ = load_dataset("voc", tmp_path).split("train").ids
+    assert "2008_000002" in str(caught.value)
+
+
+def test_an_image_listed_twice_is_refused(tmp_path, rng):
+    make_voc(tmp_path, rng)
+    (tmp_path / LISTS / "val.txt").write_text("2007_000003\n2007_000003\n")
+    with pytest.raises(DataError, match="lists an image twice"):
+        _ = load_dataset("voc", tmp_path).split("val").ids
+
+
+def test_unknown_label_values_are_named(tmp_path, rng):
+    truth = TREES["cityscapes"](tmp_path, rng)["val"]
+    (image_id,) = truth
+    file = tmp_path / f"cityscapes/gtFine/val/{image_id}_gtFine_labelIds.png"
+    write_values(file, truth[image_id], [77] * 19)
+    with pytest.raises(DataError, match="label value 77, which is outside the 19 classes"):
+        load_dataset("cityscapes", tmp_path).split("val").labels(image_id)
+
+
+@pytest.mark.parametrize("root", [".", "VOCdevkit", "VOCdevkit/VOC2012"])
+def test_the_root_may_be_named_at_any_level(root, tmp_path, rng):
+    make_voc(tmp_path, rng)
+    assert len(load_dataset("voc", tmp_path / root).split("val")) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "unseen"),
+    [
+        ("voc", 20, (15, 16, 17, 18, 19)),
+        ("context", 59, (0, 6, 7, 14, 19, 24, 31, 33, 48, 54)),
+        ("context-bg", 60, (1, 7, 8, 15, 20, 25, 32, 34, 49, 55)),
+        ("ade20k", 150, ()),
+        ("cityscapes", 19, ()),
+    ],
+)
+def test_the_fields_classes_and_splits(name, classes, unseen):
+    dataset = load_dataset(name)
+    assert len(dataset.classes) == len(set(dataset.classes)) == classes
+    assert len(dataset.prompts) == len(set(dataset.prompts)) == classes
+    assert dataset.unseen == unseen
+
+
+def test_names_are_fixed():
+    assert NAMES == ("shapes", "voc", "coco-stuff", "context", "context-bg", "ade20k", "cityscapes")
+
+
+def test_context_categories_are_59_ascending_ids():
+    assert len(CATEGORIES) == 59
+    assert list(CATEGORIES) == sorted(set(CATEGORIES))
+
+
+def test_cleaned_names():
+    spoken = dict(
+        zip(load_dataset("coco-stuff").classes, load_dataset("coco-stuff").prompts, strict=True)
+    )
+    assert [
+        spoken[n] for n in ("sky-other", "door-stuff", "wall-brick", "window-blind", "hot dog")
+    ] == [
+        "sky",
+        "door",
+        "brick wall",
+        "blind window",
+        "hot dog",
+    ]
+    assert len(set(spoken.values())) == 171
+    assert load_dataset("voc").prompts[15] == "potted plant"
+    assert load_dataset("context").prompts[54] == "tv monitor"
+
+
+def test_real_voc(shared_data):
+    dataset = load_dataset("voc", shared_data)
+    for name, count in (("train", 14), ("val", 7)):
+        split = dataset.split(name)
+        assert len(split) == count
+        for item in split:
+            labels = item.read()[1]
+            assert set(np.unique(labels)) <= {*range(20), 255}
+    # 2007_000063 shows a dog on a chair: raw values 12 and 9
+    assert set(np.unique(dataset.split("train").labels("2007_000063"))) == {8, 11, 255}
+
+
+def test_real_ade20k(shared_data):
+    dataset = load_dataset("ade20k", shared_data)
+    split = dataset.split("val")
+    assert len(split) == 3
+    found = {dataset.classes[i] for item in split for i in np.unique(item.read()[1]) if i != 255}
+    assert {"wall", "building", "sky", "tree", "road"} <= found
+    lines = (shared_data / "ADEChallengeData2016/objectInfo150.txt").read_text().splitlines()
+    synonyms = [[n.strip() for n in line.split("\t")[4].split(",")] for line in lines[1:]]
+    assert len(synonyms) == len(dataset.classes)
+    others = [n for n, known in zip(dataset.classes, synonyms, strict=True) if n != known[0]]
+    assert others == ["television receiver"]
+    assert others[0] in synonyms[89]
