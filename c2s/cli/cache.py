@@ -11,7 +11,12 @@ import typer
 
 app = typer.Typer(help="Build, inspect and verify teacher caches.", no_args_is_help=True)
 
-DatasetOption = Annotated[str, typer.Option(help="Data set: see c2s data list.")]
+DatasetOption = Annotated[
+    str, typer.Option(help="Data set (see c2s data list), or your own folder with a classes.yaml.")
+]
+SplitFileOption = Annotated[
+    Path | None, typer.Option(help="YAML file with `unseen:`, class names or ids.")
+]
 RootOption = Annotated[
     Path | None, typer.Option(help="Folder of the data set, or the one that holds it [C2S_DATA].")
 ]
@@ -49,6 +54,7 @@ def build(
         ),
     ] = None,
     split: SplitOption = "train",
+    split_file: SplitFileOption = None,
     limit: Annotated[int | None, typer.Option(help="Only so many images of the split.")] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Worker processes [default: one per GPU, else 1].")
@@ -67,7 +73,7 @@ def build(
     from c2s.demo.defaults import build_defaults
     from c2s_pipeline.extras import require
 
-    data = load_dataset(dataset, root)
+    data = load_dataset(dataset, root, split_file)
     source = data.split(split)
     require("open_clip", "build")
     require("distributed", "build")
@@ -195,6 +201,7 @@ def plan(
     pretrained: Annotated[str | None, typer.Option(help="Weight tag, file, or 'random'.")] = None,
     dense: Annotated[str | None, typer.Option(help="Dense tier: none, int8 or float16.")] = None,
     split: SplitOption = "train",
+    split_file: SplitFileOption = None,
     regions: Annotated[float, typer.Option(help="Expected regions per image.")] = 10.0,
     json_: JsonOption = False,
 ) -> None:
@@ -203,7 +210,7 @@ def plan(
     from c2s.datasets import load_dataset
     from c2s.demo.defaults import build_defaults
 
-    data = load_dataset(dataset, root)
+    data = load_dataset(dataset, root, split_file)
     options = {"teacher": teacher, "pretrained": pretrained, "dense": dense}
     defaults = {"view_size": data.protocol.view_size, **build_defaults(dataset, teacher)}
     facts = plan_build(data.split(split), defaults, options, regions)
