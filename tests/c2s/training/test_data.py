@@ -15,9 +15,14 @@ from c2s_cache import open_cache
 from c2s_cache.views import inside_image
 
 
-def batches(cache, workers=0, start=0, stop=5, jitter=True, **sequence):
-    plan = BatchSequence(block_sizes(cache), 4, seed=1, window=2, **sequence)
-    stream = BatchStream(str(cache.path), plan, start, stop, 32, jitter)
+@pytest.fixture(params=[1, 3], ids=lambda n: f"views{n}")
+def cache(request, tiny_cache, tiny_views_cache):
+    """The tiny cache with one view per row, and with three."""
+    return open_cache(tiny_cache if request.param == 1 else tiny_views_cache)
+
+
+def batches(cache, workers=0, start=0, stop=5, jitter=True, part=(0, 1)):
+    stream = BatchStream(str(cache.path), sequence(cache), start, stop, 32, jitter, *part)
     return list(loader(stream, workers, False))
 
 
@@ -26,23 +31,27 @@ def equal(a, b):
     return all(torch.equal(v, getattr(b, k)) for k, v in vars(a).items() if v is not None)
 
 
-def test_quarantined_rows_are_left_out(tiny_cache):
-    cache = open_cache(tiny_cache)
+def test_quarantined_rows_are_left_out(cache):
     assert block_sizes(cache) == (3, 4, 3)
     assert sum(len(cache.read_block(b)) for b in range(cache.blocks)) == 10
     rows = torch.cat([b.rows for b in batches(cache)]).tolist()
     assert sorted(rows[:10]) == [0, 1, 3, 4, 5, 6, 7, 8, 9, 10]
 
 
-def test_a_batch_is_what_the_cache_holds(tiny_cache):
-    cache = open_cache(tiny_cache)
+def sequence(cache):
+    return BatchSequence(block_sizes(cache), 4, seed=1, window=2, views=cache.manifest.views)
+
+
+def samples(cache, step):
+    """What the cache holds of each view of a batch."""
+    refs = sequence(cache).batch(step)
+    return [cache.read_block(ref.block).sample(ref.item, ref.view) for ref in refs]
+
+
+def test_a_batch_is_what_the_cache_holds(cache):
     batch = batches(cache, stop=1, jitter=False)[0]
-    samples = {}
-    for b in range(cache.blocks):
-        block = cache.read_block(b)
-        samples |= {int(r): block.sample(i) for i, r in enumerate(block.rows)}
-    for i, row in enumerate(batch.rows.tolist()):
-        sample = samples[row]
+    for i, sample in enumerate(samples(cache, 0)):
+        assert batch.rows[i] == sample.row
         view = load_view(sample, len(cache.manifest.classes), 32)
         assert np.array_equal(batch.image[i].numpy(), view.image.transpose(2, 0, 1))
         assert np.array_equal(batch.pseudo[i].numpy(), view.pseudo)
@@ -59,6 +68,29 @@ def test_a_batch_is_what_the_cache_holds(tiny_cache):
         assert not set(np.unique(view.pseudo)) & set(cache.manifest.unseen)
 
 
+def test_labels_are_mirrored_with_the_view_and_the_grid_is_not(tiny_views_cache):
+    """The teacher saw the mirrored view, so its grid lies on it as it is; labels are the source's."""
+    cache = open_cache(tiny_views_cache)
+    n, seen = len(cache.manifest.classes), {False: 0, True: 0}
+    for b in range(cache.blocks):
+        block = cache.read_block(b)
+        for s in (block.sample(i, v) for i in range(len(block)) for v in range(3)):
+            pseudo = load_view(s, n, 32).pseudo
+            x0, y0, x1, y1 = s.box
+            for y, x in np.argwhere(np.ones((32, 32))):
+                across = 31 - x if s.flip else x
+                row = int(np.floor(y0 + (y + 0.5) * (y1 - y0) / 32))
+                column = int(np.floor(x0 + (across + 0.5) * (x1 - x0) / 32))
+                if not (0 <= row < s.labels.shape[0] and 0 <= column < s.labels.shape[1]):
+                    assert pseudo[y, x] == -1
+                elif s.labels[row, column] != 255:
+                    assert pseudo[y, x] == s.labels[row, column]
+                elif s.grid[y // 8, x // 8] != 255:
+                    assert pseudo[y, x] == n + s.grid[y // 8, x // 8]
+                    seen[s.flip] += 1
+    assert min(seen.values()) > 1000
+
+
 def test_dtypes_and_shapes(tiny_cache):
     batch = batches(open_cache(tiny_cache), stop=1)[0]
     assert batch.image.shape == (4, 3, 32, 32)
@@ -67,17 +99,11 @@ def test_dtypes_and_shapes(tiny_cache):
     assert batch.global_cls.dtype == batch.region_cls.dtype == torch.float32
 
 
-def test_padding_is_zero_after_distortion_and_normalisation(tiny_cache):
-    cache = open_cache(tiny_cache)
-    samples = {}
-    for b in range(cache.blocks):
-        block = cache.read_block(b)
-        samples |= {int(r): block.sample(i) for i, r in enumerate(block.rows)}
+def test_padding_is_zero_after_distortion_and_normalisation(cache):
     padded = 0
-    for batch in batches(cache):
+    for step, batch in enumerate(batches(cache)):
         images = student_input(batch, nn.Identity())
-        for image, row in zip(images, batch.rows.tolist(), strict=True):
-            s = samples[row]
+        for image, s in zip(images, samples(cache, step), strict=True):
             inside = torch.from_numpy(inside_image(*s.labels.shape, s.box, s.flip, 32))
             assert not image[:, ~inside].any()
             assert image[:, inside].abs().sum() > 0
@@ -85,15 +111,34 @@ def test_padding_is_zero_after_distortion_and_normalisation(tiny_cache):
     assert padded > 5
 
 
-def test_resuming_continues_the_sequence(tiny_cache):
-    cache = open_cache(tiny_cache)
+def test_resuming_continues_the_sequence(cache):
+    """Batch 3 lies in the middle of an epoch of ten images, batch 2 across its end."""
     whole = batches(cache)
-    for start in (1, 3):
+    for start in (1, 2, 3):
         assert all(map(equal, whole[start:], batches(cache, start=start)))
 
 
-def test_jitter_changes_pixels_only(tiny_cache):
-    cache = open_cache(tiny_cache)
+@pytest.mark.parametrize("world", [2, 4])
+def test_processes_only_partition_a_batch(cache, world):
+    whole = batches(cache)
+    parts = zip(*[batches(cache, part=(rank, world)) for rank in range(world)], strict=True)
+    for batch, ranks in zip(whole, parts, strict=True):
+        slots = batch.region_ids.shape[1]  # each part pads its regions to its own largest number
+        for key, value in vars(batch).items():
+            pieces = [getattr(rank, key) for rank in ranks]
+            if key.startswith("region"):
+                assert max(p.shape[1] for p in pieces) == slots
+                pieces = [padded(p, slots, -1 if key == "region_ids" else 0) for p in pieces]
+            assert torch.equal(torch.cat(pieces), value)
+
+
+def padded(tensor, slots, fill):
+    return torch.cat([tensor, tensor.new_full((len(tensor), slots, *tensor.shape[2:]), fill)], 1)[
+        :, :slots
+    ]
+
+
+def test_jitter_changes_pixels_only(cache):
     plain, jittered = batches(cache, jitter=False)[0], batches(cache)[0]
     assert plain.jitter is None
     assert torch.equal(plain.image, jittered.image)
@@ -106,7 +151,7 @@ def test_jitter_changes_pixels_only(tiny_cache):
 
 def test_views_differ_between_epochs(tiny_views_cache):
     cache = open_cache(tiny_views_cache)
-    all_batches = batches(cache, stop=8, jitter=False, views=3)
+    all_batches = batches(cache, stop=8, jitter=False)
     first = {}
     differ = 0
     for batch in all_batches:
@@ -117,8 +162,7 @@ def test_views_differ_between_epochs(tiny_views_cache):
 
 
 @pytest.mark.slow
-def test_worker_processes_change_nothing(tiny_cache):
-    cache = open_cache(tiny_cache)
+def test_worker_processes_change_nothing(cache):
     alone = batches(cache)
     for workers in (1, 2):
         assert all(map(equal, alone, batches(cache, workers)))
