@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from c2s import __version__
-from c2s.cli import cache, data, demo, evaluate, predict, students, train
+from c2s.cli import cache, data, demo, evaluate, masks, predict, students, train
 from c2s_cache.errors import C2SError, ConfigError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.add_typer(cache.app, name="cache")
 app.add_typer(data.app, name="data")
+app.add_typer(masks.app, name="masks")
 app.add_typer(students.app, name="students")
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)

@@ -17,12 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from c2s.datasets.shapes import ShapesSplit
 from c2s.demo.defaults import TEACHER_FOLDER
 from c2s.demo.scenes import CLASSES, MIN_AREA, SIZE, UNSEEN, Scene, render
 from c2s_cache.manifest import IGNORE
 from c2s_cache.pseudo_mask import pseudo_mask
 from c2s_pipeline.kmeans import SklearnKMeans
-from c2s_pipeline.masks import MaskConfig, latent_grid
+from c2s_pipeline.masks import MaskConfig, latent_grids
+from c2s_pipeline.oracle import score_settings
 from c2s_pipeline.seeds import annotated_cells
 from c2s_pipeline.teacher import Teacher, TeacherSpec
 from c2s_pipeline.text import TEMPLATES, class_embeddings
@@ -73,20 +75,23 @@ def dense_quality(
         and `latents` per scene.
     """
     teacher = Teacher(TeacherSpec(f"local-dir:{folder}", None, dense_size=size))
-    results: dict[float, list[tuple[float, float, int]]] = defaultdict(list)
-    for index in range(scenes):
-        scene = render(split, index)
-        for threshold in THRESHOLDS:
-            mask = scene_pseudo_mask(teacher, scene, MaskConfig(threshold=threshold))
-            results[threshold] += _compare(mask, scene.labels)
-    table = {f"{t}": np.array(rows).mean(0) for t, rows in results.items()}
+    scores = score_settings(
+        ShapesSplit(split),
+        teacher,
+        [MaskConfig(threshold=t) for t in THRESHOLDS],
+        SklearnKMeans(),
+        groups=("unseen",),
+        limit=scenes,
+        min_area=MIN_AREA,
+    )
+    rows = [score.as_dict() for score in scores]
     return {
-        t: {
-            "oracle_unseen": round(100 * float(iou), 2),
-            "purity": round(100 * float(purity), 2),
-            "latents": round(float(count), 2),
+        f"{row['threshold']}": {
+            "oracle_unseen": row["unseen"]["mIoU"],
+            "purity": row["unseen"]["purity"],
+            "latents": row["unseen"]["latents"],
         }
-        for t, (iou, purity, count) in table.items()
+        for row in rows
     }
 
 
@@ -97,8 +102,8 @@ def scene_pseudo_mask(teacher: Teacher, scene: Scene, config: MaskConfig) -> NDA
     image = Image.fromarray(scene.image).resize(size, Image.Resampling.BICUBIC)
     _, tokens = teacher.dense_features(np.asarray(image)[None])
     closed = annotated_cells(labels, np.ones(labels.shape, bool), teacher.grid)
-    grid = latent_grid(tokens[0].numpy(), closed, config, SklearnKMeans())
-    return pseudo_mask(labels, grid, len(CLASSES))
+    grids = latent_grids(tokens.numpy(), closed[None], config, SklearnKMeans())
+    return pseudo_mask(labels, grids[0], len(CLASSES))
 
 
 def report(folder: Path) -> dict[str, Any]:
@@ -110,22 +115,6 @@ def report(folder: Path) -> dict[str, Any]:
 def _visible(labels: NDArray[np.uint8]) -> NDArray[np.intp]:
     counts = np.bincount(labels.ravel(), minlength=len(CLASSES))
     return np.flatnonzero(counts >= MIN_AREA * SIZE * SIZE)
-
-
-def _compare(mask: NDArray[np.int16], truth: NDArray[np.uint8]) -> list[tuple[float, float, int]]:
-    """(best IoU, purity of that latent, latents in the scene) of every visible unseen class."""
-    latents = np.unique(mask[mask >= len(CLASSES)])
-    rows = []
-    for cls in (c for c in _visible(truth) if c in UNSEEN_IDS):
-        target = truth == cls
-        best, purity = 0.0, 0.0
-        for latent in latents:
-            found = mask == latent
-            iou = float((found & target).sum() / (found | target).sum())
-            if iou >= best:
-                best, purity = iou, float(np.bincount(truth[found]).max() / found.sum())
-        rows.append((best, purity, len(latents)))
-    return rows
 
 
 if __name__ == "__main__":

@@ -1,0 +1,169 @@
+"""`c2s masks`: how good pseudo masks are before any training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from c2s.cli.cache import DatasetOption, JsonOption, RootOption
+from c2s_cache.errors import ConfigError
+
+if TYPE_CHECKING:
+    from c2s_pipeline.kmeans import BackendName
+    from c2s_pipeline.teacher import Teacher
+
+app = typer.Typer(help="Score the pseudo masks that clustering makes.", no_args_is_help=True)
+T = TypeVar("T")
+
+THRESHOLDS = "0.5,0.6,0.7,0.8,0.85,0.9,0.95"
+FORMS = (".json", ".csv", ".png", ".pdf", ".svg")
+
+
+@app.callback()
+def _group() -> None:
+    pass
+
+
+@app.command()
+def score(
+    dataset: DatasetOption,
+    root: RootOption = None,
+    split: Annotated[
+        str, typer.Option(help="Split whose images and true labels are used.")
+    ] = "train",
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Score the masks stored in this cache instead (needs no teacher)."),
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="open_clip ViT model name [default: ViT-B-16].")
+    ] = None,
+    pretrained: Annotated[
+        str | None, typer.Option(help="Weight tag, checkpoint file, or 'random'.")
+    ] = None,
+    dense_size: Annotated[
+        int | None, typer.Option(help="Input side of the dense pass [default: the native size].")
+    ] = None,
+    dense_features: Annotated[
+        str, typer.Option(help="Tokens that are clustered, e.g. plain,value,neighbour.")
+    ] = "plain",
+    thresholds: Annotated[str, typer.Option(help="Merging thresholds lambda.")] = THRESHOLDS,
+    windows: Annotated[
+        str | None, typer.Option(help="Window sets, e.g. 3+7,3,7 [default: 3+7].")
+    ] = None,
+    iterations: Annotated[
+        str | None, typer.Option(help="Caps on the K-means iterations, e.g. 5,10 [default: 10].")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
+    min_area: Annotated[
+        float, typer.Option(help="Smallest mask that is scored, as a fraction of the view.")
+    ] = 0.0025,
+    config: Annotated[Path | None, typer.Option(help="YAML file of build settings.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, e.g. masks.unit_norm=true.")
+    ] = None,
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Also write the result there: .json, .csv, or a plot as .png, .pdf, .svg."
+        ),
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Best IoU of a latent mask with each true mask (Table XIII), for every combination of settings.
+
+    Unseen: unseen labels are hidden, as in a build; seen: those of seen classes instead; all: every
+    label. The true labels are read, so this is for choosing settings, never for training.
+    """
+    from c2s.cli.masks_report import PAPER, score_table, write_scores
+    from c2s.cli.progress import bar
+    from c2s.datasets import load_dataset
+    from c2s.demo.defaults import build_defaults
+
+    for file in out or ():
+        if file.suffix not in FORMS:
+            raise ConfigError(f"--out {file} must end in one of {', '.join(FORMS)}.")
+    source = load_dataset(dataset, root).split(split)
+    if cache is not None:
+        from c2s_cache import open_cache
+        from c2s_pipeline.oracle import score_cache
+
+        opened = open_cache(cache)
+        with bar("scoring", opened.blocks, "blocks") as advance:
+            rows = [score_cache(opened, source, min_area, advance).as_dict()]
+    else:
+        from c2s.config import resolve
+        from c2s_pipeline.build import load_teacher
+        from c2s_pipeline.kmeans import create_backend
+        from c2s_pipeline.masks import MaskConfig
+        from c2s_pipeline.oracle import score_settings
+        from c2s_pipeline.request import BuildRequest
+
+        options = {"teacher": teacher, "pretrained": pretrained, "dense_size": dense_size}
+        requests = [
+            resolve(
+                BuildRequest,
+                build_defaults(dataset, teacher),
+                config,
+                set_ or (),
+                {**options, "dense_features": features.strip()},
+            )
+            for features in dense_features.split(",")
+        ]
+        base = requests[0].masks.model_dump()
+        changes = [
+            {"windows": w, "iterations": i, "threshold": t}
+            for w in _listed(windows, "--windows", _window_set) or [base["windows"]]
+            for i in _listed(iterations, "--iterations", int) or [base["iterations"]]
+            for t in _listed(thresholds, "--thresholds", float)
+        ]
+        configs = [resolve(MaskConfig, base, None, (), c) for c in changes]
+        rows = []
+        count = len(source.ids[:limit])
+        with bar("scoring", count * len(requests), "images") as advance:
+            for request in requests:
+                model, _ = load_teacher(request)
+                backend = create_backend(request.backend or _backend(model))
+                found = score_settings(
+                    source,
+                    model,
+                    configs,
+                    backend,
+                    limit=limit,
+                    min_area=min_area,
+                    batch_size=request.batch_size,
+                    advance=advance,
+                )
+                rows += [s.as_dict() for s in found]
+    facts = {"dataset": dataset, "split": split, "rows": rows, "paper": PAPER}
+    for file in out or ():
+        write_scores(file, facts)
+    if json_:
+        typer.echo(json.dumps(facts))
+    else:
+        from rich.console import Console
+
+        Console().print(score_table(facts))
+
+
+def _backend(teacher: Teacher) -> BackendName:
+    from c2s_pipeline.kmeans import default_backend
+
+    return default_backend(teacher.device)
+
+
+def _listed(text: str | None, option: str, read: Callable[[str], T]) -> list[T]:
+    if text is None:
+        return []
+    try:
+        return [read(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"{option} {text!r}: expected values separated by commas.") from error
+
+
+def _window_set(text: str) -> tuple[int, ...]:
+    return tuple(int(k) for k in text.split("+"))

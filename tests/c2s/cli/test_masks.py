@@ -1,0 +1,61 @@
+"""`c2s masks score` on a few Shapes scenes with the bundled teacher."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from c2s.cli import app
+from c2s_cache.errors import C2SError, ConfigError
+
+SCORE = ("masks", "score", "--dataset", "shapes", "--split", "dev", "--limit", "2")
+
+
+def invoke(*arguments):
+    done = CliRunner().invoke(app, [str(a) for a in arguments])
+    if isinstance(done.exception, C2SError):
+        raise done.exception
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done.stdout
+
+
+def test_a_sweep_as_json_csv_and_plot(tmp_path):
+    files = [tmp_path / f"scores{suffix}" for suffix in (".json", ".csv", ".png")]
+    out = [part for file in files for part in ("--out", file)]
+    sweep = ("--dense-features", "plain,kk", "--thresholds", "0.6,0.8", "--windows", "3+7,3")
+    facts = json.loads(invoke(*SCORE, *sweep, "--json", *out))
+    assert json.loads(files[0].read_text()) == facts
+    rows = list(csv.DictReader(files[1].read_text().splitlines()))
+    assert len(rows) == len(facts["rows"]) == 2 * 2 * 2
+    settings = {(r["features"], tuple(r["windows"]), r["threshold"]) for r in facts["rows"]}
+    assert len(settings) == 8
+    for row, line in zip(facts["rows"], rows, strict=True):
+        assert float(line["unseen_mIoU"]) == row["unseen"]["mIoU"]
+        assert 0 <= row["all"]["mIoU"] <= 100
+        assert row["all"]["masks"] == row["seen"]["masks"] + row["unseen"]["masks"]
+    assert facts["paper"]["unseen"] == 58.5
+    assert files[2].read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_names_the_settings():
+    text = invoke(*SCORE, "--thresholds", "0.7")
+    assert "plain" in text
+    assert "3+7" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--thresholds", "high"), "--thresholds 'high'"),
+        (("--thresholds", "7"), "threshold: Input should be less than or equal to 1"),
+        (("--windows", "3+x"), "--windows"),
+        (("--dense-features", "best"), "dense_features"),
+        (("--out", "x.txt"), "must end in one of"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        invoke(*SCORE, *arguments)
