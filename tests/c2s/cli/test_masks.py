@@ -22,6 +22,7 @@ def invoke(*arguments):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_sweep_as_json_csv_and_plot(tmp_path):
     files = [tmp_path / f"scores{suffix}" for suffix in (".json", ".csv", ".png")]
     out = [part for file in files for part in ("--out", file)]
