@@ -30,7 +30,12 @@ class Method(nn.Module, ABC):
 
     A further method is a folder beside `clip_to_seg/` with a subclass of this and a frozen
     configuration whose `build(seen)` constructs it; inference needs neither.
+
+    Attributes:
+        num_classes: N, number of all classes of the dataset.
     """
+
+    num_classes: int
 
     @abstractmethod
     def forward(self, features: Tensor, batch: Batch) -> dict[str, Tensor]:

@@ -29,6 +29,15 @@ class TrainConfig(BaseModel):
         default=None, description="pretrained weights of the student's backbone"
     )
     method: ClipToSegConfig = ClipToSegConfig()
+    teacher: Literal["cache", "online"] = Field(
+        default="cache",
+        description="what the teacher says comes from the cache, or from CLIP in the training loop",
+    )
+    teacher_weights: str | None = Field(
+        default=None,
+        description="of an online teacher: checkpoint file or local-dir:FOLDER, where the cache's own "
+        "weights cannot be found by name",
+    )
 
     iterations: int | None = Field(
         default=None, gt=0, description="default: 20 k / 40 k / 80 k by dataset"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from c2s.methods.batch import Batch
 from c2s.training.jitter import draw_jitter
+from c2s.training.online import TeacherOutput
 from c2s.training.sampler import BatchSequence, SampleRef, jitter_rng
 from c2s_cache.pseudo_mask import pseudo_mask
 from c2s_cache.reader import Block, Cache, Sample
-from c2s_cache.views import crop, decode_image
+from c2s_cache.views import Crop, crop, crop_image, decode_image
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class View:
 
     image: NDArray[np.uint8]
     pseudo: NDArray[np.int16]
-    global_cls: NDArray[np.float16]
-    region_cls: NDArray[np.float16]
+    global_cls: NDArray[Any]
+    region_cls: NDArray[Any]
     region_ids: NDArray[np.int16]
     region_area: NDArray[np.float32]
     row: int
@@ -42,32 +43,67 @@ class View:
     jitter: NDArray[np.float32] | None = None
 
 
-def load_view(
-    sample: Sample, num_classes: int, size: int, rng: np.random.Generator | None = None
-) -> View:
-    """Replay a cached view: decode, crop, rebuild the pseudo mask.
+@dataclass(frozen=True)
+class Replay:
+    """A view as a loader process cuts it, without the teacher's part.
+
+    `sample` as stored (without the encoded image where `images` are there);
+    `crop` the view at the student's size; `images` uint8 [s, s, 3], the view at
+    each size s of an online teacher; `jitter` float32 [5] or None, see `draw_jitter`.
+    """
+
+    sample: Sample
+    crop: Crop
+    images: tuple[NDArray[np.uint8], ...] = ()
+    jitter: NDArray[np.float32] | None = None
+
+
+def replay(
+    sample: Sample,
+    size: int,
+    rng: np.random.Generator | None = None,
+    teacher_sizes: tuple[int, ...] = (),
+) -> Replay:
+    """Decode and cut a cached view, exactly as the builder cut it for the teacher.
 
     Args:
         sample: as stored.
-        num_classes: N.
-        size: S, side of the view in pixels.
+        size: S, side of the student's view in pixels.
         rng: stream of the photometric distortion, which the student's device applies; None for none.
+        teacher_sizes: sides of the views of an online teacher.
 
     Raises:
         UnreadableImage: the stored bytes cannot be decoded.
     """
-    view = crop(decode_image(sample.image), sample.labels, sample.box, sample.flip, size)
-    return View(
-        image=view.image,
-        pseudo=pseudo_mask(view.labels, sample.grid, num_classes, view.inside),
-        global_cls=sample.global_cls,
-        region_cls=sample.region_cls,
-        region_ids=sample.region_ids,
-        region_area=sample.region_area,
-        row=sample.row,
-        extent=extent(view.inside),
-        jitter=None if rng is None else draw_jitter(rng),
+    image = decode_image(sample.image)
+    return Replay(
+        replace(sample, image=b"") if teacher_sizes else sample,
+        crop(image, sample.labels, sample.box, sample.flip, size),
+        tuple(crop_image(image, sample.box, sample.flip, s) for s in teacher_sizes),
+        None if rng is None else draw_jitter(rng),
     )
+
+
+def taught(view: Replay, answer: TeacherOutput, num_classes: int) -> View:
+    """A training example: the view and the teacher's part; the pseudo mask is built here."""
+    return View(
+        image=view.crop.image,
+        pseudo=pseudo_mask(view.crop.labels, answer.grid, num_classes, view.crop.inside),
+        global_cls=answer.global_cls,
+        region_cls=answer.region_cls,
+        region_ids=answer.region_ids,
+        region_area=answer.region_area,
+        row=view.sample.row,
+        extent=extent(view.crop.inside),
+        jitter=view.jitter,
+    )
+
+
+def load_view(
+    sample: Sample, num_classes: int, size: int, rng: np.random.Generator | None = None
+) -> View:
+    """Replay a cached view with the teacher's part that is stored; arguments as for `replay`."""
+    return taught(replay(sample, size, rng), sample, num_classes)
 
 
 def extent(inside: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -94,7 +130,7 @@ def collate(views: Sequence[View]) -> Batch:
     )
 
 
-class BatchStream(IterableDataset[Batch]):
+class BatchStream(IterableDataset[Batch | list[Replay]]):
     """Batches `start`, `start` + 1, ..., `stop` - 1 of a sequence, or this process's part of them.
 
     With W loader workers, worker w makes every W-th batch; the loader takes them in turn.
@@ -106,6 +142,8 @@ class BatchStream(IterableDataset[Batch]):
         size: S, side of the views in pixels.
         jitter: draw photometric distortions.
         rank, world_size: which part of each batch.
+        teacher_sizes: sides of the views of an online teacher; batches are then lists of replays,
+            which become a `Batch` once the teacher has answered.
     """
 
     def __init__(
@@ -118,26 +156,32 @@ class BatchStream(IterableDataset[Batch]):
         jitter: bool,
         rank: int = 0,
         world_size: int = 1,
+        teacher_sizes: tuple[int, ...] = (),
     ) -> None:
         self.cache = cache
         self.sequence = sequence
         self.start, self.stop = start, stop
         self.size, self.jitter = size, jitter
         self.rank, self.world_size = rank, world_size
+        self.teacher_sizes = teacher_sizes
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch | list[Replay]]:
         cache = Cache(self.cache) if isinstance(self.cache, (str, Path)) else self.cache
         blocks = _BlockWindow(cache, self.sequence.window)
         worker = get_worker_info()
         first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
         for step in range(self.start + first, self.stop, stride):
             refs = self.sequence.batch(step, self.rank, self.world_size)
-            yield collate([self._view(blocks, ref, len(cache.manifest.classes)) for ref in refs])
+            views = [self._replay(blocks, ref) for ref in refs]
+            if self.teacher_sizes:
+                yield views
+            else:
+                yield collate([taught(v, v.sample, len(cache.manifest.classes)) for v in views])
 
-    def _view(self, blocks: _BlockWindow, ref: SampleRef, num_classes: int) -> View:
+    def _replay(self, blocks: _BlockWindow, ref: SampleRef) -> Replay:
         sample = blocks[ref.block].sample(ref.item, ref.view)
         rng = jitter_rng(self.sequence.seed, ref.position) if self.jitter else None
-        return load_view(sample, num_classes, self.size, rng)
+        return replay(sample, self.size, rng, self.teacher_sizes)
 
 
 class _BlockWindow:
@@ -165,7 +209,7 @@ def block_sizes(cache: Cache) -> tuple[int, ...]:
     )
 
 
-def loader(stream: BatchStream, workers: int, pin_memory: bool) -> DataLoader[Batch]:
+def loader(stream: BatchStream, workers: int, pin_memory: bool) -> DataLoader[Batch | list[Replay]]:
     """The loader of a stream. It leaves the global random state alone, on which resuming relies."""
     return DataLoader(
         stream,

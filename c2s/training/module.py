@@ -12,7 +12,9 @@ from c2s.methods.base import Method
 from c2s.methods.batch import Batch
 from c2s.students.base import IMAGENET_MEAN, IMAGENET_STD, parameter_groups
 from c2s.training.config import TrainConfig
+from c2s.training.data import Replay, collate, taught
 from c2s.training.jitter import photometric_jitter
+from c2s.training.online import OnlineTeacher
 from c2s.training.schedule import lr_factor
 
 
@@ -52,12 +54,19 @@ class DistillationModule(pl.LightningModule):
         method: the objective, built for the seen classes.
         config: resolved configuration.
         start: iterations done before this fit began.
+        teacher: CLIP in the loop; None if the batches come with what it says.
     """
 
     def __init__(
-        self, student: nn.Module, method: Method, config: TrainConfig, start: int = 0
+        self,
+        student: nn.Module,
+        method: Method,
+        config: TrainConfig,
+        start: int = 0,
+        teacher: OnlineTeacher | None = None,
     ) -> None:
         super().__init__()
+        self.teacher = teacher
         self.student = student
         self.method = method
         self.config = config
@@ -76,9 +85,16 @@ class DistillationModule(pl.LightningModule):
         return losses
 
     def transfer_batch_to_device(
-        self, batch: Batch, device: torch.device, dataloader_idx: int
+        self, batch: Batch | list[Replay], device: torch.device, dataloader_idx: int
     ) -> Batch:
-        """Move a batch; from page-locked memory without waiting."""
+        """Move a batch, from page-locked memory without waiting; an online teacher answers it first."""
+        if isinstance(batch, list):
+            assert self.teacher is not None
+            answers = self.teacher.answer(batch)
+            num_classes = self.method.num_classes
+            batch = collate(
+                [taught(v, a, num_classes) for v, a in zip(batch, answers, strict=True)]
+            )
         return batch.to(device, non_blocking=True)
 
     def configure_optimizers(self) -> Any:

@@ -19,6 +19,7 @@ from c2s.training.config import TrainConfig
 from c2s.training.data import BatchStream, block_sizes, loader
 from c2s.training.logs import MetricsLog
 from c2s.training.module import DistillationModule
+from c2s.training.online import OnlineTeacher, TeacherFactory
 from c2s.training.run_folder import RunError, create_run, read_config, read_info
 from c2s.training.sampler import BatchSequence
 from c2s_cache.errors import C2SError, ConfigError
@@ -29,12 +30,15 @@ class Interrupted(C2SError):
     """Training was asked to stop; a checkpoint was saved."""
 
 
-def train(config: TrainConfig, overwrite: bool = False) -> Path:
+def train(
+    config: TrainConfig, overwrite: bool = False, load_teacher: TeacherFactory | None = None
+) -> Path:
     """Train a student from a cache.
 
     Args:
         config: the run; values that depend on the cache may be left open.
         overwrite: replace a run folder of the same name.
+        load_teacher: loads CLIP for `teacher=online`.
 
     Returns:
         The run folder.
@@ -47,14 +51,15 @@ def train(config: TrainConfig, overwrite: bool = False) -> Path:
     """
     cache = open_cache(config.cache)
     config = config.resolved(cache.manifest.dataset, cache.manifest.view_size)
-    return _fit(config, cache, None, overwrite)
+    return _fit(config, cache, None, overwrite, load_teacher)
 
 
-def resume(path: Path | str) -> Path:
+def resume(path: Path | str, load_teacher: TeacherFactory | None = None) -> Path:
     """Continue a run from its checkpoint, exactly as if it had not been interrupted.
 
     Args:
         path: run folder.
+        load_teacher: loads CLIP for a run with `teacher=online`.
 
     Returns:
         The same folder; a run that is complete is left alone.
@@ -75,7 +80,9 @@ def resume(path: Path | str) -> Path:
             "Restore that cache, or train a new run.",
         )
     state = checkpoint.load(path)
-    return path if state.step >= config.total else _fit(config, cache, state)
+    if state.step >= config.total:
+        return path
+    return _fit(config, cache, state, load_teacher=load_teacher)
 
 
 def _fit(
@@ -83,11 +90,13 @@ def _fit(
     cache: Cache,
     state: checkpoint.Checkpoint | None,
     overwrite: bool = False,
+    load_teacher: TeacherFactory | None = None,
 ) -> Path:
     _quiet()
     path = config.runs / config.run_name
     start = 0 if state is None else state.step
-    module = _module(config, cache, start)
+    teacher = _teacher(config, cache, load_teacher)
+    module = _module(config, cache, start, teacher)
     if state is not None:
         checkpoint.restore_modules(state, path, module.student, module.method)
     sequence = _sequence(config, cache)
@@ -100,7 +109,16 @@ def _fit(
     trainer = _trainer(config, saver, log, start)
     size = config.image_size or cache.manifest.view_size
     part = (trainer.global_rank, trainer.world_size)
-    stream = BatchStream(cache.path, sequence, start, config.total, size, config.jitter, *part)
+    stream = BatchStream(
+        cache.path,
+        sequence,
+        start,
+        config.total,
+        size,
+        config.jitter,
+        *part,
+        teacher_sizes=() if teacher is None else teacher.sizes,
+    )
     on_gpu = trainer.strategy.root_device.type == "cuda"
     try:
         trainer.fit(module, loader(stream, config.workers, on_gpu))
@@ -120,7 +138,20 @@ def _fit(
     return path
 
 
-def _module(config: TrainConfig, cache: Cache, start: int) -> DistillationModule:
+def _teacher(
+    config: TrainConfig, cache: Cache, load_teacher: TeacherFactory | None
+) -> OnlineTeacher | None:
+    """The online teacher, loaded before the seed is set: loading draws random numbers."""
+    if config.teacher == "cache":
+        return None
+    if load_teacher is None:
+        raise ConfigError("teacher=online needs a function that loads CLIP (load_teacher).")
+    return load_teacher(config, cache.manifest)
+
+
+def _module(
+    config: TrainConfig, cache: Cache, start: int, teacher: OnlineTeacher | None
+) -> DistillationModule:
     """Student and method at the state that the seed gives them. Of the text, only the seen classes'."""
     pl.seed_everything(config.seed, workers=False, verbose=False)
     text = cache.text("seen")
@@ -134,7 +165,7 @@ def _module(config: TrainConfig, cache: Cache, start: int) -> DistillationModule
         method = config.method.build(seen)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return DistillationModule(student, method, config, start)
+    return DistillationModule(student, method, config, start, teacher)
 
 
 def _sequence(config: TrainConfig, cache: Cache) -> BatchSequence:

@@ -1,5 +1,5 @@
-"""Runs end to end on a tiny cache: resuming is exact, folders are safe, nothing forbidden is
-imported."""
+"""Runs end to end on a tiny cache of three views per image: resuming is exact, folders are safe,
+nothing forbidden is imported."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def settings(cache, tmp_path, **more):
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_cache, tmp_path_factory):
+def finished(tiny_views_cache, tmp_path_factory):
     torch.set_num_threads(1)
-    return run.train(settings(tiny_cache, tmp_path_factory.mktemp("finished"), name="whole"))
+    return run.train(settings(tiny_views_cache, tmp_path_factory.mktemp("finished"), name="whole"))
 
 
 def tensors(path):
@@ -63,7 +63,7 @@ def records(path):
     return [{k: v for k, v in r.items() if k != "images_per_s"} for r in read_metrics(path)]
 
 
-def test_a_run_leaves_checkpoint_configuration_and_metrics(finished, tiny_cache):
+def test_a_run_leaves_checkpoint_configuration_and_metrics(finished, tiny_views_cache):
     assert saved_step(finished) == STEPS
     assert [r["step"] for r in records(finished)] == list(range(1, STEPS + 1))
     assert all(np.isfinite(r["loss"]) for r in records(finished))
@@ -71,7 +71,7 @@ def test_a_run_leaves_checkpoint_configuration_and_metrics(finished, tiny_cache)
     assert len(lines) == STEPS + 1
     assert read_config(finished).total == STEPS
     opened = open_run(finished)
-    cache = open_cache(tiny_cache)
+    cache = open_cache(tiny_views_cache)
     assert opened.info.classes == cache.manifest.classes
     assert np.array_equal(opened.embeddings, cache.text("all").embeddings)
     assert not opened.student.training
@@ -80,7 +80,7 @@ def test_a_run_leaves_checkpoint_configuration_and_metrics(finished, tiny_cache)
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_and_resume_equal_an_uninterrupted_run(
-    finished, tiny_cache, tmp_path, monkeypatch, number
+    finished, tiny_views_cache, tmp_path, monkeypatch, number
 ):
     recorded = Recorder.on_train_batch_end
 
@@ -92,7 +92,7 @@ def test_interrupt_and_resume_equal_an_uninterrupted_run(
     monkeypatch.setattr(Recorder, "on_train_batch_end", interrupting)
     before = signal.getsignal(number)
     with pytest.raises(run.Interrupted, match=r"iteration 3 of 5.*c2s train --resume") as caught:
-        run.train(settings(tiny_cache, tmp_path, name="cut"))
+        run.train(settings(tiny_views_cache, tmp_path, name="cut"))
     assert signal.Signals(number).name in str(caught.value)
     assert signal.getsignal(number) == before
     monkeypatch.setattr(Recorder, "on_train_batch_end", recorded)
@@ -103,13 +103,48 @@ def test_interrupt_and_resume_equal_an_uninterrupted_run(
     assert records(path) == records(finished)
 
 
+class Echo:
+    """An online teacher that says what the cache says, and checks what it is shown."""
+
+    sizes = (16, 24)
+
+    def __init__(self, config, manifest):
+        self.asked = 0
+
+    def answer(self, views):
+        for view in views:
+            assert [image.shape for image in view.images] == [(16, 16, 3), (24, 24, 3)]
+            assert view.sample.labels.ndim == 2
+        self.asked += 1
+        return [view.sample for view in views]
+
+
+def test_an_online_teacher_that_says_the_same_gives_the_same_run(
+    finished, tiny_views_cache, tmp_path
+):
+    made = []
+
+    def load(config, manifest):
+        torch.rand(3)  # loading a model draws random numbers
+        made.append(Echo(config, manifest))
+        return made[-1]
+
+    path = run.train(settings(tiny_views_cache, tmp_path, teacher="online"), load_teacher=load)
+    assert [teacher.asked for teacher in made] == [STEPS]
+    assert records(path) == records(finished)
+    ours, whole = tensors(path), tensors(finished)
+    assert [k for k in whole if not torch.equal(ours[k], whole[k])] == []
+    with pytest.raises(ConfigError, match="load_teacher"):
+        run.train(settings(tiny_views_cache, tmp_path, teacher="online", name="other"))
+
+
 def test_resuming_a_complete_run_leaves_it_alone(finished):
     before = {f: f.stat().st_mtime_ns for f in finished.rglob("*")}
     assert run.resume(finished) == finished
     assert before == {f: f.stat().st_mtime_ns for f in finished.rglob("*")}
 
 
-def test_an_existing_run_is_never_replaced_silently(finished, tiny_cache):
+def test_an_existing_run_is_never_replaced_silently(finished, tiny_views_cache):
     config = read_config(finished)
     with pytest.raises(RunError, match=r"already holds a run.*--overwrite"):
         run.train(config)
@@ -174,33 +209,33 @@ def test_damaged_weights_are_one_sentence(finished):
         file.write_bytes(content)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tiny_cache, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_views_cache, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "c2s.methods.clip_to_seg.method.dice_loss",
         lambda scores, target: scores.sum() * float("nan"),
     )
     with pytest.raises(C2SError, match=r"loss is nan at iteration 1"):
-        run.train(settings(tiny_cache, tmp_path))
+        run.train(settings(tiny_views_cache, tmp_path))
 
 
-def test_a_wrong_setting_leaves_no_folder_behind(tiny_cache, tmp_path):
+def test_a_wrong_setting_leaves_no_folder_behind(tiny_views_cache, tmp_path):
     for wrong, message in (
         ({"student": "segformer-b9"}, "no student"),
         ({"settings": ["method.heads=5"]}, "heads=5"),
         ({"weights": str(tmp_path / "nowhere")}, "No SegFormer encoder"),
     ):
         with pytest.raises(ConfigError, match=message):
-            run.train(settings(tiny_cache, tmp_path, **wrong))
+            run.train(settings(tiny_views_cache, tmp_path, **wrong))
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_full_disk_is_one_sentence(tiny_cache, tmp_path, monkeypatch):
+def test_a_full_disk_is_one_sentence(tiny_views_cache, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(C2SError, match=r"iteration 2 cannot be written .*No space left.*--resume"):
-        run.train(settings(tiny_cache, tmp_path))
+        run.train(settings(tiny_views_cache, tmp_path))
 
 
 def test_records_after_the_checkpoint_are_dropped_on_resume(tmp_path):
