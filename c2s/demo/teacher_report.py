@@ -22,7 +22,7 @@ from c2s.demo.defaults import TEACHER_FOLDER
 from c2s.demo.scenes import CLASSES, MIN_AREA, SIZE, UNSEEN, Scene, render
 from c2s_cache.manifest import IGNORE
 from c2s_cache.pseudo_mask import pseudo_mask
-from c2s_pipeline.kmeans import SklearnKMeans
+from c2s_pipeline.kmeans import create_backend
 from c2s_pipeline.masks import MaskConfig, latent_grids
 from c2s_pipeline.oracle import score_settings
 from c2s_pipeline.seeds import annotated_cells
@@ -102,7 +102,7 @@ def scene_pseudo_mask(teacher: Teacher, scene: Scene, config: MaskConfig) -> NDA
     image = Image.fromarray(scene.image).resize(size, Image.Resampling.BICUBIC)
     _, tokens = teacher.dense_features(np.asarray(image)[None])
     closed = annotated_cells(labels, np.ones(labels.shape, bool), teacher.grid)
-    grids = latent_grids(tokens.numpy(), closed[None], config, SklearnKMeans())
+    grids = latent_grids(tokens.numpy(), closed[None], config, create_backend("torch"))
     return pseudo_mask(labels, grids[0], len(CLASSES))
 
 

@@ -20,7 +20,7 @@ from c2s_cache import C2SError, CacheError, ConfigError, Manifest
 from c2s_cache.writer import BlockWriter, build_lock, create_cache
 from c2s_pipeline.block import BlockComputer
 from c2s_pipeline.extras import require
-from c2s_pipeline.kmeans import create_backend, default_backend
+from c2s_pipeline.kmeans import create_backend
 from c2s_pipeline.provenance import record
 from c2s_pipeline.request import BuildRequest, make_manifest, row_order
 from c2s_pipeline.source import ImageSource
@@ -100,7 +100,7 @@ def build(
     order = row_order(source, request)  # a wrong data folder is reported before the teacher loads
     with build_lock(out), _disk_errors(out):
         teacher, spec = load_teacher(request)
-        backend = request.backend or default_backend(teacher.device)
+        backend = request.backend
         create_backend(backend)  # a missing library is reported before any work is done
         manifest = make_manifest(source, request, teacher.info(), backend)
         create_cache(out, manifest)
@@ -266,7 +266,7 @@ def build_block(task: _Task, block: int, ids: list[str]) -> int:
         return len(ids)
     torch.set_num_threads(task.threads)
     teacher = _worker_teacher(task.spec, task.device)
-    backend = create_backend(writer.manifest.requests["masks"]["backend"])
+    backend = create_backend(writer.manifest.requests["masks"]["backend"], task.device)
     computer = BlockComputer(
         writer.manifest, task.source, teacher, backend, task.batch_size, max(task.threads, 2)
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import numpy as np
@@ -9,20 +11,25 @@ import torch
 from numpy.typing import NDArray
 
 from c2s_pipeline.extras import require
+from c2s_pipeline.torch_kmeans import TorchKMeans
 
-BackendName = Literal["sklearn", "cuml"]
+BackendName = Literal["torch", "sklearn", "cuml"]
 
 
 class KMeansBackend(Protocol):
-    """Lloyd's algorithm from explicit centres.
+    """Lloyd's algorithm from explicit seeds, for a batch of images.
 
-    `fit` takes tokens float32 [n, D], centres float32 [k, D] with 1 <= k <= n, and the largest number
-    of iterations; it returns the cluster of each token, intp [n].
+    `fit` takes per image tokens float32 [n, D] with n >= 1 and seeds float32 [s, D] with s >= 1, and
+    the largest number of iterations; it returns per image the cluster of each token, intp [n], as the
+    index of a seed or of one of those that are left when seeds that win no token at first are dropped.
     """
 
     def fit(
-        self, tokens: NDArray[np.float32], centres: NDArray[np.float32], iterations: int
-    ) -> NDArray[np.intp]: ...
+        self,
+        tokens: Sequence[NDArray[np.float32]],
+        seeds: Sequence[NDArray[np.float32]],
+        iterations: int,
+    ) -> list[NDArray[np.intp]]: ...
 
 
 class SklearnKMeans:
@@ -30,30 +37,51 @@ class SklearnKMeans:
 
     def __init__(self) -> None:
         self._cluster = require("sklearn.cluster", "build")
+        self._warning = require("sklearn.exceptions", "build").ConvergenceWarning
         # Finding the loaded thread pools takes milliseconds, so it is done once.
         self._pools = require("threadpoolctl", "build").ThreadpoolController()
 
     def fit(
-        self, tokens: NDArray[np.float32], centres: NDArray[np.float32], iterations: int
-    ) -> NDArray[np.intp]:
+        self,
+        tokens: Sequence[NDArray[np.float32]],
+        seeds: Sequence[NDArray[np.float32]],
+        iterations: int,
+    ) -> list[NDArray[np.intp]]:
         """See `KMeansBackend`."""
+        with self._pools.limit(limits=1):
+            return [self._fit(t, s, iterations) for t, s in zip(tokens, seeds, strict=True)]
+
+    def _fit(
+        self, tokens: NDArray[np.float32], seeds: NDArray[np.float32], iterations: int
+    ) -> NDArray[np.intp]:
+        centres = winning(tokens, seeds)
         kmeans = self._cluster.KMeans(
             len(centres), init=centres, n_init=1, max_iter=iterations, tol=0.0, algorithm="lloyd"
         )
-        with self._pools.limit(limits=1):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", self._warning)  # clusters may run empty: they are dropped
             return np.asarray(kmeans.fit_predict(tokens), dtype=np.intp)
 
 
 class CumlKMeans:
-    """RAPIDS cuML on a GPU."""
+    """RAPIDS cuML on a GPU, image by image."""
 
     def __init__(self) -> None:
         self._cluster = require("cuml.cluster", "gpu")
 
     def fit(
-        self, tokens: NDArray[np.float32], centres: NDArray[np.float32], iterations: int
-    ) -> NDArray[np.intp]:
+        self,
+        tokens: Sequence[NDArray[np.float32]],
+        seeds: Sequence[NDArray[np.float32]],
+        iterations: int,
+    ) -> list[NDArray[np.intp]]:
         """See `KMeansBackend`."""
+        return [self._fit(t, s, iterations) for t, s in zip(tokens, seeds, strict=True)]
+
+    def _fit(
+        self, tokens: NDArray[np.float32], seeds: NDArray[np.float32], iterations: int
+    ) -> NDArray[np.intp]:
+        centres = winning(tokens, seeds)
         kmeans = self._cluster.KMeans(
             n_clusters=len(centres),
             init=centres,
@@ -62,46 +90,58 @@ class CumlKMeans:
             tol=1e-12,
             output_type="numpy",
         )
-        return np.asarray(kmeans.fit_predict(tokens), dtype=np.intp)
+        return np.asarray(kmeans.fit_predict(np.ascontiguousarray(tokens)), dtype=np.intp)
 
 
-def create_backend(name: BackendName) -> KMeansBackend:
+def create_backend(name: BackendName, device: str | torch.device = "cpu") -> KMeansBackend:
     """Create a clustering backend by name.
+
+    Args:
+        name: of the backend.
+        device: where the torch backend computes.
 
     Raises:
         MissingExtra: its library is not installed.
     """
+    if name == "torch":
+        return TorchKMeans(device)
     return SklearnKMeans() if name == "sklearn" else CumlKMeans()
 
 
-def default_backend(device: torch.device) -> BackendName:
-    """cuML where the build runs on a GPU, scikit-learn otherwise."""
-    return "cuml" if device.type == "cuda" else "sklearn"
+def winning(tokens: NDArray[np.float32], seeds: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The seeds that are nearest to at least one token, so at most as many as tokens: [k, D]."""
+    squared = (seeds**2).sum(1)[None] - 2.0 * tokens @ seeds.T
+    return np.ascontiguousarray(seeds[np.unique(squared.argmin(1))])
 
 
 def cluster(
-    tokens: NDArray[np.float32], seeds: NDArray[np.float32], iterations: int, backend: KMeansBackend
-) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """K-means from explicit seeds; clusters that attract no token are dropped (Sec. III-B).
-
-    The first assignment is made here: seeds that win no token are dropped before the backend runs,
-    which also keeps the number of clusters at or below the number of tokens.
+    tokens: Sequence[NDArray[np.float32]],
+    seeds: Sequence[NDArray[np.float32]],
+    iterations: int,
+    backend: KMeansBackend,
+) -> list[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+    """K-means of a batch of images from explicit seeds; empty clusters are dropped (Sec. III-B).
 
     Args:
-        tokens: float32 [n, D], n >= 1.
-        seeds: float32 [S, D], S >= 1.
+        tokens: per image float32 [n, D], n >= 1.
+        seeds: per image float32 [s, D], s >= 1.
         iterations: largest number of Lloyd iterations.
         backend: clustering backend.
 
     Returns:
-        cluster of each token, intp [n], numbered 0..k-1 without gaps in the order of the seeds; and
-        the mean feature of each cluster S_d, float32 [k, D].
+        Per image the cluster of each token, intp [n], numbered 0..k-1 without gaps in the order of
+        the seeds, and the mean feature of each cluster S_d, float32 [k, D].
     """
-    squared = (seeds**2).sum(1)[None] - 2.0 * tokens @ seeds.T
-    first = squared.argmin(1)
-    centres = np.ascontiguousarray(seeds[np.unique(first)])
-    labels = backend.fit(np.ascontiguousarray(tokens), centres, iterations)
-    used, labels = np.unique(labels, return_inverse=True)
-    sums = np.zeros((len(used), tokens.shape[1]), np.float64)
-    np.add.at(sums, labels, tokens)
-    return labels, (sums / np.bincount(labels)[:, None]).astype(np.float32)
+    found = backend.fit(tokens, seeds, iterations)
+    return [_means(labels, points) for labels, points in zip(found, tokens, strict=True)]
+
+
+def _means(
+    labels: NDArray[np.intp], tokens: NDArray[np.float32]
+) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Labels without gaps, and the mean of each cluster, summed in float64 in the order of tokens."""
+    _, labels, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    order = labels.argsort(kind="stable")
+    starts = np.cumsum(counts) - counts
+    sums = np.add.reduceat(tokens[order], starts, axis=0, dtype=np.float64)
+    return labels, (sums / counts[:, None]).astype(np.float32)

@@ -32,7 +32,7 @@ class MaskConfig(BaseModel):
     unit_norm: bool = False
 
 
-def latent_grid(
+def latent_grids(
     dense: NDArray[np.float32],
     annotated: NDArray[np.bool_],
     config: MaskConfig,
@@ -41,23 +41,30 @@ def latent_grid(
     """Latent class of every token cell: seeds (Eq. 2), K-means over unannotated tokens, Algorithm 1.
 
     Args:
-        dense: C_d, float32 [h, w, D].
-        annotated: bool [h, w], cells closed to clustering.
+        dense: C_d, float32 [B, h, w, D].
+        annotated: bool [B, h, w], cells closed to clustering.
         config: settings.
-        backend: K-means backend.
+        backend: K-means backend, which takes the views of the batch together.
 
     Returns:
-        uint8 [h, w]: latent id 0..U-1, or 255 for closed cells (and, under the literal Algorithm 1,
+        uint8 [B, h, w]: latent id 0..U-1, or 255 for closed cells (and, under the literal Algorithm 1,
         for cells of clusters it loses).
     """
-    grid = np.full(annotated.shape, IGNORE, np.uint8)
     features = dense
     if config.unit_norm:
         features = dense / np.maximum(np.linalg.norm(dense, axis=-1, keepdims=True), 1e-12)
-    seeds = initial_seeds(features, annotated, config.windows)
-    if not len(seeds):
-        return grid
-    labels, centres = cluster(features[~annotated], seeds, config.iterations, backend)
+    seeds = [initial_seeds(f, a, config.windows) for f, a in zip(features, annotated, strict=True)]
+    views = [i for i, s in enumerate(seeds) if len(s)]
+    tokens = [features[i][~annotated[i]] for i in views]
+    found = cluster(tokens, [seeds[i] for i in views], config.iterations, backend)
+    grids = np.full(annotated.shape, IGNORE, np.uint8)
+    for i, (labels, centres) in zip(views, found, strict=True):
+        grids[i][~annotated[i]] = _merged(centres, config)[labels]
+    return grids
+
+
+def _merged(centres: NDArray[np.float32], config: MaskConfig) -> NDArray[np.uint8]:
+    """Latent id of every cluster, uint8 [k]; 255 for those that the literal Algorithm 1 loses."""
     groups = merge_clusters(centres, config.threshold, config.literal)
     if len(groups) > MAX_LATENT:
         raise C2SError(
@@ -67,16 +74,4 @@ def latent_grid(
     latent = np.full(len(centres), IGNORE, np.uint8)
     for number, group in enumerate(groups):
         latent[group] = number
-    grid[~annotated] = latent[labels]
-    return grid
-
-
-def latent_grids(
-    dense: NDArray[np.float32],
-    annotated: NDArray[np.bool_],
-    config: MaskConfig,
-    backend: KMeansBackend,
-) -> NDArray[np.uint8]:
-    """`latent_grid` over a batch: dense [B, h, w, D], annotated [B, h, w] -> uint8 [B, h, w]."""
-    views = [latent_grid(d, a, config, backend) for d, a in zip(dense, annotated, strict=True)]
-    return np.stack(views) if views else np.zeros(annotated.shape, np.uint8)
+    return latent

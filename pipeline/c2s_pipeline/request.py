@@ -39,7 +39,7 @@ class BuildRequest(BaseModel):
     dense: Literal["none", "int8", "float16"] = "none"
     masks: MaskConfig = MaskConfig()
     regions: RegionConfig = RegionConfig()
-    backend: BackendName | None = None
+    backend: BackendName = "torch"
     templates: str = "single"
     block_rows: int = Field(default=128, ge=1, le=65536)
     batch_size: int = Field(default=32, ge=1)

@@ -5,10 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from c2s_pipeline.kmeans import SklearnKMeans
-from c2s_pipeline.masks import MaskConfig, latent_grid, latent_grids
+from c2s_pipeline.kmeans import create_backend
+from c2s_pipeline.masks import MaskConfig, latent_grids
 
-BACKEND = SklearnKMeans()
+BACKEND = create_backend("torch")
+
+
+def latent_grid(dense, closed, config, backend):
+    return latent_grids(dense[None], closed[None], config, backend)[0]
 
 
 @settings(deadline=None, max_examples=30)
