@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
 from c2s.cli.cache import DatasetOption, JsonOption, RootOption
 from c2s_cache.errors import ConfigError
-
-if TYPE_CHECKING:
-    from c2s_pipeline.kmeans import BackendName
-    from c2s_pipeline.teacher import Teacher
 
 app = typer.Typer(help="Score the pseudo masks that clustering makes.", no_args_is_help=True)
 T = TypeVar("T")
@@ -127,7 +123,7 @@ def score(
         with bar("scoring", count * len(requests), "images") as advance:
             for request in requests:
                 model, _ = load_teacher(request)
-                backend = create_backend(request.backend or _backend(model))
+                backend = create_backend(request.backend, model.device)
                 found = score_settings(
                     source,
                     model,
@@ -148,12 +144,6 @@ def score(
         from rich.console import Console
 
         Console().print(score_table(facts))
-
-
-def _backend(teacher: Teacher) -> BackendName:
-    from c2s_pipeline.kmeans import default_backend
-
-    return default_backend(teacher.device)
 
 
 def _listed(text: str | None, option: str, read: Callable[[str], T]) -> list[T]:

@@ -79,7 +79,7 @@ def dense_quality(
         ShapesSplit(split),
         teacher,
         [MaskConfig(threshold=t) for t in THRESHOLDS],
-        SklearnKMeans(),
+        create_backend("torch"),
         groups=("unseen",),
         limit=scenes,
         min_area=MIN_AREA,

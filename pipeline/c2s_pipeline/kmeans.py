@@ -59,7 +59,9 @@ class SklearnKMeans:
             len(centres), init=centres, n_init=1, max_iter=iterations, tol=0.0, algorithm="lloyd"
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", self._warning)  # clusters may run empty: they are dropped
+            warnings.simplefilter(
+                "ignore", self._warning
+            )  # clusters may run empty: they are dropped
             return np.asarray(kmeans.fit_predict(tokens), dtype=np.intp)
 
 
