@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from c2s.config import resolve
 from c2s.methods.clip_to_seg.config import ClipToSegConfig
+from c2s_cache.augment import AugmentConfig
 
 ITERATIONS = {"voc": 20_000, "context": 40_000, "context-bg": 40_000, "coco-stuff": 80_000}
 """The paper's schedules by dataset."""
@@ -33,6 +34,11 @@ class TrainConfig(BaseModel):
         default="cache",
         description="what the teacher says comes from the cache, or from CLIP in the training loop",
     )
+    views: Literal["cached", "fresh"] = Field(
+        default="cached",
+        description="replay the cache's views, or draw new ones for ever (needs teacher=online)",
+    )
+    augment: AugmentConfig = AugmentConfig()
     teacher_weights: str | None = Field(
         default=None,
         description="of an online teacher: checkpoint file or local-dir:FOLDER, where the cache's own "
@@ -71,6 +77,12 @@ class TrainConfig(BaseModel):
         default=None, description="run folder under runs/; default student-cache-seedN"
     )
     runs: Path = Field(default=Path("runs"), description="folder that holds the run folders")
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        if self.views == "fresh" and self.teacher != "online":
+            raise ValueError("views=fresh needs teacher=online: a cache holds no fresh views")
+        return self
 
     @property
     def run_name(self) -> str:

@@ -22,7 +22,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from c2s.methods.batch import Batch
 from c2s.training.jitter import draw_jitter
 from c2s.training.online import TeacherOutput
-from c2s.training.sampler import BatchSequence, SampleRef, jitter_rng
+from c2s.training.sampler import BatchSequence, SampleRef, fresh_view_rng, jitter_rng
+from c2s_cache.augment import AugmentConfig, draw_view
 from c2s_cache.pseudo_mask import pseudo_mask
 from c2s_cache.reader import Block, Cache, Sample
 from c2s_cache.views import Crop, crop, crop_image, decode_image
@@ -144,6 +145,7 @@ class BatchStream(IterableDataset[Batch | list[Replay]]):
         rank, world_size: which part of each batch.
         teacher_sizes: sides of the views of an online teacher; batches are then lists of replays,
             which become a `Batch` once the teacher has answered.
+        fresh: how to draw new views in place of the cached ones; only with `teacher_sizes`.
     """
 
     def __init__(
@@ -157,13 +159,14 @@ class BatchStream(IterableDataset[Batch | list[Replay]]):
         rank: int = 0,
         world_size: int = 1,
         teacher_sizes: tuple[int, ...] = (),
+        fresh: AugmentConfig | None = None,
     ) -> None:
         self.cache = cache
         self.sequence = sequence
         self.start, self.stop = start, stop
         self.size, self.jitter = size, jitter
         self.rank, self.world_size = rank, world_size
-        self.teacher_sizes = teacher_sizes
+        self.teacher_sizes, self.fresh = teacher_sizes, fresh
 
     def __iter__(self) -> Iterator[Batch | list[Replay]]:
         cache = Cache(self.cache) if isinstance(self.cache, (str, Path)) else self.cache
@@ -180,6 +183,10 @@ class BatchStream(IterableDataset[Batch | list[Replay]]):
 
     def _replay(self, blocks: _BlockWindow, ref: SampleRef) -> Replay:
         sample = blocks[ref.block].sample(ref.item, ref.view)
+        if self.fresh is not None:
+            stream = fresh_view_rng(self.sequence.seed, ref.position)
+            box, flip = draw_view(sample.labels, self.size, stream, self.fresh)
+            sample = replace(sample, box=np.array(box), flip=flip)
         rng = jitter_rng(self.sequence.seed, ref.position) if self.jitter else None
         return replay(sample, self.size, rng, self.teacher_sizes)
 

@@ -118,6 +118,7 @@ def _fit(
         config.jitter,
         *part,
         teacher_sizes=() if teacher is None else teacher.sizes,
+        fresh=config.augment if config.views == "fresh" else None,
     )
     on_gpu = trainer.strategy.root_device.type == "cuda"
     try:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-_ORDER, _VIEWS, _JITTER = range(3)  # separate random streams of one seed
+_ORDER, _VIEWS, _JITTER, _FRESH = range(4)  # separate random streams of one seed
 
 
 class SampleRef(NamedTuple):
@@ -104,3 +104,8 @@ def view_offsets(
 def jitter_rng(seed: int, position: int) -> np.random.Generator:
     """Random stream of the photometric distortion of the sample at a position."""
     return np.random.default_rng([seed, _JITTER, position])
+
+
+def fresh_view_rng(seed: int, position: int) -> np.random.Generator:
+    """Random stream of the geometry of the sample at a position, where views are not replayed."""
+    return np.random.default_rng([seed, _FRESH, position])

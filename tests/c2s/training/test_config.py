@@ -49,6 +49,7 @@ def test_settings_and_options_override_the_file(tmp_path):
         ("lr=-1", "lr"),
         ("precision=8-bit", "precision"),
         ("tau", "key=value"),
+        ("views=fresh", "teacher=online"),
     ],
 )
 def test_wrong_settings_are_named(setting, message):

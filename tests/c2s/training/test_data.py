@@ -12,7 +12,8 @@ from c2s.training.jitter import NEUTRAL
 from c2s.training.module import student_input
 from c2s.training.sampler import BatchSequence
 from c2s_cache import open_cache
-from c2s_cache.views import inside_image
+from c2s_cache.augment import AugmentConfig
+from c2s_cache.views import crop_image, decode_image, inside_image
 
 
 @pytest.fixture(params=[1, 3], ids=lambda n: f"views{n}")
@@ -147,6 +148,35 @@ def test_jitter_changes_pixels_only(cache):
     changed = (ours != theirs).flatten(1).any(1)
     assert torch.equal(changed, (jittered.jitter != torch.tensor(NEUTRAL)).any(1))
     assert changed.any()
+
+
+def replays(cache, start=0, stop=5, **more):
+    stream = BatchStream(cache.path, sequence(cache), start, stop, 32, True, **more)
+    return list(stream)
+
+
+def test_an_online_teacher_is_shown_the_cached_views(cache):
+    for step, batch in enumerate(replays(cache, teacher_sizes=(16, 24))):
+        for view, s in zip(batch, samples(cache, step), strict=True):
+            assert [i.shape[0] for i in view.images] == [16, 24]
+            for image in (view.crop.image, *view.images):
+                whole = decode_image(s.image)
+                want = crop_image(whole, s.box, s.flip, len(image))
+                np.testing.assert_array_equal(image, want)
+            assert (view.sample.row, view.sample.image) == (s.row, b"")
+
+
+def test_fresh_views_are_new_at_every_position_and_repeatable(tiny_cache):
+    cache = open_cache(tiny_cache)
+    options = {"teacher_sizes": (16,), "fresh": AugmentConfig()}
+    whole = replays(cache, **options)
+    boxes = {tuple(v.sample.box) for batch in whole for v in batch}
+    assert len(boxes) == 20
+    again = [v for batch in replays(cache, start=3, **options) for v in batch]
+    for one, two in zip(whole[3] + whole[4], again, strict=True):
+        np.testing.assert_array_equal(one.sample.box, two.sample.box)
+        np.testing.assert_array_equal(one.crop.image, two.crop.image)
+        np.testing.assert_array_equal(one.images[0], two.images[0])
 
 
 def test_views_differ_between_epochs(tiny_views_cache):
