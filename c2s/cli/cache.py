@@ -53,6 +53,17 @@ def build(
             "qq-kk or neighbour [default: plain, the paper's]."
         ),
     ] = None,
+    templates: Annotated[
+        str | None,
+        typer.Option(help="single, zegclip15, imagenet80 or maskclip85 [default: single]."),
+    ] = None,
+    clean_names: Annotated[
+        bool, typer.Option("--clean-names", help='Prompt with "potted plant", not "pottedplant".')
+    ] = False,
+    text_embeddings: Annotated[
+        Path | None,
+        typer.Option(help=".npy of class embeddings, a row per class, in place of the text tower."),
+    ] = None,
     split: SplitOption = "train",
     split_file: SplitFileOption = None,
     limit: Annotated[int | None, typer.Option(help="Only so many images of the split.")] = None,
@@ -88,6 +99,9 @@ def build(
         "dense": dense,
         "dense_size": dense_size,
         "dense_features": dense_features,
+        "templates": templates,
+        "prompts": data.prompts if clean_names else None,
+        "text_embeddings": text_embeddings,
         "limit": limit,
         "batch_size": batch_size,
         "block_rows": block_rows,

@@ -27,7 +27,8 @@ from c2s_pipeline.masks import MaskConfig, latent_grids
 from c2s_pipeline.oracle import score_settings
 from c2s_pipeline.seeds import annotated_cells
 from c2s_pipeline.teacher import Teacher, TeacherSpec
-from c2s_pipeline.text import TEMPLATES, class_embeddings
+from c2s_pipeline.templates import SINGLE
+from c2s_pipeline.text import class_embeddings
 
 UNSEEN_IDS = tuple(CLASSES.index(name) for name in UNSEEN)
 THRESHOLDS = (0.6, 0.7, 0.8, 0.9)
@@ -42,7 +43,7 @@ def region_accuracy(folder: Path, scenes: int = 500, split: str = "dev") -> dict
         `region_top1`, its means `seen` and `unseen`, and `by_class`.
     """
     teacher = Teacher(TeacherSpec(f"local-dir:{folder}", None))
-    text = class_embeddings(teacher, CLASSES, TEMPLATES["single"])
+    text = class_embeddings(teacher, CLASSES, SINGLE)
     hits: dict[int, list[bool]] = defaultdict(list)
     for index in range(scenes):
         scene = render(split, index)

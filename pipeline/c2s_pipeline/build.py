@@ -14,12 +14,15 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from c2s_cache import C2SError, CacheError, ConfigError, Manifest
 from c2s_cache.writer import BlockWriter, build_lock, create_cache
 from c2s_pipeline.block import BlockComputer
 from c2s_pipeline.extras import require
+from c2s_pipeline.imported_text import TEMPLATE_PAIR, check_order, load_embeddings
 from c2s_pipeline.kmeans import create_backend
 from c2s_pipeline.provenance import record
 from c2s_pipeline.request import BuildRequest, make_manifest, row_order
@@ -103,6 +106,7 @@ def build(
         backend = request.backend
         create_backend(backend)  # a missing library is reported before any work is done
         manifest = make_manifest(source, request, teacher.info(), backend)
+        imported = _imported_text(out, request, manifest, teacher)
         create_cache(out, manifest)
         writer = BlockWriter(out)
         todo = [b for b in range(manifest.blocks) if writer.missing(b)]
@@ -110,9 +114,10 @@ def build(
         progress.start(manifest.rows, manifest.rows - pending)
         if todo:
             if "text" in writer.missing(0):
-                names, prompts = manifest.classes, manifest.requests["text"]["templates"]
-                embeddings = class_embeddings(teacher, names, prompts)
-                writer.write("text", 0, {"text/embeddings": embeddings})
+                text = manifest.requests["text"]
+                if imported is None:
+                    imported = class_embeddings(teacher, text["names"], text["templates"])
+                writer.write("text", 0, {"text/embeddings": imported})
             count = workers or max(torch.cuda.device_count(), 1)
             threads = max((os.cpu_count() or 1) // count, 1)
             task = _Task(out, source, spec, teacher.device.type, request.batch_size, threads)
@@ -124,6 +129,23 @@ def build(
         if todo:
             record(out, seconds=round(seconds, 3), rows=pending, workers=workers, command="build")
     return BuildReport(out, manifest.rows, pending, manifest.rows - pending, seconds)
+
+
+def _imported_text(
+    out: Path, request: BuildRequest, manifest: Manifest, teacher: Teacher
+) -> NDArray[np.float32] | None:
+    """Class embeddings from the file that the request names, float32 [C, D]; None if it names none.
+
+    Before a cache comes to be, their order is checked against the teacher's own.
+    """
+    if request.text_embeddings is None:
+        return None
+    rows = load_embeddings(request.text_embeddings, manifest.classes, teacher.dim)
+    if not (out / "zarr.json").exists():
+        names = request.prompts or manifest.classes
+        own, again = (class_embeddings(teacher, names, [t]) for t in TEMPLATE_PAIR)
+        check_order(rows, own, again, manifest.classes, request.text_embeddings)
+    return rows
 
 
 def load_teacher(request: BuildRequest) -> tuple[Teacher, TeacherSpec]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,12 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from c2s_cache import ConfigError, DataError, Manifest, TeacherInfo
 from c2s_pipeline.dense import DenseFeatures
+from c2s_pipeline.imported_text import load_embeddings
 from c2s_pipeline.kmeans import BackendName
 from c2s_pipeline.masks import MaskConfig
 from c2s_pipeline.regions import RegionConfig
 from c2s_pipeline.source import ImageSource
 from c2s_pipeline.teacher import Precision
-from c2s_pipeline.text import TEMPLATES
+from c2s_pipeline.templates import template_set
 
 
 class BuildRequest(BaseModel):
@@ -25,7 +27,8 @@ class BuildRequest(BaseModel):
     `dense_size` is the input side of the dense pass in pixels (default: the teacher's native size);
     `dense_features` says which tokens are clustered;
     `view_size` the side at which students see a view; `block_rows` the rows per block; `limit` takes
-    only the first so many images of the shuffled split.
+    only the first so many images of the shuffled split. The class embeddings are those of `prompts`
+    (default: the class names) in the template set `templates`, or come from the file `text_embeddings`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,7 +43,9 @@ class BuildRequest(BaseModel):
     masks: MaskConfig = MaskConfig()
     regions: RegionConfig = RegionConfig()
     backend: BackendName = "torch"
+    prompts: tuple[str, ...] | None = None
     templates: str = "single"
+    text_embeddings: Path | None = None
     block_rows: int = Field(default=128, ge=1, le=65536)
     batch_size: int = Field(default=32, ge=1)
     seed: int = Field(default=0, ge=0)
@@ -90,11 +95,7 @@ def make_manifest(
         },
         "masks": {**request.masks.model_dump(mode="json"), "backend": backend},
         "regions": request.regions.model_dump(mode="json"),
-        "text": {
-            "names": list(source.classes),
-            "templates": list(templates(request.templates)),
-            "digest": teacher.digest,
-        },
+        "text": _text_request(source, request, teacher),
     }
     for stage in requests.values():
         stage["block_rows"] = request.block_rows
@@ -113,15 +114,24 @@ def make_manifest(
     )
 
 
-def templates(name: str) -> tuple[str, ...]:
-    """The prompt set of that name.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if name not in TEMPLATES:
-        raise ConfigError(f"unknown template set {name!r}.", f"Known: {', '.join(TEMPLATES)}.")
-    return TEMPLATES[name]
+def _text_request(
+    source: ImageSource, request: BuildRequest, teacher: TeacherInfo
+) -> dict[str, Any]:
+    """Everything that determines the class embeddings."""
+    classes = list(source.classes)
+    if request.text_embeddings is not None:
+        if request.templates != "single":
+            raise ConfigError("text_embeddings and templates exclude each other.")
+        rows = load_embeddings(request.text_embeddings, classes, teacher.dim)
+        return {"names": classes, "imported": hashlib.sha256(rows.tobytes()).hexdigest()}
+    names = list(request.prompts or classes)
+    if len(names) != len(classes):
+        raise ConfigError(f"prompts has {len(names)} names for the {len(classes)} classes.")
+    return {
+        "names": names,
+        "templates": list(template_set(request.templates)),
+        "digest": teacher.digest,
+    }
 
 
 def without_unseen(

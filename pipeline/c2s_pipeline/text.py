@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 
 from c2s_cache import ConfigError
 from c2s_pipeline.teacher import Teacher, TeacherSpec, default_pretrained
-
-TEMPLATES: dict[str, tuple[str, ...]] = {"single": ("a photo of a {}",)}
-"""Prompt sets by name. `single` is the paper's (its Fig. 2)."""
+from c2s_pipeline.templates import SINGLE
 
 
 def class_embeddings(
@@ -43,7 +41,7 @@ def embed_names(
     teacher_name: str,
     pretrained: str | None,
     names: Sequence[str],
-    templates: Sequence[str] = TEMPLATES["single"],
+    templates: Sequence[str] = SINGLE,
 ) -> NDArray[np.float32]:
     """Load a teacher's text tower once and embed class names, float32 [n, D] of unit norm."""
     spec = TeacherSpec(teacher_name, pretrained or default_pretrained(teacher_name))
