@@ -1,6 +1,6 @@
 """Pretrain the encoder of the demo's student on the seen classes alone.
 
-    python -m c2s.demo.pretrain_student --out c2s/demo/student --seed 0 --minutes 5
+    python -m c2s.demo.pretrain_student --out c2s/demo/student --seed 0
 
 The paper's students start from an image classifier. This is its counterpart: scenes are drawn with
 seen classes only, so that no pixel of an unseen class is ever shown, and the encoder learns which
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from c2s.demo.scenes import CLASSES, MIN_AREA, SEEN, SIZE, render
-from c2s.demo.train_teacher import mirror
+from c2s.demo.web import mirror
 from c2s.students.base import IMAGENET_MEAN, IMAGENET_STD
 from c2s.students.shapes_net import WIDTHS, ShapesEncoder
 
@@ -84,8 +84,8 @@ def accuracy(model: Classifier, images: Tensor, labels: Tensor) -> float:
     return 50 * float(guess[present].float().mean() + (~guess[~present]).float().mean())
 
 
-def pretrain(out: Path, seed: int, minutes: float, scenes: int, batch_size: int, lr: float) -> None:
-    """Train for `minutes` of wall time; writes encoder.safetensors (float16) and card.json."""
+def pretrain(out: Path, seed: int, samples: int, scenes: int, batch_size: int, lr: float) -> None:
+    """Train on `samples` images; writes encoder.safetensors (float16) and card.json."""
     from safetensors.torch import save_file
 
     torch.manual_seed(seed)
@@ -94,12 +94,10 @@ def pretrain(out: Path, seed: int, minutes: float, scenes: int, batch_size: int,
     held_images, held_labels = render_seen(scenes, 1000)
     model = Classifier().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.02)
-    start = time.monotonic()
-    step, progress = 0, 0.0
-    while progress < 1:
-        progress = min((time.monotonic() - start) / (60 * minutes), 1.0)
+    steps, start = samples // batch_size, time.monotonic()
+    for step in range(steps):
+        decay = 0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2
         for group in optimizer.param_groups:
-            decay = 0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2
             group["lr"] = lr * min(1, (step + 1) / 50) * decay
         rows = torch.randint(len(images), (batch_size,), generator=generator)
         logits = model(normalise(mirror(images[rows], generator)))
@@ -107,17 +105,17 @@ def pretrain(out: Path, seed: int, minutes: float, scenes: int, batch_size: int,
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        step += 1
-        if step % 100 == 0:
-            seconds = 60 * minutes * progress
-            print(f"{seconds:5.0f} s  step {step}  loss {loss.item():.4f}", flush=True)
+        if (step + 1) % 100 == 0:
+            minutes = (time.monotonic() - start) / 60
+            print(f"{minutes:6.2f} min  step {step + 1}  loss {loss.item():.4f}", flush=True)
     card: dict[str, Any] = {
-        "name": "shapes-net encoder", "classes": list(SEEN), "seed": seed, "minutes": minutes,
-        "samples": step * batch_size, "scenes": scenes, "batch_size": batch_size,
+        "name": "shapes-net encoder", "classes": list(SEEN), "seed": seed,
+        "minutes": round((time.monotonic() - start) / 60, 1),
+        "samples": steps * batch_size, "scenes": scenes, "batch_size": batch_size,
         "learning_rate": lr,
         "presence_accuracy": round(accuracy(model, held_images, held_labels), 2),
         "command": "python -m c2s.demo.pretrain_student --out DIR"
-        f" --seed {seed} --minutes {minutes:g}",
+        f" --seed {seed} --samples {samples}",
         "versions": {"torch": torch.__version__, "numpy": np.__version__},
     }  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
@@ -132,8 +130,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=5)
-    parser.add_argument("--scenes", type=int, default=12_000)
+    parser.add_argument("--samples", type=int, default=240_000)
+    parser.add_argument("--scenes", type=int, default=24_000)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
     pretrain(**vars(parser.parse_args()))

@@ -38,8 +38,9 @@ def test_accuracy_is_balanced() -> None:
 
 @pytest.mark.slow
 def test_a_short_run_writes_a_loadable_encoder(tmp_path: Path) -> None:
-    pretrain(tmp_path, seed=0, minutes=0.01, scenes=64, batch_size=8, lr=1e-3)
+    pretrain(tmp_path, seed=0, samples=24, scenes=64, batch_size=8, lr=1e-3)
     card = json.loads((tmp_path / "card.json").read_text())
     assert card["classes"] == list(SEEN)
+    assert card["samples"] == 24
     assert 0 <= card["presence_accuracy"] <= 100
     ShapesNet(128, str(tmp_path / "encoder.safetensors"))
