@@ -20,9 +20,17 @@ SIZE, GRID, DIM = 32, 4, 16
 
 
 def write_cache(
-    path: Path, rows: int = 11, block_rows: int = 4, views: int = 1, seed: int = 0
+    path: Path,
+    rows: int = 11,
+    block_rows: int = 4,
+    views: int = 1,
+    seed: int = 0,
+    unseen_text: int | None = None,
 ) -> Path:
-    """Write a complete cache of `rows` scenes; row 2 is quarantined when there are more than 4."""
+    """Write a complete cache of `rows` scenes; row 2 is quarantined when there are more than 4.
+
+    `unseen_text` seeds other text embeddings of the unseen classes; nothing else changes.
+    """
     rng = np.random.default_rng(seed)
     manifest = Manifest(
         dataset="tiny",
@@ -52,6 +60,9 @@ def write_cache(
     create_cache(path, manifest)
     writer = BlockWriter(path)
     text = rng.normal(size=(len(CLASSES), DIM))
+    if unseen_text is not None:
+        other = np.random.default_rng(unseen_text).normal(size=text.shape)
+        text[list(UNSEEN)] = other[list(UNSEEN)]
     text /= np.linalg.norm(text, axis=1, keepdims=True)
     for block in range(manifest.blocks):
         _write_block(writer, manifest, block, rng)

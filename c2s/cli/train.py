@@ -34,6 +34,13 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, e.g. method.tau=0.05.")
     ] = None,
+    self_train: Annotated[
+        Path | None,
+        typer.Option(
+            help="Inductive run to continue transductively: from half its schedule, with the names of "
+            "unseen classes known. Takes over its settings and cache."
+        ),
+    ] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Run folder to continue; takes no other option.")
     ] = None,
@@ -50,6 +57,7 @@ def train(
         "name": name,
         "runs": runs,
         "workers": workers,
+        "self_train": self_train,
     }
     if resume is not None:
         given = [key for key, value in options.items() if value is not None]
@@ -61,12 +69,15 @@ def train(
 
         path = run.resume(resume)
     else:
-        if cache is None and config is None:
-            raise ConfigError("c2s train needs --cache PATH (or --resume RUN).")
+        if cache is None and config is None and self_train is None:
+            raise ConfigError(
+                "c2s train needs --cache PATH (or --resume RUN, or --self-train RUN)."
+            )
         from c2s.training import run
         from c2s.training.config import load_config
+        from c2s.training.self_training import inherited
 
-        defaults = _defaults(cache, student)
+        defaults = _defaults(cache, student) if self_train is None else inherited(self_train)
         path = run.train(load_config(config, set_ or (), defaults, **options), overwrite)
     typer.echo(f"{path} is complete.")
     typer.echo(f"Evaluate it with: c2s eval --run {path} --dataset {_dataset(path)}")

@@ -11,11 +11,13 @@ from c2s.methods.batch import Batch
 
 
 @dataclass(frozen=True)
-class SeenClasses:
-    """Everything a method may know about the classes: the seen ones, and how many there are in all.
+class KnownClasses:
+    """Classes that a method may know: the seen ones, and how many there are in all.
+
+    A transductive method is given the unseen ones in a second object of this kind.
 
     Attributes:
-        ids: int64 [Ns], ids of the seen classes in the dataset's order, ascending.
+        ids: int64 [Ns], ids of these classes in the dataset's order, ascending.
         embeddings: float32 [Ns, D], their text embeddings, unit norm.
         num_classes: N, number of all classes; latent class u has id N + u in a pseudo mask.
     """

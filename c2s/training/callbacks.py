@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,6 +26,8 @@ from c2s_cache.errors import C2SError
 
 class Saver(pl.Callback):
     """Saves every `every` iterations, at the end, and when SIGINT or SIGTERM asks to stop.
+
+    At half the schedule of an inductive run it also keeps the student for a later self-training.
 
     Restores a checkpoint's optimizer, scaler and random state when the fit begins.
 
@@ -76,6 +79,9 @@ class Saver(pl.Callback):
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         if stop:
             trainer.should_stop = True
+        config = module.config
+        if module.step == config.total // 2 and config.self_train is None:
+            self._write(trainer, module, lambda: checkpoint.save_halfway(self.run, module.student))
         if stop or module.step % self.every == 0:
             self._save(trainer, module)
 
@@ -92,18 +98,26 @@ class Saver(pl.Callback):
         self._release()
 
     def _save(self, trainer: pl.Trainer, module: DistillationModule) -> None:
-        if not trainer.is_global_zero or module.step == self._saved:
+        if module.step == self._saved:
             return
-        scaler = trainer.precision_plugin.state_dict()
-        optimizer = trainer.optimizers[0]
+        state = (trainer.optimizers[0], trainer.precision_plugin.state_dict())
+        parts = (module.step, module.student, module.method, *state)
+        self._write(trainer, module, lambda: checkpoint.save(self.run, *parts))
+        self._saved = module.step
+
+    def _write(
+        self, trainer: pl.Trainer, module: DistillationModule, save: Callable[[], None]
+    ) -> None:
+        """Let the first process write, and turn a full disk into one sentence."""
+        if not trainer.is_global_zero:
+            return
         try:
-            checkpoint.save(self.run, module.step, module.student, module.method, optimizer, scaler)
+            save()
         except (OSError, SafetensorError) as error:
             raise C2SError(
                 f"The checkpoint of iteration {module.step} cannot be written to {self.run} ({error}).",
                 f"Make room there, then continue with: c2s train --resume {self.run}",
             ) from error
-        self._saved = module.step
 
     def _release(self) -> None:
         for number, handler in self._handlers.items():

@@ -18,7 +18,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from c2s.training.run_folder import RunError, checkpoint_folder, load_tensors, load_weights
+from c2s.training.run_folder import (
+    HALFWAY,
+    RunError,
+    checkpoint_folder,
+    load_tensors,
+    load_weights,
+)
 from c2s_cache.receipt import sync_directory, write_atomic
 
 
@@ -69,6 +75,15 @@ def save(
     new.rename(current)
     sync_directory(run)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def save_halfway(run: Path, student: nn.Module) -> None:
+    """Keep the student of half the schedule, beside the checkpoint that goes on changing."""
+    file = run / HALFWAY
+    file.parent.mkdir(exist_ok=True)
+    partial = file.with_suffix(".new")
+    save_file(_plain(student.state_dict()), partial)
+    partial.replace(file)
 
 
 def load(run: Path) -> Checkpoint:

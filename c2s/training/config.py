@@ -44,6 +44,11 @@ class TrainConfig(BaseModel):
         description="of an online teacher: checkpoint file or local-dir:FOLDER, where the cache's own "
         "weights cannot be found by name",
     )
+    self_train: Path | None = Field(
+        default=None,
+        description="inductive run to continue transductively, from half its schedule, with the names "
+        "of the unseen classes known",
+    )
 
     iterations: int | None = Field(
         default=None, gt=0, description="default: 20 k / 40 k / 80 k by dataset"

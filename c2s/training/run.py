@@ -6,12 +6,13 @@ import logging
 import os
 import warnings
 from pathlib import Path
+from typing import Literal
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from c2s.methods.base import SeenClasses
+from c2s.methods.base import KnownClasses
 from c2s.students import create
 from c2s.training import checkpoint
 from c2s.training.callbacks import Bar, Recorder, Saver
@@ -20,8 +21,16 @@ from c2s.training.data import BatchStream, block_sizes, loader
 from c2s.training.logs import MetricsLog
 from c2s.training.module import DistillationModule
 from c2s.training.online import OnlineTeacher, TeacherFactory
-from c2s.training.run_folder import RunError, create_run, read_config, read_info
+from c2s.training.run_folder import (
+    HALFWAY,
+    RunError,
+    create_run,
+    load_weights,
+    read_config,
+    read_info,
+)
 from c2s.training.sampler import BatchSequence
+from c2s.training.self_training import halfway_student
 from c2s_cache.errors import C2SError, ConfigError
 from c2s_cache.reader import Cache, open_cache
 
@@ -153,20 +162,31 @@ def _teacher(
 def _module(
     config: TrainConfig, cache: Cache, start: int, teacher: OnlineTeacher | None
 ) -> DistillationModule:
-    """Student and method at the state that the seed gives them. Of the text, only the seen classes'."""
+    """Student and method at the state that the seed gives them, or that a run to continue gives.
+
+    Of the text, only the seen classes' is read, unless this is a self-training.
+    """
     pl.seed_everything(config.seed, workers=False, verbose=False)
-    text = cache.text("seen")
-    seen = SeenClasses(
+    unseen = None
+    student = create(config.student, cache.manifest.teacher.dim, config.weights)
+    if config.self_train is not None:
+        weights = halfway_student(config.self_train, cache.manifest)
+        load_weights(student, weights, config.self_train / HALFWAY)
+        unseen = _classes(cache, "unseen")
+    try:
+        method = config.method.build(_classes(cache, "seen"), unseen)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return DistillationModule(student, method, config, start, teacher)
+
+
+def _classes(cache: Cache, which: Literal["seen", "unseen"]) -> KnownClasses:
+    text = cache.text(which)
+    return KnownClasses(
         torch.from_numpy(text.class_ids),
         torch.from_numpy(text.embeddings),
         len(cache.manifest.classes),
     )
-    student = create(config.student, cache.manifest.teacher.dim, config.weights)
-    try:
-        method = config.method.build(seen)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    return DistillationModule(student, method, config, start, teacher)
 
 
 def _sequence(config: TrainConfig, cache: Cache) -> BatchSequence:

@@ -1,7 +1,7 @@
 """Invariant: a run folder is self-contained: evaluation needs neither the cache nor CLIP.
 
 `config.yaml` (resolved), `run.json` and `text.safetensors` (classes and their text embeddings, all
-of them, for evaluation only), `metrics.jsonl`, `metrics.csv`, `checkpoint/`.
+of them, for evaluation only), `metrics.jsonl`, `metrics.csv`, `checkpoint/`, `halfway/`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ from c2s.training.config import TrainConfig, dump_yaml, load_config
 from c2s_cache.errors import C2SError
 from c2s_cache.reader import Cache
 from c2s_cache.receipt import write_atomic
+
+HALFWAY = "halfway/student.safetensors"
+"""Student of an inductive run at half its schedule, from which self-training starts."""
 
 
 class RunError(C2SError):

@@ -134,10 +134,11 @@ class Cache:
         data = np.asarray(self.array("images/id_data")[block, : int(end[-1])])
         return [data[a:b].tobytes().decode() for a, b in ragged_ranges(end)]
 
-    def text(self, which: Literal["seen", "all"] = "seen") -> TextEmbeddings:
+    def text(self, which: Literal["seen", "unseen", "all"] = "seen") -> TextEmbeddings:
         """Class text embeddings; inductive training asks for the seen ones and gets no others."""
         m = self.manifest
-        ids = np.asarray(m.seen if which == "seen" else range(len(m.classes)), dtype=np.int64)
+        members = {"seen": m.seen, "unseen": sorted(m.unseen), "all": range(len(m.classes))}
+        ids = np.asarray(members[which], dtype=np.int64)
         embeddings = np.asarray(self.array("text/embeddings")[:])[ids]
         return TextEmbeddings(ids, tuple(m.classes[i] for i in ids), embeddings)
 

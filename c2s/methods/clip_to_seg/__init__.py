@@ -11,6 +11,7 @@ from c2s.methods.clip_to_seg.pixel_loss import (
     dice_loss,
     focal_loss,
 )
+from c2s.methods.clip_to_seg.self_training import SelfTraining
 
 __all__ = [
     "CLSBank",
@@ -18,6 +19,7 @@ __all__ = [
     "ClipToSegConfig",
     "LatentEmbedding",
     "LossWeights",
+    "SelfTraining",
     "aggregate",
     "class_scores",
     "cross_entropy_loss",

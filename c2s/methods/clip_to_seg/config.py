@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from c2s.methods.base import Method, SeenClasses
+from c2s.methods.base import KnownClasses, Method
 from c2s.methods.clip_to_seg.global_distillation import Aggregation, Distillation
 from c2s.methods.clip_to_seg.latent_embedding import Calibration, Generator
 from c2s.methods.clip_to_seg.local_distillation import Negatives, Reduction
@@ -75,10 +75,18 @@ class ClipToSegConfig(BaseModel):
         description="resolution of the pixel loss: scores brought up, or mask brought down (which "
         "takes a sixteenth of the memory at features of 1/4)",
     )
+    confidence: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="self-training: probability that an unseen class needs to become a pixel's label; "
+        "0 labels every pixel without a seen label, as the ZegCLIP family does",
+    )
     weights: LossWeights = LossWeights()
 
-    def build(self, seen: SeenClasses) -> Method:
-        """The method's module for a dataset's seen classes."""
+    def build(self, seen: KnownClasses, unseen: KnownClasses | None = None) -> Method:
+        """The method's module: inductive from the seen classes, transductive with the unseen ones."""
         from c2s.methods.clip_to_seg.method import ClipToSeg
+        from c2s.methods.clip_to_seg.self_training import SelfTraining
 
-        return ClipToSeg(self, seen)
+        return ClipToSeg(self, seen) if unseen is None else SelfTraining(self, seen, unseen)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from c2s.methods.base import Method, SeenClasses
+from c2s.methods.base import KnownClasses, Method
 from c2s.methods.batch import Batch
 from c2s.methods.clip_to_seg.config import ClipToSegConfig
 from c2s.methods.clip_to_seg.global_distillation import CLSBank, aggregate, info_nce, match
@@ -38,7 +38,7 @@ class ClipToSeg(Method):
     text: Tensor
     channel: Tensor
 
-    def __init__(self, config: ClipToSegConfig, seen: SeenClasses) -> None:
+    def __init__(self, config: ClipToSegConfig, seen: KnownClasses) -> None:
         super().__init__()
         self.config = config
         self.num_classes = seen.num_classes

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from c2s.methods import Batch, SeenClasses
+from c2s.methods import Batch, KnownClasses
 from c2s.methods.clip_to_seg import ClipToSegConfig, LossWeights, cross_entropy_loss, region_means
 
 N, D, S = 7, 16, 8
@@ -17,7 +17,7 @@ SEEN = (0, 1, 2, 4, 5)
 def seen():
     torch.manual_seed(1)
     text = torch.nn.functional.normalize(torch.randn(len(SEEN), D), dim=-1)
-    return SeenClasses(torch.tensor(SEEN), text, N)
+    return KnownClasses(torch.tensor(SEEN), text, N)
 
 
 @pytest.fixture

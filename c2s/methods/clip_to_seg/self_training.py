@@ -1,0 +1,72 @@
+"""Transductive self-training: pixels without a label are labelled by the running model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from c2s.methods.base import KnownClasses
+from c2s.methods.batch import Batch
+from c2s.methods.clip_to_seg.config import ClipToSegConfig
+from c2s.methods.clip_to_seg.method import ClipToSeg
+
+
+class SelfTraining(ClipToSeg):
+    """C2S with the unseen names known (Table II, the protocol of the ZegCLIP family).
+
+    The pixel loss runs over all classes. A pixel that has no seen label (a latent pixel of the
+    pseudo mask) is labelled with the unseen class that the current features fit best, without
+    gradient; seen classes are never candidates. Latent embeddings have no part in it; distillation
+    stays as the configuration says.
+
+    Args:
+        config: the switches; `latent` is taken as off.
+        seen: the seen classes.
+        unseen: the unseen classes with their text embeddings.
+    """
+
+    unseen_ids: Tensor
+
+    def __init__(self, config: ClipToSegConfig, seen: KnownClasses, unseen: KnownClasses) -> None:
+        every = KnownClasses(
+            torch.cat([seen.ids, unseen.ids]),
+            torch.cat([seen.embeddings, unseen.embeddings]),
+            seen.num_classes,
+        )
+        super().__init__(config.model_copy(update={"latent": False}), every)
+        self.register_buffer("unseen_ids", unseen.ids, persistent=False)
+
+    def pixel_loss(self, features: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Eq. 7 over all classes, against seen labels and the model's own unseen ones."""
+        return super().pixel_loss(
+            features, replace(batch, pseudo=self.labelled(features, batch.pseudo))
+        )
+
+    @torch.no_grad()
+    def labelled(self, features: Tensor, pseudo: Tensor) -> Tensor:
+        """The pseudo mask with unseen classes in place of latent ones.
+
+        Args:
+            features: F, float [B, D, h, w].
+            pseudo: int64 [B, S, S].
+
+        Returns:
+            int64 [B, S, S]: an unseen id wherever `pseudo` is latent, or -1 where the softmax
+            probability of that class among all classes is below `confidence`.
+        """
+        size = (pseudo.shape[1], pseudo.shape[2])
+        unit = functional.normalize(features, dim=1)
+        scores = torch.einsum("bdhw,nd->bnhw", unit, self.text)
+        if self.config.confidence > 0:
+            scores = (self.config.alpha * scores).softmax(1)
+        unseen = scores[:, -len(self.unseen_ids) :]
+        best, index = functional.interpolate(
+            unseen, size, mode="bilinear", align_corners=False
+        ).max(1)
+        labels = self.unseen_ids[index]
+        if self.config.confidence > 0:
+            labels = torch.where(best >= self.config.confidence, labels, -1)
+        return torch.where(pseudo >= self.num_classes, labels, pseudo)
