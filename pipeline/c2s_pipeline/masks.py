@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
@@ -50,6 +51,23 @@ def latent_grids(
         uint8 [B, h, w]: latent id 0..U-1, or 255 for closed cells (and, under the literal Algorithm 1,
         for cells of clusters it loses).
     """
+    return merged_grids(annotated, clusters(dense, annotated, config, backend), config)
+
+
+Clusters = tuple[NDArray[np.intp], NDArray[np.float32]]
+"""Cluster of each open cell of a view, intp [n], row-major, and the mean features float32 [k, D]."""
+
+
+def clusters(
+    dense: NDArray[np.float32],
+    annotated: NDArray[np.bool_],
+    config: MaskConfig,
+    backend: KMeansBackend,
+) -> list[Clusters | None]:
+    """The part of `latent_grids` before merging: per view its clusters, None without a seed.
+
+    It does not depend on `threshold` and `literal`.
+    """
     features = dense
     if config.unit_norm:
         features = dense / np.maximum(np.linalg.norm(dense, axis=-1, keepdims=True), 1e-12)
@@ -57,9 +75,19 @@ def latent_grids(
     views = [i for i, s in enumerate(seeds) if len(s)]
     tokens = [features[i][~annotated[i]] for i in views]
     found = cluster(tokens, [seeds[i] for i in views], config.iterations, backend)
+    by_view = dict(zip(views, found, strict=True))
+    return [by_view.get(i) for i in range(len(dense))]
+
+
+def merged_grids(
+    annotated: NDArray[np.bool_], found: Sequence[Clusters | None], config: MaskConfig
+) -> NDArray[np.uint8]:
+    """The part of `latent_grids` after clustering: Algorithm 1, uint8 [B, h, w]."""
     grids = np.full(annotated.shape, IGNORE, np.uint8)
-    for i, (labels, centres) in zip(views, found, strict=True):
-        grids[i][~annotated[i]] = _merged(centres, config)[labels]
+    for grid, closed, view in zip(grids, annotated, found, strict=True):
+        if view is not None:
+            labels, centres = view
+            grid[~closed] = _merged(centres, config)[labels]
     return grids
 
 

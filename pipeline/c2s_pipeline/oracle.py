@@ -22,7 +22,7 @@ from c2s_cache import IGNORE, Cache, ConfigError, DataError
 from c2s_cache.pseudo_mask import pseudo_mask
 from c2s_cache.views import Box, canonical_box, crop_image, crop_labels, decode_image, inside_image
 from c2s_pipeline.kmeans import KMeansBackend
-from c2s_pipeline.masks import MaskConfig, latent_grids
+from c2s_pipeline.masks import Clusters, MaskConfig, clusters, merged_grids
 from c2s_pipeline.seeds import annotated_cells
 from c2s_pipeline.source import ImageSource
 from c2s_pipeline.teacher import Teacher
@@ -182,8 +182,12 @@ def score_settings(
                 (crop_labels(v.labels, v.box, False, native), crop_labels(k, v.box, False, native))
                 for v, k in zip(views, known, strict=True)
             ]
+            clustered: dict[MaskConfig, list[Clusters | None]] = {}
             for score in scores:
-                grids = latent_grids(dense, closed, score.config, backend)
+                alike = score.config.model_copy(update={"threshold": 0.0, "literal": False})
+                if alike not in clustered:
+                    clustered[alike] = clusters(dense, closed, alike, backend)
+                grids = merged_grids(closed, clustered[alike], score.config)
                 for (truth, labels), grid in zip(shown, grids, strict=True):
                     pseudo = pseudo_mask(labels, grid, len(source.classes))
                     score.matches[group] += match_masks(
