@@ -3,6 +3,7 @@ tokens."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 from pathlib import Path
 
@@ -54,7 +55,8 @@ def write_cache(
             std=(0.25, 0.25, 0.25),
         ),
         requests={
-            s: {"seed": seed} for s in ("images", "views", "teacher", "masks", "regions", "text")
+            s: {"seed": seed}
+            for s in ("images", "labels", "views", "teacher", "masks", "regions", "text")
         },
     )
     create_cache(path, manifest)
@@ -118,14 +120,23 @@ def _write_block(writer: BlockWriter, m: Manifest, block: int, rng: np.random.Ge
             "images/data": np.concatenate(data),
             "images/end": np.cumsum([len(d) for d in data]),
             "images/size": np.array(sizes),
-            "images/digest": np.zeros((n, 32), np.uint8),
+            "images/digest": np.frombuffer(
+                b"".join(hashlib.sha256(d).digest() if len(d) else bytes(32) for d in data),
+                np.uint8,
+            ).reshape(n, 32),
             "images/usable": np.array(usable),
             "images/id_data": np.frombuffer(b"".join(identity), np.uint8),
             "images/id_end": np.cumsum([len(i) for i in identity]),
+        },
+        {"quarantined": quarantined},
+    )
+    writer.write(
+        "labels",
+        block,
+        {
             "labels/data": np.concatenate([x.reshape(-1) for x in labels]),
             "labels/end": np.cumsum([x.size for x in labels]),
         },
-        {"quarantined": quarantined},
     )
     writer.write("views", block, {"views/box": boxes, "views/flip": flips})
     writer.write("teacher", block, {"teacher/global_cls": rng.normal(size=(n, m.views, DIM))})

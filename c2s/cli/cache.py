@@ -22,6 +22,19 @@ RootOption = Annotated[
 ]
 SplitOption = Annotated[str, typer.Option(help="Split to build from.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value, e.g. masks.threshold=0.8.")
+]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="Worker processes [default: one per GPU, else 1].")
+]
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Running Dask scheduler whose workers see the same paths, e.g. tcp://host:8786.",
+    ),
+]
 PathArgument = Annotated[Path, typer.Argument(help="Cache directory.")]
 
 
@@ -67,15 +80,19 @@ def build(
     split: SplitOption = "train",
     split_file: SplitFileOption = None,
     limit: Annotated[int | None, typer.Option(help="Only so many images of the split.")] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Worker processes [default: one per GPU, else 1].")
-    ] = None,
+    workers: WorkersOption = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per teacher pass.")] = None,
     block_rows: Annotated[int | None, typer.Option(help="Images per block.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, e.g. masks.threshold=0.8.")
-    ] = None,
+    set_: SetOption = None,
+    update: Annotated[
+        bool,
+        typer.Option(
+            "--update",
+            help="Change a cache of another request in place: only what depends on the change is computed.",
+        ),
+    ] = False,
+    scheduler: SchedulerOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Build the teacher cache of a data set, or resume a build where it stopped."""
@@ -110,7 +127,7 @@ def build(
     request = resolve(BuildRequest, defaults, config, set_ or (), options)
     target = out or Path("cache") / f"{data.short}.zarr"
     with BuildBar() as bar:
-        report = run(source, request, target, workers, bar)
+        report = run(source, request, target, workers, bar, scheduler, update)
     _report(report, json_)
 
 
@@ -125,18 +142,26 @@ def _report(report: Any, as_json: bool) -> None:
             "built": report.built,
             "reused": report.reused,
             "seconds": round(report.seconds, 3),
+            "computed": report.computed,
+            "teacher_passes": report.passes,
+            "teacher_passes_saved": report.passes_saved,
+            "peak_memory_bytes": report.memory,
             "quarantined": quarantine,
         }
         typer.echo(json.dumps(facts))
         return
     shown = _relative(report.path)
-    if report.built == 0:
+    if not report.computed:
         typer.echo(f"{shown} is complete: nothing to do ({report.rows} images).")
     else:
         rate = report.built / max(report.seconds, 1e-9)
         typer.echo(
             f"{shown}: {report.built} images built, {report.reused} were there already, "
-            f"{report.seconds:.1f} s ({rate:.1f} images/s)."
+            f"{report.seconds:.1f} s ({rate:.1f} images/s), peak {report.memory / 2**30:.2f} GiB."
+        )
+        stages = ", ".join(f"{stage} {rows}" for stage, rows in report.computed.items())
+        typer.echo(
+            f"rows computed: {stages}; teacher passes: {report.passes}, saved {report.passes_saved}."
         )
     _show_quarantine(quarantine)
     typer.echo(f"Train from it with: c2s train --cache {shown}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from c2s_cache import STAGES, Cache
+from c2s_cache import Cache
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def describe(path: Path) -> dict[str, Any]:
     cache = Cache(path)
     m = cache.manifest
     stages: dict[str, Any] = {}
-    for stage in STAGES:
+    for stage in m.stages:
         blocks = 1 if stage == "text" else cache.blocks
         receipts = [r for (s, _), r in cache.receipts.items() if s == stage]
         stages[stage] = {
@@ -26,7 +26,9 @@ def describe(path: Path) -> dict[str, Any]:
             "bytes": sum(f.size for r in receipts for f in r.files.values()),
             "fingerprint": m.fingerprints[stage][:12],
         }
-    beyond = sum(s["bytes"] for name, s in stages.items() if name not in ("images", "text"))
+    beyond = sum(
+        s["bytes"] for name, s in stages.items() if name not in ("images", "labels", "text")
+    )
     return {
         "path": str(path),
         "format": m.format,

@@ -20,6 +20,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from c2s_cache.change import Change
+
 
 class RateColumn(ProgressColumn):
     """Items per second."""
@@ -67,10 +69,19 @@ class BuildBar:
     ) -> None:
         self._progress.stop()
 
+    def change(self, change: Change) -> None:
+        """The cache that was there is being changed in place."""
+        stages = f"keeping {', '.join(change.kept)}; computing {', '.join(change.new) or 'nothing'}"
+        self._progress.console.print(f"changing the cache in place: {stages}", highlight=False)
+
+    def text(self, done: int, total: int) -> None:
+        """So many of the class sentences are embedded."""
+        self._progress.update(self._task, description="class names", total=total, completed=done)
+
     def start(self, total: int, done: int) -> None:
         """The build has `total` rows, of which `done` are already in the cache."""
         text = "building" if done < total else "complete"
-        self._progress.update(self._task, description=text, total=total, completed=done)
+        self._progress.reset(self._task, description=text, total=total, completed=done)
         if not sys.stderr.isatty():
             print(f"building: {done} of {total} images are in the cache", file=sys.stderr)
 

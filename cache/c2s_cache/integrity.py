@@ -10,7 +10,7 @@ import numpy as np
 
 from c2s_cache.errors import CacheError
 from c2s_cache.fingerprint import file_digest
-from c2s_cache.manifest import IGNORE, STAGES
+from c2s_cache.manifest import IGNORE
 from c2s_cache.reader import Block, Cache
 from c2s_cache.receipt import METADATA
 from c2s_cache.schema import array_specs
@@ -59,13 +59,9 @@ def _metadata(cache: Cache) -> Iterator[Finding]:
             yield Finding("checksum", name, "metadata differ from the receipt or are missing")
 
 
-def _stages(block: int) -> tuple[str, ...]:
-    return tuple(s for s in STAGES if s != "text" or block == 0)
-
-
 def _completeness(cache: Cache, block: int) -> Iterator[Finding]:
     prints = cache.manifest.fingerprints
-    for stage in _stages(block):
+    for stage in cache.manifest.stages_of(block):
         receipt = cache.receipts.get((stage, block))
         if receipt is None:
             yield Finding(
@@ -76,8 +72,9 @@ def _completeness(cache: Cache, block: int) -> Iterator[Finding]:
 
 
 def _checksums(cache: Cache, block: int) -> Iterator[Finding]:
-    expected = {n: r for s in _stages(block) for n, r in cache.receipts[s, block].files.items()}
-    folders = {spec.path for spec in array_specs(cache.manifest) if spec.stage in _stages(block)}
+    stages = cache.manifest.stages_of(block)
+    expected = {n: r for s in stages for n, r in cache.receipts[s, block].files.items()}
+    folders = {spec.path for spec in array_specs(cache.manifest) if spec.stage in stages}
     found = {
         str(f.relative_to(cache.path))
         for folder in sorted(folders)

@@ -8,13 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from c2s_cache.fingerprint import stage_fingerprint
 
-FORMAT: Final = 1
-STAGES = ("images", "views", "teacher", "masks", "regions", "text")
+FORMAT: Final = 2
+STAGES = ("images", "labels", "views", "teacher", "dense", "masks", "regions", "text")
 UPSTREAM: dict[str, tuple[str, ...]] = {
     "images": (),
+    "labels": ("images",),
     "views": ("images",),
     "teacher": ("views",),
-    "masks": ("teacher",),
+    "dense": ("teacher",),
+    "masks": ("teacher", "labels"),
     "regions": ("masks",),
     "text": (),
 }
@@ -52,10 +54,11 @@ class Manifest(_Model):
     """What a cache contains and the request of every stage that made it.
 
     `rows` counts listed images, quarantined ones included; `block_rows` rows form a block, the unit
-    of writing, receipts and reading. `requests` maps a stage to the parameters that determine its bytes.
+    of writing, receipts and reading. `requests` maps a stage to the parameters that determine its
+    bytes; it names every stage, save `dense` where that tier is "none".
     """
 
-    format: Literal[1] = FORMAT
+    format: Literal[2] = FORMAT
     dataset: str
     split: str
     classes: tuple[str, ...]
@@ -71,12 +74,22 @@ class Manifest(_Model):
     @model_validator(mode="after")
     def _check(self) -> Manifest:
         if len(self.classes) >= IGNORE:
-            raise ValueError(f"format 1 stores label maps as uint8: at most {IGNORE - 1} classes")
+            raise ValueError(f"label maps are stored as uint8: at most {IGNORE - 1} classes")
         if not all(0 <= c < len(self.classes) for c in self.unseen):
             raise ValueError("an unseen class id lies outside the class list")
-        if set(self.requests) != set(STAGES):
-            raise ValueError(f"requests must name the stages {', '.join(STAGES)}")
+        stages = tuple(s for s in STAGES if s != "dense" or self.dense != "none")
+        if set(self.requests) != set(stages):
+            raise ValueError(f"requests must name the stages {', '.join(stages)}")
         return self
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages of this cache, each after those it depends on."""
+        return tuple(s for s in STAGES if s in self.requests)
+
+    def stages_of(self, block: int) -> tuple[str, ...]:
+        """The stages that a block has: `text` belongs to block 0."""
+        return tuple(s for s in self.stages if s != "text" or block == 0)
 
     @property
     def seen(self) -> tuple[int, ...]:
@@ -89,12 +102,17 @@ class Manifest(_Model):
         """Number of blocks; the last may hold fewer than `block_rows` rows."""
         return -(-self.rows // self.block_rows)
 
+    def upstream(self, stage: str) -> tuple[str, ...]:
+        """The stages that a stage depends on; random views are drawn from the label maps, too."""
+        drawn = stage == "views" and self.views > 1
+        return (*UPSTREAM[stage], "labels") if drawn else UPSTREAM[stage]
+
     @property
     def fingerprints(self) -> dict[str, str]:
         """Fingerprint of every stage, computed from the requests along the stage graph."""
         prints: dict[str, str] = {}
-        for stage in STAGES:
-            upstream = {name: prints[name] for name in UPSTREAM[stage]}
+        for stage in self.stages:
+            upstream = {name: prints[name] for name in self.upstream(stage)}
             prints[stage] = stage_fingerprint(stage, self.requests[stage], upstream)
         return prints
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +15,15 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from c2s_cache.errors import CacheError
-from c2s_cache.manifest import FORMAT, STAGES, Manifest
+from c2s_cache.manifest import FORMAT, Manifest
 from c2s_cache.receipt import METADATA, Receipt, load
-from c2s_cache.schema import open_arrays, ragged_ranges
+from c2s_cache.schema import RAGGED, open_arrays, ragged_ranges
+
+TRAINING = (
+    *("images/data", "images/size", "images/usable", "labels/data", "views/box", "views/flip"),
+    *("teacher/global_cls", "masks/grid", "regions/cls", "regions/id", "regions/area"),
+)
+"""The arrays that training reads."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,7 @@ class Cache:
     def receipts(self) -> dict[tuple[str, int], Receipt]:
         """Receipts present on disk, by (stage, block)."""
         wanted = [(METADATA, 0)]
-        wanted += [(s, b) for s in STAGES for b in range(self.blocks if s != "text" else 1)]
+        wanted += [(s, b) for b in range(self.blocks) for s in self.manifest.stages_of(b)]
         found = ((key, load(self.path, *key)) for key in wanted)
         return {key: receipt for key, receipt in found if receipt is not None}
 
@@ -129,10 +136,9 @@ class Cache:
 
     def ids(self, block: int) -> list[str]:
         """Image ids of all rows of a block, quarantined ones included."""
-        rows = self.manifest.block_range(block)
-        end = np.asarray(self.array("images/id_end")[rows.start : rows.stop])
-        data = np.asarray(self.array("images/id_data")[block, : int(end[-1])])
-        return [data[a:b].tobytes().decode() for a, b in ragged_ranges(end)]
+        stored = self.read(block, ["images/id_data"])
+        ranges = ragged_ranges(stored["images/id_end"])
+        return [stored["images/id_data"][a:b].tobytes().decode() for a, b in ranges]
 
     def text(self, which: Literal["seen", "unseen", "all"] = "seen") -> TextEmbeddings:
         """Class text embeddings; inductive training asks for the seen ones and gets no others."""
@@ -142,20 +148,31 @@ class Cache:
         embeddings = np.asarray(self.array("text/embeddings")[:])[ids]
         return TextEmbeddings(ids, tuple(m.classes[i] for i in ids), embeddings)
 
-    def read_block(self, block: int) -> Block:
-        """Read what training needs of a block, one contiguous read per array."""
+    def read(self, block: int, paths: Iterable[str]) -> dict[str, NDArray[Any]]:
+        """Read the given arrays of a block, one contiguous read each.
+
+        Args:
+            block: block number; the stages of the arrays must be there.
+            paths: array paths.
+
+        Returns:
+            Path -> values: [rows of the block, ...], ragged arrays [items of all its rows, ...], and
+            the `end` column of each ragged array.
+        """
         rows = self.manifest.block_range(block)
-        columns = [
-            *("images/end", "images/size", "images/usable", "labels/end", "views/box"),
-            *("views/flip", "teacher/global_cls", "masks/grid", "regions/end"),
-        ]
-        arrays = {c: np.asarray(self.array(c)[rows.start : rows.stop]) for c in columns}
-        ends = {"images/data": "images/end", "labels/data": "labels/end"}
-        ends |= dict.fromkeys(("regions/cls", "regions/id", "regions/area"), "regions/end")
+        paths = set(paths)
+        ends = {p: RAGGED[p] for p in paths if p in RAGGED}
+        columns = (paths - ends.keys()) | set(ends.values())
+        arrays = {c: np.asarray(self.array(c)[rows.start : rows.stop]) for c in sorted(columns)}
         for path, end in ends.items():
             arrays[path] = np.asarray(self.array(path)[block, : int(arrays[end].reshape(-1)[-1])])
-        usable = rows.start + np.flatnonzero(arrays["images/usable"])
-        return Block(usable.astype(np.int64), arrays, rows.start)
+        return arrays
+
+    def read_block(self, block: int) -> Block:
+        """Read what training needs of a block."""
+        arrays, start = self.read(block, TRAINING), self.manifest.block_range(block).start
+        usable = start + np.flatnonzero(arrays["images/usable"])
+        return Block(usable.astype(np.int64), arrays, start)
 
 
 def open_cache(path: Path | str) -> Cache:
@@ -166,7 +183,7 @@ def open_cache(path: Path | str) -> Cache:
     """
     cache = Cache(path)
     m, prints = cache.manifest, cache.manifest.fingerprints
-    expected = m.blocks * (len(STAGES) - 1) + 1
+    expected = sum(len(m.stages_of(b)) for b in range(m.blocks))
     found = sum(stage != METADATA for stage, _ in cache.receipts)
     if len(cache.receipts) < expected + 1:
         raise CacheError(

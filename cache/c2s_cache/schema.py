@@ -18,6 +18,16 @@ from c2s_cache.manifest import Manifest
 UNBOUNDED = 2**40
 """Nominal length of a ragged axis; only the chunks below a block's last `end` exist."""
 
+RAGGED = {
+    "images/data": "images/end",
+    "images/id_data": "images/id_end",
+    "labels/data": "labels/end",
+    "regions/cls": "regions/end",
+    "regions/id": "regions/end",
+    "regions/area": "regions/end",
+}
+"""Ragged arrays and the columns that hold the ends of their items."""
+
 MAX_REGIONS = 255
 """Largest number of region tokens one view may hold."""
 
@@ -96,8 +106,8 @@ def array_specs(manifest: Manifest) -> tuple[ArraySpec, ...]:
         rows("images", "images/usable", (), (), "bool"),
         ragged("images", "images/id_data", 64 << 10, 1 << 20, "uint8"),
         rows("images", "images/id_end", (), (), "uint32"),
-        ragged("images", "labels/data", 1 << 20, 64 << 20, "uint8"),
-        rows("images", "labels/end", (), (), "uint64"),
+        ragged("labels", "labels/data", 1 << 20, 64 << 20, "uint8"),
+        rows("labels", "labels/end", (), (), "uint64"),
         rows("views", "views/box", ("view", "edge"), (*view, 4), "float64"),
         rows("views", "views/flip", ("view",), view, "bool"),
         rows("teacher", "teacher/global_cls", ("view", "channel"), (*view, dim), "float16"),
@@ -113,10 +123,10 @@ def array_specs(manifest: Manifest) -> tuple[ArraySpec, ...]:
         dims = (*grid, "dense_channel")
         tokens = "int8" if m.dense == "int8" else "float16"
         per_chunk = 1 if block % 4 else 4
-        specs.append(rows("teacher", "teacher/dense", dims, tail, tokens, rows_per_chunk=per_chunk))
+        specs.append(rows("dense", "teacher/dense", dims, tail, tokens, rows_per_chunk=per_chunk))
         if m.dense == "int8":
             specs.append(
-                rows("teacher", "teacher/dense_scale", grid, (*view, height, width), "float16")
+                rows("dense", "teacher/dense_scale", grid, (*view, height, width), "float16")
             )
     classes = len(m.classes)
     shape = (classes, dim)

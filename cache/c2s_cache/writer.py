@@ -13,12 +13,24 @@ from typing import Any
 import numpy as np
 import zarr
 
+from c2s_cache.change import Change, change
 from c2s_cache.errors import CacheError, MismatchError
-from c2s_cache.fingerprint import difference, file_digest
-from c2s_cache.manifest import STAGES, Manifest
+from c2s_cache.fingerprint import file_digest
+from c2s_cache.manifest import Manifest
 from c2s_cache.reader import read_manifest
-from c2s_cache.receipt import METADATA, FileRecord, Receipt, commit, load, sync_directory
+from c2s_cache.receipt import (
+    METADATA,
+    FileRecord,
+    Receipt,
+    commit,
+    load,
+    receipt_path,
+    sync_directory,
+)
 from c2s_cache.schema import ArraySpec, array_specs, create_arrays, open_arrays
+
+STAGING = ".metadata"
+"""Folder in a cache in which new metadata are written before they take their places."""
 
 
 class BlockWriter:
@@ -36,9 +48,12 @@ class BlockWriter:
         self._group = open_arrays(path, "r+")
 
     def missing(self, block: int) -> tuple[str, ...]:
-        """Stages of a block that have no receipt yet, in stage order (`text` belongs to block 0)."""
-        stages = (s for s in STAGES if s != "text" or block == 0)
-        return tuple(s for s in stages if load(self.path, s, block) is None)
+        """Stages of a block that have no receipt of this request yet, in stage order."""
+        return tuple(s for s in self.manifest.stages_of(block) if not self._finished(s, block))
+
+    def _finished(self, stage: str, block: int) -> bool:
+        receipt = load(self.path, stage, block)
+        return receipt is not None and receipt.fingerprint == self._fingerprints[stage]
 
     def write(
         self,
@@ -121,39 +136,80 @@ def _record(file: Path) -> FileRecord:
     return FileRecord(size=file.stat().st_size, sha256=file_digest(file))
 
 
-def create_cache(path: Path, manifest: Manifest) -> bool:
-    """Create an empty cache, or accept the one that is there if it was made for the same request.
+def create_cache(path: Path, manifest: Manifest, update: bool = False) -> Change | None:
+    """Create an empty cache, accept the one that is there, or change it to another request in place.
+
+    Args:
+        path: cache directory; held by `build_lock`.
+        manifest: what the cache is to be.
+        update: discard the stages of an existing cache that another request made. All others stay.
 
     Returns:
-        True if a cache was created, False if `path` already holds one for this request.
+        What differs from the cache that was there (nothing if it was made for the same request),
+        or None if there was none.
 
     Raises:
-        MismatchError: `path` holds a cache made for another request; the differences are listed.
+        MismatchError: `path` holds a cache made for another request, and `update` is not set or
+            nothing of it could be kept.
         CacheError: `path` holds something that is not a cache.
     """
     if not path.exists() or not any(path.iterdir()) or _half_created(path):
         shutil.rmtree(path, ignore_errors=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        create_arrays(path, manifest)
-        files = {str(f.relative_to(path)): _record(f) for f in sorted(path.rglob("zarr.json"))}
-        commit(path, Receipt(stage=METADATA, block=0, fingerprint="", files=files))
-        return True
-    have = read_manifest(path).model_dump(mode="json")
-    lines = difference(have, manifest.model_dump(mode="json"))
-    if lines:
-        shown = "".join(f"\n  {line}" for line in lines[:12])
-        more = f"\n  and {len(lines) - 12} more" if len(lines) > 12 else ""
+        path.mkdir(parents=True, exist_ok=True)
+        _write_metadata(path, manifest)
+        return None
+    have = read_manifest(path)
+    changed = change(have, manifest)
+    if changed:
+        _check_update(path, changed, update)
+        _discard(path, have, changed)
+    if changed or load(path, METADATA, 0) is None:
+        _write_metadata(path, manifest)
+    return changed
+
+
+def _check_update(path: Path, changed: Change, update: bool) -> None:
+    built = f"{path} was built for another request (cache -> request):{changed}\n"
+    elsewhere = f"Choose another --out, or repeat the options that {path.name} was built with"
+    if "images" not in changed.kept:
         raise MismatchError(
-            f"{path} was built for another request (cache -> request):{shown}{more}\n",
-            f"Choose another --out, repeat the options it was built with, or delete {path.name} to build anew.",
+            f"{built}It holds other images, so nothing of it can be kept.", f"{elsewhere}."
         )
-    return False
+    if not update:
+        stages = f"would keep {', '.join(changed.kept)} and compute {', '.join(changed.new) or 'nothing'}"
+        raise MismatchError(f"{built}Changing it in place (--update) {stages}.", f"{elsewhere}.")
+
+
+def _discard(path: Path, have: Manifest, changed: Change) -> None:
+    """Remove what another request made: proofs first, so that no receipt ever outlives its files."""
+    receipt_path(path, METADATA, 0).unlink(missing_ok=True)
+    for stage in changed.stale:
+        shutil.rmtree(path / "receipts" / stage, ignore_errors=True)
+    for spec in array_specs(have):
+        if spec.stage in changed.stale and (path / spec.path).exists():
+            shutil.rmtree(path / spec.path)
+
+
+def _write_metadata(path: Path, manifest: Manifest) -> None:
+    """Write group, manifest and arrays' metadata; the root, which holds the manifest, changes last."""
+    staging = path / STAGING
+    shutil.rmtree(staging, ignore_errors=True)
+    create_arrays(staging, manifest)
+    names = sorted((f.relative_to(staging) for f in staging.rglob("zarr.json")), reverse=True)
+    names.sort(key=lambda name: -len(name.parts))
+    for name in names:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (staging / name).replace(path / name)
+    shutil.rmtree(staging)
+    files = {str(name): _record(path / name) for name in sorted(names)}
+    commit(path, Receipt(stage=METADATA, block=0, fingerprint="", files=files))
 
 
 def _half_created(path: Path) -> bool:
     """Whether `path` holds Zarr metadata and nothing else: creation was cut short before its receipt."""
-    files = [f for f in path.rglob("*") if f.is_file()]
-    return bool(files) and all(f.name.startswith("zarr.json") for f in files)
+    staging = path / STAGING
+    files = [f for f in path.rglob("*") if f.is_file() and staging not in f.parents]
+    return all(f.name == "zarr.json" for f in files) and (bool(files) or staging.exists())
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +29,8 @@ class BuildRequest(BaseModel):
     `dense_features` says which tokens are clustered;
     `view_size` the side at which students see a view; `block_rows` the rows per block; `limit` takes
     only the first so many images of the shuffled split. The class embeddings are those of `prompts`
-    (default: the class names) in the template set `templates`, or come from the file `text_embeddings`.
+    (default: the class names) in the template set `templates` (a name, or sentences with one `{}`
+    each), or come from the file `text_embeddings`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,7 +46,7 @@ class BuildRequest(BaseModel):
     regions: RegionConfig = RegionConfig()
     backend: BackendName = "torch"
     prompts: tuple[str, ...] | None = None
-    templates: str = "single"
+    templates: str | tuple[str, ...] = "single"
     text_embeddings: Path | None = None
     block_rows: int = Field(default=128, ge=1, le=65536)
     batch_size: int = Field(default=32, ge=1)
@@ -66,9 +68,12 @@ def row_order(source: ImageSource, request: BuildRequest) -> list[str]:
 
 
 def make_manifest(
-    source: ImageSource, request: BuildRequest, teacher: TeacherInfo, backend: BackendName
+    source: ImageSource,
+    request: BuildRequest,
+    order: Sequence[str],
+    teacher: TeacherInfo,
 ) -> Manifest:
-    """Describe the cache that this request makes of this source.
+    """Describe the cache that this request makes of this source, its images in the given order.
 
     Raises:
         ConfigError: windows that do not fit the teacher's grid, or an unknown template set.
@@ -78,27 +83,27 @@ def make_manifest(
             f"no window of {request.masks.windows} fits the {teacher.grid[0]} x {teacher.grid[1]} token grid.",
             "Choose smaller --set masks.windows=[...] or a larger --dense-size.",
         )
-    order = row_order(source, request)
     order_digest = hashlib.sha256("\n".join(order).encode()).hexdigest()
     requests: dict[str, dict[str, Any]] = {
         "images": {
             "source": source.identity(),
             "order": order_digest,
-            "unseen": list(source.unseen),
+            "seed": request.seed,
+            "block_rows": request.block_rows,
         },
+        "labels": {"unseen": list(source.unseen), "classes": len(source.classes)},
         "views": {"count": request.views, "policy": "canonical", "size": teacher.image_size},
         "teacher": {
             **teacher.model_dump(mode="json"),
             "precision": request.precision,
-            "dense": request.dense,
             "batch_size": request.batch_size,
         },
-        "masks": {**request.masks.model_dump(mode="json"), "backend": backend},
+        "masks": {**request.masks.model_dump(mode="json"), "backend": request.backend},
         "regions": request.regions.model_dump(mode="json"),
         "text": _text_request(source, request, teacher),
     }
-    for stage in requests.values():
-        stage["block_rows"] = request.block_rows
+    if request.dense != "none":
+        requests["dense"] = {"tier": request.dense}
     return Manifest(
         dataset=source.name,
         split=source.split,
@@ -127,9 +132,11 @@ def _text_request(
     names = list(request.prompts or classes)
     if len(names) != len(classes):
         raise ConfigError(f"prompts has {len(names)} names for the {len(classes)} classes.")
+    chosen = request.templates
+    sentences = template_set(chosen) if isinstance(chosen, str) else chosen
     return {
         "names": names,
-        "templates": list(template_set(request.templates)),
+        "templates": list(sentences),
         "digest": teacher.digest,
     }
 

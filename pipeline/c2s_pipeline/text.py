@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -13,9 +13,15 @@ from c2s_cache import ConfigError
 from c2s_pipeline.teacher import Teacher, TeacherSpec, default_pretrained
 from c2s_pipeline.templates import SINGLE
 
+BATCH = 32
+"""Sentences per pass of the text tower."""
+
 
 def class_embeddings(
-    teacher: Teacher, names: Sequence[str], templates: Sequence[str]
+    teacher: Teacher,
+    names: Sequence[str],
+    templates: Sequence[str],
+    progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
     """Text embeddings of class names: per template unit norm, mean over templates, unit norm.
 
@@ -23,6 +29,7 @@ def class_embeddings(
         teacher: the CLIP model.
         names: class names.
         templates: sentences with one `{}` each.
+        progress: called with (sentences done, sentences) after each batch.
 
     Returns:
         float32 [len(names), D].
@@ -30,10 +37,12 @@ def class_embeddings(
     if not all(t.count("{}") == 1 for t in templates):
         raise ConfigError("every prompt template must hold one {} for the class name.")
     sentences = [t.format(n) for n in names for t in templates]
-    features = torch.cat(
-        [teacher.text_features(sentences[i : i + 256]) for i in range(0, len(sentences), 256)]
-    )
-    mean = rearrange(features, "(n t) d -> n t d", t=len(templates)).mean(1)
+    features = []
+    for start in range(0, len(sentences), BATCH):
+        features.append(teacher.text_features(sentences[start : start + BATCH]))
+        if progress is not None:
+            progress(min(start + BATCH, len(sentences)), len(sentences))
+    mean = rearrange(torch.cat(features), "(n t) d -> n t d", t=len(templates)).mean(1)
     return torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
 
 

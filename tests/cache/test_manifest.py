@@ -33,7 +33,7 @@ def manifest(**changes) -> Manifest:
         "block_rows": 4,
         "views": 1,
         "view_size": 32,
-        "dense": "none",
+        "dense": "float16",
         "teacher": TEACHER,
         "requests": {s: {"value": 0} for s in STAGES},
     }
@@ -54,6 +54,14 @@ def test_a_change_touches_exactly_the_stages_downstream(stage):
     requests = {s: {"value": int(s == stage)} for s in STAGES}
     after = manifest(requests=requests).fingerprints
     assert {s for s in STAGES if before[s] != after[s]} == downstream(stage)
+
+
+def test_a_cache_without_dense_tier_has_no_dense_stage():
+    requests = {s: {"value": 0} for s in STAGES if s != "dense"}
+    m = manifest(dense="none", requests=requests)
+    assert "dense" not in m.stages
+    kept = {s: p for s, p in manifest().fingerprints.items() if s != "dense"}
+    assert m.fingerprints == kept
 
 
 def test_blocks_cover_the_rows():

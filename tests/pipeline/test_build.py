@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -168,7 +169,7 @@ def test_a_lost_block_is_rebuilt_to_the_same_bytes(build, built, tiny_teacher, t
     (copy / "regions/cls/c/1/0/0").write_bytes(b"half written")
     (copy / "regions/cls/c/1/7").mkdir()
     (copy / "regions/cls/c/1/7/0").write_bytes(b"left over")
-    with pytest.raises(CacheError, match="incomplete: 15 of 16 block stages"):
+    with pytest.raises(CacheError, match="incomplete: 21 of 22 block stages"):
         open_cache(copy)
     report = build(source, request(tiny_teacher), copy)
     assert (report.built, report.reused) == (2, 3)
@@ -178,9 +179,58 @@ def test_a_lost_block_is_rebuilt_to_the_same_bytes(build, built, tiny_teacher, t
 def test_another_request_is_refused_with_the_difference(build, built, tiny_teacher):
     out, source = built
     before = contents(out)
-    with pytest.raises(MismatchError, match=r"requests\.masks\.threshold: 0\.9 -> 0\.5"):
+    with pytest.raises(MismatchError, match=r"  masks\.threshold: 0\.9 -> 0\.5"):
         build(source, request(tiny_teacher, masks={"windows": (2, 3), "threshold": 0.5}), out)
     assert contents(out) == before
+
+
+CHANGES = {
+    "threshold": ({"masks": {"windows": (2, 3), "threshold": 0.5}}, {"masks", "regions"}),
+    "windows": ({"masks": {"windows": (3,)}}, {"masks", "regions"}),
+    "masking": ({"regions": {"masking": "box"}}, {"regions"}),
+    "no dense tier": ({"dense": "none"}, set()),
+    "another dense tier": ({"dense": "int8"}, {"dense"}),
+    "dense size": ({"dense_size": 48}, {"teacher", "dense", "masks", "regions"}),
+    "templates": ({"templates": ("a {}", "the {}")}, {"text"}),
+    "unseen": ({}, {"labels", "masks", "regions"}),
+}
+"""Changes of a request, and the stages that depend on each."""
+FAST = ("threshold", "templates", "no dense tier")
+
+
+def partition(root, unseen):
+    return FolderSplit(dataclasses.replace(DESCRIPTOR, unseen=unseen), root, "train")
+
+
+def without_files(source, root, downstream):
+    """The same data set with zeros in place of all that a change does not need to read."""
+    shutil.copytree(source, root)
+    needed = "stuffthingmaps_trainval2017" if "labels" in downstream else "nothing"
+    for file in root.rglob("*.*"):
+        if needed not in file.parts:
+            file.write_bytes(bytes(file.stat().st_size))
+    return root
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in CHANGES]
+)
+def test_a_change_in_place_computes_what_depends_on_it(build, built, tiny_teacher, tmp_path, name):
+    """Against a build from scratch: equal bytes, and only the stages downstream were computed."""
+    out, source = built
+    changes, downstream = CHANGES[name]
+    wanted = request(tiny_teacher, **changes)
+    changed = shutil.copytree(out, tmp_path / "changed.zarr")
+    classes = (0, 156) if name == "unseen" else DESCRIPTOR.unseen
+    source = partition(source.root, classes)
+    emptied = without_files(source.root, tmp_path / "data", downstream)
+    report = build(partition(emptied, classes), wanted, changed, update=True)
+    assert set(report.computed) == downstream
+    scratch = build(source, wanted, tmp_path / "scratch.zarr")
+    assert contents(changed) == contents(scratch.path)
+    assert verify(open_cache(changed)) == []
+    assert report.passes + report.passes_saved == scratch.passes
+    assert build(source, wanted, changed).computed == {}
 
 
 KILLED = """
@@ -281,7 +331,7 @@ def test_label_value_outside_the_classes_stops_the_build(build, source, tiny_tea
     values[3, 3] = RAW_VALUES[0]
     Image.fromarray(values).save(file)
     mended = FolderSplit(DESCRIPTOR, source.root, "train")
-    with pytest.raises(MismatchError, match=r"requests\.images\.source\.files"):  # other data now
+    with pytest.raises(MismatchError, match=r"  images\.source\.files"):  # other data now
         build(mended, request(tiny_teacher), out)
     shutil.rmtree(out)
     assert build(mended, request(tiny_teacher), out).rows == 4

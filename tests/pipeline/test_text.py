@@ -153,7 +153,7 @@ def test_whatever_decides_the_embeddings_decides_the_fingerprint(source, tiny_te
 
     def fingerprint(**changes):
         request = BuildRequest(teacher=tiny_teacher, masks={"windows": (2, 3)}, **changes)
-        return make_manifest(source, request, teacher, "torch").fingerprints["text"]
+        return make_manifest(source, request, source.ids, teacher).fingerprints["text"]
 
     prompts = load_dataset("coco-stuff").prompts
     prints = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from functools import partial
 
 import numpy as np
 import pytest
@@ -95,9 +94,17 @@ def test_a_plain_install_names_the_extra_that_building_needs(coco_tree):
     )
 
 
-def test_build_info_and_verify(c2s, coco_tree, tiny_teacher, scheduler, monkeypatch):
-    monkeypatch.setattr("c2s_pipeline.build.build", partial(_build(), scheduler=scheduler))
-    options = ("--teacher", tiny_teacher, "--set", "masks.windows=[2,3]", "--block-rows", 4)
+def test_build_info_and_verify(c2s, coco_tree, tiny_teacher, scheduler):
+    options = (
+        "--scheduler",
+        scheduler,
+        "--teacher",
+        tiny_teacher,
+        "--set",
+        "masks.windows=[2,3]",
+        "--block-rows",
+        4,
+    )
     build = ("cache", "build", "--dataset", "coco-stuff", "--root", coco_tree(), *options)
     code, out, err = c2s(*build)
     assert (code, "Traceback" in err) == (0, False), err
@@ -111,15 +118,9 @@ def test_build_info_and_verify(c2s, coco_tree, tiny_teacher, scheduler, monkeypa
     assert c2s("cache", "verify", "cache/coco.zarr", "--quick")[0] == 0
     code, out, err = c2s(*build, "--set", "masks.threshold=0.3")
     assert code == 1
-    assert "requests.masks.threshold: 0.9 -> 0.3" in err
+    assert "masks.threshold: 0.9 -> 0.3" in err
     code, out, _ = c2s("cache", "info", "cache/coco.zarr")
     assert "coco-stuff/train: 6 images" in out
-
-
-def _build():
-    from c2s_pipeline.build import build
-
-    return build
 
 
 def test_verify_fails_on_damage(c2s, tmp_path):

@@ -1,0 +1,77 @@
+"""Invariant: workers are single-threaded processes whose arithmetic has all the cores meant for it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from c2s_cache import ConfigError
+from c2s_pipeline.extras import require
+
+PRE_SPAWN = "distributed.nanny.pre-spawn-environ"
+
+
+@contextlib.contextmanager
+def connect(scheduler: str | None, workers: int, device: str, threads: int) -> Iterator[Any]:
+    """A client of the given scheduler, or of a local cluster that ends with the build.
+
+    The local cluster has one process per worker, with one GPU each where there are GPUs.
+
+    Args:
+        scheduler: address of a running Dask scheduler, or None.
+        workers: processes of the local cluster.
+        device: "cuda" or "cpu".
+        threads: arithmetic threads of each local worker.
+
+    Raises:
+        ConfigError: no scheduler answers at that address, or it has no workers.
+    """
+    distributed = require("distributed", "build")
+    if scheduler is not None:
+        try:
+            client = distributed.Client(scheduler, timeout="10s")
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"no Dask scheduler answers at {scheduler}.",
+                "Start one with: dask scheduler, and workers with: dask worker ADDRESS --nthreads 1",
+            ) from error
+        with client:
+            if not client.ncores():
+                raise ConfigError(
+                    f"the Dask scheduler at {scheduler} has no workers.",
+                    f"Start some with: dask worker {scheduler} --nthreads 1",
+                )
+            yield client
+        return
+    if device == "cuda":
+        dask_cuda = require("dask_cuda", "gpu")
+        cluster = partial(dask_cuda.LocalCUDACluster)
+    else:
+        cluster = partial(distributed.LocalCluster, processes=True)
+    with (
+        require("dask", "build").config.set({PRE_SPAWN: _environment(threads)}),
+        cluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            memory_limit=0,
+            dashboard_address=":0",
+            silence_logs=logging.CRITICAL,
+        ) as local,
+        distributed.Client(local) as client,
+    ):
+        yield client
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """Environment of a worker process, in place of Dask's own, which suits many small workers.
+
+    Dask gives each worker one arithmetic thread, and a trim threshold that, once set, keeps glibc from
+    raising its mmap threshold: every large tensor is then mapped and faulted in anew. Together they
+    cost a small teacher on a CPU more than half of its rate.
+    """
+    pools = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    keep = {"MALLOC_TRIM_THRESHOLD_": str(1 << 30), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
+    return {**keep, **dict.fromkeys(pools, str(threads))}

@@ -1,0 +1,18 @@
+"""Invariant: peak memory is what the kernel says about this process, not an estimate."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+
+def peak_memory() -> int:
+    """Largest resident size of this process so far, in bytes."""
+    try:
+        # getrusage also counts what the parent held before it started this program; VmHWM does not.
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,148 @@
+"""Invariant: a stage that is stored is read from the cache, and only what is missing from the source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from c2s_cache import IGNORE, DataError, Manifest, UnreadableImage
+from c2s_cache.schema import ragged_ranges
+from c2s_cache.views import canonical_box, crop_image, decode_image
+from c2s_pipeline.request import without_unseen
+from c2s_pipeline.source import ImageSource
+
+Stored = Mapping[str, NDArray[Any]]
+PIXELS = frozenset({"teacher", "dense", "masks", "regions"})
+"""Stages whose computation looks at the image."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One view of an image: geometry (SPEC 4.3), and its pixels where a stage asks for them.
+
+    `box` float64 [4] in source pixels; `native` uint8 [T, T, 3] and `dense` uint8 [S, S, 3], the view
+    at the teacher's native size and at that of the dense pass.
+    """
+
+    box: NDArray[np.float64]
+    flip: bool
+    native: NDArray[np.uint8] | None = None
+    dense: NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image of a block. If `error` is set it cannot be used, and all else but `id` is empty.
+
+    `data` encoded bytes; `labels` uint8 [H, W] without unseen classes, empty if no stage asks for them.
+    """
+
+    id: str
+    data: bytes
+    labels: NDArray[np.uint8]
+    views: tuple[View, ...]
+    error: str | None = None
+
+
+class RowReader:
+    """Reads the rows of one block: from the cache what it holds, from the source what is missing.
+
+    Args:
+        manifest: the cache's manifest.
+        source: the data set; not touched if neither images nor labels are missing.
+        missing: stages to be computed.
+        stored: arrays of the stages that are there, by path, as `Cache.read` gives them.
+        threads: decoding threads.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        source: ImageSource,
+        missing: Sequence[str],
+        stored: Stored,
+        threads: int = 2,
+    ) -> None:
+        self.manifest, self.source, self.stored = manifest, source, stored
+        self.missing, self.threads = frozenset(missing), threads
+        self._data = _items(stored, "images/data", "images/end")
+        self._labels = _items(stored, "labels/data", "labels/end")
+
+    def batches(self, ids: Sequence[str], size: int) -> Iterator[list[Row]]:
+        """Rows in groups of `size`, decoded one group ahead.
+
+        Raises:
+            DataError: a label map is missing, holds a value outside the class list, or has changed.
+        """
+        rows = list(enumerate(ids))
+        groups = [rows[i : i + size] for i in range(0, len(rows), size)]
+        with ThreadPoolExecutor(self.threads) as pool:
+            pending = [pool.submit(self._read, *row) for row in groups[0]]
+            for following in [*groups[1:], []]:
+                ahead = [pool.submit(self._read, *row) for row in following]
+                yield [future.result() for future in pending]
+                pending = ahead
+
+    def _read(self, i: int, image_id: str) -> Row:
+        try:
+            data = self._encoded(i, image_id)
+            image = decode_image(data) if self.missing & (PIXELS | {"images"}) else None
+            size = image.shape[:2] if image is not None else tuple(self.stored["images/size"][i])
+            labels = self._label_map(i, image_id, size)
+        except UnreadableImage as error:
+            return Row(image_id, b"", np.zeros((0, 0), np.uint8), (), error.what)
+        views = self._views(i, *size)
+        if image is not None and self.missing & PIXELS:
+            views = tuple(self._cut(view, image) for view in views)
+        return Row(image_id, data, labels, views)
+
+    def _encoded(self, i: int, image_id: str) -> bytes:
+        if "images" in self.missing:
+            return self.source.encoded(image_id)
+        if not self.stored["images/usable"][i]:
+            raise UnreadableImage("quarantined")
+        return self._data[i].tobytes() if self._data else b""
+
+    def _label_map(self, i: int, image_id: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Labels without unseen classes; new images must agree with their label maps in size."""
+        new = "images" in self.missing
+        if not new and "labels" not in self.missing:
+            return self._labels[i].reshape(size) if self._labels else np.zeros((0, 0), np.uint8)
+        labels = self.source.labels(image_id)
+        if labels.shape != size:
+            what = (
+                f"label map is {labels.shape[1]} x {labels.shape[0]}, image {size[1]} x {size[0]}."
+            )
+            if new:
+                raise UnreadableImage(what)
+            raise DataError(
+                f"{image_id}: {what} The label maps are not those the cache was built from."
+            )
+        return without_unseen(labels, self.manifest.unseen, IGNORE)
+
+    def _views(self, i: int, height: int, width: int) -> tuple[View, ...]:
+        if "views" in self.missing:
+            box = canonical_box(height, width, self.manifest.teacher.image_size)
+            return (View(np.array(box), False),)
+        boxes, flips = self.stored["views/box"][i], self.stored["views/flip"][i]
+        return tuple(View(b, bool(f)) for b, f in zip(boxes, flips, strict=True))
+
+    def _cut(self, view: View, image: NDArray[np.uint8]) -> View:
+        teacher = self.manifest.teacher
+        native = crop_image(image, view.box, view.flip, teacher.image_size)
+        dense = native
+        if teacher.dense_size != teacher.image_size:
+            dense = crop_image(image, view.box, view.flip, teacher.dense_size)
+        return View(view.box, view.flip, native, dense)
+
+
+def _items(stored: Stored, path: str, end: str) -> list[NDArray[Any]]:
+    """The items of a ragged column, one per row; nothing if it is not stored."""
+    if path not in stored:
+        return []
+    return [stored[path][a:b] for a, b in ragged_ranges(stored[end])]

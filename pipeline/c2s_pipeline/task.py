@@ -1,0 +1,79 @@
+"""Invariant: a worker is sent paths and descriptions, never open stores or models, and owns its block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from c2s_cache import Cache
+from c2s_cache.schema import array_specs
+from c2s_cache.writer import BlockWriter
+from c2s_pipeline.block import BlockComputer, stored_inputs
+from c2s_pipeline.extras import require
+from c2s_pipeline.kmeans import create_backend
+from c2s_pipeline.memory import peak_memory
+from c2s_pipeline.rows import PIXELS
+from c2s_pipeline.source import ImageSource
+from c2s_pipeline.teacher import Teacher, TeacherSpec
+
+PROGRESS_TOPIC = "c2s-rows"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker needs to build any block of a cache."""
+
+    path: Path
+    source: ImageSource
+    spec: TeacherSpec
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a block: the stages computed, images through the visual tower, peak bytes."""
+
+    block: int
+    stages: tuple[str, ...]
+    passes: int
+    memory: int
+
+
+def build_block(task: Task, block: int, ids: list[str]) -> Done:
+    """Compute and store all missing stages of a block; runs in a worker. Twice is harmless."""
+    report = _reporter()
+    writer = BlockWriter(task.path)
+    manifest = writer.manifest
+    missing = tuple(s for s in writer.missing(block) if s != "text")
+    if not missing:
+        report(len(ids))
+        return Done(block, (), 0, peak_memory())
+    torch.set_num_threads(task.threads)
+    teacher = _worker_teacher(task.spec, task.device) if PIXELS & set(missing) else None
+    backend = create_backend(manifest.requests["masks"]["backend"], task.device)
+    computer = BlockComputer(manifest, task.source, teacher, backend, max(task.threads, 2))
+    there = {spec.path for spec in array_specs(manifest) if spec.stage not in missing}
+    stored = Cache(task.path).read(block, stored_inputs(missing) & there)
+    first = manifest.block_range(block).start
+    result = computer.compute(ids, first, missing, stored, report)
+    for stage, arrays in result.stages.items():
+        notes = {"quarantined": result.quarantined} if stage == "images" else {}
+        writer.write(stage, block, arrays, notes)
+    return Done(block, missing, result.passes, peak_memory())
+
+
+@lru_cache(maxsize=1)
+def _worker_teacher(spec: TeacherSpec, device: str) -> Teacher:
+    return Teacher(spec, device)
+
+
+def _reporter() -> Callable[[int], None]:
+    """How a worker reports finished rows to the builder."""
+    distributed = require("distributed", "build")
+    worker = distributed.get_worker()
+    return lambda rows: worker.log_event(PROGRESS_TOPIC, rows)
