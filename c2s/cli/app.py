@@ -11,6 +11,8 @@ from c2s import __version__
 from c2s.cli import cache, data, demo, evaluate, masks, predict, students, train
 from c2s_cache.errors import C2SError, ConfigError
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="c2s",
     help="Zero-shot semantic segmentation: distil CLIP from an offline teacher cache.",
@@ -50,6 +52,7 @@ def main() -> None:
     except C2SError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
-    except KeyboardInterrupt:
-        print("interrupted: run the same command again to resume.", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # typer turns Ctrl-C into this, without a word
+            print("interrupted: run the same command again to resume.", file=sys.stderr)
+        raise

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="List and show data sets.", no_args_is_help=True)
+app = typer.Typer(help="List, show, check and prepare data sets.", no_args_is_help=True)
 RootOption = Annotated[
     Path | None,
     typer.Option(help="Folder of the data set, or the one that holds it [C2S_DATA]."),
@@ -71,3 +71,72 @@ def show(
         typer.echo(f"split {split}{f': {counts} images' if counts else ''}")
     typer.echo(f"folder: {ds.root or 'not said'}")
     typer.echo(f"needs {download}")
+
+
+@app.command()
+def check(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Data sets, or your own folders [default: all that the root holds]."),
+    ] = None,
+    root: RootOption = None,
+    split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="A missing split or another count is a problem too.")
+    ] = False,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images read at a time [default: one per core, 8 at most]."),
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Read every image and label map: counts, sizes, classes, whatever is missing or unreadable.
+
+    Exit code 0 only if nothing is wrong. A split that is smaller than the official one is pointed out.
+    """
+    from c2s.cli.data_check import check_data_sets, print_report
+
+    reports, absent = check_data_sets(names or [], root, split, complete, threads)
+    if json_:
+        typer.echo(json.dumps({"splits": [r.as_dict() for r in reports], "absent": absent}))
+    else:
+        for report in reports:
+            print_report(report)
+        for sentence in absent:
+            typer.echo(f"not there: {sentence}", err=True)
+    if any(report.problems for report in reports):
+        raise typer.Exit(1)
+
+
+@app.command()
+def prepare(
+    name: Annotated[
+        str, typer.Argument(help="voc, coco-stuff, context, context-bg or cityscapes.")
+    ],
+    root: RootOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Write what the official archives lack: label maps of class ids, and lists of images.
+
+    Files are added beside the originals, which stay as they are; interrupted, the command goes on
+    where it stopped. Only context needs it to be read at all, from trainval_merged.json (2 GB of
+    memory); voc makes its augmented masks and their list from the Semantic Boundaries Dataset.
+    """
+    from c2s.cli.progress import bar
+    from c2s.datasets import load_dataset
+    from c2s.datasets.prepare import plan_preparation
+
+    plan = plan_preparation(load_dataset(name, root))
+    with bar("prepare", len(plan.jobs), "label maps") as advance:
+        plan.run(lambda done, total: advance(1))
+    lists = [str(file) for file in plan.lists]
+    if json_:
+        facts = {"name": name, "written": len(plan.jobs), "present": plan.present, "lists": lists}
+        typer.echo(json.dumps(facts))
+    elif not plan.jobs and not lists:
+        typer.echo(f"{name} is prepared: nothing to do ({plan.present:,} label maps).")
+    else:
+        there = f"{plan.present:,} were there already"
+        typer.echo(f"{name}: {len(plan.jobs):,} label maps written, {there}.")
+        for file in lists:
+            typer.echo(f"wrote {file}")

@@ -18,6 +18,10 @@ from c2s.datasets.split import Split
 from c2s_cache import DataError, UnreadableImage
 
 
+class NotThere(DataError):
+    """A split of which nothing is there: no folder, or no list of its images."""
+
+
 class FolderSplit(Split):
     """One split of a data set that lies in a folder as its descriptor says.
 
@@ -79,8 +83,10 @@ class FolderSplit(Split):
         """Ids of all images of the split, sorted, whether or not their files are there.
 
         Raises:
-            DataError: the layout is not there, or a list names an image twice.
+            NotThere: there is no folder of images, or no list.
+            DataError: a list names an image twice, or two images have one name.
         """
+        _ = self._images  # without them, lists are not what is missing
         if not self._layout.lists:
             return tuple(sorted(self._files))
         for files in self._layout.lists:
@@ -91,7 +97,7 @@ class FolderSplit(Split):
                     raise DataError(f"{self.root / files[0]} lists an image twice.")
                 return tuple(ids)
         wanted = " or ".join(" and ".join(files) for files in self._layout.lists)
-        raise DataError(
+        raise NotThere(
             f"{self.root} has no list of the images of {self.name}/{self.split}: expected {wanted}.",
             f"Run: c2s data prepare {self.name}. It needs {self.descriptor.download}.",
         )
@@ -208,7 +214,7 @@ class FolderSplit(Split):
     def _existing(self, what: str, candidates: tuple[str, ...]) -> tuple[Path, ...]:
         found = tuple(self.root / c for c in candidates if (self.root / c).is_dir())
         if not found:
-            raise DataError(
+            raise NotThere(
                 f"{self.root} has no {what} of {self.name}: expected the folder {' or '.join(candidates)}.",
                 f"Name the right folder with --root, or download {self.descriptor.download}.",
             )

@@ -67,7 +67,9 @@ HEAVY = {
 }
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("data", "list"), ("students", "list")])
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("data", "list"), ("data", "show", "voc"), ("students", "list")]
+)
 def test_light_commands_import_nothing_heavy(arguments):
     done = without(HEAVY, *arguments)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,201 @@
+"""`c2s data`: exit codes, JSON, and what a stopped process leaves behind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import yaml
+from official_trees import TREES, class_map, make_ade20k, make_voc, write_image, write_values
+from PIL import Image
+
+from c2s.cli import main
+from c2s.datasets.coco_stuff import RAW_VALUES
+
+RUN = "from c2s.cli import main; print('ready', flush=True); main()"
+
+
+@pytest.fixture
+def c2s(monkeypatch, capsys, tmp_path):
+    """Run the command in this process and an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("C2S_DATA", raising=False)
+
+    def run(*arguments: object):
+        monkeypatch.setattr(sys, "argv", ["c2s", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        else:
+            code = 0
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+def start(*arguments):
+    """The command as a process of its own, begun for certain."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def contents(root):
+    files = (f for f in sorted(root.rglob("*")) if f.is_file())
+    return {str(f.relative_to(root)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(5)
+
+
+def test_check_of_all_that_a_root_holds(c2s, tmp_path, rng):
+    for make in TREES.values():
+        make(tmp_path / "data", rng)
+    code, out, err = c2s("data", "check", "--root", "data")
+    assert (code, "error" in err) == (0, False), err
+    assert "voc/train: 2 images of 10,582, a subset, 30 x 24 to 30 x 24 pixels" in out
+    code, out, _ = c2s("data", "check", "--root", "data", "--json")
+    splits = json.loads(out)["splits"]
+    assert [f"{s['dataset']}/{s['split']}" for s in splits] == [
+        f"{name}/{split}"
+        for name in ("voc", "coco-stuff", "context", "ade20k", "cityscapes")
+        for split in ("train", "val")
+    ]
+    assert all(s["problems"] == [] and not s["complete"] for s in splits)
+
+
+def test_check_fails_on_any_problem(c2s, tmp_path, rng):
+    make_voc(tmp_path, rng)
+    file = tmp_path / "VOCdevkit/VOC2012/SegmentationClass/2007_000003.png"
+    file.write_bytes(file.read_bytes()[:60])
+    code, out, err = c2s("data", "check", "voc", "--root", tmp_path)
+    assert code == 1
+    assert "error: voc/val: 2007_000003: label map" in err
+    assert "voc/train: 2 images" in out
+    assert c2s("data", "check", "voc", "--root", tmp_path, "--split", "train")[0] == 0
+    code, out, _ = c2s("data", "check", "voc", "--root", tmp_path, "--json")
+    assert (code, len(json.loads(out)["splits"][1]["problems"])) == (1, 1)
+
+
+def test_a_subset_is_a_problem_only_when_asked(c2s, tmp_path, rng):
+    make_ade20k(tmp_path, rng)
+    (tmp_path / "ADEChallengeData2016/images/training").rename(tmp_path / "away")
+    code, _, err = c2s("data", "check", "ade20k", "--root", tmp_path)
+    assert code == 0
+    assert "not there: ade20k/train" in err
+    code, _, err = c2s("data", "check", "ade20k", "--root", tmp_path, "--complete")
+    assert code == 1
+    assert "error: ade20k/val: 2 images; the official split has 2,000." in err
+    assert c2s("data", "check", "ade20k", "--root", tmp_path, "--split", "train")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("data", "check"), 1, "nothing to check"),
+        (("data", "check", "--root", "."), 1, "holds no data set: expected one of the folders VOC"),
+        (("data", "check", "voc", "--root", "nowhere"), 1, "there is no folder nowhere"),
+        (("data", "check", "voc", "--root", "."), 1, "expected the folder"),
+        (("data", "check", "shapes", "--split", "tset"), 1, "no split 'tset'"),
+        (("data", "check", "./mine"), 1, "there is no folder mine"),
+        (("data", "prepare", "shapes"), 2, "shapes needs no preparation"),
+        (("data", "prepare", "context", "--root", "."), 1, "trainval_merged.json"),
+        (("data", "prepare", "voc"), 1, "where is voc?"),
+        (("data", "show", "voc", "--split-file", "no.yaml"), 2, "no.yaml cannot be read"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(c2s, arguments, code, message):
+    got, _, err = c2s(*arguments)
+    assert message in err
+    assert (got, "Traceback" in err) == (code, False)
+    assert len([line for line in err.splitlines() if line.startswith("error:")]) == 1
+
+
+def test_a_users_folder_from_the_command_line(c2s, tmp_path, rng):
+    labels = class_map(rng, 2)
+    write_image(tmp_path / "mine/images/a.jpg", labels)
+    write_values(tmp_path / "mine/masks/a.png", labels, (0, 1))
+    (tmp_path / "mine/classes.yaml").write_text(yaml.safe_dump({"classes": ["cat", "dog"]}))
+    code, out, _ = c2s("data", "check", "./mine")
+    assert code == 0
+    assert "mine/train: 1 images, 30 x 24" in out
+    (tmp_path / "split.yaml").write_text("unseen: [dog]\n")
+    code, out, _ = c2s("data", "show", "mine", "--json", "--split-file", "split.yaml")
+    facts = json.loads(out)
+    assert (code, facts["classes"], facts["unseen"]) == (0, ["cat", "dog"], [1])
+
+
+def test_show_says_where_to_get_it(c2s):
+    code, out, _ = c2s("data", "show", "context-bg", "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["expected"] == {"train": [4996, 4998], "val": [5104, 5105]}
+    assert facts["protocol"]["background"] == 0
+    assert "trainval_merged.json" in facts["download"]
+    out = c2s("data", "show", "voc")[1]
+    assert '15  pottedplant          "potted plant", unseen' in out
+    assert "split train: 10,582 images" in out
+
+
+@pytest.fixture
+def many(tmp_path, rng):
+    """A COCO-Stuff tree whose label maps take a moment to convert."""
+    top = tmp_path / "coco_stuff164k"
+    labels = rng.integers(0, 171, (300, 300)).astype(np.uint8)
+    for i in range(60):
+        write_image(top / f"images/train2017/{i:012d}.jpg", labels)
+        mask = top / f"stuffthingmaps_trainval2017/train2017/{i:012d}.png"
+        write_values(mask, np.roll(labels, i), RAW_VALUES)
+    return top
+
+
+def test_a_killed_preparation_resumes_to_the_same_files(c2s, many):
+    masks = many / "stuffthingmaps_trainval2017/train2017"
+    process = start("data", "prepare", "coco-stuff", "--root", many)
+    deadline = time.monotonic() + 60
+    while len(list(masks.glob("*_labelTrainIds.png"))) < 5 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    written = list(masks.glob("*_labelTrainIds.png"))
+    assert 5 <= len(written) < 60, "the process was not stopped in the middle"
+    for file in written:
+        with Image.open(file) as image:
+            image.load()
+    code, out, _ = c2s("data", "prepare", "coco-stuff", "--root", many, "--json")
+    assert code == 0
+    assert json.loads(out)["present"] == len(written)
+    resumed = contents(many)
+    for file in masks.glob("*_labelTrainIds.png"):
+        file.unlink()
+    assert c2s("data", "prepare", "coco-stuff", "--root", many)[0] == 0
+    assert contents(many) == resumed
+    assert "nothing to do" in c2s("data", "prepare", "coco-stuff", "--root", many)[1]
+
+
+def test_an_interrupted_check_ends_at_once_without_a_traceback():
+    process = start("data", "check", "shapes")
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in err
+    assert "Traceback" not in err
