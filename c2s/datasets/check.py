@@ -111,11 +111,10 @@ def in_threads(function: Callable[[T], R], items: Sequence[T], threads: int) -> 
     """Results in order, a few computed ahead; an exception or Ctrl-C lets only those under way finish."""
     ahead = 16 * threads
     with ThreadPoolExecutor(threads) as pool:
-        try:
-            for start in range(0, len(items), ahead):
-                yield from pool.map(function, items[start : start + ahead])
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for start in range(0, len(items), ahead):
+            yield from pool.map(
+                function, items[start : start + ahead]
+            )  # cancels the rest on its way out
 
 
 def _present(split: FolderSplit, report: SplitReport) -> tuple[str, ...]:

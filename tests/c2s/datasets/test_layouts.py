@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from official_trees import TREES, colour, make_context, make_voc, write_values
+from official_trees import TREES, colour, make_cityscapes, make_context, make_voc, write_values
 from PIL import Image
 
 from c2s.datasets import NAMES, load_dataset
+from c2s.datasets.cityscapes import LABEL_IDS
 from c2s.datasets.context import CATEGORIES
 from c2s_cache import DataError
 
@@ -138,9 +139,31 @@ def test_names_are_fixed():
     assert NAMES == ("shapes", "voc", "coco-stuff", "context", "context-bg", "ade20k", "cityscapes")
 
 
-def test_context_categories_are_59_ascending_ids():
-    assert len(CATEGORIES) == 59
-    assert list(CATEGORIES) == sorted(set(CATEGORIES))
+def test_context_categories_are_those_of_the_public_converters():
+    published = """2 259 260 415 324 9 258 144 18 19 22 23 397 25 284 158 159 416 33 162 420 454 295 296
+    427 44 45 46 308 59 440 445 31 232 65 354 424 68 326 72 458 34 207 80 355 85 347 220 349 360 98 187
+    104 105 366 189 368 113 115"""
+    assert list(CATEGORIES) == sorted(map(int, published.split()))
+    by_name = dict(zip(load_dataset("context").classes, CATEGORIES, strict=True))
+    assert (by_name["person"], by_name["mountain"], by_name["wood"]) == (284, 259, 458)
+
+
+def test_cityscapes_ids_are_the_official_ones():
+    official = {
+        "road": 7, "sidewalk": 8, "building": 11, "wall": 12, "fence": 13, "pole": 17,
+        "traffic light": 19, "traffic sign": 20, "vegetation": 21, "terrain": 22, "sky": 23,
+        "person": 24, "rider": 25, "car": 26, "truck": 27, "bus": 28, "train": 31,
+        "motorcycle": 32, "bicycle": 33,
+    }  # fmt: skip
+    assert dict(zip(load_dataset("cityscapes").classes, LABEL_IDS, strict=True)) == official
+
+
+def test_linked_folders_are_followed(tmp_path, rng):
+    make_cityscapes(tmp_path, rng)
+    city = tmp_path / "cityscapes/leftImg8bit/train/aachen"
+    city.rename(tmp_path / "elsewhere")
+    city.symlink_to(tmp_path / "elsewhere")
+    assert len(load_dataset("cityscapes", tmp_path).split("train")) == 2
 
 
 def test_cleaned_names():
