@@ -42,7 +42,8 @@ class SplitLayout:
 
     Attributes:
         images: candidate folders, searched with all folders below; the first that exists counts.
-        labels: folders of label maps; an image's is taken from the first that has one for it.
+        labels: folders of label maps; an image's is taken from the first that has one for it, in the
+            first form in which there is one.
         lists: alternatives of files that together list the image ids, one per line; the first
             alternative that is complete counts. None given: every image of the folder belongs.
         expected: images in the official split; several where releases differ, empty where unknown.

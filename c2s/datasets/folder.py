@@ -112,7 +112,7 @@ class FolderSplit(Split):
         """Listed ids that have no label map."""
         suffixes = [form.suffix for form in self.descriptor.forms]
         return tuple(
-            i for i in self.listed if not any(i + s in self._label_names for s in suffixes)
+            i for i in self.listed if not any(i + s in self._label_files for s in suffixes)
         )
 
     @property
@@ -121,7 +121,7 @@ class FolderSplit(Split):
         if self._layout.lists:
             return ()
         suffixes = tuple(form.suffix for form in self.descriptor.forms)
-        found = (n for n in self._label_names if n.endswith(suffixes))
+        found = (n for n in self._label_files if n.endswith(suffixes))
         return tuple(
             sorted(
                 n
@@ -134,10 +134,12 @@ class FolderSplit(Split):
         """Name, label forms, and a digest over ids and file sizes: changes when files are added or edited."""
         hasher = hashlib.sha256()
         forms = set()
-        for image_id in self.ids:
-            labels, form = self.label_file(image_id)
-            sizes = (self.image_file(image_id).stat().st_size, labels.stat().st_size)
-            hasher.update(f"{image_id} {sizes[0]} {sizes[1]}\n".encode())
+        images, files = str(self._images), self._label_files
+        for image_id in self.ids:  # plain strings: ten times as fast as paths, for 118,287 images
+            form = next(f for f in self.descriptor.forms if image_id + f.suffix in files)
+            size = os.stat(f"{images}/{self._files[image_id]}").st_size  # noqa: PTH116
+            label_size = os.stat(files[image_id + form.suffix]).st_size  # noqa: PTH116
+            hasher.update(f"{image_id} {size} {label_size}\n".encode())
             forms.add(form.name)
         return {
             "dataset": self.name,
@@ -185,8 +187,8 @@ class FolderSplit(Split):
         Raises:
             DataError: there is none.
         """
-        for folder in self._label_folders:
-            for form in self.descriptor.forms:
+        for form in self.descriptor.forms:
+            for folder in self._label_folders:
                 file = folder / f"{image_id}{form.suffix}"
                 if file.is_file():
                     return file, form
@@ -239,8 +241,10 @@ class FolderSplit(Split):
         return found
 
     @cached_property
-    def _label_names(self) -> set[str]:
-        return {path for folder in self._label_folders for path in _walk(folder)}
+    def _label_files(self) -> dict[str, str]:
+        """Every file of the label folders, by its path below the first folder that has it."""
+        folders = reversed(self._label_folders)
+        return {path: f"{folder}/{path}" for folder in folders for path in _walk(folder)}
 
     @cached_property
     def _tables(self) -> dict[str, NDArray[np.int16]]:
