@@ -5,9 +5,16 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from c2s_cache.errors import ConfigError
+
+if TYPE_CHECKING:
+    from c2s.datasets import Dataset
+    from c2s.evaluation.vocabulary import Vocabulary
+    from c2s.training.run_folder import Run
 
 
 class Mode(StrEnum):
@@ -15,6 +22,13 @@ class Mode(StrEnum):
 
     slide = "slide"
     whole = "whole"
+
+
+class Background(StrEnum):
+    """What becomes of a background class."""
+
+    own = "own"
+    ignored = "ignored"
 
 
 def evaluate(
@@ -27,8 +41,19 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Split to evaluate on.")] = "val",
     mode: Annotated[Mode, typer.Option(help="Sliding window, or whole images.")] = Mode.slide,
     seen_offset: Annotated[
-        float, typer.Option(help="Subtracted from the cosines of seen classes.")
+        float, typer.Option(help="Calibration: subtracted from the cosines of seen classes.")
     ] = 0.0,
+    vocabulary: Annotated[
+        str | None,
+        typer.Option(
+            help="Where text embeddings of another data set's classes come from: a cache of it, a "
+            ".npy file in class order, or 'names' (by the teacher's text tower, c2s[build])."
+        ),
+    ] = None,
+    background: Annotated[
+        Background,
+        typer.Option(help="A background class counts as a class of its own, or is left out."),
+    ] = Background.own,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     out: Annotated[
@@ -36,23 +61,68 @@ def evaluate(
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Evaluate a run over all classes: sIoU, uIoU, hIoU, pAcc and the IoU of every class."""
+    """Evaluate a run over all classes: sIoU, uIoU, hIoU, mIoU, pAcc and the IoU of every class.
+
+    On another data set than the run's (--vocabulary), the classes that training annotated, by name,
+    are the seen ones.
+    """
     from c2s.cli.progress import bar
     from c2s.datasets import load_dataset
     from c2s.evaluation.evaluate import check_classes
     from c2s.evaluation.evaluate import evaluate as measure
+    from c2s.evaluation.paper import paper_row
+    from c2s.evaluation.vocabulary import own_vocabulary
     from c2s.training.run_folder import open_run
-    from c2s_cache.errors import ConfigError
 
     if out is not None and out.suffix not in (".json", ".csv"):
         raise ConfigError(f"--out {out} must end in .json or .csv.")
     data = load_dataset(dataset, root)
     opened = open_run(run)
-    check_classes(opened, data.classes, dataset)
+    if vocabulary is None:
+        check_classes(opened, data.classes, dataset)
+        words = own_vocabulary(opened)
+    else:
+        words = _foreign(opened, data, vocabulary)
+    field = data.protocol
+    ignored = []
+    if background == Background.ignored:
+        if field.background is None:
+            raise ConfigError(
+                f"{dataset} has no background class; what belongs to no class is ignored already."
+            )
+        ignored = [field.background]
     items = list(data.split(split))[:limit]
     with bar("evaluate", len(items), "images") as advance:
-        result = measure(opened, items, mode.value, seen_offset, device, advance)
-    facts = {"run": str(run), "dataset": dataset, "split": split, "mode": mode.value}
+        result = measure(
+            opened,
+            items,
+            mode.value,
+            seen_offset,
+            device,
+            advance,
+            words,
+            ignored,
+            field.stride / field.view_size,
+            field.short_side / field.view_size,
+        )
+    transductive = opened.config.self_train is not None
+    setting = "transductive" if transductive else "inductive"
+    paper = None
+    if words.foreign:
+        setting = f"cross-dataset, {setting}"
+    elif not ignored:
+        paper = paper_row(dataset, opened.config.student, transductive)
+    facts = {
+        "run": str(run),
+        "dataset": dataset,
+        "split": split,
+        "setting": setting,
+        "mode": mode.value,
+        "seen_offset": seen_offset,
+        "background": background.value if field.background is not None else None,
+        "vocabulary": vocabulary,
+        "paper": paper,
+    }
     if out is not None and out.suffix == ".csv":
         result.write_csv(out)
     elif out is not None:
@@ -64,4 +134,16 @@ def evaluate(
 
         from c2s.evaluation.table import result_table
 
-        Console().print(result_table(result))
+        Console().print(result_table(result, setting, paper))
+
+
+def _foreign(run: Run, data: Dataset, source: str) -> Vocabulary:
+    """Vocabulary of a data set that the run was not trained on."""
+    from c2s.cli.predict import class_embeddings
+    from c2s.evaluation.vocabulary import foreign_vocabulary, stored_embeddings
+
+    if source == "names":
+        embeddings = class_embeddings(run, list(data.prompts))
+    else:
+        embeddings = stored_embeddings(Path(source), run, data.classes, data.name)
+    return foreign_vocabulary(run, data.classes, embeddings)

@@ -37,6 +37,7 @@ def predict(
 
     from c2s.evaluation.evaluate import predictor
     from c2s.evaluation.overlay import overlay
+    from c2s.evaluation.vocabulary import foreign_vocabulary
     from c2s.training.run_folder import open_run
     from c2s_cache.views import decode_image
 
@@ -54,7 +55,8 @@ def predict(
             f"Several images are called {twice[0]}; their outputs would overwrite each other."
         )
     opened = open_run(run)
-    model = predictor(opened, mode.value, device=device, embeddings=class_embeddings(opened, names))
+    words = foreign_vocabulary(opened, names, class_embeddings(opened, names))
+    model = predictor(opened, mode.value, device=device, vocabulary=words)
     out.mkdir(parents=True, exist_ok=True)
     for path in images:
         try:
@@ -73,8 +75,11 @@ def class_embeddings(run: Run, names: list[str]) -> NDArray[np.float32]:
 
     Raises:
         MissingExtra: a name is unknown to the run and the build extra is not installed.
+        ConfigError: the teacher's weights are not found under its name, or are others.
     """
     import numpy as np
+
+    from c2s.demo.defaults import BUNDLED, TEACHER
 
     known = {name: run.embeddings[i] for i, name in enumerate(run.info.classes)}
     unknown = [name for name in names if name not in known]
@@ -83,7 +88,8 @@ def class_embeddings(run: Run, names: list[str]) -> NDArray[np.float32]:
             from c2s_pipeline.text import embed_names
 
             teacher = run.info.teacher
-            found = embed_names(teacher["name"], teacher["pretrained"], unknown, TEMPLATES)
+            name = TEACHER if teacher["name"] == BUNDLED else teacher["name"]
+            found = embed_names(name, teacher["pretrained"], unknown, TEMPLATES, teacher["digest"])
         except ModuleNotFoundError as error:
             raise MissingExtra(
                 f"The run has no text embedding of {', '.join(unknown)}; the teacher's text tower "

@@ -7,6 +7,8 @@ from typing import Any
 
 TEACHER_FOLDER = Path(__file__).parent / "teacher"
 TEACHER = f"local-dir:{TEACHER_FOLDER}"
+BUNDLED = f"local-dir:{TEACHER_FOLDER.name}"
+"""Its name in caches and runs, which keep no paths."""
 BUILD: dict[str, Any] = {
     "teacher": TEACHER,
     "view_size": 64,

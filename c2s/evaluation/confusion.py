@@ -19,6 +19,7 @@ class Metrics:
         sIoU: mean IoU of the seen classes.
         uIoU: mean IoU of the unseen classes.
         hIoU: harmonic mean of the two, 2 S U / (S + U); 0 if both are 0.
+        mIoU: mean IoU of all classes.
         pAcc: fraction of the annotated pixels that are right.
         iou: float64 [N], IoU per class; nan for a class neither annotated nor predicted.
     """
@@ -26,6 +27,7 @@ class Metrics:
     sIoU: float
     uIoU: float
     hIoU: float
+    mIoU: float
     pAcc: float
     iou: NDArray[np.float64]
 
@@ -81,6 +83,7 @@ class ConfusionMatrix:
             sIoU=seen_iou,
             uIoU=unseen_iou,
             hIoU=harmonic_mean(seen_iou, unseen_iou),
+            mIoU=_mean(iou),
             pAcc=float(hit.sum()) / total if total else float("nan"),
             iou=iou,
         )

@@ -1,4 +1,7 @@
-"""Evaluation of a run on a labelled split: student and stored text embeddings, nothing else."""
+"""Evaluation of a run on a labelled split: student and text embeddings, nothing else.
+
+Invariant: generalised: a pixel may be given any class of the vocabulary, seen or unseen.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from c2s.evaluation.confusion import ConfusionMatrix, Metrics
+from c2s.evaluation.confusion import IGNORE, ConfusionMatrix, Metrics
 from c2s.evaluation.inference import Mode, Predictor
+from c2s.evaluation.vocabulary import Vocabulary, own_vocabulary
 from c2s.training.run_folder import Run
 from c2s_cache.errors import ConfigError
+
+ACROSS = (
+    "To score across data sets say where the text embeddings come from: --vocabulary CACHE, FILE.npy, "
+    "or names."
+)
+MEANS = ("sIoU", "uIoU", "hIoU", "mIoU", "pAcc")
 
 
 class Item(Protocol):
@@ -47,7 +57,7 @@ class EvalResult:
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON form: sIoU, uIoU, hIoU, pAcc in per cent and `classes`.
+        """JSON form: sIoU, uIoU, hIoU, mIoU, pAcc in per cent and `classes`.
 
         `classes` lists dicts with id, name, iou (per cent) and unseen; None = not measured.
         """
@@ -56,6 +66,7 @@ class EvalResult:
             "sIoU": _per_cent(m.sIoU),
             "uIoU": _per_cent(m.uIoU),
             "hIoU": _per_cent(m.hIoU),
+            "mIoU": _per_cent(m.mIoU),
             "pAcc": _per_cent(m.pAcc),
             "images": self.images,
             "images_per_s": round(self.images / self.seconds, 3) if self.seconds > 0 else None,
@@ -71,11 +82,14 @@ class EvalResult:
         }
 
     def write_csv(self, file: Path) -> None:
-        """Per-class table: id, name, iou (per cent; empty = not measured), unseen."""
+        """Per class id, name, iou (per cent; empty = not measured), unseen; the means below, without
+        id."""
+        facts = self.as_dict()
         with file.open("w", newline="") as out:
             writer = csv.DictWriter(out, ["id", "name", "iou", "unseen"])
             writer.writeheader()
-            writer.writerows(self.as_dict()["classes"])
+            writer.writerows(facts["classes"])
+            writer.writerows({"name": k, "iou": facts[k]} for k in MEANS)
 
 
 def predictor(
@@ -83,17 +97,23 @@ def predictor(
     mode: Mode = "slide",
     seen_offset: float = 0.0,
     device: str | torch.device = "auto",
-    embeddings: NDArray[np.float32] | None = None,
+    vocabulary: Vocabulary | None = None,
+    never: Sequence[int] = (),
+    stride: float | None = None,
+    short_side: float | None = None,
 ) -> Predictor:
     """A predictor of a run.
 
     Args:
         run: opened run.
         mode: "slide" or "whole".
-        seen_offset: subtracted from the cosines of the seen classes (0.1 on ZegCLIP's own scores is
-            usual in the inductive setting; here 0 unless asked for).
+        seen_offset: gamma, subtracted from the cosines of the seen classes (0.1 on ZegCLIP's own
+            scores is usual in the inductive setting; here 0 unless asked for).
         device: "auto" takes a GPU if there is one.
-        embeddings: float32 [K, D] of other classes than the dataset's; there is no offset then.
+        vocabulary: the classes; default: the run's own.
+        never: ids of classes that are not to be predicted.
+        stride, short_side: of the test protocol, as fractions of the training views' side; default:
+            426 / 512 and 1.
 
     Raises:
         ConfigError: the device does not exist.
@@ -106,13 +126,23 @@ def predictor(
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"Device {device} cannot be used: {reason}") from error
-    table = torch.from_numpy(run.embeddings if embeddings is None else embeddings).to(place)
+    words = vocabulary or own_vocabulary(run)
     penalty = None
-    if seen_offset and embeddings is None:
-        penalty = torch.full((len(table),), seen_offset, device=place)
-        penalty[list(run.info.unseen)] = 0
+    if seen_offset or never:
+        penalty = torch.full((len(words.classes),), seen_offset, device=place)
+        penalty[list(words.unseen)] = 0
+        penalty[list(never)] = float("inf")
     size = run.config.image_size or run.info.view_size
-    return Predictor(run.student.to(place), table, size, mode, penalty, place)
+    return Predictor(
+        run.student.to(place),
+        torch.from_numpy(words.embeddings).to(place),
+        size,
+        mode,
+        penalty,
+        place,
+        None if stride is None else max(1, round(stride * size)),
+        None if short_side is None else round(short_side * size),
+    )
 
 
 def evaluate(
@@ -122,33 +152,41 @@ def evaluate(
     seen_offset: float = 0.0,
     device: str | torch.device = "auto",
     advance: Callable[[int], None] | None = None,
+    vocabulary: Vocabulary | None = None,
+    ignored: Sequence[int] = (),
+    stride: float | None = None,
+    short_side: float | None = None,
 ) -> EvalResult:
     """Segment every item over all classes and count.
 
     Args:
         run: opened run.
-        items: labelled images whose ids are those of the run's classes.
-        mode, seen_offset, device: as for `predictor`.
+        items: labelled images whose ids are those of the vocabulary.
+        mode, seen_offset, device, vocabulary, stride, short_side: as for `predictor`.
         advance: called with 1 after every item, e.g. to move a bar.
+        ignored: ids of classes that are left out: never predicted, their pixels not counted.
 
     Raises:
         ConfigError: there is no item.
     """
     if not len(items):
         raise ConfigError("There is no image to evaluate on.")
-    model = predictor(run, mode, seen_offset, device)
-    confusion = ConfusionMatrix(len(run.info.classes))
+    words = vocabulary or own_vocabulary(run)
+    model = predictor(run, mode, seen_offset, device, words, ignored, stride, short_side)
+    confusion = ConfusionMatrix(len(words.classes))
+    counted = np.arange(256, dtype=np.uint8)
+    counted[list(ignored)] = IGNORE
     seconds = 0.0
     for item in items:
         image, labels = item.read()
         began = time.perf_counter()
         prediction = model.predict(image)
         seconds += time.perf_counter() - began
-        confusion.update(labels, prediction)
+        confusion.update(counted[labels], prediction)
         if advance is not None:
             advance(1)
-    metrics = confusion.metrics(run.info.unseen)
-    return EvalResult(metrics, run.info.classes, run.info.unseen, len(items), seconds)
+    metrics = confusion.metrics(words.unseen)
+    return EvalResult(metrics, words.classes, words.unseen, len(items), seconds)
 
 
 def check_classes(run: Run, classes: Sequence[str], dataset: str) -> None:
@@ -160,12 +198,14 @@ def check_classes(run: Run, classes: Sequence[str], dataset: str) -> None:
     for i, (ours, theirs) in enumerate(zip(run.info.classes, classes, strict=False)):
         if ours != theirs:
             raise ConfigError(
-                f"Class {i} of {dataset} is {theirs!r}, but {run.path} was trained with {ours!r}."
+                f"Class {i} of {dataset} is {theirs!r}, but {run.path} was trained with {ours!r}.",
+                ACROSS,
             )
     if len(classes) != len(run.info.classes):
         raise ConfigError(
             f"{dataset} has {len(classes)} classes, but {run.path} was trained with "
-            f"{len(run.info.classes)}."
+            f"{len(run.info.classes)}.",
+            ACROSS,
         )
 
 

@@ -25,21 +25,22 @@ STRIDE = 426 / 512
 class Predictor:
     """Segments images with a student and class embeddings.
 
-    Images are resized, keeping their proportions, so that the short side is `crop` (the family's
-    test scale of (2048, 512) with short side never below 512). slide: windows of crop x crop at
-    stride round(crop * 426 / 512), the last one flush with the border; scores averaged where
-    windows overlap.
-    whole: one pass, sides rounded to multiples of 32. Scores are cosines, brought to the original
-    size bilinearly.
+    Images are resized, keeping their proportions, to a short side of `short_side` (the family's test
+    scale of (2048, 512) with short side never below 512). slide: windows of crop x crop at distance
+    `stride`, the last one flush with the border; scores averaged where windows overlap. whole: one
+    pass, sides rounded up to multiples of 32. Scores are cosines, brought to the original size
+    bilinearly.
 
     Attributes:
         student: in evaluation mode, on `device`.
         embeddings: float32 [K, D] on `device`, unit norm.
         crop: side of the training views in pixels.
         mode: "slide" or "whole".
-        penalty: float32 [K] on `device`, subtracted from the scores (an offset on seen classes), or
-        None.
+        penalty: float32 [K] on `device`, subtracted from the scores (an offset on seen classes;
+            infinite: never predicted), or None.
         device: where to compute.
+        stride: of the sliding window in pixels; None: round(crop * 426 / 512).
+        short_side: in pixels, at least `crop`; None: `crop`.
     """
 
     student: nn.Module
@@ -48,6 +49,8 @@ class Predictor:
     mode: Mode = "slide"
     penalty: Tensor | None = None
     device: torch.device | str = "cpu"
+    stride: int | None = None
+    short_side: int | None = None
 
     @torch.inference_mode()
     def scores(self, image: NDArray[np.uint8]) -> Tensor:
@@ -59,9 +62,10 @@ class Predictor:
         Returns:
             float32 [K, H, W].
         """
-        height, width = resized(image.shape[0], image.shape[1], self.crop)
+        short = max(self.short_side or self.crop, self.crop)
+        height, width = resized(image.shape[0], image.shape[1], short)
         if self.mode == "whole":
-            height, width = (max(1, round(v / MULTIPLE)) * MULTIPLE for v in (height, width))
+            height, width = (-(-v // MULTIPLE) * MULTIPLE for v in (height, width))
         pixels = np.asarray(
             Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
         )
@@ -88,8 +92,8 @@ class Predictor:
         height, width = images.shape[-2:]
         total = images.new_zeros(1, len(self.embeddings), height, width)
         visits = images.new_zeros(1, 1, height, width)
-        for top in window_starts(height, self.crop):
-            for left in window_starts(width, self.crop):
+        for top in window_starts(height, self.crop, self.stride):
+            for left in window_starts(width, self.crop, self.stride):
                 at = (..., slice(top, top + self.crop), slice(left, left + self.crop))
                 total[at] += self._whole(images[at])
                 visits[at] += 1
@@ -99,16 +103,17 @@ class Predictor:
 def resized(height: int, width: int, short: int) -> tuple[int, int]:
     """Size with the short side brought to `short` and the proportions kept."""
     scale = short / min(height, width)
-    return max(short, round(height * scale)), max(short, round(width * scale))
+    return max(short, int(height * scale + 0.5)), max(short, int(width * scale + 0.5))
 
 
-def window_starts(length: int, crop: int) -> list[int]:
+def window_starts(length: int, crop: int, stride: int | None = None) -> list[int]:
     """Starts of the windows along one axis; they cover it, and the last one ends at its end.
 
     Args:
         length: of the axis, at least `crop`.
         crop: side of the window.
+        stride: None: round(crop * 426 / 512).
     """
-    stride = max(1, round(crop * STRIDE))
+    stride = stride or max(1, round(crop * STRIDE))
     count = -(-max(length - crop, 0) // stride) + 1
     return [min(i * stride, length - crop) for i in range(count)]

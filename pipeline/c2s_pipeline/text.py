@@ -51,7 +51,17 @@ def embed_names(
     pretrained: str | None,
     names: Sequence[str],
     templates: Sequence[str] = SINGLE,
+    digest: str | None = None,
 ) -> NDArray[np.float32]:
-    """Load a teacher's text tower once and embed class names, float32 [n, D] of unit norm."""
+    """Load a teacher's text tower once and embed class names, float32 [n, D] of unit norm.
+
+    Raises:
+        ConfigError: the weights found under that name are not those of `digest`.
+    """
     spec = TeacherSpec(teacher_name, pretrained or default_pretrained(teacher_name))
-    return class_embeddings(Teacher(spec), names, templates)
+    teacher = Teacher(spec)
+    if digest is not None and teacher.info().digest != digest:
+        raise ConfigError(
+            f"the weights of teacher {teacher_name} are not those that the run was trained with."
+        )
+    return class_embeddings(teacher, names, templates)

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import c2s.datasets
 from c2s.cli import app
+from c2s.datasets.descriptor import Protocol
 from c2s_cache.errors import C2SError, ConfigError, MissingExtra
 
 FAST = ("--student", "segformer-b0", "--iterations", "2", "--batch-size", "2", "--workers", "0")
@@ -43,19 +44,35 @@ def invoke(*arguments):
 @dataclass
 class Item:
     id: str
+    classes: int = 6
 
     def read(self):
         rng = np.random.default_rng(int(self.id))
-        labels = rng.integers(0, 6, (40, 50)).astype(np.uint8)
+        labels = rng.integers(0, self.classes, (40, 50)).astype(np.uint8)
         return rng.integers(0, 256, (40, 50, 3)).astype(np.uint8), labels
 
 
 class Tiny:
+    name = "tiny"
+    protocol = Protocol(view_size=32, stride=27, short_side=32, background=0)
     classes = ("sky", "grass", "cat", "cow", "road", "tree")
     unseen = (3, 5)
 
+    prompts = ("the sky", *classes[1:])
+
     def split(self, name):
         return [Item("0"), Item("1"), Item("2")]
+
+
+class Other(Tiny):
+    """Another data set: two classes of the run, one that it does not know."""
+
+    name = "other"
+    protocol = Protocol(view_size=32, stride=27, short_side=32)
+    classes = prompts = ("cat", "cow", "zebra")
+
+    def split(self, name):
+        return [Item("0", 3), Item("1", 3)]
 
 
 @pytest.fixture
@@ -89,6 +106,60 @@ def test_eval_prints_the_promised_keys(trained, tiny_dataset, mode, tmp_path):
     assert [c["name"] for c in facts["classes"] if c["unseen"]] == ["cow", "tree"]
     written = json.loads(out.read_text())
     assert written["classes"] == facts["classes"]
+
+
+EVAL = ("--limit", 2, "--device", "cpu", "--mode", "whole", "--json")
+
+
+def test_eval_leaves_a_background_class_out_if_asked(trained, tiny_dataset):
+    facts = json.loads(
+        invoke("eval", "--run", trained, "--dataset", "tiny", *EVAL, "--background", "ignored")
+    )
+    assert facts["classes"][0]["iou"] is None
+    assert facts["background"] == "ignored"
+
+
+@pytest.fixture
+def other_dataset(monkeypatch):
+    monkeypatch.setattr(c2s.datasets, "load_dataset", lambda name, root=None: Other())
+
+
+def test_eval_across_data_sets_with_embeddings_from_a_file(trained, other_dataset, tmp_path):
+    np.save(tmp_path / "text.npy", np.random.default_rng(0).normal(size=(3, 16)))
+    across = ("eval", "--run", trained, "--dataset", "other", *EVAL)
+    facts = json.loads(invoke(*across, "--vocabulary", tmp_path / "text.npy"))
+    assert facts["setting"] == "cross-dataset, inductive"
+    assert [c["unseen"] for c in facts["classes"]] == [False, True, True]  # cow: unseen in training
+    assert facts["paper"] is None
+    with pytest.raises(ConfigError, match=r"Class 0 of other is 'cat'.*--vocabulary"):
+        invoke(*across)
+    with pytest.raises(ConfigError, match="no background class"):
+        invoke(*across, "--vocabulary", tmp_path / "text.npy", "--background", "ignored")
+
+
+def test_eval_across_data_sets_by_names_asks_for_the_unknown_ones(
+    trained, other_dataset, monkeypatch
+):
+    asked = []
+
+    class Text:
+        @staticmethod
+        def embed_names(teacher, pretrained, names, templates, digest):
+            asked.append(list(names))
+            return np.ones((len(names), 16), np.float32) / 4
+
+    monkeypatch.setitem(sys.modules, "c2s_pipeline.text", Text)
+    invoke("eval", "--run", trained, "--dataset", "other", *EVAL, "--vocabulary", "names")
+    assert asked == [["zebra"]]
+
+
+def test_self_training_through_the_command_line(trained, tiny_dataset, tmp_path):
+    said = invoke("train", "--self-train", trained, "--runs", tmp_path)
+    path = tmp_path / f"{trained.name}-st"
+    assert f"{path} is complete" in said
+    facts = json.loads(invoke("eval", "--run", path, "--dataset", "tiny", *EVAL))
+    assert facts["setting"] == "transductive"
+    assert "ours, transductive" in invoke("eval", "--run", path, "--dataset", "tiny", *EVAL[:-1])
 
 
 def test_eval_shows_a_table(trained, tiny_dataset):
@@ -126,7 +197,7 @@ def test_predict_asks_the_text_tower_only_for_unknown_names(trained, tmp_path, m
 
     class Text:
         @staticmethod
-        def embed_names(teacher, pretrained, names, templates):
+        def embed_names(teacher, pretrained, names, templates, digest):
             asked.append((teacher, list(names)))
             return np.ones((len(names), 16), np.float32) / 4
 

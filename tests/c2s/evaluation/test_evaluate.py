@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 
@@ -11,10 +12,14 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from c2s.evaluation.confusion import harmonic_mean
 from c2s.evaluation.evaluate import check_classes, evaluate
+from c2s.evaluation.paper import DATASETS, INDUCTIVE, TRANSDUCTIVE, paper_row
 from c2s.evaluation.table import result_table
+from c2s.evaluation.vocabulary import foreign_vocabulary, stored_embeddings
 from c2s.training.config import load_config
 from c2s.training.run_folder import Run, RunInfo
+from c2s_cache import open_cache
 from c2s_cache.errors import ConfigError
 
 CLASSES = ("red", "green", "blue", "grey")
@@ -38,6 +43,16 @@ class Item:
         np.put_along_axis(image, labels[..., None].astype(np.int64), 255, axis=2)
         labels[:2] = 255
         return image, labels
+
+
+class Shuffled(Item):
+    """The same image; its labels are ids of (blue, green, ...), everything else ignored."""
+
+    def read(self):
+        image, labels = super().read()
+        table = np.full(256, 255, np.uint8)
+        table[2], table[1] = 0, 1
+        return image, table[labels]
 
 
 @pytest.fixture
@@ -93,10 +108,92 @@ def test_csv_and_table(opened, tmp_path):
         "1,green,100.0,False",
         "2,blue,100.0,True",
         "3,grey,,True",
+        ",sIoU,100.0,",
+        ",uIoU,100.0,",
+        ",hIoU,100.0,",
+        ",mIoU,100.0,",
+        ",pAcc,100.0,",
     ]
     console = Console(width=100)
     with console.capture() as captured:
-        console.print(result_table(result))
+        console.print(
+            result_table(result, "transductive", {"hIoU": 48.5, "sIoU": 43.7, "uIoU": 54.5})
+        )
     text = captured.get()
     assert "unseen" in text
     assert "100.0" in text
+    assert "paper, transductive" in text
+    assert "54.5" in text
+
+
+def test_an_ignored_class_is_neither_predicted_nor_counted(opened):
+    free = evaluate(opened, [Item(0)], device="cpu").metrics
+    held = evaluate(opened, [Item(0)], device="cpu", ignored=[1]).metrics
+    assert free.iou[1] == 1.0
+    assert np.isnan(held.iou[1])
+    assert held.iou[0] == held.iou[2] == held.pAcc == 1.0
+
+
+def test_another_vocabulary_marks_the_classes_that_training_annotated(opened):
+    names = ("blue", "green", "violet")
+    words = foreign_vocabulary(opened, names, 3.0 * np.eye(4)[[2, 1, 3]])
+    assert words.unseen == (0, 2)  # blue is unseen in training, violet unknown to it
+    np.testing.assert_array_equal(words.embeddings, np.eye(4, dtype=np.float32)[[2, 1, 3]])
+    result = evaluate(opened, [Shuffled(0)], device="cpu", vocabulary=words)
+    facts = result.as_dict()
+    assert [c["name"] for c in facts["classes"]] == list(names)
+    assert (facts["classes"][0]["iou"], facts["classes"][1]["iou"]) == (100.0, 100.0)
+
+
+def test_the_offset_is_taken_from_the_foreign_seen_classes(opened):
+    words = foreign_vocabulary(opened, ("blue", "green"), np.eye(4)[[2, 1]])
+    result = evaluate(opened, [Shuffled(0)], seen_offset=2.0, device="cpu", vocabulary=words)
+    assert result.metrics.iou[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "message"),
+    [
+        (np.ones((3, 4)), r"shape \[3, 4\], expected \[2, 4\]"),
+        (np.ones((2, 5)), r"expected \[2, 4\]"),
+        (np.zeros((2, 4)), "zero or not finite"),
+        (np.full((2, 4), np.nan), "zero or not finite"),
+    ],
+)
+def test_wrong_text_embeddings_are_refused(opened, embeddings, message):
+    with pytest.raises(ConfigError, match=message):
+        foreign_vocabulary(opened, ("blue", "green"), embeddings)
+
+
+def test_text_embeddings_from_a_file_or_a_cache(opened, tmp_path, tiny_cache):
+    np.save(tmp_path / "text.npy", np.eye(4))
+    got = stored_embeddings(tmp_path / "text.npy", opened, CLASSES, "hues")
+    np.testing.assert_array_equal(got, np.eye(4))
+    (tmp_path / "bad.npy").write_bytes(b"not an array")
+    with pytest.raises(ConfigError, match=r"bad.npy cannot be read"):
+        stored_embeddings(tmp_path / "bad.npy", opened, CLASSES, "hues")
+    with pytest.raises(ConfigError, match=r"classes of tiny, not those of hues"):
+        stored_embeddings(tiny_cache, opened, CLASSES, "hues")
+    cache = open_cache(tiny_cache)
+    other = dataclasses.replace(
+        opened, info=opened.info.model_copy(update={"teacher": {"digest": "1" * 64}})
+    )
+    with pytest.raises(ConfigError, match=r"whose weights are not those"):
+        stored_embeddings(tiny_cache, other, cache.manifest.classes, "tiny")
+    own = dataclasses.replace(
+        opened, info=opened.info.model_copy(update={"teacher": {"digest": "0" * 64}})
+    )
+    found = stored_embeddings(tiny_cache, own, cache.manifest.classes, "tiny")
+    np.testing.assert_array_equal(found, cache.text("all").embeddings)
+
+
+def test_paper_rows_keep_their_harmonic_mean():
+    for table, transductive in ((INDUCTIVE, False), (TRANSDUCTIVE, True)):
+        for student in table:
+            for dataset in DATASETS:
+                row = paper_row(dataset, student, transductive)
+                assert row is not None
+                want = harmonic_mean(row["sIoU"], row["uIoU"])
+                assert row["hIoU"] == pytest.approx(want, abs=0.16)
+    assert paper_row("shapes", "segformer-b4", False) is None
+    assert paper_row("voc", "shapes-net", False) is None

@@ -50,6 +50,44 @@ def test_windows_of_the_protocol():
     assert window_starts(1024, 512) == [0, 426, 512]
 
 
+@given(height=st.integers(1, 4000), width=st.integers(1, 4000))
+def test_sizes_are_those_of_the_familys_scale(height, width):
+    """Keep-ratio resize to (2048, 512), then short side at least 512, rounded half up."""
+    scale = min(2048 / max(height, width), 512 / min(height, width))
+    scale = max(scale, 512 / min(height, width))
+    got = resized(height, width, 512)
+    want = (int(height * scale + 0.5), int(width * scale + 0.5))
+    assert min(got) == 512
+    assert all(abs(a - b) <= (a == 512) for a, b in zip(got, want, strict=True))
+
+
+def test_whole_images_are_brought_up_to_multiples_of_32():
+    class Sizes(nn.Module):
+        seen = ()
+
+        def forward(self, images):
+            self.seen = tuple(images.shape[-2:])
+            return images
+
+    student = Sizes()
+    Predictor(student, embeddings(), 40, "whole").scores(np.zeros((40, 41, 3), np.uint8))
+    assert student.seen == (64, 64)
+
+
+def test_stride_and_short_side_of_another_protocol():
+    class Windows(Colours):
+        count = 0
+
+        def forward(self, images):
+            self.count += 1
+            assert images.shape[-2:] == (32, 32)
+            return super().forward(images)
+
+    student = Windows()
+    Predictor(student, embeddings(), 32, stride=16, short_side=64).scores(image(40, 80))
+    assert student.count == 3 * 7
+
+
 def test_short_side_is_brought_to_the_crop():
     assert resized(480, 640, 512) == (512, 683)
     assert resized(1000, 500, 512) == (1024, 512)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import gc
 import os
 import signal
+from dataclasses import replace
 from types import BuiltinFunctionType, FunctionType, ModuleType
 
 import numpy as np
 import pytest
 import torch
+from conftest import make_coco_tree
+from PIL import Image
 from safetensors.torch import load_file
 from tiny_cache import UNSEEN, write_cache
 
+from c2s.datasets import FolderSplit
+from c2s.datasets.coco_stuff import DESCRIPTOR
 from c2s.methods.clip_to_seg import SelfTraining
 from c2s.training import run
 from c2s.training.callbacks import Recorder
@@ -202,3 +207,39 @@ def test_other_unseen_embeddings_change_no_loss(inductive, tmp_path):
         )
         records.append(losses(run.train(config)))
     assert records[0] != records[1]
+
+
+@pytest.mark.slow
+def test_other_unseen_names_and_labels_at_the_source_change_no_loss(
+    tiny_teacher, scheduler, tmp_path
+):
+    from c2s_pipeline.build import build
+    from c2s_pipeline.request import BuildRequest
+
+    own = make_coco_tree(tmp_path / "own", 6)
+    other = make_coco_tree(tmp_path / "other", 6)
+    traded = 0
+    for file in other.rglob("*.png"):  # cow and grass, both unseen, trade their pixels
+        values = np.asarray(Image.open(file))
+        table = np.arange(256, dtype=np.uint8)
+        table[[20, 123]] = 123, 20
+        Image.fromarray(table[values]).save(file)
+        traded += int((table[values] != values).sum())
+    assert traded > 100
+    names = [
+        f"thing {i}" if i in DESCRIPTOR.unseen else n for i, n in enumerate(DESCRIPTOR.classes)
+    ]
+    renamed = replace(DESCRIPTOR, classes=tuple(names), prompts=tuple(names))
+    request = BuildRequest(
+        teacher=tiny_teacher, view_size=32, block_rows=3, masks={"windows": (2, 3)}
+    )
+    runs = []
+    for number, (descriptor, root) in enumerate(((DESCRIPTOR, own), (renamed, other))):
+        cache = tmp_path / f"{number}.zarr"
+        source = FolderSplit(descriptor, root, "train")
+        build(source, request, cache, scheduler=scheduler)
+        config = settings(cache, tmp_path, name=f"run{number}", settings=["method.heads=4"])
+        runs.append(run.train(config))
+    assert losses(runs[0]) == losses(runs[1])
+    changed = (open_run(runs[0]).embeddings != open_run(runs[1]).embeddings).any(1)
+    assert tuple(np.flatnonzero(changed)) == DESCRIPTOR.unseen
