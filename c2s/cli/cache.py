@@ -134,7 +134,8 @@ def build(
 def _report(report: Any, as_json: bool) -> None:
     from c2s_cache import Cache
 
-    quarantine = Cache(report.path).quarantine
+    cache = Cache(report.path)
+    quarantine = cache.quarantine
     if as_json:
         facts = {
             "path": str(report.path),
@@ -159,10 +160,10 @@ def _report(report: Any, as_json: bool) -> None:
             f"{shown}: {report.built} images built, {report.reused} were there already, "
             f"{report.seconds:.1f} s ({rate:.1f} images/s), peak {report.memory / 2**30:.2f} GiB."
         )
-        stages = ", ".join(f"{stage} {rows}" for stage, rows in report.computed.items())
-        typer.echo(
-            f"rows computed: {stages}; teacher passes: {report.passes}, saved {report.passes_saved}."
-        )
+        rows = ", ".join(f"{stage} {count}" for stage, count in report.computed.items())
+        kept = ", ".join(s for s in cache.manifest.stages if s not in report.computed) or "nothing"
+        passes = f"{report.passes} teacher passes done, {report.passes_saved} saved"
+        typer.echo(f"rows computed: {rows}; taken as they were: {kept}; {passes}.")
     _show_quarantine(quarantine)
     typer.echo(f"Train from it with: c2s train --cache {shown}")
 
@@ -179,6 +180,66 @@ def _relative(path: Path) -> Path:
         return path.relative_to(Path.cwd())
     except ValueError:
         return path
+
+
+@app.command()
+def derive(
+    path: PathArgument,
+    out: Annotated[Path, typer.Option(help="The new cache.")],
+    set_: SetOption = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings to change.")] = None,
+    dense: Annotated[
+        str | None, typer.Option(help="Dense feature tier: none drops it, int8 or float16.")
+    ] = None,
+    templates: Annotated[
+        str | None, typer.Option(help="single, zegclip15, imagenet80 or maskclip85.")
+    ] = None,
+    split_file: SplitFileOption = None,
+    root: RootOption = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="open_clip model or local-dir, if it is not where it was.")
+    ] = None,
+    pretrained: Annotated[
+        str | None, typer.Option(help="Weight tag or file, if it is not where it was.")
+    ] = None,
+    workers: WorkersOption = None,
+    scheduler: SchedulerOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Make a cache that differs from another in some settings; what these do not touch is shared.
+
+    The images come from the cache itself; only --split-file needs the data set.
+    """
+    from c2s.cli.progress import BuildBar
+    from c2s.config import resolve
+    from c2s.datasets import load_dataset
+    from c2s.demo.defaults import own_teacher
+    from c2s_cache import open_cache
+    from c2s_pipeline.extras import require
+
+    require("open_clip", "build")
+    require("distributed", "build")
+    from c2s_pipeline.build import Machine
+    from c2s_pipeline.derive import derive as run
+    from c2s_pipeline.recorded import recorded_request
+    from c2s_pipeline.request import BuildRequest
+
+    base = open_cache(path).manifest
+    labelled = None
+    if split_file is not None:
+        labelled = load_dataset(base.dataset, root, split_file).split(base.split)
+    options = {
+        "teacher": teacher or own_teacher(base.dataset, base.teacher.name),
+        "pretrained": pretrained,
+        "dense": dense,
+        "templates": templates,
+    }
+    request = resolve(
+        BuildRequest, recorded_request(base).model_dump(), config, set_ or (), options
+    )
+    with BuildBar() as bar:
+        report = run(path, request, out, Machine(workers, scheduler, bar), labelled)
+    _report(report, json_)
 
 
 @app.command()

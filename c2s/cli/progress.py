@@ -70,9 +70,9 @@ class BuildBar:
         self._progress.stop()
 
     def change(self, change: Change) -> None:
-        """The cache that was there is being changed in place."""
+        """Another request is being met from what is there."""
         stages = f"keeping {', '.join(change.kept)}; computing {', '.join(change.new) or 'nothing'}"
-        self._progress.console.print(f"changing the cache in place: {stages}", highlight=False)
+        self._progress.console.print(stages, highlight=False)
 
     def text(self, done: int, total: int) -> None:
         """So many of the class sentences are embedded."""

@@ -31,6 +31,11 @@ def build_defaults(dataset: str, teacher: str | None) -> dict[str, Any]:
     return BUILD
 
 
+def own_teacher(dataset: str, name: str) -> str | None:
+    """Where the teacher of a Shapes cache lies, if it was the demo's own; a manifest holds no paths."""
+    return TEACHER if (dataset, name) == ("shapes", f"local-dir:{TEACHER_FOLDER.name}") else None
+
+
 def train_defaults(dataset: str, student: str | None) -> dict[str, Any]:
     """Training settings that replace the general defaults for a cache's data set.
 

@@ -89,14 +89,38 @@ class BlockWriter:
         commit(self.path, receipt)
         return receipt
 
-    def _write_array(
-        self, spec: ArraySpec, block: int, values: np.ndarray
-    ) -> dict[str, FileRecord]:
+    def adopt(self, base: Path, receipt: Receipt) -> None:
+        """Take a finished stage of a block from another cache that has the same fingerprint of it.
+
+        Args:
+            base: the other cache; files are shared with it by hard links where possible (SPEC 5.3).
+            receipt: its receipt of the stage.
+
+        Raises:
+            CacheError: a file of the other cache is missing or of another size than its receipt says.
+        """
+        for spec in self._specs:
+            if spec.stage == receipt.stage:
+                self._clear(spec, receipt.block)
+        for name, record in receipt.files.items():
+            _share(base / name, self.path / name, record.size)
+        commit(self.path, receipt)
+
+    def _clear(self, spec: ArraySpec, block: int) -> Path:
+        """Remove what an earlier attempt left of an array's block; returns where the block lies."""
         folder = self.path / spec.path / "c" / str(block)
-        if folder.is_dir():  # left by a build that was killed before its receipt
+        for unfinished in folder.parent.glob(f"{block}.*"):  # Zarr's own temporary files
+            unfinished.unlink()
+        if folder.is_dir():
             shutil.rmtree(folder)
         elif folder.exists():  # one-dimensional arrays have a shard file where others have a folder
             folder.unlink()
+        return folder
+
+    def _write_array(
+        self, spec: ArraySpec, block: int, values: np.ndarray
+    ) -> dict[str, FileRecord]:
+        folder = self._clear(spec, block)
         array = self._group[spec.path]
         assert isinstance(array, zarr.Array)
         expected = np.ascontiguousarray(values, dtype=spec.dtype)
@@ -120,6 +144,22 @@ class BlockWriter:
         if length != len(rows):
             raise ValueError(f"{spec.path}: {length} rows for a block of {len(rows)}")
         return (slice(rows.start, rows.stop),)
+
+
+def _share(source: Path, target: Path, size: int) -> None:
+    if not source.is_file() or source.stat().st_size != size:
+        raise CacheError(
+            f"{source} is missing or has the wrong size (expected {size} bytes).",
+            "Inspect that cache with c2s cache verify.",
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.hardlink_to(source)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)
+    with target.open("rb") as handle:
+        os.fsync(handle.fileno())
+    sync_directory(target.parent)
 
 
 def shard_files(folder: Path) -> list[Path]:

@@ -57,7 +57,7 @@ class Progress(Protocol):
     """Receives what a build does."""
 
     def change(self, change: Change) -> None:
-        """The cache that was there is being changed in place."""
+        """Another request is being met from what is there."""
 
     def text(self, done: int, total: int) -> None:
         """So many of the class sentences are embedded."""
@@ -118,7 +118,7 @@ def build(
     machine = Machine(workers, scheduler, progress or _Silent())
     out = out.absolute()
     order = row_order(source, request)  # a wrong data folder is reported before the teacher loads
-    with build_lock(out), _disk_errors(out):
+    with build_lock(out), disk_errors(out):
         teacher, spec = load_teacher(request)
         create_backend(request.backend)  # a missing library is reported before any work is done
         manifest = make_manifest(source, request, order, teacher.info())
@@ -320,7 +320,8 @@ def _ids(order: list[str], manifest: Manifest, block: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def _disk_errors(out: Path) -> Iterator[None]:
+def disk_errors(out: Path) -> Iterator[None]:
+    """Tell of a file system that fails in one sentence."""
     try:
         yield
     except OSError as error:

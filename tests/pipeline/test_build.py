@@ -24,8 +24,11 @@ from c2s_cache import Cache, CacheError, DataError, MismatchError, open_cache
 from c2s_cache.integrity import verify
 from c2s_cache.pseudo_mask import pseudo_mask
 from c2s_cache.views import canonical_box, crop_image, crop_labels, decode_image
+from c2s_pipeline.build import Machine
 from c2s_pipeline.build import build as build_cache
+from c2s_pipeline.derive import derive
 from c2s_pipeline.merge import merge_clusters
+from c2s_pipeline.recorded import recorded_request
 from c2s_pipeline.request import BuildRequest
 from c2s_pipeline.seeds import annotated_cells, initial_seeds
 from c2s_pipeline.teacher import Teacher, TeacherSpec
@@ -195,7 +198,7 @@ CHANGES = {
     "unseen": ({}, {"labels", "masks", "regions"}),
 }
 """Changes of a request, and the stages that depend on each."""
-FAST = ("threshold", "templates", "no dense tier")
+FAST = ("threshold", "templates")
 
 
 def partition(root, unseen):
@@ -215,8 +218,10 @@ def without_files(source, root, downstream):
 @pytest.mark.parametrize(
     "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in CHANGES]
 )
-def test_a_change_in_place_computes_what_depends_on_it(build, built, tiny_teacher, tmp_path, name):
-    """Against a build from scratch: equal bytes, and only the stages downstream were computed."""
+def test_a_change_computes_what_depends_on_it(
+    build, built, tiny_teacher, scheduler, tmp_path, name
+):
+    """In place and derived, against a build from scratch: equal bytes, only stages downstream computed."""
     out, source = built
     changes, downstream = CHANGES[name]
     wanted = request(tiny_teacher, **changes)
@@ -231,6 +236,17 @@ def test_a_change_in_place_computes_what_depends_on_it(build, built, tiny_teache
     assert verify(open_cache(changed)) == []
     assert report.passes + report.passes_saved == scratch.passes
     assert build(source, wanted, changed).computed == {}
+    before = contents(out)
+    derived = tmp_path / "derived.zarr"
+    settings = recorded_request(Cache(out).manifest).model_dump() | {"teacher": tiny_teacher}
+    labelled = partition(emptied, classes) if "labels" in downstream else None
+    asked = BuildRequest.model_validate(settings | changes)
+    report = derive(out, asked, derived, Machine(scheduler=scheduler), labelled)
+    assert set(report.computed) == downstream
+    assert contents(derived) == contents(scratch.path)
+    assert (derived / "images/data/c/0/0").samefile(out / "images/data/c/0/0")
+    assert derive(out, asked, derived, Machine(scheduler=scheduler), labelled).computed == {}
+    assert contents(out) == before
 
 
 KILLED = """

@@ -1,0 +1,166 @@
+"""Invariant: a derived cache equals, byte for byte, one built from scratch; what it shares is not computed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from c2s_cache import ConfigError, DataError, Manifest, TeacherInfo, open_cache
+from c2s_cache.change import change
+from c2s_cache.writer import BlockWriter, build_lock, create_cache
+from c2s_pipeline.build import (
+    BuildReport,
+    Machine,
+    complete,
+    disk_errors,
+    load_teacher,
+    write_text,
+)
+from c2s_pipeline.recorded import load_recorded, recorded_request, recorded_spec
+from c2s_pipeline.request import BuildRequest, make_manifest
+from c2s_pipeline.rows import PIXELS
+from c2s_pipeline.source import ImageSource
+from c2s_pipeline.teacher import Teacher, TeacherSpec
+
+TEACHER_FIELDS = ("teacher", "pretrained", "dense_size", "dense_features")
+TEXT_FIELDS = ("prompts", "templates", "text_embeddings")
+
+
+@dataclass(frozen=True)
+class CacheSource:
+    """The data set behind a cache: images are the cache's own, label maps come from `labelled` if given."""
+
+    manifest: Manifest
+    labelled: ImageSource | None = None
+
+    @property
+    def name(self) -> str:
+        """Data set name."""
+        return self.manifest.dataset
+
+    @property
+    def split(self) -> str:
+        """Split name."""
+        return self.manifest.split
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """All class names in id order."""
+        return self.manifest.classes if self.labelled is None else self.labelled.classes
+
+    @property
+    def unseen(self) -> tuple[int, ...]:
+        """Ids of the unseen classes."""
+        return self.manifest.unseen if self.labelled is None else self.labelled.unseen
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Not known here: the order of a cache is the order of its rows."""
+        raise NotImplementedError
+
+    def identity(self) -> dict[str, Any]:
+        """What the cache recorded of the data set."""
+        recorded: dict[str, Any] = self.manifest.requests["images"]["source"]
+        return recorded
+
+    def encoded(self, image_id: str) -> bytes:
+        """Never asked for: a derived cache shares its images."""
+        raise NotImplementedError
+
+    def labels(self, image_id: str) -> NDArray[np.uint8]:
+        """Label map of the data set."""
+        if self.labelled is None:
+            raise DataError(f"the label map of {image_id} is needed, but no data set is at hand.")
+        return self.labelled.labels(image_id)
+
+
+def derive(
+    base: Path,
+    request: BuildRequest,
+    out: Path,
+    machine: Machine,
+    labelled: ImageSource | None = None,
+) -> BuildReport:
+    """Make a cache that differs from another in some settings, computing only what depends on them.
+
+    Args:
+        base: a complete cache, which stays as it is. Finished stages are shared by hard links where
+            the file system allows, and copied elsewhere.
+        request: `recorded_request` of `base` with other values.
+        out: the new cache; resumed if it is there.
+        machine: where to run.
+        labelled: the data set, if its classes or unseen classes are to change.
+
+    Raises:
+        CacheError: `base` is not complete, or `out` holds another cache.
+        ConfigError: nothing of `base` could be shared.
+        DataError: the data set is not the one that `base` was built from.
+    """
+    started = time.monotonic()
+    base, out = base.absolute(), out.absolute()
+    if base == out:
+        raise ConfigError("a cache cannot be derived into itself.", "Choose another --out.")
+    cache = open_cache(base)
+    before = cache.manifest
+    if labelled is not None and labelled.identity() != before.requests["images"]["source"]:
+        raise DataError(
+            f"{before.dataset}/{before.split} is not the data that {base.name} was built from: "
+            "files were added, removed or edited."
+        )
+    order = [image_id for b in range(cache.blocks) for image_id in cache.ids(b)]
+    source = CacheSource(before, labelled)
+    with build_lock(out), disk_errors(out):
+        info, spec, teacher = _teacher(before, request)
+        manifest = _manifest(before, source, request, order, info)
+        changed = change(before, manifest)
+        if "images" not in changed.kept:
+            raise ConfigError(
+                f"a cache derived from {base.name} keeps its images, their order and block size.",
+                "Build another one with c2s cache build.",
+            )
+        create_cache(out, manifest)
+        machine.progress.change(changed)
+        writer = BlockWriter(out)
+        for block in range(manifest.blocks):
+            for stage in set(changed.kept) & set(writer.missing(block)):
+                writer.adopt(cache.path, cache.receipts[stage, block])
+        missing = {s for b in range(manifest.blocks) for s in writer.missing(b)}
+        if teacher is None and missing & (PIXELS | {"text"}):
+            teacher = load_recorded(before, spec)
+        embedded = write_text(out, teacher, machine) if teacher is not None else 0
+        del teacher  # the workers load their own
+        return complete(out, source, order, spec, machine, embedded, started, "derive")
+
+
+def _teacher(
+    before: Manifest, request: BuildRequest
+) -> tuple[TeacherInfo, TeacherSpec, Teacher | None]:
+    """Facts about the teacher, how workers load it, and itself if it had to be loaded to know."""
+    recorded = recorded_request(before)
+    if all(getattr(request, f) == getattr(recorded, f) for f in TEACHER_FIELDS):
+        return before.teacher, replace(recorded_spec(before), precision=request.precision), None
+    teacher, spec = load_teacher(request)
+    return teacher.info(), spec, teacher
+
+
+def _manifest(
+    before: Manifest,
+    source: CacheSource,
+    request: BuildRequest,
+    order: Sequence[str],
+    teacher: TeacherInfo,
+) -> Manifest:
+    """The manifest of the derived cache; imported class embeddings stay unless others are asked for."""
+    manifest = make_manifest(source, request, order, teacher)
+    recorded = recorded_request(before)
+    same_text = all(getattr(request, f) == getattr(recorded, f) for f in TEXT_FIELDS)
+    if not (same_text and "imported" in before.requests["text"]):
+        return manifest
+    requests = {**manifest.requests, "text": before.requests["text"]}
+    return manifest.model_copy(update={"requests": requests})

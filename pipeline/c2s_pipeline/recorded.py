@@ -1,0 +1,89 @@
+"""Invariant: a teacher that is loaded again is the one that wrote the cache, by the digest of its weights."""
+
+from __future__ import annotations
+
+import torch
+
+from c2s_cache import C2SError, CacheError, Manifest
+from c2s_pipeline.request import BuildRequest
+from c2s_pipeline.teacher import Teacher, TeacherSpec, default_pretrained
+
+
+def recorded_spec(
+    manifest: Manifest, teacher: str | None = None, pretrained: str | None = None
+) -> TeacherSpec:
+    """How to load the teacher that wrote a cache.
+
+    Args:
+        manifest: of the cache. It holds no paths: a local folder or checkpoint is known by its name.
+        teacher: model name or local-dir to load it from instead.
+        pretrained: weight tag or checkpoint file to load it from instead.
+    """
+    info = manifest.teacher
+    weights = info.pretrained if teacher is None else default_pretrained(teacher)
+    return TeacherSpec(
+        teacher or info.name,
+        pretrained or weights,
+        info.dense_size,
+        info.dense_features,  # type: ignore[arg-type]
+        manifest.requests["teacher"]["precision"],
+    )
+
+
+def load_recorded(manifest: Manifest, spec: TeacherSpec, hint: str = "") -> Teacher:
+    """Load the teacher that wrote a cache.
+
+    Args:
+        manifest: of the cache.
+        spec: from `recorded_spec`.
+        hint: another way out, for the message.
+
+    Raises:
+        C2SError: it cannot be found; the message says how to name its weights.
+        CacheError: the weights that were found are others.
+    """
+    info = manifest.teacher
+    wrote = f"the teacher that wrote the cache ({info.name}, {info.pretrained or 'own weights'})"
+    named = f"Name its weights with --pretrained FILE or --teacher local-dir:FOLDER{hint}."
+    try:
+        teacher = Teacher(spec, "cuda" if torch.cuda.is_available() else "cpu")
+    except C2SError as error:
+        raise C2SError(f"{wrote} cannot be loaded: {error.what}", named) from error
+    found = teacher.info().digest
+    if found != info.digest:
+        raise CacheError(
+            f"{wrote} has weights {info.digest[:12]}, those found as {spec.name}, "
+            f"{spec.pretrained or 'own weights'} are {found[:12]}.",
+            named,
+        )
+    return teacher
+
+
+def recorded_request(manifest: Manifest) -> BuildRequest:
+    """The request that made a cache, as far as the manifest tells: imported class embeddings are lost."""
+    images, masks = dict(manifest.requests["images"]), dict(manifest.requests["masks"])
+    taught, text = manifest.requests["teacher"], manifest.requests["text"]
+    given, views = recorded_spec(manifest), manifest.requests["views"]
+    augment = {"augment": views["augment"]} if "augment" in views else {}
+    return BuildRequest.model_validate(
+        {
+            **augment,
+            "teacher": given.name,
+            "pretrained": given.pretrained,
+            "dense_size": given.dense_size,
+            "dense_features": given.dense_features,
+            "precision": given.precision,
+            "views": manifest.views,
+            "view_size": manifest.view_size,
+            "dense": manifest.dense,
+            "backend": masks.pop("backend"),
+            "masks": masks,
+            "regions": manifest.requests["regions"],
+            "prompts": text["names"],
+            "templates": text.get("templates", "single"),
+            "block_rows": images["block_rows"],
+            "seed": images["seed"],
+            "limit": manifest.rows,
+            "batch_size": taught["batch_size"],
+        }
+    )
