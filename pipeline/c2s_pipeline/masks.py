@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from c2s_cache import IGNORE, C2SError
+from c2s_cache import IGNORE, C2SError, ConfigError
 from c2s_pipeline.kmeans import KMeansBackend, cluster
 from c2s_pipeline.merge import merge_clusters
 from c2s_pipeline.seeds import initial_seeds
@@ -31,6 +31,19 @@ class MaskConfig(BaseModel):
     threshold: float = Field(default=0.9, ge=-1.0, le=1.0)
     literal: bool = False
     unit_norm: bool = False
+
+
+def check_windows(config: MaskConfig, grid: tuple[int, int]) -> None:
+    """Refuse windows of which none fits the teacher's token grid (h, w).
+
+    Raises:
+        ConfigError: none fits.
+    """
+    if min(config.windows) > min(grid):
+        raise ConfigError(
+            f"no window of {config.windows} fits the {grid[0]} x {grid[1]} token grid.",
+            "Choose smaller windows or a larger --dense-size.",
+        )
 
 
 def latent_grids(

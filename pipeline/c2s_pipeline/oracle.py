@@ -22,7 +22,7 @@ from c2s_cache import IGNORE, Cache, ConfigError, DataError
 from c2s_cache.pseudo_mask import pseudo_mask
 from c2s_cache.views import Box, canonical_box, crop_image, crop_labels, decode_image, inside_image
 from c2s_pipeline.kmeans import KMeansBackend
-from c2s_pipeline.masks import Clusters, MaskConfig, clusters, merged_grids
+from c2s_pipeline.masks import Clusters, MaskConfig, check_windows, clusters, merged_grids
 from c2s_pipeline.seeds import annotated_cells
 from c2s_pipeline.source import ImageSource
 from c2s_pipeline.teacher import Teacher
@@ -156,9 +156,11 @@ def score_settings(
         One score per setting, in their order.
 
     Raises:
-        ConfigError: there is no image.
+        ConfigError: there is no image, or windows do not fit the teacher's grid.
         DataError, UnreadableImage: an image or label map cannot be read.
     """
+    for config in configs:
+        check_windows(config, teacher.grid)
     members = {g: ids for g, ids in _members(source).items() if g in groups and ids}
     scores = [MaskScore(teacher.spec.dense_features, c, {g: [] for g in members}) for c in configs]
     ids = list(source.ids)[:limit]

@@ -15,7 +15,7 @@ from c2s_cache import ConfigError, DataError, Manifest, TeacherInfo
 from c2s_pipeline.dense import DenseFeatures
 from c2s_pipeline.imported_text import load_embeddings
 from c2s_pipeline.kmeans import BackendName
-from c2s_pipeline.masks import MaskConfig
+from c2s_pipeline.masks import MaskConfig, check_windows
 from c2s_pipeline.regions import RegionConfig
 from c2s_pipeline.source import ImageSource
 from c2s_pipeline.teacher import Precision
@@ -78,11 +78,7 @@ def make_manifest(
     Raises:
         ConfigError: windows that do not fit the teacher's grid, or an unknown template set.
     """
-    if min(request.masks.windows) > min(teacher.grid):
-        raise ConfigError(
-            f"no window of {request.masks.windows} fits the {teacher.grid[0]} x {teacher.grid[1]} token grid.",
-            "Choose smaller --set masks.windows=[...] or a larger --dense-size.",
-        )
+    check_windows(request.masks, teacher.grid)
     order_digest = hashlib.sha256("\n".join(order).encode()).hexdigest()
     requests: dict[str, dict[str, Any]] = {
         "images": {

@@ -53,6 +53,7 @@ def test_the_table_names_the_settings():
         (("--thresholds", "high"), "--thresholds 'high'"),
         (("--thresholds", "7"), "threshold: Input should be less than or equal to 1"),
         (("--windows", "3+x"), "--windows"),
+        (("--windows", "40"), "no window of .40,. fits"),
         (("--dense-features", "best"), "dense_features"),
         (("--out", "x.txt"), "must end in one of"),
     ],
