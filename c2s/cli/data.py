@@ -18,16 +18,19 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.
 
 
 @app.command("list")
-def list_(json_: JsonOption = False) -> None:
-    """List the data sets by name."""
+def list_(root: RootOption = None, json_: JsonOption = False) -> None:
+    """List the data sets by name, and which of them the root holds."""
     from c2s.datasets import NAMES, load_dataset
+    from c2s.datasets.registry import data_root
 
-    rows = [(name, load_dataset(name)) for name in NAMES]
+    base = data_root(root)
+    rows = [(name, load_dataset(name, root)) for name in NAMES]
     if json_:
         typer.echo(json.dumps([name for name, _ in rows]))
         return
     for name, ds in rows:
-        typer.echo(f"{name:14} {len(ds.classes):4} classes, {len(ds.unseen):3} unseen")
+        found = f"  in {ds.root}" if ds.root and ds.root != base else ""
+        typer.echo(f"{name:14} {len(ds.classes):4} classes, {len(ds.unseen):3} unseen{found}")
     typer.echo(
         "./FOLDER       your own: images/, masks/ and classes.yaml (c2s data check ./FOLDER)"
     )
@@ -119,14 +122,18 @@ def prepare(
     """Write what the official archives lack: label maps of class ids, and lists of images.
 
     Files are added beside the originals, which stay as they are; interrupted, the command goes on
-    where it stopped. Only context needs it to be read at all, from trainval_merged.json (2 GB of
+    where it stopped. Only context needs it to be read at all, from trainval_merged.json (1.1 GB of
     memory); voc makes its augmented masks and their list from the Semantic Boundaries Dataset.
     """
+    from rich.console import Console
+
     from c2s.cli.progress import bar
     from c2s.datasets import load_dataset
     from c2s.datasets.prepare import plan_preparation
 
-    plan = plan_preparation(load_dataset(name, root))
+    dataset = load_dataset(name, root)
+    with Console(stderr=True).status(f"looking at what there is of {name}"):
+        plan = plan_preparation(dataset)
     with bar("prepare", len(plan.jobs), "label maps") as advance:
         plan.run(lambda done, total: advance(1))
     lists = [str(file) for file in plan.lists]

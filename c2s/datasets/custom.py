@@ -32,6 +32,7 @@ class ClassesFile(BaseModel):
         prompts: names as a sentence wants them, by class name.
         colours: [red, green, blue] by class name, for masks drawn in colour.
         images, masks: folders.
+        mask_suffix: what follows the image id in the name of a mask.
         splits: list files (one image id per line) by split name.
     """
 
@@ -44,6 +45,7 @@ class ClassesFile(BaseModel):
     colours: dict[str, tuple[Channel, Channel, Channel]] = {}
     images: str = "images"
     masks: str = "masks"
+    mask_suffix: str = ".png"
     splits: dict[str, str] = {}
 
 
@@ -94,7 +96,7 @@ def describe_folder(root: Path) -> Descriptor:
         prompts=tuple(content.prompts.get(n, n) for n in classes),
         unseen=unseen_ids(content.unseen, classes, str(file)),
         splits=_splits(root, content),
-        forms=(LabelForm("masks", ".png", values, colours),),
+        forms=(LabelForm("masks", content.mask_suffix, values, colours),),
         download=f"nothing: it is your own, in {root}",
         image_suffixes=SUFFIXES,
     )

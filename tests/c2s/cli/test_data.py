@@ -82,6 +82,14 @@ def test_check_of_all_that_a_root_holds(c2s, tmp_path, rng):
     assert all(s["problems"] == [] and not s["complete"] for s in splits)
 
 
+def test_list_shows_what_the_root_holds(c2s, tmp_path, rng):
+    make_voc(tmp_path, rng)
+    code, out, _ = c2s("data", "list", "--root", tmp_path)
+    held = [line.split()[0] for line in out.splitlines() if f"  in {tmp_path}" in line]
+    assert (code, held) == (0, ["voc"])
+    assert json.loads(c2s("data", "list", "--json")[1])[:2] == ["shapes", "voc"]
+
+
 def test_check_fails_on_any_problem(c2s, tmp_path, rng):
     make_voc(tmp_path, rng)
     file = tmp_path / "VOCdevkit/VOC2012/SegmentationClass/2007_000003.png"

@@ -69,6 +69,13 @@ def test_masks_with_gaps_ignored_values_and_prompts(folder, rng):
         dataset.split("train").labels("b")
 
 
+def test_masks_may_have_a_suffix_of_their_own(folder):
+    for name in "abc":
+        (folder / f"masks/{name}.png").rename(folder / f"masks/{name}_mask.png")
+    write_classes(folder, classes=["cat", "dog", "grass"], mask_suffix="_mask.png")
+    assert load_dataset(str(folder)).split("train").ids == ("a", "b", "c")
+
+
 def test_splits_from_lists_and_from_folders(folder):
     (folder / "val.txt").write_text("b\n")
     (folder / "train.txt").write_text("a.JPG\nc\n")
