@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from c2s.training.run_folder import Run
 
-TEMPLATES = ("a photo of a {}",)
+DEFAULT_TEMPLATES = ("a photo of a {}",)
+"""For runs whose class embeddings were imported: the paper's."""
 
 
 def predict(
@@ -73,6 +74,8 @@ def predict(
 def class_embeddings(run: Run, names: list[str]) -> NDArray[np.float32]:
     """Text embeddings of class names, float32 [K, D], from the run or else the text tower.
 
+    Names are those of the run's classes or its prompts; others are put into the templates of the run.
+
     Raises:
         MissingExtra: a name is unknown to the run and the build extra is not installed.
         ConfigError: the teacher's weights are not found under its name, or are others.
@@ -81,15 +84,20 @@ def class_embeddings(run: Run, names: list[str]) -> NDArray[np.float32]:
 
     from c2s.demo.defaults import BUNDLED, TEACHER
 
-    known = {name: run.embeddings[i] for i, name in enumerate(run.info.classes)}
+    info = run.info
+    known = {
+        name: run.embeddings[i]
+        for spelling in (info.prompts, info.classes)
+        for i, name in enumerate(spelling)
+    }
     unknown = [name for name in names if name not in known]
     if unknown:
         try:
             from c2s_pipeline.text import embed_names
 
-            teacher = run.info.teacher
+            teacher, templates = info.teacher, info.templates or DEFAULT_TEMPLATES
             name = TEACHER if teacher["name"] == BUNDLED else teacher["name"]
-            found = embed_names(name, teacher["pretrained"], unknown, TEMPLATES, teacher["digest"])
+            found = embed_names(name, teacher["pretrained"], unknown, templates, teacher["digest"])
         except ModuleNotFoundError as error:
             raise MissingExtra(
                 f"The run has no text embedding of {', '.join(unknown)}; the teacher's text tower "

@@ -36,7 +36,11 @@ class RunError(C2SError):
 
 
 class RunInfo(BaseModel):
-    """What a run was trained on. `teacher` and `fingerprints` are those of its cache."""
+    """What a run was trained on. `teacher` and `fingerprints` are those of its cache.
+
+    `templates` are the sentences and `prompts` the names in them that its class embeddings stand for;
+    neither is known where they were imported.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,6 +49,8 @@ class RunInfo(BaseModel):
     classes: tuple[str, ...]
     unseen: tuple[int, ...]
     view_size: int
+    templates: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
     teacher: dict[str, Any]
     fingerprints: dict[str, str]
     versions: dict[str, str]
@@ -97,17 +103,20 @@ def create_run(config: TrainConfig, cache: Cache, overwrite: bool = False) -> Pa
     except OSError as error:
         raise RunError(f"The run folder {path} cannot be made ({error.strerror}).") from error
     manifest = cache.manifest
+    text = manifest.requests["text"]
     info = RunInfo(
         dataset=manifest.dataset,
         classes=manifest.classes,
         unseen=manifest.unseen,
         view_size=manifest.view_size,
+        templates=tuple(text.get("templates", ())),
+        prompts=tuple(text["names"]) if "templates" in text else (),
         teacher=manifest.teacher.model_dump(mode="json"),
         fingerprints=manifest.fingerprints,
         versions=_versions(),
     )
-    text = torch.from_numpy(np.ascontiguousarray(cache.text("all").embeddings))
-    save_file({"embeddings": text}, path / "text.safetensors")
+    embeddings = torch.from_numpy(np.ascontiguousarray(cache.text("all").embeddings))
+    save_file({"embeddings": embeddings}, path / "text.safetensors")
     write_atomic(path / "run.json", (info.model_dump_json(indent=2) + "\n").encode())
     write_atomic(path / "config.yaml", dump_yaml(config).encode())
     return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 import c2s.datasets
 from c2s.cli import app
+from c2s.cli.predict import class_embeddings
 from c2s.datasets.descriptor import Protocol
 from c2s_cache.errors import C2SError, ConfigError, MissingExtra
 
@@ -206,6 +208,28 @@ def test_predict_asks_the_text_tower_only_for_unknown_names(trained, tmp_path, m
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(picture)
     invoke("predict", picture, "--run", trained, "--classes", "zebra,cow", "--out", tmp_path / "o")
     assert asked == [("random", ["zebra"])]
+
+
+def test_names_are_put_into_the_sentences_the_run_was_trained_with():
+    rows = np.eye(2, 4, dtype=np.float32)
+    info = SimpleNamespace(
+        classes=("tvmonitor", "sky"),
+        prompts=("tv monitor", "sky"),
+        templates=("There is a {}.",),
+        teacher={"name": "local-dir:x", "pretrained": None, "digest": "0"},
+    )
+    run = SimpleNamespace(info=info, embeddings=rows)
+    asked = []
+
+    def embed_names(teacher, pretrained, names, templates, digest):
+        asked.append((names, templates))
+        return np.full((len(names), 4), 0.5, np.float32)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "c2s_pipeline.text", SimpleNamespace(embed_names=embed_names))
+        got = class_embeddings(run, ["tv monitor", "cat", "tvmonitor"])
+    np.testing.assert_array_equal(got, [rows[0], [0.5] * 4, rows[0]])
+    assert asked == [(["cat"], ("There is a {}.",))]
 
 
 def test_a_wrong_setting_is_named(tiny_cache):
