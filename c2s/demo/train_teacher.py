@@ -157,7 +157,9 @@ def make_optimizers(clip: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
 
     With the same number of samples Muon names half as many regions again as AdamW alone.
     """
-    matrices, decay, rest = [], [], []
+    matrices: list[nn.Parameter] = []
+    decay: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in clip.named_parameters():
         inner = "resblocks" in name and parameter.ndim == 2
         (matrices if inner else decay if parameter.ndim >= 2 else rest).append(parameter)

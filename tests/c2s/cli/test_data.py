@@ -20,6 +20,13 @@ from c2s.cli import main
 from c2s.datasets.coco_stuff import RAW_VALUES
 
 RUN = "from c2s.cli import main; print('ready', flush=True); main()"
+SLOWLY = """
+import time
+from c2s.datasets import prepare
+
+write = prepare._write_labels
+prepare._write_labels = lambda job: (write(job), time.sleep(0.2))
+"""
 
 
 @pytest.fixture
@@ -42,10 +49,10 @@ def c2s(monkeypatch, capsys, tmp_path):
     return run
 
 
-def start(*arguments):
+def start(*arguments, before=""):
     """The command as a process of its own, begun for certain."""
     process = subprocess.Popen(
-        [sys.executable, "-c", RUN, *map(str, arguments)],
+        [sys.executable, "-c", before + RUN, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -177,7 +184,7 @@ def many(tmp_path, rng):
 
 def test_a_killed_preparation_resumes_to_the_same_files(c2s, many):
     masks = many / "stuffthingmaps_trainval2017/train2017"
-    process = start("data", "prepare", "coco-stuff", "--root", many)
+    process = start("data", "prepare", "coco-stuff", "--root", many, before=SLOWLY)
     deadline = time.monotonic() + 60
     while len(list(masks.glob("*_labelTrainIds.png"))) < 5 and time.monotonic() < deadline:
         time.sleep(0.005)
