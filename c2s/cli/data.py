@@ -123,7 +123,8 @@ def prepare(
 
     Files are added beside the originals, which stay as they are; interrupted, the command goes on
     where it stopped. Only context needs it to be read at all, from trainval_merged.json (1.1 GB of
-    memory); voc makes its augmented masks and their list from the Semantic Boundaries Dataset.
+    memory); voc makes its augmented masks and their list from the Semantic Boundaries Dataset. Prepare
+    before you build: a cache made from the other label files is not taken for one made from these.
     """
     from rich.console import Console
 
