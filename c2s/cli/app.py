@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from c2s import __version__
-from c2s.cli import cache, data, demo, evaluate, masks, predict, students, train
+from c2s.cli import bench, cache, data, demo, evaluate, masks, predict, students, train
 from c2s_cache.errors import C2SError, ConfigError
 
 INTERRUPTED = 130
@@ -24,6 +24,7 @@ app.add_typer(cache.app, name="cache")
 app.add_typer(data.app, name="data")
 app.add_typer(masks.app, name="masks")
 app.add_typer(students.app, name="students")
+app.add_typer(bench.app, name="bench")
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("predict")(predict.predict)

@@ -91,8 +91,8 @@ class BuildBar:
 
 
 @contextmanager
-def bar(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """A bar over `total` items; yields the function that advances it."""
+def bar(label: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+    """A bar over `total` items (None: not known); yields the function that advances it."""
     with _progress(unit) as progress:
         task = progress.add_task(label, total=total)
         yield lambda n: progress.advance(task, n)

@@ -105,7 +105,7 @@ def _fit(
     path = config.runs / config.run_name
     start = 0 if state is None else state.step
     teacher = _teacher(config, cache, load_teacher)
-    module = _module(config, cache, start, teacher)
+    module = build_module(config, cache, start, teacher)
     if state is not None:
         checkpoint.restore_modules(state, path, module.student, module.method)
     sequence = _sequence(config, cache)
@@ -159,7 +159,7 @@ def _teacher(
     return load_teacher(config, cache.manifest)
 
 
-def _module(
+def build_module(
     config: TrainConfig, cache: Cache, start: int, teacher: OnlineTeacher | None
 ) -> DistillationModule:
     """Student and method at the state that the seed gives them, or that a run to continue gives.

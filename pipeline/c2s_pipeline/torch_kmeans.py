@@ -14,7 +14,7 @@ from torch import Tensor
 class TorchKMeans:
     """Lloyd's algorithm on a batch of images at once, each with its own number of tokens and seeds.
 
-    Images are padded to the largest of the batch and masked. Sums over clusters are products with
+    Images of like size are padded to the largest among them and masked. Sums over clusters are products with
     one-hot matrices, never scattered additions, so a run is reproducible on a GPU too. Empty clusters
     are moved to the tokens farthest from their centres, and an image stops when its labels do, both
     as in scikit-learn.
@@ -34,17 +34,30 @@ class TorchKMeans:
         iterations: int,
     ) -> list[NDArray[np.intp]]:
         """See `c2s_pipeline.kmeans.KMeansBackend`."""
-        if not tokens:
-            return []
+        found: list[NDArray[np.intp]] = [np.zeros(0, np.intp)] * len(tokens)
+        for group in _groups([len(t) for t in tokens]):
+            labels = self._fit([tokens[i] for i in group], [seeds[i] for i in group], iterations)
+            for i, row in zip(group, labels, strict=True):
+                found[i] = row[: len(tokens[i])]
+        return found
+
+    def _fit(
+        self,
+        tokens: Sequence[NDArray[np.float32]],
+        seeds: Sequence[NDArray[np.float32]],
+        iterations: int,
+    ) -> NDArray[np.intp]:
+        """Labels intp [B, n]; those of padding mean nothing."""
         points, real = self._pad(tokens)  # [B, n, D], [B, n]
         centres, valid = self._pad(seeds)  # [B, k, D], [B, k]
         # Distances around the mean of the tokens lose fewer digits.
         mean = points.sum(1, keepdim=True) / real.sum(1)[:, None, None]
         points = (points - mean) * real[..., None]
         centres = centres - mean
-        winners = _members(_nearest(points, centres, valid), real, valid.shape[1]).any(2)
+        first = _nearest(points, centres, valid)
+        winners = _members(first, real, valid.shape[1]).any(2)
         centres, valid = _compact(centres, winners)  # seeds that win no token are dropped
-        labels = _nearest(points, centres, valid)
+        labels = (winners.cumsum(1) - 1).gather(1, first).clamp(min=0)
         final = labels.clone()
         alive = torch.arange(len(tokens), device=self.device)  # images whose labels still change
         for _ in range(iterations):
@@ -58,8 +71,7 @@ class TorchKMeans:
             if not changed.all():
                 state = (points, real, labels, centres, valid, alive)
                 points, real, labels, centres, valid, alive = (t[changed] for t in state)
-        host = final.cpu().numpy().astype(np.intp)
-        return [row[: len(t)] for row, t in zip(host, tokens, strict=True)]
+        return final.cpu().numpy().astype(np.intp)
 
     def _pad(self, arrays: Sequence[NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
         """Arrays [n_i, D] as float32 [B, max n, D], zero where padded, and which rows are real."""
@@ -69,6 +81,14 @@ class TorchKMeans:
             row[: len(array)] = array
         real = np.arange(lengths.max()) < lengths[:, None]
         return torch.from_numpy(out).to(self.device), torch.from_numpy(real).to(self.device)
+
+
+def _groups(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices of images whose numbers of tokens round up to the same power of two."""
+    groups: dict[int, list[int]] = {}
+    for i, length in enumerate(lengths):
+        groups.setdefault((length - 1).bit_length(), []).append(i)
+    return [groups[size] for size in sorted(groups)]
 
 
 def _nearest(points: Tensor, centres: Tensor, valid: Tensor) -> Tensor:

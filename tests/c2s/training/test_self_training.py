@@ -89,7 +89,7 @@ def test_it_takes_over_the_run_with_half_its_iterations(inductive, tiny_cache):
     changed = {k for k in type(config).model_fields if getattr(config, k) != getattr(before, k)}
     assert changed == {"iterations", "name", "self_train", "warmup", "runs"}
     assert (config.total, config.run_name) == (STEPS // 2, "inductive-st")
-    module = run._module(config, open_cache(tiny_cache), 0, None)
+    module = run.build_module(config, open_cache(tiny_cache), 0, None)
     kept = load_file(inductive / HALFWAY)
     assert all(torch.equal(v, kept[k]) for k, v in module.student.state_dict().items())
     assert isinstance(module.method, SelfTraining)
@@ -172,7 +172,7 @@ def holds(chunk, row):
 
 def leaks(config, cache):
     """Unseen rows of the text matrix that can be reached from the module and its batches."""
-    module = run._module(config, cache, 0, None)
+    module = run.build_module(config, cache, 0, None)
     sequence = run._sequence(config, cache)
     stream = BatchStream(cache.path, sequence, 0, STEPS, 32, False)
     batches = list(stream)

@@ -1,0 +1,1 @@
+"""Benchmarks: each runs the product beside a reference, in one process, on the same inputs."""

@@ -1,0 +1,168 @@
+"""A whole build against the bare teacher passes that it cannot do without, on the same device."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from c2s.bench.inputs import build_request
+from c2s.bench.measure import Rates, alternate, device_name, result
+from c2s.datasets import load_dataset
+from c2s_cache import Cache, open_cache
+from c2s_cache.change import Change
+from c2s_cache.pseudo_mask import pseudo_mask
+from c2s_cache.views import crop, crop_image, decode_image
+from c2s_pipeline.build import build, load_teacher
+from c2s_pipeline.cluster import connect
+from c2s_pipeline.regions import RegionConfig, masked_regions
+from c2s_pipeline.teacher import Teacher
+
+BATCHES = (8, 16, 32, 64, 128)
+
+
+def bench_build(
+    teacher: str | None = None,
+    pretrained: str | None = None,
+    images: int = 500,
+    rounds: int = 3,
+    dataset: str = "shapes",
+    root: Path | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Images per second of the build, and of the teacher alone on the same images and regions.
+
+    Ours is everything that happens to an image: reading, decoding, cutting, teacher, clustering, masks,
+    regions, compressing, writing, reading back, receipts. Left out is what a build pays once: starting
+    workers, loading the teacher, class sentences. The reference holds all inputs as pixels in memory,
+    dense views and regions, and takes the batch size that suits it best.
+
+    Args:
+        teacher, pretrained: default the bundled teacher, else random weights.
+        images: number of images.
+        rounds: timed rounds of each side.
+        dataset, root: where the images come from.
+        advance: called after every round.
+    """
+    request = build_request(teacher, pretrained, limit=images, dataset=dataset)
+    source = load_dataset(dataset, root).split("train")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    threads = os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    with (
+        TemporaryDirectory(prefix="c2s-bench-") as folder,
+        connect(None, 1, device, threads) as client,
+    ):
+        address = client.scheduler.address
+        outs = (Path(folder) / f"{i}.zarr" for i in count())
+        clock = _Clock()
+        last: list[Path] = []
+
+        def ours() -> int:
+            out = next(outs)
+            report = build(source, request, out, progress=clock, scheduler=address)
+            clock.stop(report.built)
+            last[:] = [out]
+            memory.append(report.memory)
+            return report.built
+
+        memory: list[int] = []
+        ours()  # the worker loads its teacher; the cache says what the reference has to do
+        model, _ = load_teacher(request)
+        dense, regions = _inputs(open_cache(last[0]), model)
+        batch = _best_batch(model, regions if len(regions) else dense)
+        usable = len(dense)
+
+        def reference() -> int:
+            _forward(model, dense, regions, batch)
+            return usable
+
+        timed = alternate({"c2s": ours, "teacher": reference}, rounds, warmup=0, advance=advance)
+        rates = {"c2s": Rates(tuple(clock.rates[1:])), "teacher": timed["teacher"]}
+        what = {
+            "teacher": request.teacher.rpartition("/")[2],
+            "dataset": dataset,
+            "images": usable,
+            "regions per image": round(len(regions) / usable, 2),
+            "device": device_name(),
+            "threads": threads,
+            "batch": {"c2s": request.batch_size, "teacher": batch},
+            "left out": "starting workers, loading the teacher, class sentences",
+            "builder_peak_memory_mib": round(max(memory) / 2**20, 1),
+        }
+        return result("build", rates, "c2s", "teacher", "images/s", what)
+
+
+class _Clock:
+    """Times a build from the moment its blocks start; takes the place of a progress bar."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+        self._started = 0.0
+
+    def change(self, change: Change) -> None:
+        """Never: every round builds anew."""
+
+    def text(self, done: int, total: int) -> None:
+        """Not timed."""
+
+    def advance(self, rows: int) -> None:
+        """Not shown."""
+
+    def start(self, total: int, done: int) -> None:
+        """Blocks start now."""
+        self._started = time.perf_counter()
+
+    def stop(self, images: int) -> None:
+        """The build has returned."""
+        self.rates.append(images / (time.perf_counter() - self._started))
+
+
+def _inputs(cache: Cache, teacher: Teacher) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Dense views uint8 [n, S, S, 3] and region images uint8 [R, T, T, 3] of a cache's rows."""
+    m = cache.manifest
+    fields = {k: v for k, v in m.requests["regions"].items() if k in RegionConfig.model_fields}
+    config = RegionConfig.model_validate(fields)
+    dense: list[NDArray[np.uint8]] = []
+    regions: list[NDArray[np.uint8]] = []
+    for number in range(cache.blocks):
+        block = cache.read_block(number)
+        for i in range(len(block)):
+            s = block.sample(i)
+            image = decode_image(s.image)
+            view = crop(image, s.labels, s.box, s.flip, teacher.image_size)
+            pseudo = pseudo_mask(view.labels, s.grid, len(m.classes), view.inside)
+            regions.append(masked_regions(view.image, pseudo, config).images)
+            dense.append(crop_image(image, s.box, s.flip, teacher.dense_size))
+    return np.stack(dense), np.concatenate(regions)
+
+
+def _forward(
+    teacher: Teacher, dense: NDArray[np.uint8], regions: NDArray[np.uint8], batch: int
+) -> None:
+    """All passes; results are brought to the host."""
+    for start in range(0, len(dense), batch):
+        for values in teacher.dense_features(dense[start : start + batch]):
+            values.cpu()
+    for start in range(0, len(regions), batch):
+        teacher.cls_tokens(regions[start : start + batch]).cpu()
+
+
+def _best_batch(teacher: Teacher, images: NDArray[np.uint8]) -> int:
+    """The batch size at which the teacher is fastest."""
+    few = images[: 2 * max(BATCHES)]
+    rates = {}
+    for batch in (b for b in BATCHES if b <= len(few)):
+        _forward(teacher, few[:0], few[:batch], batch)
+        started = time.perf_counter()
+        _forward(teacher, few[:0], few, batch)
+        rates[batch] = len(few) / (time.perf_counter() - started)
+    return max(rates, key=lambda b: rates[b], default=1)

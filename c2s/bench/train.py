@@ -1,0 +1,119 @@
+"""Training from a cache against the same steps on batches in memory, on labels alone, and online."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from c2s.bench.inputs import cache_of
+from c2s.bench.measure import Side, alternate, device_name, result
+from c2s.demo.defaults import train_defaults
+from c2s.demo.recipe import ROWS
+from c2s.methods.batch import Batch
+from c2s.students.base import parameter_groups
+from c2s.training.config import TrainConfig, load_config
+from c2s.training.data import BatchStream, block_sizes, loader
+from c2s.training.module import DistillationModule
+from c2s.training.run import build_module
+from c2s.training.sampler import BatchSequence
+from c2s_cache import Cache
+
+NO_ONLINE = "not measured: this version has no teacher in the training loop"
+
+
+def bench_train(
+    cache: Path | None = None,
+    student: str | None = None,
+    images: int = 500,
+    steps: int = 20,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    rounds: int = 5,
+    advance: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Iterations per second: forward, losses, backward, optimizer step, and what feeds them.
+
+    `ratio` compares batches streamed from the cache with the same batches held in memory: what the
+    loader costs. `labels_only_ratio` compares with the student on labels alone, streamed too: what
+    distillation costs. Optimizer and student are those of a run; checkpoints and logs are left out.
+
+    Args:
+        cache: default a temporary one of Shapes scenes.
+        student: default the data set's.
+        images: scenes of the temporary cache.
+        steps: iterations per round.
+        batch_size, workers: of the run; default the data set's.
+        rounds: timed rounds of each side.
+        advance: called after every round.
+    """
+    with cache_of(cache, images) as opened:
+        defaults = train_defaults(opened.manifest.dataset, student)
+        options = {"student": student, "batch_size": batch_size, "workers": workers}
+        config = load_config(
+            None, (), {**defaults, "accelerator": "auto"}, cache=opened.path, **options
+        )
+        m = opened.manifest
+        config = config.resolved(m.dataset, m.view_size)
+        plain = config.model_copy(
+            update={"method": config.method.model_copy(update=ROWS["baseline"])}
+        )
+        held = list(islice(_stream(opened, config, steps), steps))
+        total = steps * (rounds + 1)
+        sides = {
+            "streamed": _side(config, opened, _stream(opened, config, total), steps),
+            "memory": _side(config, opened, (b for _ in range(rounds + 1) for b in held), steps),
+            "labels only": _side(plain, opened, _stream(opened, config, total), steps),
+        }
+        rates = alternate(sides, rounds, advance=advance)
+        what = {
+            "cache": str(cache or "shapes"),
+            "student": config.student,
+            "batch": config.batch_size,
+            "view": f"{config.image_size} px",
+            "steps per round": steps,
+            "loader processes": config.workers,
+            "device": device_name(),
+            "threads": torch.get_num_threads(),
+        }
+        more = {
+            "labels_only_ratio": rates["streamed"].median / rates["labels only"].median,
+            "online_ratio": None,
+            "online_reason": NO_ONLINE,
+        }
+        return result("train", rates, "streamed", "memory", "iterations/s", what, **more)
+
+
+def _stream(cache: Cache, config: TrainConfig, steps: int) -> Iterator[Batch]:
+    sequence = BatchSequence(block_sizes(cache), config.batch_size, config.seed, config.window)
+    size = config.image_size or cache.manifest.view_size
+    stream = BatchStream(cache.path, sequence, 0, steps, size, config.jitter)
+    for batch in loader(stream, config.workers, torch.cuda.is_available()):
+        assert isinstance(batch, Batch)
+        yield batch
+
+
+def _side(config: TrainConfig, cache: Cache, batches: Iterator[Batch], steps: int) -> Side:
+    """`steps` iterations per round on the next batches; every side has a model of its own."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    module = build_module(config, cache, 0, None).to(device).train()
+    groups = parameter_groups(module, config.lr, config.weight_decay, config.head_lr_mult)
+    optimizer = torch.optim.AdamW(groups)
+
+    def run() -> int:
+        for batch in islice(batches, steps):
+            _step(module, optimizer, batch.to(device, non_blocking=True))
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return steps
+
+    return run
+
+
+def _step(module: DistillationModule, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(module.training_step(batch, 0)["loss"])
+    optimizer.step()

@@ -1,0 +1,152 @@
+"""`c2s bench`: our rates beside a reference's, measured in one process in alternating rounds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Measure speed against a reference: ratio = ours / reference, higher is better.",
+    no_args_is_help=True,
+)
+
+TeacherOption = Annotated[
+    str | None, typer.Option(help="open_clip ViT model name [default: the bundled one].")
+]
+PretrainedOption = Annotated[
+    str | None, typer.Option(help="Its weights: tag or file [default: random].")
+]
+CacheOption = Annotated[
+    Path | None, typer.Option(help="Cache to read [default: a temporary one of Shapes scenes].")
+]
+RoundsOption = Annotated[int, typer.Option(min=1, help="Timed rounds of each side.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def _images(default: int) -> Any:
+    return typer.Option(default, min=1, help="Images.")
+
+
+@app.command()
+def cluster(
+    teacher: TeacherOption = None,
+    pretrained: PretrainedOption = None,
+    images: int = _images(200),
+    rounds: RoundsOption = 5,
+    json_: JsonOption = False,
+) -> None:
+    """K-means: the default backend against scikit-learn image by image (on a GPU cuML as well)."""
+    from c2s.bench.cluster import bench_cluster
+
+    _run("cluster", json_, lambda tick: bench_cluster(teacher, pretrained, images, rounds, tick))
+
+
+@app.command()
+def build(
+    teacher: TeacherOption = None,
+    pretrained: PretrainedOption = None,
+    images: int = _images(500),
+    dataset: Annotated[str, typer.Option(help="Where the images come from.")] = "shapes",
+    root: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
+    rounds: RoundsOption = 3,
+    json_: JsonOption = False,
+) -> None:
+    """The whole build against the bare teacher passes that it needs."""
+    from c2s.bench.build import bench_build
+
+    _run(
+        "build",
+        json_,
+        lambda tick: bench_build(teacher, pretrained, images, rounds, dataset, root, tick),
+    )
+
+
+@app.command()
+def loader(
+    cache: CacheOption = None,
+    images: int = _images(1000),
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples per batch.")] = 16,
+    rounds: RoundsOption = 5,
+    json_: JsonOption = False,
+) -> None:
+    """Batches from a cache against the best of LitData, MosaicML Streaming and WebDataset.
+
+    Those that are installed take part; WebDataset comes with: pip install 'c2s[bench]'.
+    """
+    from c2s.bench.loader import bench_loader
+
+    _run("loader", json_, lambda tick: bench_loader(cache, images, batch_size, rounds, tick))
+
+
+@app.command()
+def train(
+    cache: CacheOption = None,
+    student: Annotated[str | None, typer.Option(help="Student [default: the data set's].")] = None,
+    images: int = _images(500),
+    steps: Annotated[int, typer.Option(min=1, help="Iterations per round.")] = 20,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per iteration.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Loader processes.")] = None,
+    rounds: RoundsOption = 5,
+    json_: JsonOption = False,
+) -> None:
+    """Training from a cache against batches in memory, labels alone, and the teacher in the loop."""
+    from c2s.bench.train import bench_train
+
+    _run(
+        "train",
+        json_,
+        lambda tick: bench_train(cache, student, images, steps, batch_size, workers, rounds, tick),
+    )
+
+
+@app.command()
+def codecs(
+    teacher: TeacherOption = None,
+    pretrained: PretrainedOption = None,
+    images: int = _images(64),
+    rounds: RoundsOption = 3,
+    json_: JsonOption = False,
+) -> None:
+    """Lossless codecs on CLIP's features: ratio and speed, and bytes per image of every tier."""
+    from c2s.bench.codecs import bench_codecs
+
+    _run("codecs", json_, lambda tick: bench_codecs(teacher, pretrained, images, rounds, tick))
+
+
+def _run(name: str, as_json: bool, measure: Callable[[Callable[[int], None]], Any]) -> None:
+    from c2s.cli.progress import bar
+
+    with bar(f"bench {name}", None, "rounds") as tick:
+        facts = measure(tick)
+    if as_json:
+        typer.echo(json.dumps(facts))
+    else:
+        _show(facts)
+
+
+def _show(facts: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for kind, rows in facts.get("codecs", {}).items():
+        table = Table(kind, "ratio", "encode MB/s", "decode MB/s")
+        for codec, row in rows.items():
+            table.add_row(codec, *(f"{row[k]:.2f}" for k in ("ratio", "encode", "decode")))
+        console.print(table)
+    if "sides" in facts:
+        table = Table("side", f"{facts['unit']} (median)", "rounds")
+        for side, rounds in facts["sides"].items():
+            middle = sorted(rounds)[len(rounds) // 2]
+            table.add_row(side, f"{middle:.1f}", ", ".join(f"{r:.1f}" for r in rounds))
+        console.print(table)
+        named = facts["what"]
+        console.print(f"[bold]{named['ours']} / {named['reference']}: {facts['ratio']:.2f}[/]")
+    skip = {"sides", "codecs", "what", "ours", "reference", "unit", "ratio", "rounds", "bench"}
+    for key, value in {**facts, **facts["what"]}.items():
+        if key not in skip:
+            console.print(f"  {key}: {value}", highlight=False)

@@ -1,0 +1,147 @@
+"""Every benchmark once on a tiny setting: keys and arithmetic, never speed."""
+
+from __future__ import annotations
+
+import json
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+from tiny_cache import write_cache
+
+from c2s.bench.measure import Rates, alternate, result
+from c2s.bench.rivals import pack, rivals, unpack
+from c2s_cache import MissingExtra, open_cache
+
+leaves_files_open = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+"""WebDataset leaves closing its shards to the garbage collector."""
+
+KEYS = {"bench", "ours", "reference", "unit", "ratio", "rounds", "sides", "what"}
+
+
+def check(facts, name, rounds):
+    """What every comparison promises; returns the object as its reader sees it."""
+    facts = json.loads(json.dumps(facts))
+    assert facts.keys() >= KEYS
+    assert (facts["bench"], facts["rounds"]) == (name, rounds)
+    assert facts["ours"] > 0
+    assert facts["reference"] > 0
+    assert facts["ratio"] == pytest.approx(facts["ours"] / facts["reference"])
+    for side, key in (("ours", "ours"), ("reference", "reference")):
+        rates = facts["sides"][facts["what"][side]]
+        assert len(rates) == rounds
+        assert np.median(rates) == pytest.approx(facts[key], abs=1e-3)
+    assert facts["what"]["versions"].keys() >= {"python", "torch"}
+    assert facts["what"]["peak_memory_mib"] > 0
+    return facts
+
+
+def test_rounds_alternate_and_the_median_counts(monkeypatch):
+    clock, order = [0.0], []
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    def side(name, seconds):
+        def run():
+            order.append(name)
+            clock[0] += seconds[order.count(name) - 1]
+            return 12
+
+        return run
+
+    sides = {"a": side("a", [9, 1, 2, 3]), "b": side("b", [9, 4, 4, 4])}
+    rates = alternate(sides, rounds=3, warmup=1)
+    assert order == ["a", "b", "b", "a", "a", "b", "b", "a"]
+    assert rates == {"a": Rates((12.0, 6.0, 4.0)), "b": Rates((3.0, 3.0, 3.0))}
+    facts = check(result("x", rates, "a", "b", "items/s", {"note": 1}, more=2), "x", 3)
+    assert (facts["ours"], facts["reference"], facts["ratio"], facts["more"]) == (6, 3, 2, 2)
+
+
+@leaves_files_open
+def test_records_keep_every_field_and_every_library_gives_all_of_them_back(tmp_path):
+    cache = open_cache(write_cache(tmp_path / "tiny.zarr"))
+    blocks = [cache.read_block(b) for b in range(cache.blocks)]
+    samples = [block.sample(i) for block in blocks for i in range(len(block))]
+    records = [pack(s) for s in samples]
+    for sample, record in zip(samples, records, strict=True):
+        for name, value in vars(unpack(record)).items():
+            np.testing.assert_array_equal(value, getattr(sample, name))
+            assert np.asarray(value).dtype == np.asarray(getattr(sample, name)).dtype
+    readers, absent = rivals(lambda: records, tmp_path / "others")
+    assert readers.keys() | absent.keys() == {"litdata", "mosaicml-streaming", "webdataset"}
+    for reader in readers.values():
+        assert sorted(map(bytes, reader())) == sorted(records)
+
+
+@leaves_files_open
+def test_loader(tmp_path):
+    pytest.importorskip("webdataset", reason="needs c2s[bench]")
+    from c2s.bench.loader import bench_loader
+
+    path = write_cache(tmp_path / "tiny.zarr")
+    facts = check(bench_loader(path, images=8, batch_size=4, rounds=2), "loader", 2)
+    assert facts["unit"] == "samples/s"
+    assert facts["what"]["samples per round"] == 8
+    best = max(v for k, v in facts["sides"].items() if k != "c2s")
+    assert facts["sides"][facts["what"]["reference"]] == best or len(facts["sides"]) > 2
+
+
+def test_loader_without_any_other_library_says_what_to_install(tmp_path, monkeypatch):
+    from c2s.bench import loader
+
+    monkeypatch.setattr(loader, "rivals", lambda records, folder: ({}, {"webdataset": "absent"}))
+    with pytest.raises(MissingExtra, match=r"c2s\[bench\]"):
+        loader.bench_loader(write_cache(tmp_path / "tiny.zarr"), images=4, batch_size=4)
+
+
+def test_train(tmp_path):
+    from c2s.bench.train import bench_train
+
+    path = write_cache(tmp_path / "tiny.zarr")
+    options = {"student": "shapes-net", "steps": 2, "batch_size": 2, "workers": 0, "rounds": 2}
+    facts = check(bench_train(path, **options), "train", 2)
+    rates = {k: np.median(v) for k, v in facts["sides"].items()}
+    wanted = rates["streamed"] / rates["labels only"]
+    assert facts["labels_only_ratio"] == pytest.approx(wanted, rel=1e-2)
+    assert (facts["online_ratio"] is None) == ("online_reason" in facts)
+
+
+def test_cluster():
+    pytest.importorskip("open_clip", reason="needs c2s[build]")
+    from c2s.bench.cluster import bench_cluster
+
+    facts = check(bench_cluster(images=6, rounds=2), "cluster", 2)
+    assert facts["what"]["ours"] == "torch"
+    assert 0 < facts["what"]["images"] <= 6
+
+
+@pytest.mark.slow
+def test_codecs():
+    pytest.importorskip("open_clip", reason="needs c2s[build]")
+    from c2s.bench.codecs import CODECS, bench_codecs
+
+    facts = json.loads(json.dumps(bench_codecs(images=4, rounds=1)))
+    assert set(facts["codecs"]) == {"dense float16", "dense int8", "CLS float16"}
+    for table in facts["codecs"].values():
+        assert set(table) == set(CODECS)
+        assert table["none"]["ratio"] == 1
+        assert all(row["decode"] > 0 and row["encode"] > 0 for row in table.values())
+    assert facts["dense_bytes_per_image"] == {
+        "none": 0,
+        "int8": 8 * 8 * 130,
+        "float16": 8 * 8 * 256,
+    }
+
+
+@pytest.mark.slow
+def test_build(scheduler, monkeypatch):
+    from c2s.bench import build as bench
+    from c2s_pipeline.cluster import connect
+
+    monkeypatch.setattr(bench, "connect", lambda _, *rest: connect(scheduler, *rest))
+    monkeypatch.setattr(bench, "BATCHES", (4,))
+    facts = check(partial(bench.bench_build, images=6, rounds=2)(), "build", 2)
+    assert facts["what"]["images"] == 6
+    assert facts["what"]["regions per image"] > 1
