@@ -84,6 +84,9 @@ def check(
     ] = None,
     root: RootOption = None,
     split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only whether all files are there; read none.")
+    ] = False,
     complete: Annotated[
         bool, typer.Option("--complete", help="A missing split or another count is a problem too.")
     ] = False,
@@ -99,7 +102,7 @@ def check(
     """
     from c2s.cli.data_check import check_data_sets, print_report
 
-    reports, absent = check_data_sets(names or [], root, split, complete, threads)
+    reports, absent = check_data_sets(names or [], root, split, complete, threads, quick)
     if json_:
         typer.echo(json.dumps({"splits": [r.as_dict() for r in reports], "absent": absent}))
     else:

@@ -76,14 +76,16 @@ def check_split(
     expected: Sequence[int] = (),
     progress: Callable[[int, int], None] | None = None,
     threads: int | None = None,
+    quick: bool = False,
 ) -> SplitReport:
-    """Read every image and label map of a split.
+    """Look for every file of a split, and read every image and label map.
 
     Args:
         split: the split.
         expected: images of the official split.
         progress: called with (images done, images) as they are read.
         threads: that read at a time; default: one per processor, 8 at most.
+        quick: only whether all files are there; nothing is read.
 
     Raises:
         NotThere: nothing of the split is there.
@@ -94,6 +96,8 @@ def check_split(
     else:
         ids = tuple(split.ids)
         report.images = len(ids)
+    if quick:
+        return report
     threads = threads or min(os.cpu_count() or 1, 8)
     for done, (found, size, counts) in enumerate(
         in_threads(lambda image_id: _read(split, image_id), ids, threads), 1

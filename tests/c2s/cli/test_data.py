@@ -110,6 +110,19 @@ def test_check_fails_on_any_problem(c2s, tmp_path, rng):
     assert (code, len(json.loads(out)["splits"][1]["problems"])) == (1, 1)
 
 
+def test_a_quick_check_looks_for_files_and_reads_none(c2s, tmp_path, rng):
+    make_voc(tmp_path, rng)
+    folder = tmp_path / "VOCdevkit/VOC2012/JPEGImages"
+    (folder / "2007_000003.jpg").write_bytes(b"no image")
+    quick = ("data", "check", "voc", "--root", tmp_path, "--quick")
+    assert c2s(*quick)[0] == 0
+    (folder / "2007_000001.jpg").unlink()
+    code, _, err = c2s(*quick)
+    assert code == 1
+    assert "error: voc/train: 2007_000001: the image is missing." in err
+    assert c2s(*quick[:-1], "--split", "val")[0] == 1
+
+
 def test_a_subset_is_a_problem_only_when_asked(c2s, tmp_path, rng):
     make_ade20k(tmp_path, rng)
     (tmp_path / "ADEChallengeData2016/images/training").rename(tmp_path / "away")
