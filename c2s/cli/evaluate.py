@@ -146,4 +146,4 @@ def _foreign(run: Run, data: Dataset, source: str) -> Vocabulary:
         embeddings = class_embeddings(run, list(data.prompts))
     else:
         embeddings = stored_embeddings(Path(source), run, data.classes, data.name)
-    return foreign_vocabulary(run, data.classes, embeddings)
+    return foreign_vocabulary(run, data.classes, embeddings, data.prompts)

@@ -37,7 +37,10 @@ def own_vocabulary(run: Run) -> Vocabulary:
 
 
 def foreign_vocabulary(
-    run: Run, classes: Sequence[str], embeddings: NDArray[np.floating]
+    run: Run,
+    classes: Sequence[str],
+    embeddings: NDArray[np.floating],
+    prompts: Sequence[str] | None = None,
 ) -> Vocabulary:
     """The classes of another data set; those that the run's training annotated, by name, are seen.
 
@@ -45,6 +48,7 @@ def foreign_vocabulary(
         run: opened run.
         classes: K names.
         embeddings: float [K, D], any norm but 0.
+        prompts: the same names as a sentence wants them; either spelling counts.
 
     Raises:
         ConfigError: the shape is wrong, or a value is not finite or a row zero.
@@ -59,8 +63,10 @@ def foreign_vocabulary(
     if not (np.isfinite(norms).all() and norms.all()):
         raise ConfigError("a text embedding is zero or not finite.")
     info = run.info
-    annotated = {name for i, name in enumerate(info.classes) if i not in info.unseen}
-    unseen = tuple(i for i, name in enumerate(classes) if name not in annotated)
+    spelt = (info.classes, info.prompts)
+    annotated = {n for names in spelt for i, n in enumerate(names) if i not in info.unseen}
+    both = zip(classes, prompts or classes, strict=True)
+    unseen = tuple(i for i, names in enumerate(both) if annotated.isdisjoint(names))
     unit = (embeddings / norms).astype(np.float32)
     return Vocabulary(tuple(classes), unseen, unit, foreign=True)
 

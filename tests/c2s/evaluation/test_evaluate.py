@@ -145,6 +145,16 @@ def test_another_vocabulary_marks_the_classes_that_training_annotated(opened):
     assert (facts["classes"][0]["iou"], facts["classes"][1]["iou"]) == (100.0, 100.0)
 
 
+def test_either_spelling_of_a_class_counts(opened):
+    info = opened.info.model_copy(update={"prompts": ("red", "bright green", "blue", "grey")})
+    spoken = dataclasses.replace(opened, info=info)
+    text = np.eye(4)[:3]
+    assert foreign_vocabulary(spoken, ("red", "bright green", "x"), text).unseen == (2,)
+    assert foreign_vocabulary(spoken, ("a", "b", "c"), text, ("red", "blue", "green")).unseen == (
+        1,
+    )
+
+
 def test_the_offset_is_taken_from_the_foreign_seen_classes(opened):
     words = foreign_vocabulary(opened, ("blue", "green"), np.eye(4)[[2, 1]])
     result = evaluate(opened, [Shuffled(0)], seen_offset=2.0, device="cpu", vocabulary=words)
