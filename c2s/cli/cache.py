@@ -21,6 +21,13 @@ RootOption = Annotated[
     Path | None, typer.Option(help="Folder of the data set, or the one that holds it [C2S_DATA].")
 ]
 SplitOption = Annotated[str, typer.Option(help="Split to build from.")]
+ViewsOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Views per image: 1 is CLIP's own canonical view, more are random views (resize ratio, "
+        "crop, flip; --set augment.ratio=[0.5,2.0]) that training replays [default: 1].",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="key=value, e.g. masks.threshold=0.8.")
@@ -52,7 +59,7 @@ def build(
         str | None,
         typer.Option(help="Weight tag, checkpoint file, or 'random' [default: openai]."),
     ] = None,
-    views: Annotated[int | None, typer.Option(help="Cached views per image.")] = None,
+    views: ViewsOption = None,
     dense: Annotated[
         str | None, typer.Option(help="Dense feature tier: none, int8 or float16 [default: none].")
     ] = None,
@@ -299,19 +306,27 @@ def plan(
     root: RootOption = None,
     teacher: Annotated[str | None, typer.Option(help="open_clip ViT model name.")] = None,
     pretrained: Annotated[str | None, typer.Option(help="Weight tag, file, or 'random'.")] = None,
+    views: ViewsOption = None,
     dense: Annotated[str | None, typer.Option(help="Dense tier: none, int8 or float16.")] = None,
+    dense_size: Annotated[int | None, typer.Option(help="Input side of the dense pass.")] = None,
     split: SplitOption = "train",
     split_file: SplitFileOption = None,
     regions: Annotated[float, typer.Option(help="Expected regions per image.")] = 10.0,
     json_: JsonOption = False,
 ) -> None:
-    """Project bytes and hours of a build on this machine, from a timed teacher pass."""
+    """Project bytes and hours of a build on this machine, from timed teacher passes."""
     from c2s.cli.cache_plan import plan_build
     from c2s.datasets import load_dataset
     from c2s.demo.defaults import build_defaults
 
     data = load_dataset(dataset, root, split_file)
-    options = {"teacher": teacher, "pretrained": pretrained, "dense": dense}
+    options = {
+        "teacher": teacher,
+        "pretrained": pretrained,
+        "views": views,
+        "dense": dense,
+        "dense_size": dense_size,
+    }
     defaults = {"view_size": data.protocol.view_size, **build_defaults(dataset, teacher)}
     facts = plan_build(data.split(split), defaults, options, regions)
     if json_:

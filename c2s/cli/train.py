@@ -30,6 +30,16 @@ def train(
         Path | None, typer.Option(help="Folder that holds runs [default: runs].")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Loader processes [default: 4].")] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="cache, or online: CLIP in the training loop (c2s[build]) [default: cache]."
+        ),
+    ] = None,
+    teacher_weights: Annotated[
+        str | None,
+        typer.Option(help="Of an online teacher: checkpoint file or local-dir:FOLDER."),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, e.g. method.tau=0.05.")
@@ -57,6 +67,8 @@ def train(
         "name": name,
         "runs": runs,
         "workers": workers,
+        "teacher": teacher,
+        "teacher_weights": teacher_weights,
         "self_train": self_train,
     }
     if resume is not None:
@@ -65,20 +77,24 @@ def train(
         if given or overwrite:
             extra = ", ".join("--" + key.replace("_", "-") for key in given or ["overwrite"])
             raise ConfigError(f"--resume continues a run as it was configured; drop {extra}.")
+        from c2s.online import load_online_teacher
         from c2s.training import run
 
-        path = run.resume(resume)
+        path = run.resume(resume, load_online_teacher)
     else:
         if cache is None and config is None and self_train is None:
             raise ConfigError(
                 "c2s train needs --cache PATH (or --resume RUN, or --self-train RUN)."
             )
+        from c2s.online import load_online_teacher
         from c2s.training import run
         from c2s.training.config import load_config
         from c2s.training.self_training import inherited
 
         defaults = _defaults(cache, student) if self_train is None else inherited(self_train)
-        path = run.train(load_config(config, set_ or (), defaults, **options), overwrite)
+        path = run.train(
+            load_config(config, set_ or (), defaults, **options), overwrite, load_online_teacher
+        )
     typer.echo(f"{path} is complete.")
     typer.echo(f"Evaluate it with: c2s eval --run {path} --dataset {_dataset(path)}")
 

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from c2s.methods.batch import Batch
 from c2s.training.jitter import draw_jitter
-from c2s.training.online import TeacherOutput
+from c2s.training.online import Answer
 from c2s.training.sampler import BatchSequence, SampleRef, fresh_view_rng, jitter_rng
 from c2s_cache.augment import AugmentConfig, draw_view
 from c2s_cache.pseudo_mask import pseudo_mask
@@ -35,8 +35,8 @@ class View:
 
     image: NDArray[np.uint8]
     pseudo: NDArray[np.int16]
-    global_cls: NDArray[Any]
-    region_cls: NDArray[Any]
+    global_cls: NDArray[np.float16]
+    region_cls: NDArray[np.float16]
     region_ids: NDArray[np.int16]
     region_area: NDArray[np.float32]
     row: int
@@ -85,7 +85,7 @@ def replay(
     )
 
 
-def taught(view: Replay, answer: TeacherOutput, num_classes: int) -> View:
+def taught(view: Replay, answer: Sample | Answer, num_classes: int) -> View:
     """A training example: the view and the teacher's part; the pseudo mask is built here."""
     return View(
         image=view.crop.image,

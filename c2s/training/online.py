@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,28 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the teacher says of one view; fields as in a cached `Sample`, in full precision."""
+    """What the teacher says of one view; fields as in a cached `Sample`."""
 
     grid: NDArray[np.uint8]
-    global_cls: NDArray[np.float32]
-    region_cls: NDArray[np.float32]
+    global_cls: NDArray[np.float16]
+    region_cls: NDArray[np.float16]
     region_ids: NDArray[np.int16]
     region_area: NDArray[np.float32]
-
-
-class TeacherOutput(Protocol):
-    """The teacher's part of a view, whether it was stored (`Sample`) or computed (`Answer`)."""
-
-    @property
-    def grid(self) -> NDArray[np.uint8]: ...
-    @property
-    def global_cls(self) -> NDArray[Any]: ...
-    @property
-    def region_cls(self) -> NDArray[Any]: ...
-    @property
-    def region_ids(self) -> NDArray[np.int16]: ...
-    @property
-    def region_area(self) -> NDArray[np.float32]: ...
 
 
 class OnlineTeacher(Protocol):

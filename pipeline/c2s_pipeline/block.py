@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from c2s_cache import IGNORE, Manifest
-from c2s_cache.pseudo_mask import pseudo_mask
-from c2s_cache.views import crop_labels, inside_image
 from c2s_pipeline.kmeans import KMeansBackend
-from c2s_pipeline.masks import MaskConfig, latent_grids
-from c2s_pipeline.regions import RegionConfig, Regions, masked_regions
-from c2s_pipeline.rows import PIXELS, Row, RowReader, Stored, View
-from c2s_pipeline.seeds import annotated_cells
+from c2s_pipeline.regions import Regions
+from c2s_pipeline.rows import PIXELS, Row, RowReader, Stored
 from c2s_pipeline.source import ImageSource
 from c2s_pipeline.teacher import Teacher
+from c2s_pipeline.view_teacher import View, ViewTeacher
 
 StageArrays = dict[str, dict[str, NDArray[Any]]]
 DENSE_PASS = frozenset({"teacher", "dense", "masks"})
@@ -56,15 +52,6 @@ class BlockResult:
     passes: int
 
 
-@dataclass(frozen=True)
-class Item:
-    """A view of a usable row: its place (row, view) in the block, its labels, itself."""
-
-    at: tuple[int, int]
-    labels: NDArray[np.uint8]
-    view: View
-
-
 class BlockComputer:
     """Computes the missing stages of a block.
 
@@ -84,23 +71,8 @@ class BlockComputer:
         backend: KMeansBackend,
         threads: int = 2,
     ) -> None:
-        self.manifest, self.source, self.backend = manifest, source, backend
-        self._teacher, self.threads = teacher, threads
-        requests = manifest.requests
-        self.batch_size = int(requests["teacher"]["batch_size"])
-        masks = {k: v for k, v in requests["masks"].items() if k in MaskConfig.model_fields}
-        regions = {k: v for k, v in requests["regions"].items() if k in RegionConfig.model_fields}
-        self.mask_config = MaskConfig.model_validate(masks)
-        self.region_config = RegionConfig.model_validate(regions)
-        red, green, blue = (round(255 * c) for c in manifest.teacher.mean)
-        self._mean_colour = (red, green, blue)
-
-    @property
-    def teacher(self) -> Teacher:
-        """The CLIP model."""
-        if self._teacher is None:
-            raise ValueError("the missing stages need a teacher")
-        return self._teacher
+        self.manifest, self.source, self.threads = manifest, source, threads
+        self.teacher = ViewTeacher(manifest, teacher, backend)
 
     def compute(
         self,
@@ -124,18 +96,18 @@ class BlockComputer:
         """
         columns = _Columns(self.manifest, len(ids), frozenset(missing), stored)
         rows: list[Row] = []
-        passes = 0
-        reader = RowReader(self.manifest, self.source, missing, stored, self.threads)
-        for batch in reader.batches(ids, self.batch_size):
-            items = [
-                Item((len(rows) + i, v), row.labels, view)
+        passed, size = self.teacher.passes, self.teacher.batch_size
+        reader = RowReader(self.manifest, self.source, first_row, missing, stored, self.threads)
+        for batch in reader.batches(ids, size):
+            places = [
+                ((len(rows) + i, v), view)
                 for i, row in enumerate(batch)
                 for v, view in enumerate(row.views)
             ]
             rows += batch
             if columns.missing & PIXELS:
-                for start in range(0, len(items), self.batch_size):
-                    passes += self._compute(items[start : start + self.batch_size], columns)
+                for start in range(0, len(places), size):
+                    self._compute(places[start : start + size], columns)
             if progress is not None:
                 progress(len(batch))
         quarantined = [
@@ -143,78 +115,27 @@ class BlockComputer:
             for i, r in enumerate(rows)
             if r.error
         ]
-        return BlockResult(columns.assemble(rows), quarantined, passes)
+        return BlockResult(columns.assemble(rows), quarantined, self.teacher.passes - passed)
 
-    def _compute(self, items: list[Item], columns: _Columns) -> int:
-        """One batch of views: fills the columns, returns the number of teacher passes."""
-        at = tuple(np.array([item.at for item in items]).T)
-        passes = 0
-        if columns.missing & DENSE_PASS:
-            cls, tokens, passes = self._teach(items, columns.missing)
+    def _compute(self, places: list[tuple[tuple[int, int], View]], columns: _Columns) -> None:
+        """Fill the columns for one batch of views, each at its place (row, view) in the block."""
+        views, missing = [view for _, view in places], columns.missing
+        at = tuple(np.array([place for place, _ in places]).T)
+        if missing & DENSE_PASS:
+            cls, tokens = self.teacher.tokens(
+                views, "teacher" in missing, bool(missing & {"dense", "masks"})
+            )
             if cls is not None:
                 columns.cls[at] = cls
-            if tokens is not None and "dense" in columns.missing:
+            if tokens is not None and "dense" in missing:
                 for path, values in dense_tier(tokens, self.manifest.dense).items():
                     columns.dense[path][at] = values
-            if tokens is not None and "masks" in columns.missing:
-                columns.grid[at] = self._cluster(items, tokens)
-        if "regions" in columns.missing:
-            found, region_cls = self._regions(items, columns.grid[at])
-            passes += len(region_cls)
-            parts = np.split(region_cls, np.cumsum([len(r.ids) for r in found])[:-1])
-            for item, region, part in zip(items, found, parts, strict=True):
-                columns.regions[item.at] = (replace(region, images=region.images[:0]), part)
-        return passes
-
-    def _teach(
-        self, items: list[Item], missing: frozenset[str]
-    ) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None, int]:
-        """Global CLS [n, D] at the native size, dense features [n, h, w, D], number of passes."""
-        cls, tokens, passes = None, None, 0
-        same = self.teacher.dense_size == self.teacher.image_size
-        if same or missing & {"dense", "masks"}:
-            cls, tokens = self.teacher.dense_features(_stack(i.view.dense for i in items))
-            passes += len(items)
-        if "teacher" in missing and not same:
-            cls = self.teacher.cls_tokens(_stack(i.view.native for i in items))
-            passes += len(items)
-        return _numpy(cls if "teacher" in missing else None), _numpy(tokens), passes
-
-    def _cluster(self, items: list[Item], tokens: NDArray[np.float32]) -> NDArray[np.uint8]:
-        size, annotated = self.teacher.dense_size, []
-        for item in items:
-            labels, inside = self._view_labels(item, size)
-            annotated.append(annotated_cells(labels, inside, self.teacher.grid))
-        return latent_grids(tokens, np.stack(annotated), self.mask_config, self.backend)
-
-    def _regions(
-        self, items: list[Item], grids: NDArray[np.uint8]
-    ) -> tuple[list[Regions], NDArray[np.float16]]:
-        """Regions of each view, and their tokens run together: passes are batched across views."""
-        size, found = self.teacher.image_size, []
-        for item, grid in zip(items, grids, strict=True):
-            labels, inside = self._view_labels(item, size)
-            pseudo = pseudo_mask(labels, grid, len(self.manifest.classes), inside)
-            assert item.view.native is not None
-            found.append(
-                masked_regions(item.view.native, pseudo, self.region_config, self._mean_colour)
-            )
-        images = np.concatenate([r.images for r in found])
-        steps = range(0, len(images), self.batch_size)
-        parts = [self.teacher.cls_tokens(images[i : i + self.batch_size]) for i in steps]
-        if not parts:
-            return found, np.zeros((0, self.teacher.dim), np.float16)
-        return found, torch.cat(parts).cpu().numpy().astype(np.float16)
-
-    @staticmethod
-    def _view_labels(item: Item, size: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Labels of a view at `size` pixels, and where it shows the image."""
-        height, width = item.labels.shape
-        box, flip = item.view.box, item.view.flip
-        return (
-            crop_labels(item.labels, box, flip, size),
-            inside_image(height, width, box, flip, size),
-        )
+            if tokens is not None and "masks" in missing:
+                columns.grid[at] = self.teacher.grids(views, tokens)
+        if "regions" in missing:
+            found = self.teacher.regions(views, columns.grid[at])
+            for (place, _), region in zip(places, found, strict=True):
+                columns.regions[place] = region
 
 
 class _Columns:
@@ -233,7 +154,7 @@ class _Columns:
             )
             self.dense = dense_tier(tokens, m.dense)
         empty = Regions(np.zeros(0, np.int16), np.zeros(0, np.float32), np.zeros(0, np.uint8), 0)
-        nothing = (empty, np.zeros((0, dim), np.float16))
+        nothing = (empty, np.zeros((0, dim), np.float32))
         self.regions = {(i, v): nothing for i in range(rows) for v in range(m.views)}
 
     def assemble(self, rows: list[Row]) -> StageArrays:
@@ -308,11 +229,3 @@ def dense_tier(tokens: NDArray[np.float32], tier: str) -> dict[str, NDArray[Any]
 
 def _bytes(data: bytes) -> NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8)
-
-
-def _numpy(values: torch.Tensor | None) -> NDArray[np.float32] | None:
-    return None if values is None else values.cpu().numpy()
-
-
-def _stack(images: Iterable[NDArray[np.uint8] | None]) -> NDArray[np.uint8]:
-    return np.stack([image for image in images if image is not None])

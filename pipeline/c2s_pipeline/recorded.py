@@ -30,13 +30,21 @@ def recorded_spec(
     )
 
 
-def load_recorded(manifest: Manifest, spec: TeacherSpec, hint: str = "") -> Teacher:
+def load_recorded(
+    manifest: Manifest,
+    spec: TeacherSpec,
+    hint: str = "",
+    device: str | None = None,
+    options: str = "--pretrained FILE or --teacher local-dir:FOLDER",
+) -> Teacher:
     """Load the teacher that wrote a cache.
 
     Args:
         manifest: of the cache.
         spec: from `recorded_spec`.
         hint: another way out, for the message.
+        device: torch device; default: a GPU if there is one.
+        options: of the command, that name the weights.
 
     Raises:
         C2SError: it cannot be found; the message says how to name its weights.
@@ -44,9 +52,9 @@ def load_recorded(manifest: Manifest, spec: TeacherSpec, hint: str = "") -> Teac
     """
     info = manifest.teacher
     wrote = f"the teacher that wrote the cache ({info.name}, {info.pretrained or 'own weights'})"
-    named = f"Name its weights with --pretrained FILE or --teacher local-dir:FOLDER{hint}."
+    named = f"Name its weights with {options}{hint}."
     try:
-        teacher = Teacher(spec, "cuda" if torch.cuda.is_available() else "cpu")
+        teacher = Teacher(spec, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except C2SError as error:
         raise C2SError(f"{wrote} cannot be loaded: {error.what}", named) from error
     found = teacher.info().digest

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from c2s_cache import ConfigError, DataError, Manifest, TeacherInfo
+from c2s_cache.augment import AugmentConfig
 from c2s_pipeline.dense import DenseFeatures
 from c2s_pipeline.imported_text import load_embeddings
 from c2s_pipeline.kmeans import BackendName
@@ -25,12 +26,18 @@ from c2s_pipeline.templates import template_set
 class BuildRequest(BaseModel):
     """Everything a user decides about a cache, apart from the data set and where it goes.
 
-    `dense_size` is the input side of the dense pass in pixels (default: the teacher's native size);
-    `dense_features` says which tokens are clustered;
-    `view_size` the side at which students see a view; `block_rows` the rows per block; `limit` takes
-    only the first so many images of the shuffled split. The class embeddings are those of `prompts`
-    (default: the class names) in the template set `templates` (a name, or sentences with one `{}`
-    each), or come from the file `text_embeddings`.
+        `dense_size` is the input side of the dense pass in pixels (default: the teacher's native size);
+        `dense_features` says which tokens are clustered;
+        `view_size` the side at which students see a view; `block_rows` the rows per block; `limit` takes
+        only the first so many images of the shuffled split. The class embeddings are those of `prompts`
+        (default: the class names) in the template set `templates` (a name, or sentences with one `{}`
+        each), or come from the file `text_embeddings`.
+    =======
+        `views` how many views per image: 1 is the canonical one, more are drawn at random as `augment`
+        says; `view_size` the side at which students see a view; `block_rows` the rows per block; `limit` takes
+        only the first so many images of the shuffled split. `templates` is the name of a prompt set, or
+        sentences with one `{}` each.
+    >>>>>>> a364f4b (wip2)
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,7 +46,8 @@ class BuildRequest(BaseModel):
     dense_size: int | None = Field(default=None, ge=1)
     dense_features: DenseFeatures = "plain"
     precision: Precision = "float32"
-    views: Literal[1] = 1
+    views: int = Field(default=1, ge=1, le=1000)
+    augment: AugmentConfig = AugmentConfig()
     view_size: int = Field(default=512, ge=8)
     dense: Literal["none", "int8", "float16"] = "none"
     masks: MaskConfig = MaskConfig()
@@ -88,7 +96,7 @@ def make_manifest(
             "block_rows": request.block_rows,
         },
         "labels": {"unseen": list(source.unseen), "classes": len(source.classes)},
-        "views": {"count": request.views, "policy": "canonical", "size": teacher.image_size},
+        "views": _views_request(request, teacher),
         "teacher": {
             **teacher.model_dump(mode="json"),
             "precision": request.precision,
@@ -134,6 +142,19 @@ def _text_request(
         "names": names,
         "templates": list(sentences),
         "digest": teacher.digest,
+    }
+
+
+def _views_request(request: BuildRequest, teacher: TeacherInfo) -> dict[str, Any]:
+    """Everything that, with the label maps, determines the geometry of the views."""
+    if request.views == 1:
+        return {"count": 1, "policy": "canonical", "size": teacher.image_size}
+    return {
+        "count": request.views,
+        "policy": "augmented",
+        "size": request.view_size,
+        "seed": request.seed,
+        "augment": request.augment.model_dump(mode="json"),
     }
 
 

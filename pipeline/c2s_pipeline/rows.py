@@ -4,35 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from c2s_cache import IGNORE, DataError, Manifest, UnreadableImage
+from c2s_cache.augment import AugmentConfig, draw_view, view_rng
 from c2s_cache.schema import ragged_ranges
 from c2s_cache.views import canonical_box, crop_image, decode_image
 from c2s_pipeline.request import without_unseen
 from c2s_pipeline.source import ImageSource
+from c2s_pipeline.view_teacher import View
 
 Stored = Mapping[str, NDArray[Any]]
 PIXELS = frozenset({"teacher", "dense", "masks", "regions"})
 """Stages whose computation looks at the image."""
-
-
-@dataclass(frozen=True)
-class View:
-    """One view of an image: geometry (SPEC 4.3), and its pixels where a stage asks for them.
-
-    `box` float64 [4] in source pixels; `native` uint8 [T, T, 3] and `dense` uint8 [S, S, 3], the view
-    at the teacher's native size and at that of the dense pass.
-    """
-
-    box: NDArray[np.float64]
-    flip: bool
-    native: NDArray[np.uint8] | None = None
-    dense: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +43,7 @@ class RowReader:
     Args:
         manifest: the cache's manifest.
         source: the data set; not touched if neither images nor labels are missing.
+        first_row: number of the block's first row.
         missing: stages to be computed.
         stored: arrays of the stages that are there, by path, as `Cache.read` gives them.
         threads: decoding threads.
@@ -64,11 +53,13 @@ class RowReader:
         self,
         manifest: Manifest,
         source: ImageSource,
+        first_row: int,
         missing: Sequence[str],
         stored: Stored,
         threads: int = 2,
     ) -> None:
         self.manifest, self.source, self.stored = manifest, source, stored
+        self.first_row = first_row
         self.missing, self.threads = frozenset(missing), threads
         self._data = _items(stored, "images/data", "images/end")
         self._labels = _items(stored, "labels/data", "labels/end")
@@ -96,7 +87,7 @@ class RowReader:
             labels = self._label_map(i, image_id, size)
         except UnreadableImage as error:
             return Row(image_id, b"", np.zeros((0, 0), np.uint8), (), error.what)
-        views = self._views(i, *size)
+        views = self._views(i, labels)
         if image is not None and self.missing & PIXELS:
             views = tuple(self._cut(view, image) for view in views)
         return Row(image_id, data, labels, views)
@@ -125,12 +116,24 @@ class RowReader:
             )
         return without_unseen(labels, self.manifest.unseen, IGNORE)
 
-    def _views(self, i: int, height: int, width: int) -> tuple[View, ...]:
+    def _views(self, i: int, labels: NDArray[np.uint8]) -> tuple[View, ...]:
         if "views" in self.missing:
-            box = canonical_box(height, width, self.manifest.teacher.image_size)
-            return (View(np.array(box), False),)
+            return tuple(self._draw(self.first_row + i, labels))
         boxes, flips = self.stored["views/box"][i], self.stored["views/flip"][i]
-        return tuple(View(b, bool(f)) for b, f in zip(boxes, flips, strict=True))
+        return tuple(View(labels, b, bool(f)) for b, f in zip(boxes, flips, strict=True))
+
+    def _draw(self, row: int, labels: NDArray[np.uint8]) -> Iterator[View]:
+        """The canonical view, or random ones that depend on seed, row and view alone."""
+        policy = self.manifest.requests["views"]
+        if policy["policy"] == "canonical":
+            box = canonical_box(labels.shape[0], labels.shape[1], policy["size"])
+            yield View(labels, np.array(box), False)
+            return
+        config = AugmentConfig.model_validate(policy["augment"])
+        for view in range(policy["count"]):
+            stream = view_rng(policy["seed"], row, view)
+            drawn, flip = draw_view(labels, policy["size"], stream, config)
+            yield View(labels, np.array(drawn), flip)
 
     def _cut(self, view: View, image: NDArray[np.uint8]) -> View:
         teacher = self.manifest.teacher
@@ -138,7 +141,7 @@ class RowReader:
         dense = native
         if teacher.dense_size != teacher.image_size:
             dense = crop_image(image, view.box, view.flip, teacher.dense_size)
-        return View(view.box, view.flip, native, dense)
+        return replace(view, native=native, dense=dense)
 
 
 def _items(stored: Stored, path: str, end: str) -> list[NDArray[Any]]:

@@ -21,9 +21,10 @@ from sklearn.cluster import KMeans
 from c2s.datasets import FolderSplit
 from c2s.datasets.coco_stuff import DESCRIPTOR, RAW_VALUES
 from c2s_cache import Cache, CacheError, DataError, MismatchError, open_cache
+from c2s_cache.augment import AugmentConfig, draw_view, view_rng
 from c2s_cache.integrity import verify
 from c2s_cache.pseudo_mask import pseudo_mask
-from c2s_cache.views import canonical_box, crop_image, crop_labels, decode_image
+from c2s_cache.views import canonical_box, crop_image, crop_labels, decode_image, inside_image
 from c2s_pipeline.build import Machine
 from c2s_pipeline.build import build as build_cache
 from c2s_pipeline.derive import derive
@@ -59,45 +60,67 @@ def build(scheduler):
     return partial(build_cache, scheduler=scheduler)
 
 
-@pytest.fixture(scope="module")
-def built(build, tiny_teacher, tmp_path_factory):
+def first_build(build, teacher, folder, views):
     """A cache of five photos in three blocks, and its source."""
     from conftest import make_coco_tree
 
-    root = make_coco_tree(tmp_path_factory.mktemp("data") / "coco_stuff164k", count=5)
+    root = make_coco_tree(folder / "coco_stuff164k", count=5)
     source = FolderSplit(DESCRIPTOR, root, "train")
-    out = tmp_path_factory.mktemp("out") / "coco.zarr"
-    report = build(source, request(tiny_teacher), out)
+    report = build(source, request(teacher, views=views), folder / "coco.zarr")
     assert (report.built, report.reused) == (5, 0)
-    return out, source
+    return report.path, source
 
 
-def test_every_stored_value_follows_from_the_photo(built, tiny_teacher):
-    """Recompute each row from its file with open_clip, scikit-learn and the published steps."""
-    out, source = built
+@pytest.fixture(scope="module")
+def built(build, tiny_teacher, tmp_path_factory):
+    """A cache of canonical views, and its source."""
+    return first_build(build, tiny_teacher, tmp_path_factory.mktemp("canonical"), 1)
+
+
+@pytest.fixture(scope="module")
+def built_views(build, tiny_teacher, tmp_path_factory):
+    """A cache of three random views per photo, and its source."""
+    return first_build(build, tiny_teacher, tmp_path_factory.mktemp("views"), 3)
+
+
+@pytest.fixture(params=["built", "built_views"])
+def any_built(request):
+    """Either cache, its source, and how many views it has."""
+    return *request.getfixturevalue(request.param), 1 if request.param == "built" else 3
+
+
+def test_every_stored_value_follows_from_the_photo(any_built, tiny_teacher):
+    """Recompute each view from its file with open_clip, scikit-learn and the published steps."""
+    out, source, views = any_built
     cache = open_cache(out)
     assert verify(cache) == []
     teacher = Teacher(TeacherSpec(tiny_teacher, None))
-    seen_rows = 0
+    dense_tier = np.asarray(cache.array("teacher/dense")[:])
+    seen, flips, padded = [], 0, 0
     for b in range(cache.blocks):
         block, ids = cache.read_block(b), cache.ids(b)
-        for i in range(len(block)):
-            s = block.sample(i)
+        for i, v in np.ndindex(len(block), views):
+            s = block.sample(i, v)
             name = ids[s.row - block.start]
             assert s.image == source.encoded(name)
             labels = source.labels(name)
             labels[np.isin(labels, DESCRIPTOR.unseen)] = 255
             np.testing.assert_array_equal(s.labels, labels)
             image = decode_image(s.image)
-            box = canonical_box(*image.shape[:2], 32)
+            box, flip = canonical_box(*image.shape[:2], 32), False
+            if views > 1:
+                box, flip = draw_view(labels, 32, view_rng(0, s.row, v), AugmentConfig())
             np.testing.assert_array_equal(s.box, box)
-            view = crop_image(image, box, False, 32)
+            assert s.flip == flip
+            view = crop_image(image, box, flip, 32)
+            inside = inside_image(*labels.shape, box, flip, 32)
             cls, dense = teacher.dense_features(view[None])
             np.testing.assert_allclose(s.global_cls, cls[0], atol=4e-3)
-            small = crop_labels(labels, box, False, 32)
-            closed = annotated_cells(small, np.ones((32, 32), bool), (4, 4))
+            np.testing.assert_allclose(dense_tier[s.row, v], dense[0], atol=4e-3)
+            small = crop_labels(labels, box, flip, 32)
+            closed = annotated_cells(small, inside, (4, 4))
             np.testing.assert_array_equal(s.grid, expected_grid(dense[0].numpy(), closed))
-            pseudo = pseudo_mask(small, s.grid, 171)
+            pseudo = pseudo_mask(small, s.grid, 171, inside)
             for region, token, area in zip(s.region_ids, s.region_cls, s.region_area, strict=True):
                 mask = pseudo == region
                 assert area == pytest.approx(mask.mean())
@@ -108,8 +131,11 @@ def test_every_stored_value_follows_from_the_photo(built, tiny_teacher):
                 r for r in np.unique(pseudo) if r >= 0 and (pseudo == r).mean() >= 0.0025
             }
             assert not set(np.unique(s.labels)) & UNSEEN
-            seen_rows += 1
-    assert seen_rows == 5
+            seen.append((s.row, v))
+            flips, padded = flips + flip, padded + (not inside.all())
+    assert sorted(seen) == [(row, v) for row in range(5) for v in range(views)]
+    if views > 1:
+        assert min(flips, 15 - flips, padded, 15 - padded) > 0
 
 
 def expected_grid(dense, closed):
@@ -130,20 +156,6 @@ def expected_grid(dense, closed):
     return grid
 
 
-def test_dense_tier_pairs_with_its_row(built, tiny_teacher):
-    out, _ = built
-    cache = Cache(out)
-    teacher = Teacher(TeacherSpec(tiny_teacher, None))
-    dense = np.asarray(cache.array("teacher/dense")[:])
-    for b in range(cache.blocks):
-        block = cache.read_block(b)
-        for i in range(len(block)):
-            s = block.sample(i)
-            view = crop_image(decode_image(s.image), s.box, s.flip, 32)
-            _, want = teacher.dense_features(view[None])
-            np.testing.assert_allclose(dense[s.row, 0], want[0], atol=4e-3)
-
-
 def test_int8_tier_is_close_to_float16(build, built, tiny_teacher, tmp_path):
     out, source = built
     build(source, request(tiny_teacher, dense="int8"), tmp_path / "int8.zarr")
@@ -155,16 +167,16 @@ def test_int8_tier_is_close_to_float16(build, built, tiny_teacher, tmp_path):
     assert cosine.min() > 0.9995
 
 
-def test_building_again_does_nothing(build, built, tiny_teacher):
-    out, source = built
+def test_building_again_does_nothing(build, any_built, tiny_teacher):
+    out, source, views = any_built
     before = contents(out)
-    report = build(source, request(tiny_teacher), out)
+    report = build(source, request(tiny_teacher, views=views), out)
     assert (report.built, report.reused) == (0, 5)
     assert contents(out) == before
 
 
-def test_a_lost_block_is_rebuilt_to_the_same_bytes(build, built, tiny_teacher, tmp_path):
-    out, source = built
+def test_a_lost_block_is_rebuilt_to_the_same_bytes(build, any_built, tiny_teacher, tmp_path):
+    out, source, views = any_built
     copy = tmp_path / "copy.zarr"
     shutil.copytree(out, copy)
     before = contents(copy)
@@ -174,8 +186,9 @@ def test_a_lost_block_is_rebuilt_to_the_same_bytes(build, built, tiny_teacher, t
     (copy / "regions/cls/c/1/7/0").write_bytes(b"left over")
     with pytest.raises(CacheError, match="incomplete: 21 of 22 block stages"):
         open_cache(copy)
-    report = build(source, request(tiny_teacher), copy)
-    assert (report.built, report.reused) == (2, 3)
+    (copy / "receipts/views/000002.json").unlink()
+    report = build(source, request(tiny_teacher, views=views), copy)
+    assert (report.built, report.reused) == (3, 2)
     assert contents(copy) == before
 
 
@@ -196,6 +209,7 @@ CHANGES = {
     "dense size": ({"dense_size": 48}, {"teacher", "dense", "masks", "regions"}),
     "templates": ({"templates": ("a {}", "the {}")}, {"text"}),
     "unseen": ({}, {"labels", "masks", "regions"}),
+    "views": ({"views": 3}, {"views", "teacher", "dense", "masks", "regions"}),
 }
 """Changes of a request, and the stages that depend on each."""
 FAST = ("threshold", "templates")
@@ -249,6 +263,17 @@ def test_a_change_computes_what_depends_on_it(
     assert contents(out) == before
 
 
+@pytest.mark.slow
+def test_random_views_follow_the_partition(build, built_views, tiny_teacher, tmp_path):
+    """They are drawn from the annotated pixels, so all but images and text is computed again."""
+    out, source = built_views
+    changed = shutil.copytree(out, tmp_path / "changed.zarr")
+    other, wanted = partition(source.root, (0, 156)), request(tiny_teacher, views=3)
+    report = build(other, wanted, changed, update=True)
+    assert set(report.computed) == {"labels", "views", "teacher", "dense", "masks", "regions"}
+    assert contents(changed) == contents(build(other, wanted, tmp_path / "scratch.zarr").path)
+
+
 KILLED = """
 import sys
 from pathlib import Path
@@ -264,22 +289,23 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_killed_builds_resume_to_the_same_bytes(build, built, tiny_teacher, tmp_path):
+def test_killed_builds_resume_to_the_same_bytes(build, any_built, tiny_teacher, tmp_path):
     """SIGKILL the whole process group at several moments, resume, compare every byte."""
-    reference, source = built
+    reference, source, views = any_built
+    wanted = request(tiny_teacher, views=views)
     script = tmp_path / "run.py"
     script.write_text(KILLED)
     out = tmp_path / "coco.zarr"
-    arguments = [str(source.root), str(out), request(tiny_teacher).model_dump_json()]
+    arguments = [str(source.root), str(out), wanted.model_dump_json()]
     rng = np.random.default_rng()
     kills = 0
-    for wanted in range(1, 5):
+    for kill in range(1, 5):
         process = subprocess.Popen(
             [sys.executable, str(script), *arguments], start_new_session=True
         )
         deadline = time.monotonic() + 300
         while process.poll() is None and time.monotonic() < deadline:
-            if len(list(out.glob("receipts/*/*.json"))) >= 4 * wanted - 2:
+            if len(list(out.glob("receipts/*/*.json"))) >= 4 * kill - 2:
                 time.sleep(float(rng.random()) * 0.05)
                 break
             time.sleep(0.01)
@@ -288,7 +314,7 @@ def test_killed_builds_resume_to_the_same_bytes(build, built, tiny_teacher, tmp_
             kills += 1
         process.wait()
     assert kills >= 2
-    final = build(source, request(tiny_teacher), out)
+    final = build(source, wanted, out)
     assert final.rows == 5
     assert contents(out) == contents(reference)
     assert verify(open_cache(out)) == []
@@ -299,11 +325,12 @@ def source(coco_tree):
     return FolderSplit(DESCRIPTOR, coco_tree(count=4), "train")
 
 
-def test_unreadable_photos_are_quarantined(build, source, tiny_teacher, tmp_path):
+@pytest.mark.parametrize("views", [1, 3])
+def test_unreadable_photos_are_quarantined(build, source, tiny_teacher, tmp_path, views):
     broken = source.root / "images/train2017/000000000001.jpg"
     broken.write_bytes(broken.read_bytes()[:300])
     out = tmp_path / "coco.zarr"
-    build(source, request(tiny_teacher), out)
+    build(source, request(tiny_teacher, views=views), out)
     cache = open_cache(out)
     assert [q["id"] for q in cache.quarantine] == ["000000000001"]
     assert "cannot be decoded" in cache.quarantine[0]["reason"]

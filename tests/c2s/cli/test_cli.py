@@ -149,7 +149,7 @@ def test_verify_fails_on_damage(c2s, tmp_path):
             "has no images of coco-stuff",
         ),
         (("cache", "build", "--dataset", "shapes", "--split", "tset"), 1, "no split 'tset'"),
-        (("cache", "build", "--dataset", "shapes", "--views", "3"), 2, "views:"),
+        (("cache", "build", "--dataset", "shapes", "--views", "0"), 2, "views:"),
         (("cache", "build", "--dataset", "shapes", "--set", "masks.lambda=1"), 2, "'masks.lambda'"),
         (("cache", "build", "--dataset", "shapes", "--set", "masks"), 2, "expected key=value"),
         (("cache", "build", "--dataset", "shapes", "--config", "no.yaml"), 2, "cannot be read"),

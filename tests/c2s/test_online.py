@@ -1,0 +1,99 @@
+"""CLIP in the training loop against the cache it wrote: the same views must give the same losses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from c2s.datasets import load_dataset
+from c2s.demo.defaults import BUILD
+from c2s.demo.recipe import METHOD, TRAIN
+from c2s.online import load_online_teacher
+from c2s.training import run
+from c2s.training.config import load_config
+from c2s.training.data import BatchStream, block_sizes
+from c2s.training.logs import read_metrics
+from c2s.training.sampler import BatchSequence
+from c2s_cache import open_cache
+from c2s_cache.errors import C2SError
+
+STEPS = 60
+
+
+@pytest.fixture(scope="module")
+def cache(scheduler, tmp_path_factory):
+    """32 Shapes scenes in three random views each, by the bundled teacher."""
+    from c2s_pipeline.build import build
+    from c2s_pipeline.request import BuildRequest
+
+    out = tmp_path_factory.mktemp("online") / "shapes.zarr"
+    request = BuildRequest.model_validate(
+        {**BUILD, "views": 3, "limit": 32, "block_rows": 16, "batch_size": 16}
+    )
+    build(load_dataset("shapes").split("train"), request, out, scheduler=scheduler)
+    return out
+
+
+def config(cache, folder, **more):
+    options = {"iterations": STEPS, "batch_size": 8, "warmup": 5, "log_every": 1, "jitter": True}
+    defaults = {**TRAIN, "method": METHOD, **options, "cache": cache, "runs": folder}
+    return load_config(defaults=defaults, **more)
+
+
+def replays(cache):
+    sequence = BatchSequence(block_sizes(cache), 8, window=2, views=cache.manifest.views)
+    return BatchStream(cache.path, sequence, 0, 12, 64, False, teacher_sizes=(64,))
+
+
+def test_the_teacher_says_online_what_it_said_to_the_cache(cache, tmp_path):
+    opened = open_cache(cache)
+    teacher = load_online_teacher(config(cache, tmp_path), opened.manifest)
+    assert teacher.sizes == (64,)
+    flips, padded, regions = 0, 0, 0
+    for views in replays(opened):
+        for view, said in zip(views, teacher.answer(views), strict=True):
+            s = view.sample
+            np.testing.assert_array_equal(said.grid, s.grid)
+            np.testing.assert_array_equal(said.region_ids, s.region_ids)
+            np.testing.assert_array_equal(said.region_area, s.region_area)
+            np.testing.assert_allclose(said.global_cls, s.global_cls, rtol=1e-3, atol=1e-3)
+            np.testing.assert_allclose(said.region_cls, s.region_cls, rtol=1e-3, atol=1e-3)
+            flips += s.flip
+            padded += not view.crop.inside.all()
+            regions += len(s.region_ids)
+    assert min(flips, padded, regions) > 10
+
+
+@pytest.mark.slow
+def test_cached_and_online_training_give_the_same_losses(cache, tmp_path):
+    cached = run.train(config(cache, tmp_path, name="cached"))
+    online = run.train(
+        config(cache, tmp_path, name="online", teacher="online"), load_teacher=load_online_teacher
+    )
+    rows = list(zip(read_metrics(cached), read_metrics(online), strict=True))
+    assert len(rows) == STEPS
+    worst = {}
+    for ours, theirs in rows:
+        assert ours.keys() == theirs.keys()
+        for key in ours.keys() - {"images_per_s"}:
+            gap = abs(ours[key] - theirs[key]) / max(abs(theirs[key]), 1e-3)
+            worst[key] = max(worst.get(key, 0.0), gap)
+    assert {"global", "local", "focal", "dice", "ce"} <= worst.keys()
+    assert worst["step"] == worst["lr0"] == 0
+    assert max(worst.values()) < 5e-3, worst  # five units of float16
+
+
+def test_other_weights_are_refused(cache, tmp_path, tiny_teacher):
+    manifest = open_cache(cache).manifest
+    with pytest.raises(C2SError, match=r"has weights .*those found.*--teacher-weights"):
+        load_online_teacher(config(cache, tmp_path, teacher_weights=tiny_teacher), manifest)
+    named = manifest.teacher.model_copy(update={"name": "local-dir:elsewhere"})
+    moved = manifest.model_copy(update={"teacher": named})
+    with pytest.raises(C2SError, match=r"elsewhere.*cannot be loaded.*--teacher-weights"):
+        load_online_teacher(config(cache, tmp_path), moved)
+
+
+def test_a_run_of_fresh_views_trains(cache, tmp_path):
+    settings = {"teacher": "online", "views": "fresh", "iterations": 2, "name": "fresh"}
+    path = run.train(config(cache, tmp_path, **settings), load_teacher=load_online_teacher)
+    assert [np.isfinite(r["loss"]) for r in read_metrics(path)] == [True, True]
