@@ -42,6 +42,7 @@ def describe(path: Path) -> dict[str, Any]:
         "unseen": [m.classes[i] for i in m.unseen],
         "teacher": m.teacher.model_dump(mode="json"),
         "dense": m.dense,
+        "dense_error": cache.dense_error,
         "complete": all(s["complete"] for s in stages.values()),
         "stages": stages,
         "bytes_per_image": round(beyond / m.rows, 1),
@@ -67,6 +68,12 @@ def print_report(facts: dict[str, Any]) -> None:
         f"grid {t['grid'][0]} x {t['grid'][1]} at {t['dense_size']} px; dense tier {facts['dense']}",
         highlight=False,
     )
+    if error := facts["dense_error"]:
+        console.print(
+            f"dense tier against float32: cosine {error['cosine_mean']:.6f} on average, "
+            f"{error['cosine_min']:.6f} at worst; {error['cluster_agreement']:.2%} of tokens in the same cluster",
+            highlight=False,
+        )
     table = Table("stage", "blocks", "MiB", "fingerprint")
     for name, s in facts["stages"].items():
         size = f"{s['bytes'] / 2**20:.2f}"

@@ -127,6 +127,23 @@ class Cache:
         lists = (self.receipts.get(("images", b)) for b in range(self.blocks))
         return [entry for r in lists if r is not None for entry in r.notes.get("quarantined", [])]
 
+    @property
+    def dense_error(self) -> dict[str, float] | None:
+        """Error card of the dense tier over the finished blocks: `cosine_mean` and `cosine_min` of
+        stored to float32 tokens, and `cluster_agreement`, the share of tokens that K-means from the
+        stored tier puts into the same cluster. None without a tier."""
+        found = [
+            r.notes["error"] for (s, _), r in self.receipts.items() if s == "dense" and r.notes
+        ]
+        tokens = sum(e["tokens"] for e in found)
+        if not tokens:
+            return None
+        return {
+            "cosine_mean": sum(e["cosine_sum"] for e in found) / tokens,
+            "cosine_min": min(e["cosine_min"] for e in found),
+            "cluster_agreement": sum(e["agreeing"] for e in found) / tokens,
+        }
+
     def array(self, path: str) -> zarr.Array[Any]:
         """The Zarr array at `path`, for tools that look at more than training does."""
         array = self._group[path]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c2s_cache import IGNORE, Manifest
+from c2s_pipeline.error_card import ErrorCard, decoded
 from c2s_pipeline.kmeans import KMeansBackend
 from c2s_pipeline.regions import Regions
 from c2s_pipeline.rows import PIXELS, Row, RowReader, Stored
@@ -44,11 +45,11 @@ def stored_inputs(missing: Sequence[str]) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class BlockResult:
-    """Arrays of the computed stages of a block, its quarantined rows as (row, id, reason), and how
-    many images went through the teacher's visual tower."""
+    """Arrays of the computed stages of a block, what their receipts note (quarantined rows, the error
+    card of the dense tier), and how many images went through the teacher's visual tower."""
 
     stages: StageArrays
-    quarantined: list[dict[str, Any]]
+    notes: dict[str, dict[str, Any]]
     passes: int
 
 
@@ -115,7 +116,10 @@ class BlockComputer:
             for i, r in enumerate(rows)
             if r.error
         ]
-        return BlockResult(columns.assemble(rows), quarantined, self.teacher.passes - passed)
+        notes: dict[str, dict[str, Any]] = {"images": {"quarantined": quarantined}}
+        if "dense" in columns.missing:
+            notes["dense"] = {"error": columns.error.notes()}
+        return BlockResult(columns.assemble(rows), notes, self.teacher.passes - passed)
 
     def _compute(self, places: list[tuple[tuple[int, int], View]], columns: _Columns) -> None:
         """Fill the columns for one batch of views, each at its place (row, view) in the block."""
@@ -128,8 +132,10 @@ class BlockComputer:
             if cls is not None:
                 columns.cls[at] = cls
             if tokens is not None and "dense" in missing:
-                for path, values in dense_tier(tokens, self.manifest.dense).items():
+                tier = dense_tier(tokens, self.manifest.dense)
+                for path, values in tier.items():
                     columns.dense[path][at] = values
+                columns.error.add(tokens, decoded(tier))
             if tokens is not None and "masks" in missing:
                 columns.grid[at] = self.teacher.grids(views, tokens)
         if "regions" in missing:
@@ -148,6 +154,7 @@ class _Columns:
         blank = np.full((*self.views, *m.teacher.grid), IGNORE, np.uint8)
         self.grid = blank if "masks" in missing else stored.get("masks/grid", blank)
         self.dense: dict[str, NDArray[Any]] = {}
+        self.error = ErrorCard()
         if "dense" in missing:
             tokens = np.zeros(
                 (*self.views, *m.teacher.grid, m.teacher.dense_dim or dim), np.float32

@@ -62,8 +62,7 @@ def build_block(task: Task, block: int, ids: list[str]) -> Done:
     first = manifest.block_range(block).start
     result = computer.compute(ids, first, missing, stored, report)
     for stage, arrays in result.stages.items():
-        notes = {"quarantined": result.quarantined} if stage == "images" else {}
-        writer.write(stage, block, arrays, notes)
+        writer.write(stage, block, arrays, result.notes.get(stage))
     return Done(block, missing, result.passes, peak_memory())
 
 

@@ -94,6 +94,10 @@ def test_every_stored_value_follows_from_the_photo(any_built, tiny_teacher):
     out, source, views = any_built
     cache = open_cache(out)
     assert verify(cache) == []
+    error = cache.dense_error
+    assert error is not None
+    assert 0.9999 < error["cosine_min"] <= error["cosine_mean"] <= 1.000001
+    assert 0.9 < error["cluster_agreement"] <= 1
     teacher = Teacher(TeacherSpec(tiny_teacher, None))
     dense_tier = np.asarray(cache.array("teacher/dense")[:])
     seen, flips, padded = [], 0, 0

@@ -1,0 +1,66 @@
+"""Invariant: the error card of a dense tier follows from the teacher's tokens alone, like the tier itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from c2s_pipeline.kmeans import cluster
+from c2s_pipeline.seeds import initial_seeds
+from c2s_pipeline.torch_kmeans import TorchKMeans
+
+WINDOW, ITERATIONS = 3, 10
+"""Clustering by which tiers are judged, whatever the settings of the masks: of all tokens of a view."""
+
+
+class ErrorCard:
+    """How far the dense tier of a block is from the teacher's float32 tokens, summed up over its views."""
+
+    def __init__(self) -> None:
+        self._backend = TorchKMeans("cuda" if torch.cuda.is_available() else "cpu")
+        self.tokens, self.agreeing = 0, 0
+        self.cosine_sum, self.cosine_min = 0.0, 1.0
+
+    def add(self, exact: NDArray[np.float32], stored: NDArray[np.float32]) -> None:
+        """Take in a batch of views: tokens [B, h, w, D], the teacher's and what the tier gives back."""
+        a, b = exact.astype(np.float64), stored.astype(np.float64)
+        norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+        cosine = (a * b).sum(-1) / np.maximum(norms, 1e-30)
+        self.tokens += cosine.size
+        self.cosine_sum += float(cosine.sum())
+        self.cosine_min = min(self.cosine_min, float(cosine.min()))
+        pairs = zip(self._clusters(exact), self._clusters(stored), strict=True)
+        self.agreeing += sum(_agreeing(first, second) for first, second in pairs)
+
+    def _clusters(self, tokens: NDArray[np.float32]) -> list[NDArray[np.intp]]:
+        window = min(WINDOW, *tokens.shape[1:3])
+        free = np.zeros(tokens.shape[1:3], bool)
+        seeds = [initial_seeds(view, free, (window,)) for view in tokens]
+        flat = [view.reshape(-1, view.shape[-1]) for view in tokens]
+        return [labels for labels, _ in cluster(flat, seeds, ITERATIONS, self._backend)]
+
+    def notes(self) -> dict[str, Any]:
+        """Numbers for the receipt of the block, rounded."""
+        return {
+            "tokens": self.tokens,
+            "cosine_sum": round(self.cosine_sum, 6),
+            "cosine_min": round(self.cosine_min, 8),
+            "agreeing": self.agreeing,
+        }
+
+
+def decoded(tier: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    """Tokens float32 as a reader of the stored arrays gets them (SPEC 3)."""
+    tokens: NDArray[np.float32] = tier["teacher/dense"].astype(np.float32)
+    if "teacher/dense_scale" in tier:
+        tokens = tokens * tier["teacher/dense_scale"].astype(np.float32)[..., None]
+    return tokens
+
+
+def _agreeing(first: NDArray[np.intp], second: NDArray[np.intp]) -> int:
+    """Tokens whose cluster in `second` is the commonest one among those of their cluster in `first`."""
+    return sum(int(np.bincount(second[first == i]).max()) for i in np.unique(first))
