@@ -93,7 +93,7 @@ def train(
     rounds: RoundsOption = 5,
     json_: JsonOption = False,
 ) -> None:
-    """Training from a cache against batches in memory, labels alone, and the teacher in the loop."""
+    """Training from a cache against batches in memory, and against labels alone."""
     from c2s.bench.train import bench_train
 
     _run(
