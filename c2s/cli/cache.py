@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from c2s_cache.errors import MissingExtra
+
 app = typer.Typer(help="Build, inspect and verify teacher caches.", no_args_is_help=True)
 
 DatasetOption = Annotated[
@@ -42,6 +44,7 @@ SchedulerOption = Annotated[
         help="Running Dask scheduler whose workers see the same paths, e.g. tcp://host:8786.",
     ),
 ]
+NO_TEACHER = "Or check all that needs no teacher: c2s cache verify --quick"
 PathArgument = Annotated[Path, typer.Argument(help="Cache directory.")]
 
 
@@ -268,36 +271,60 @@ def verify(
         bool,
         typer.Option("--quick", help="Without a teacher: structure, checksums, leakage, pairing."),
     ] = False,
+    sample: Annotated[
+        int, typer.Option(min=1, help="Rows that the teacher looks at again, drawn at random.")
+    ] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of that draw.")] = 0,
+    teacher: Annotated[
+        str | None, typer.Option(help="open_clip model or local-dir, if it is not where it was.")
+    ] = None,
+    pretrained: Annotated[
+        str | None, typer.Option(help="Weight tag or file, if it is not where it was.")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Check a cache; exit code 0 only if it is whole and sound.
 
-    This version checks everything that needs no teacher, with and without --quick.
+    Every byte is read: structure, receipts, checksums, label leakage, image digests. Then, without
+    --quick, the teacher runs again on some rows, and its tokens and grids must be those stored.
     """
     from c2s.cli.progress import bar
+    from c2s.cli.verify_report import report_findings
     from c2s_cache import Cache
     from c2s_cache.integrity import verify as run
 
-    del quick
     cache = Cache(path)
     with bar("verify", cache.blocks, "blocks") as advance:
         findings = run(cache, lambda done, total: advance(1))
-    if json_:
-        listed = [vars(f) for f in findings]
-        typer.echo(json.dumps({"path": str(path), "sound": not findings, "findings": listed}))
-    elif not findings:
-        typer.echo(
-            f"{path} is whole and sound: {cache.manifest.rows} images in {cache.blocks} blocks."
-        )
-    for finding in findings[:20] if not json_ else ():
-        typer.echo(f"error: {finding.check}: {finding.where}: {finding.what}", err=True)
+    live = None
+    if not quick and not findings:
+        live = _spot_check(cache, sample, seed, teacher, pretrained)
+        findings += live.findings
+    report_findings(cache, findings, live, json_)
     if findings:
-        typer.echo(
-            f"{path}: {len(findings)} findings. Delete the receipts of damaged blocks under "
-            f"{path / 'receipts'} and build again to repair them.",
-            err=True,
-        )
         sys.exit(1)
+
+
+def _spot_check(
+    cache: Any, sample: int, seed: int, teacher: str | None, pretrained: str | None
+) -> Any:
+    from c2s.cli.progress import bar
+    from c2s.demo.defaults import own_teacher
+    from c2s_pipeline.extras import require
+
+    try:
+        require("open_clip", "build")
+    except MissingExtra as error:
+        raise MissingExtra(f"{error.what} {error.hint}", NO_TEACHER) from error
+    from c2s_pipeline.recorded import load_recorded, recorded_spec
+    from c2s_pipeline.spot_check import sample_rows, spot_check
+
+    m = cache.manifest
+    found = teacher or (own_teacher(m.dataset, m.teacher.name) if pretrained is None else None)
+    model = load_recorded(m, recorded_spec(m, found, pretrained), NO_TEACHER)
+    rows = sample_rows(cache, sample, seed)
+    with bar("teacher", len(rows), "rows") as advance:
+        return spot_check(cache, model, rows, advance)
 
 
 @app.command()

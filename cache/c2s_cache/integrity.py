@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -12,9 +13,8 @@ from c2s_cache.errors import CacheError
 from c2s_cache.fingerprint import file_digest
 from c2s_cache.manifest import IGNORE
 from c2s_cache.reader import Block, Cache
-from c2s_cache.receipt import METADATA
+from c2s_cache.receipt import METADATA, receipt_path
 from c2s_cache.schema import array_specs
-from c2s_cache.writer import shard_files
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Finding:
 
 
 def verify(cache: Cache, progress: Callable[[int, int], None] | None = None) -> list[Finding]:
-    """Check a whole cache without a teacher: completeness, checksums, leakage, pairing.
+    """Check a whole cache without a teacher: structure, completeness, checksums, leakage, pairing.
 
     Args:
         cache: an opened cache (`Cache(path)`, complete or not).
@@ -36,7 +36,7 @@ def verify(cache: Cache, progress: Callable[[int, int], None] | None = None) -> 
     Returns:
         All findings; an empty list means the cache is whole and sound.
     """
-    findings: list[Finding] = list(_metadata(cache))
+    findings: list[Finding] = [*_metadata(cache), *_structure(cache), *_strays(cache)]
     for block in range(cache.blocks):
         missing = list(_completeness(cache, block))
         damaged = [] if missing else list(_checksums(cache, block))
@@ -59,6 +59,30 @@ def _metadata(cache: Cache) -> Iterator[Finding]:
             yield Finding("checksum", name, "metadata differ from the receipt or are missing")
 
 
+def _structure(cache: Cache) -> Iterator[Finding]:
+    """Shape, type, axes and shards of every array, as SPEC.md has them for this manifest."""
+    for spec in array_specs(cache.manifest):
+        try:
+            array = cache.array(spec.path)
+        except (KeyError, CacheError):
+            yield Finding("structure", spec.path, "the array is missing")
+            continue
+        meta = array.metadata
+        have = (array.shape, str(array.dtype), array.shards, getattr(meta, "dimension_names", None))
+        want = (spec.shape, spec.dtype, spec.shards, spec.dims)
+        if have != want:
+            yield Finding("structure", spec.path, f"is {have}, expected {want}")
+
+
+def _strays(cache: Cache) -> Iterator[Finding]:
+    known = {name for receipt in cache.receipts.values() for name in receipt.files}
+    known |= {str(receipt_path(Path(), *key)) for key in cache.receipts} | {"provenance.jsonl"}
+    for file in sorted(cache.path.rglob("*")):
+        name = str(file.relative_to(cache.path))
+        if name not in known and file.is_file():
+            yield Finding("structure", name, "a file that no receipt names")
+
+
 def _completeness(cache: Cache, block: int) -> Iterator[Finding]:
     prints = cache.manifest.fingerprints
     for stage in cache.manifest.stages_of(block):
@@ -72,21 +96,12 @@ def _completeness(cache: Cache, block: int) -> Iterator[Finding]:
 
 
 def _checksums(cache: Cache, block: int) -> Iterator[Finding]:
-    stages = cache.manifest.stages_of(block)
-    expected = {n: r for s in stages for n, r in cache.receipts[s, block].files.items()}
-    folders = {spec.path for spec in array_specs(cache.manifest) if spec.stage in stages}
-    found = {
-        str(f.relative_to(cache.path))
-        for folder in sorted(folders)
-        for f in shard_files(cache.path / folder / "c" / str(block))
-    }
-    for name in sorted(found - expected.keys()):
-        yield Finding("checksum", name, "a file that no receipt names")
-    for name, record in expected.items():
-        if name not in found:
-            yield Finding("checksum", name, "file is missing")
-        elif file_digest(cache.path / name) != record.sha256:
-            yield Finding("checksum", name, "bytes differ from the receipt")
+    for stage in cache.manifest.stages_of(block):
+        for name, record in cache.receipts[stage, block].files.items():
+            if not (cache.path / name).is_file():
+                yield Finding("checksum", name, "file is missing")
+            elif file_digest(cache.path / name) != record.sha256:
+                yield Finding("checksum", name, "bytes differ from the receipt")
 
 
 def _content(cache: Cache, block: int) -> Iterator[Finding]:
@@ -98,7 +113,14 @@ def _content(cache: Cache, block: int) -> Iterator[Finding]:
     rows = cache.manifest.block_range(block)
     digests = np.asarray(cache.array("images/digest")[rows.start : rows.stop])
     for i in range(len(data)):
-        yield from _row(cache, data, i, digests)
+        try:
+            yield from _row(cache, data, i, digests)
+        except (ValueError, IndexError) as error:
+            yield Finding("read", f"row {data.rows[i]}", f"its arrays do not fit together: {error}")
+    if block == 0:
+        norms = np.linalg.norm(np.asarray(cache.array("text/embeddings")[:]), axis=1)
+        if not np.allclose(norms, 1.0, atol=1e-3):
+            yield Finding("values", "text/embeddings", "a class embedding is not of unit norm")
 
 
 def _row(cache: Cache, data: Block, i: int, digests: np.ndarray) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from c2s_cache.errors import CacheError
+from c2s_cache.fingerprint import file_digest
 from c2s_cache.manifest import FORMAT, Manifest
 from c2s_cache.receipt import METADATA, Receipt, load
 from c2s_cache.schema import RAGGED, open_arrays, ragged_ranges
@@ -193,7 +194,7 @@ class Cache:
 
 
 def open_cache(path: Path | str) -> Cache:
-    """Open a cache for training: complete, of this request's format, every file present at its size.
+    """Open a cache for training: complete, of this format, manifest unchanged, every file at its size.
 
     Raises:
         CacheError: the cache is missing, unfinished or damaged; the message says how to finish it.
@@ -220,6 +221,12 @@ def open_cache(path: Path | str) -> Cache:
                     f"{file} is missing or has the wrong size (expected {record.size} bytes).",
                     f"Inspect with: c2s cache verify {path} --quick",
                 )
+    for name, record in cache.receipts[METADATA, 0].files.items():
+        if file_digest(cache.path / name) != record.sha256:
+            raise CacheError(
+                f"{cache.path / name} has changed since the cache was created.",
+                f"Inspect with: c2s cache verify {path} --quick",
+            )
     return cache
 
 

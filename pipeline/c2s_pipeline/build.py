@@ -118,7 +118,7 @@ def build(
     machine = Machine(workers, scheduler, progress or _Silent())
     out = out.absolute()
     order = row_order(source, request)  # a wrong data folder is reported before the teacher loads
-    with build_lock(out), disk_errors(out):
+    with disk_errors(out), build_lock(out):
         teacher, spec = load_teacher(request)
         create_backend(request.backend)  # a missing library is reported before any work is done
         manifest = make_manifest(source, request, order, teacher.info())

@@ -115,7 +115,7 @@ def derive(
         )
     order = [image_id for b in range(cache.blocks) for image_id in cache.ids(b)]
     source = CacheSource(before, labelled)
-    with build_lock(out), disk_errors(out):
+    with disk_errors(out), build_lock(out):
         info, spec, teacher = _teacher(before, request)
         manifest = _manifest(before, source, request, order, info)
         changed = change(before, manifest)

@@ -52,7 +52,7 @@ def load_recorded(
     """
     info = manifest.teacher
     wrote = f"the teacher that wrote the cache ({info.name}, {info.pretrained or 'own weights'})"
-    named = f"Name its weights with {options}{hint}."
+    named = f"Name its weights with {options}. {hint}".strip()
     try:
         teacher = Teacher(spec, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except C2SError as error:

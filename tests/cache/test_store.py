@@ -1,6 +1,8 @@
 """Writer, reader and verification on a small real cache: round trip, damage, refusal."""
 
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,6 +114,65 @@ def test_a_receipt_of_another_request_is_refused(copy):
     group.write_text(group.read_text().replace('"seed": 0', '"seed": 9'))
     with pytest.raises(CacheError, match="written for another request"):
         open_cache(copy)
+
+
+def test_training_refuses_a_changed_manifest(copy):
+    """Same size, same fingerprints: another class is unseen now."""
+    group = copy / "zarr.json"
+    text = group.read_text()
+    assert text.count("3,\n        5") == 1
+    group.write_text(text.replace("3,\n        5", "2,\n        5"))
+    with pytest.raises(CacheError, match=r"zarr\.json has changed since the cache was created"):
+        open_cache(copy)
+
+
+def test_files_that_no_receipt_names_are_found(copy):
+    (copy / "masks/grid/c/1.abc.partial").write_bytes(b"half a shard")
+    assert [(f.check, f.where) for f in verify(Cache(copy))] == [
+        ("structure", "masks/grid/c/1.abc.partial")
+    ]
+
+
+class Cut(BaseException):
+    """The moment at which a process is killed."""
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 2, 4, 7, 15, 30, 60])
+def test_a_change_cut_short_at_any_step_ends_the_same(path, tmp_path, monkeypatch, allowed):
+    """Stop after so many changes to the file system; the next attempt mends all."""
+    before = Cache(path).manifest
+    wanted = before.model_copy(
+        update={"requests": before.requests | {"masks": {"seed": 1}, "dense": {}}, "dense": "int8"}
+    )
+    whole = shutil.copytree(path, tmp_path / "whole.zarr")
+    create_cache(whole, wanted, update=True)
+    target, left = shutil.copytree(path, tmp_path / "cut.zarr"), allowed
+
+    def step(original):
+        def run(*args, **kwargs):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Cut
+            return original(*args, **kwargs)
+
+        return run
+
+    with monkeypatch.context() as patch:
+        for owner, name in ((Path, "unlink"), (Path, "replace"), (os, "unlink"), (os, "rmdir")):
+            patch.setattr(owner, name, step(getattr(owner, name)))
+        with pytest.raises(Cut):
+            create_cache(target, wanted, update=True)
+    if files(target) != files(path):
+        with pytest.raises(CacheError):
+            open_cache(target)
+    create_cache(target, wanted, update=True)
+    assert files(target) == files(whole)
+
+
+def files(folder):
+    found = (f for f in folder.rglob("*") if f.is_file())
+    return {str(f.relative_to(folder)): f.read_bytes() for f in found}
 
 
 def test_moved_receipts_are_noticed(copy):

@@ -20,18 +20,21 @@ from sklearn.cluster import KMeans
 
 from c2s.datasets import FolderSplit
 from c2s.datasets.coco_stuff import DESCRIPTOR, RAW_VALUES
-from c2s_cache import Cache, CacheError, DataError, MismatchError, open_cache
+from c2s_cache import C2SError, Cache, CacheError, DataError, MismatchError, open_cache
 from c2s_cache.augment import AugmentConfig, draw_view, view_rng
 from c2s_cache.integrity import verify
 from c2s_cache.pseudo_mask import pseudo_mask
+from c2s_cache.schema import array_specs
 from c2s_cache.views import canonical_box, crop_image, crop_labels, decode_image, inside_image
+from c2s_cache.writer import BlockWriter
 from c2s_pipeline.build import Machine
 from c2s_pipeline.build import build as build_cache
 from c2s_pipeline.derive import derive
 from c2s_pipeline.merge import merge_clusters
-from c2s_pipeline.recorded import recorded_request
+from c2s_pipeline.recorded import load_recorded, recorded_request, recorded_spec
 from c2s_pipeline.request import BuildRequest
 from c2s_pipeline.seeds import annotated_cells, initial_seeds
+from c2s_pipeline.spot_check import sample_rows, spot_check
 from c2s_pipeline.teacher import Teacher, TeacherSpec
 
 UNSEEN = set(DESCRIPTOR.unseen)
@@ -276,6 +279,43 @@ def test_random_views_follow_the_partition(build, built_views, tiny_teacher, tmp
     report = build(other, wanted, changed, update=True)
     assert set(report.computed) == {"labels", "views", "teacher", "dense", "masks", "regions"}
     assert contents(changed) == contents(build(other, wanted, tmp_path / "scratch.zarr").path)
+
+
+@pytest.mark.parametrize(
+    ("stage", "path", "message"),
+    [
+        ("teacher", "teacher/global_cls", "the global CLS has cosine"),
+        ("masks", "masks/grid", "of the grid cells are as clustering gives them"),
+        ("regions", "regions/cls", "a region CLS has cosine"),
+        ("regions", "regions/id", "its regions are not those of its label map and grid"),
+    ],
+)
+def test_a_live_check_finds_tokens_of_other_images(
+    built, tiny_teacher, tmp_path, stage, path, message
+):
+    """Values of other rows under valid receipts: no checksum tells, the teacher does."""
+    out, _ = built
+    teacher = Teacher(TeacherSpec(tiny_teacher, None))
+    cache = open_cache(out)
+    sound = spot_check(cache, teacher, sample_rows(cache, 9, 0))
+    assert sound.findings == ()
+    assert sound.rows == (0, 1, 2, 3, 4)
+    assert min(sound.global_cosine, sound.region_cosine, sound.grid_agreement) > 0.9999
+    copy = shutil.copytree(out, tmp_path / "copy.zarr")
+    writer = BlockWriter(copy)
+    arrays = cache.read(0, [s.path for s in array_specs(cache.manifest) if s.stage == stage])
+    mixed = np.roll(arrays[path].reshape(-1), 5).reshape(arrays[path].shape)
+    writer.write(stage, 0, arrays | {path: mixed})
+    found = spot_check(open_cache(copy), teacher, [0, 1]).findings
+    assert any(message in f.what for f in found)
+
+
+def test_a_live_check_takes_no_other_teacher(built, tiny_teacher, tmp_path):
+    manifest = Cache(built[0]).manifest
+    with pytest.raises(CacheError, match="has weights"):
+        load_recorded(manifest, recorded_spec(manifest, "ViT-B-32", "random"))
+    with pytest.raises(C2SError, match=r"cannot be loaded.*--pretrained FILE.* another way out"):
+        load_recorded(manifest, recorded_spec(manifest), "another way out")
 
 
 KILLED = """

@@ -1,0 +1,67 @@
+"""What `c2s cache verify` prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import typer
+
+from c2s_cache import Cache
+from c2s_cache.integrity import Finding
+
+
+def report_findings(
+    cache: Cache, findings: Sequence[Finding], live: Any | None, as_json: bool
+) -> None:
+    """Print the outcome: one JSON object, or a sentence on stdout and the findings on stderr.
+
+    Args:
+        cache: the cache.
+        findings: of all checks, the live one included.
+        live: outcome of the live check (`SpotCheck`); None if it was not made.
+        as_json: print JSON.
+    """
+    path, m = cache.path, cache.manifest
+    if as_json:
+        facts = {
+            "path": str(path),
+            "sound": not findings,
+            "findings": [asdict(f) for f in findings],
+            "live": None if live is None else _live(live),
+        }
+        typer.echo(json.dumps(facts))
+        return
+    if not findings:
+        typer.echo(f"{path} is whole and sound: {m.rows} images in {cache.blocks} blocks.")
+    if live is not None:
+        t = _live(live)["tolerance"]
+        typer.echo(
+            f"teacher run again on {len(live.rows)} rows ({live.passes} passes): cosine of global CLS "
+            f"at least {live.global_cosine:.6f}, of region CLS {live.region_cosine:.6f} "
+            f"(must be {t['cosine']}); grid cells equal {live.grid_agreement:.1%} "
+            f"(must be {t['grid_agreement']:.0%})."
+        )
+    for finding in findings[:20]:
+        typer.echo(f"error: {finding.check}: {finding.where}: {finding.what}", err=True)
+    if findings:
+        typer.echo(
+            f"{path}: {len(findings)} findings. Delete the receipts of damaged blocks under "
+            f"{path / 'receipts'} and build again to repair them.",
+            err=True,
+        )
+
+
+def _live(live: Any) -> dict[str, Any]:
+    from c2s_pipeline.spot_check import MIN_AGREEMENT, MIN_COSINE
+
+    return {
+        "rows": list(live.rows),
+        "teacher_passes": live.passes,
+        "global_cosine": live.global_cosine,
+        "region_cosine": live.region_cosine,
+        "grid_agreement": live.grid_agreement,
+        "tolerance": {"cosine": MIN_COSINE, "grid_agreement": MIN_AGREEMENT},
+    }
