@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
+import threading
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -51,18 +53,34 @@ def connect(scheduler: str | None, workers: int, device: str, threads: int) -> I
         cluster = partial(dask_cuda.LocalCUDACluster)
     else:
         cluster = partial(distributed.LocalCluster, processes=True)
-    with (
-        require("dask", "build").config.set({PRE_SPAWN: _environment(threads)}),
-        cluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            memory_limit=0,
-            dashboard_address=":0",
-            silence_logs=logging.CRITICAL,
-        ) as local,
-        distributed.Client(local) as client,
-    ):
-        yield client
+    with contextlib.ExitStack() as stack:
+        with (
+            _uninterrupted(),
+            require("dask", "build").config.set({PRE_SPAWN: _environment(threads)}),
+        ):
+            local = stack.enter_context(
+                cluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    memory_limit=0,
+                    dashboard_address=":0",
+                    silence_logs=logging.CRITICAL,
+                )
+            )
+        yield stack.enter_context(distributed.Client(local))
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Processes started here ignore Ctrl-C, which a terminal sends to all: the builder ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _environment(threads: int) -> dict[str, str]:

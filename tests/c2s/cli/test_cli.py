@@ -118,6 +118,15 @@ def test_build_info_and_verify(c2s, coco_tree, tiny_teacher, scheduler):
     code, out, _ = c2s(*build, "--json")
     assert json.loads(out)["built"] == 0
     assert c2s("cache", "verify", "cache/coco.zarr", "--quick")[0] == 0
+    code, out, err = c2s("cache", "verify", "cache/coco.zarr", "--sample", 2, "--json")
+    assert code == 1
+    assert "Name its weights with --pretrained FILE" in err
+    assert "c2s cache verify --quick" in err
+    code, out, _ = c2s(
+        *("cache", "verify", "cache/coco.zarr", "--sample", 2, "--json", "--teacher", tiny_teacher)
+    )
+    assert code == 0
+    assert json.loads(out)["live"]["global_cosine"] > 0.9999
     code, out, err = c2s(*build, "--set", "masks.threshold=0.3")
     assert code == 1
     assert "masks.threshold: 0.9 -> 0.3" in err
@@ -153,6 +162,11 @@ def test_verify_fails_on_damage(c2s, tmp_path):
         (("cache", "build", "--dataset", "shapes", "--set", "masks.lambda=1"), 2, "'masks.lambda'"),
         (("cache", "build", "--dataset", "shapes", "--set", "masks"), 2, "expected key=value"),
         (("cache", "build", "--dataset", "shapes", "--config", "no.yaml"), 2, "cannot be read"),
+        (
+            ("cache", "build", "--dataset", "shapes", "--out", "/proc/shapes.zarr"),
+            1,
+            "/proc/shapes.zarr cannot be written",
+        ),
         (("cache", "info", "nowhere.zarr"), 1, "is not a c2s cache"),
         (("train", "--cache", "nowhere.zarr"), 1, "is not a c2s cache"),
         (("eval", "--run", "runs/none", "--dataset", "shapes"), 1, "runs/none"),
