@@ -33,8 +33,11 @@ def build_request(
 
 
 @contextmanager
-def cache_of(path: Path | None, images: int) -> Iterator[Cache]:
-    """The cache at `path`, or else a temporary one of so many Shapes scenes, by the bundled teacher."""
+def cache_of(
+    path: Path | None, images: int, teacher: str | None = None, pretrained: str | None = None
+) -> Iterator[Cache]:
+    """The cache at `path`, or else a temporary one of so many Shapes scenes, by the bundled teacher or
+    the one that is named."""
     if path is not None:
         yield open_cache(path)
         return
@@ -42,5 +45,5 @@ def cache_of(path: Path | None, images: int) -> Iterator[Cache]:
         out = Path(folder) / "shapes.zarr"
         source = load_dataset("shapes").split("train")
         with BuildBar() as bar:
-            build(source, build_request(None, None, limit=images), out, progress=bar)
+            build(source, build_request(teacher, pretrained, limit=images), out, progress=bar)
         yield open_cache(out)

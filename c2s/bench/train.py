@@ -1,4 +1,5 @@
-"""Training from a cache against the same steps on batches in memory, and on labels alone."""
+"""Training from a cache against the same steps on batches in memory, on labels alone, and with CLIP in
+the loop."""
 
 from __future__ import annotations
 
@@ -14,19 +15,23 @@ from c2s.bench.measure import Side, alternate, device_name, result
 from c2s.demo.defaults import train_defaults
 from c2s.demo.recipe import ROWS
 from c2s.methods.batch import Batch
+from c2s.online import OnlineTeacher, load_online_teacher
 from c2s.students.base import parameter_groups
 from c2s.training.config import TrainConfig, load_config
-from c2s.training.data import BatchStream, block_sizes, loader
+from c2s.training.data import BatchStream, Replay, block_sizes, loader
 from c2s.training.module import DistillationModule
 from c2s.training.run import build_module
 from c2s.training.sampler import BatchSequence
-from c2s_cache import Cache
+from c2s_cache import C2SError, Cache
 
-NO_ONLINE = "not measured by this command: time c2s train with and without --teacher online"
+ONLINE_SHARE = 5
+"""Iterations per round of the other sides for one with CLIP in the loop, which takes far longer."""
 
 
 def bench_train(
     cache: Path | None = None,
+    teacher: str | None = None,
+    pretrained: str | None = None,
     student: str | None = None,
     images: int = 500,
     steps: int = 20,
@@ -39,10 +44,13 @@ def bench_train(
 
     `ratio` compares batches streamed from the cache with the same batches held in memory: what the
     loader costs. `labels_only_ratio` compares with the student on labels alone, streamed too: what
-    distillation costs. Optimizer and student are those of a run; checkpoints and logs are left out.
+    distillation costs. `online_ratio` compares with `--teacher online` on the same views, or is None, and
+    `online_reason` says why. Optimizer and student are those of a run; checkpoints and logs are left out.
 
     Args:
         cache: default a temporary one of Shapes scenes.
+        teacher: of the temporary cache; default the bundled one.
+        pretrained: weights of the teacher, for the temporary cache and in the loop.
         student: default the data set's.
         images: scenes of the temporary cache.
         steps: iterations per round.
@@ -50,7 +58,7 @@ def bench_train(
         rounds: timed rounds of each side.
         advance: called after every round.
     """
-    with cache_of(cache, images) as opened:
+    with cache_of(cache, images, teacher, pretrained) as opened:
         defaults = train_defaults(opened.manifest.dataset, student)
         options = {"student": student, "batch_size": batch_size, "workers": workers}
         config = load_config(
@@ -68,7 +76,15 @@ def bench_train(
             "memory": _side(config, opened, (b for _ in range(rounds + 1) for b in held), steps),
             "labels only": _side(plain, opened, _stream(opened, config, total), steps),
         }
+        reason = None
+        try:
+            weights = teacher if teacher and ":" in teacher else pretrained
+            asked = config.model_copy(update={"teacher": "online", "teacher_weights": weights})
+            sides["online"] = _online(opened, asked, max(1, steps // ONLINE_SHARE), rounds)
+        except C2SError as error:
+            reason = str(error)
         rates = alternate(sides, rounds, advance=advance)
+        online = rates["online"].median if "online" in rates else None
         what = {
             "cache": str(cache or "shapes"),
             "student": config.student,
@@ -81,31 +97,49 @@ def bench_train(
         }
         more = {
             "labels_only_ratio": rates["streamed"].median / rates["labels only"].median,
-            "online_ratio": None,
-            "online_reason": NO_ONLINE,
+            "online_ratio": online and rates["streamed"].median / online,
+            **({"online_reason": reason} if reason else {}),
         }
         return result("train", rates, "streamed", "memory", "iterations/s", what, **more)
 
 
-def _stream(cache: Cache, config: TrainConfig, steps: int) -> Iterator[Batch]:
-    sequence = BatchSequence(block_sizes(cache), config.batch_size, config.seed, config.window)
-    size = config.image_size or cache.manifest.view_size
-    stream = BatchStream(cache.path, sequence, 0, steps, size, config.jitter)
-    for batch in loader(stream, config.workers, torch.cuda.is_available()):
-        assert isinstance(batch, Batch)
-        yield batch
+def _online(cache: Cache, config: TrainConfig, steps: int, rounds: int) -> Side:
+    """The same training with CLIP in the loop; raises C2SError if it cannot be loaded."""
+    teacher = load_online_teacher(config, cache.manifest)
+    batches = _stream(cache, config, steps * (rounds + 1), teacher.sizes)
+    return _side(config, cache, batches, steps, teacher)
 
 
-def _side(config: TrainConfig, cache: Cache, batches: Iterator[Batch], steps: int) -> Side:
+def _stream(
+    cache: Cache, config: TrainConfig, steps: int, teacher_sizes: tuple[int, ...] = ()
+) -> Iterator[Batch | list[Replay]]:
+    m = cache.manifest
+    sequence = BatchSequence(
+        block_sizes(cache), config.batch_size, config.seed, config.window, m.views
+    )
+    size = config.image_size or m.view_size
+    stream = BatchStream(
+        cache.path, sequence, 0, steps, size, config.jitter, teacher_sizes=teacher_sizes
+    )
+    yield from loader(stream, config.workers, torch.cuda.is_available())
+
+
+def _side(
+    config: TrainConfig,
+    cache: Cache,
+    batches: Iterator[Batch | list[Replay]],
+    steps: int,
+    teacher: OnlineTeacher | None = None,
+) -> Side:
     """`steps` iterations per round on the next batches; every side has a model of its own."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    module = build_module(config, cache, 0, None).to(device).train()
+    module = build_module(config, cache, 0, teacher).to(device).train()
     groups = parameter_groups(module, config.lr, config.weight_decay, config.head_lr_mult)
     optimizer = torch.optim.AdamW(groups)
 
     def run() -> int:
         for batch in islice(batches, steps):
-            _step(module, optimizer, batch.to(device, non_blocking=True))
+            _step(module, optimizer, module.transfer_batch_to_device(batch, device, 0))
         if device.type == "cuda":
             torch.cuda.synchronize()
         return steps

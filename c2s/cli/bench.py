@@ -85,6 +85,8 @@ def loader(
 @app.command()
 def train(
     cache: CacheOption = None,
+    teacher: TeacherOption = None,
+    pretrained: PretrainedOption = None,
     student: Annotated[str | None, typer.Option(help="Student [default: the data set's].")] = None,
     images: int = _images(500),
     steps: Annotated[int, typer.Option(min=1, help="Iterations per round.")] = 20,
@@ -93,13 +95,15 @@ def train(
     rounds: RoundsOption = 5,
     json_: JsonOption = False,
 ) -> None:
-    """Training from a cache against batches in memory, and against labels alone."""
+    """Training from a cache against batches in memory, labels alone, and CLIP in the loop."""
     from c2s.bench.train import bench_train
 
     _run(
         "train",
         json_,
-        lambda tick: bench_train(cache, student, images, steps, batch_size, workers, rounds, tick),
+        lambda tick: bench_train(
+            cache, teacher, pretrained, student, images, steps, batch_size, workers, rounds, tick
+        ),
     )
 
 

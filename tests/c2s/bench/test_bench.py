@@ -108,6 +108,17 @@ def test_train(tmp_path):
     assert (facts["online_ratio"] is None) == ("online_reason" in facts)
 
 
+@pytest.mark.slow
+def test_train_with_the_teacher_in_the_loop():
+    pytest.importorskip("open_clip", reason="needs c2s[build]")
+    from c2s.bench.train import ONLINE_SHARE, bench_train
+
+    facts = bench_train(images=16, steps=2 * ONLINE_SHARE, batch_size=2, workers=0, rounds=1)
+    rates = {k: np.median(v) for k, v in facts["sides"].items()}
+    assert facts["online_ratio"] == pytest.approx(rates["streamed"] / rates["online"], rel=1e-2)
+    assert "online_reason" not in facts
+
+
 def test_cluster():
     pytest.importorskip("open_clip", reason="needs c2s[build]")
     from c2s.bench.cluster import bench_cluster

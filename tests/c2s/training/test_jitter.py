@@ -26,14 +26,29 @@ def distorted(pixels, draws):
 
 
 def by_definition(pixels, draws):
-    """Brightness, contrast (first), saturation and hue in HSV, contrast (last), in float64."""
+    """Brightness, contrast (first), saturation and hue in HSV, contrast (last), in float64.
+
+    Returns the values, and the pixels where no rounding was a close call, which single precision may
+    decide otherwise.
+    """
     shift, before, saturation, hue, after = (float(d) for d in np.asarray(draws, np.float32))
-    out = np.trunc(np.clip(pixels.astype(np.float64) + shift, 0, 255))
-    out = np.trunc(np.clip(out * before, 0, 255))
+    clear = np.ones(pixels.shape[:2], bool)
+
+    def whole(values, rounded):
+        boundary = values - (0.5 if rounded else 0.0)
+        close = np.abs(boundary - np.rint(boundary)) < 1e-3
+        if not rounded:
+            close &= values != np.rint(values)
+        clear[close.any(-1)] = False
+        return np.rint(values) if rounded else np.trunc(values)
+
+    out = whole(np.clip(pixels.astype(np.float64) + shift, 0, 255), rounded=False)
+    out = whole(np.clip(out * before, 0, 255), rounded=False)
     for place in np.ndindex(out.shape[:2]):
         h, s, v = colorsys.rgb_to_hsv(*(out[place] / 255))
         out[place] = 255 * np.array(colorsys.hsv_to_rgb((h + hue) % 1, min(s * saturation, 1), v))
-    return np.trunc(np.clip(np.rint(out) * after, 0, 255))
+    out = whole(out, rounded=True)
+    return whole(np.clip(out * after, 0, 255), rounded=False), clear
 
 
 factors = st.floats(0.5, 1.5, width=32)
@@ -49,10 +64,16 @@ all_draws = st.tuples(
 @settings(max_examples=60)
 @given(draws=all_draws, seed=st.integers(0, 99))
 def test_each_pixel_follows_the_definition(draws, seed):
-    got, want = distorted(image(seed), draws), by_definition(image(seed), draws)
-    # Single precision may fall on the other side of a rounding step, once per stage.
+    got = distorted(image(seed), draws)
+    want, clear = by_definition(image(seed), draws)
+    np.testing.assert_array_equal(got[clear], want[clear])
     assert np.abs(got - want).max() <= 2
-    assert (got != want).mean() < 0.1
+
+
+def test_most_pixels_are_clear():
+    rng = np.random.default_rng(0)
+    share = [by_definition(image(s), draw_jitter(rng))[1].mean() for s in range(40)]
+    assert np.mean(share) > 0.9
 
 
 def test_neutral_draws_change_nothing():
