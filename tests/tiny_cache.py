@@ -55,7 +55,7 @@ def write_cache(
             std=(0.25, 0.25, 0.25),
         ),
         requests={
-            s: {"seed": seed}
+            s: {"seed": seed} | ({"precision": "float32"} if s == "teacher" else {})
             for s in ("images", "labels", "views", "teacher", "masks", "regions", "text")
         },
     )
