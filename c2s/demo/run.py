@@ -97,14 +97,14 @@ def _summary(row: str, per_seed: list[dict[str, float]]) -> dict[str, Any]:
 def results_table(results: dict[str, Any]) -> Table:
     """Our rows beside those of the paper's Table IV."""
     table = Table(title="Shapes: 12 seen and 4 unseen classes; beside it the paper's Table IV")
-    table.add_column("row")
-    for column in (*SCORES, "seconds", "paper sIoU", "uIoU", "hIoU"):
-        table.add_column(column, justify="right")
+    table.add_column("row", no_wrap=True)
+    for column in (*SCORES, "seconds", "paper: s / u / h"):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in results["rows"]:
         spread = row.get("spread", {})
-        ours = [f"{row[k]:.1f}" + (f" ± {spread[k]:.1f}" if spread else "") for k in SCORES]
-        paper = [f"{value:.1f}" for value in PAPER[row["name"]]]
-        table.add_row(row["name"], *ours, f"{row['seconds']:.0f}", *paper)
+        ours = [f"{row[k]:.1f}" + (f"±{spread[k]:.1f}" if spread else "") for k in SCORES]
+        paper = " / ".join(f"{value:.1f}" for value in PAPER[row["name"]])
+        table.add_row(row["name"], *ours, f"{row['seconds']:.0f}", paper)
     table.caption = (
         "paper: COCO-Stuff, SegFormer-B4, 40 k iterations. Ours: a small student, "
         f"whose teacher names {results['teacher']['region_top1']:.1f} % of held-out regions."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from PIL import Image, ImageOps
 from c2s_cache.errors import UnreadableImage
 from c2s_cache.manifest import IGNORE
 
+_T = TypeVar("_T", bound=np.generic)
 Box = tuple[float, float, float, float]
 
 
@@ -37,10 +39,11 @@ def crop(
     size: int,
 ) -> Crop:
     """Cut a view out of an upright image [H, W, 3] and its label map [H, W], at `size` pixels."""
+    places = _places(labels.shape[0], labels.shape[1], box, size)
     return Crop(
         crop_image(image, box, flip, size),
-        crop_labels(labels, box, flip, size),
-        inside_image(labels.shape[0], labels.shape[1], box, flip, size),
+        _mirrored(_sampled(labels, *places), flip),
+        _mirrored(places[2], flip),
     )
 
 
@@ -54,7 +57,8 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # corrupt EXIF blocks warn; the pixels are still whole
             with Image.open(io.BytesIO(data)) as image:
-                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+                ImageOps.exif_transpose(image, in_place=True)  # copies only what it has to turn
+                return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableImage(f"image cannot be decoded ({error}).") from error
 
@@ -116,7 +120,7 @@ def crop_image(
             shape = (right - left, bottom - top)
             inner = Image.fromarray(image).resize(shape, Image.Resampling.BICUBIC, part)
             out[top:bottom, left:right] = np.asarray(inner)
-    return np.ascontiguousarray(out[:, ::-1] if flip else out)
+    return np.ascontiguousarray(_mirrored(out, flip))
 
 
 def crop_labels(
@@ -133,23 +137,40 @@ def crop_labels(
     Returns:
         uint8 [size, size].
     """
-    height, width = labels.shape
-    rows, rows_in = _samples(float(box[1]), float(box[3]), height, size)
-    cols, cols_in = _samples(float(box[0]), float(box[2]), width, size)
-    out = labels[rows[:, None], cols[None, :]]
-    if not (rows_in.all() and cols_in.all()):
-        out[~(rows_in[:, None] & cols_in[None, :])] = IGNORE
-    return np.ascontiguousarray(out[:, ::-1]) if flip else out
+    places = _places(labels.shape[0], labels.shape[1], box, size)
+    return _mirrored(_sampled(labels, *places), flip)
 
 
 def inside_image(
     height: int, width: int, box: Box | NDArray[np.float64], flip: bool, size: int
 ) -> NDArray[np.bool_]:
     """Where a view of `size` pixels shows the image rather than padding: bool [size, size]."""
-    _, rows_in = _samples(float(box[1]), float(box[3]), height, size)
-    _, cols_in = _samples(float(box[0]), float(box[2]), width, size)
-    out = rows_in[:, None] & cols_in[None, :]
-    return np.ascontiguousarray(out[:, ::-1]) if flip else out
+    return _mirrored(_places(height, width, box, size)[2], flip)
+
+
+def _places(
+    height: int, width: int, box: Box | NDArray[np.float64], size: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]:
+    """Source row and column of each output pixel, [size, 1] and [1, size], and which lie inside."""
+    rows, rows_in = _samples(float(box[1]), float(box[3]), height, size)
+    cols, cols_in = _samples(float(box[0]), float(box[2]), width, size)
+    return rows[:, None], cols[None, :], rows_in[:, None] & cols_in[None, :]
+
+
+def _sampled(
+    labels: NDArray[np.uint8],
+    rows: NDArray[np.intp],
+    cols: NDArray[np.intp],
+    inside: NDArray[np.bool_],
+) -> NDArray[np.uint8]:
+    out = labels[rows, cols]
+    if not inside.all():
+        out[~inside] = IGNORE
+    return out
+
+
+def _mirrored(array: NDArray[_T], flip: bool) -> NDArray[_T]:
+    return np.ascontiguousarray(array[:, ::-1]) if flip else array
 
 
 def _raster(start: float, stop: float, limit: int, size: int) -> tuple[int, int] | None:
