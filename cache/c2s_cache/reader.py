@@ -25,6 +25,9 @@ TRAINING = (
     *("teacher/global_cls", "masks/grid", "regions/cls", "regions/id", "regions/area"),
 )
 """The arrays that training reads."""
+DECODER = "zarrs.ZarrsCodecPipeline"
+"""What training reads with: the same bytes, in half the time of Zarr's own. Writing stays with Zarr's,
+whose compressed bytes a rebuild must repeat."""
 
 
 @dataclass(frozen=True)
@@ -187,8 +190,20 @@ class Cache:
         return arrays
 
     def read_block(self, block: int) -> Block:
-        """Read what training needs of a block."""
-        arrays, start = self.read(block, TRAINING), self.manifest.block_range(block).start
+        """Read what training needs of a block.
+
+        Raises:
+            CacheError: it cannot be decoded; every chunk carries a checksum.
+        """
+        try:
+            with zarr.config.set({"codec_pipeline.path": DECODER}):
+                arrays = self.read(block, TRAINING)
+        except (ValueError, RuntimeError, OSError) as error:
+            raise CacheError(
+                f"block {block} of {self.path} cannot be read: {error}",
+                f"See what is damaged with: c2s cache verify {self.path} --quick",
+            ) from error
+        start = self.manifest.block_range(block).start
         usable = start + np.flatnonzero(arrays["images/usable"])
         return Block(usable.astype(np.int64), arrays, start)
 

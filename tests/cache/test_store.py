@@ -12,6 +12,7 @@ from tiny_cache import write_cache
 from c2s_cache import Cache, CacheError, open_cache
 from c2s_cache.change import change
 from c2s_cache.integrity import verify
+from c2s_cache.reader import TRAINING
 from c2s_cache.receipt import METADATA
 from c2s_cache.schema import array_specs
 from c2s_cache.writer import BlockWriter, build_lock, create_cache
@@ -180,6 +181,23 @@ def test_moved_receipts_are_noticed(copy):
     shutil.copy(receipts / "000000.json", receipts / "000001.json")
     with pytest.raises(CacheError, match="files were moved"):
         open_cache(copy)
+
+
+def test_a_chunk_that_changed_is_one_sentence_when_read(copy):
+    shard = next(f for f in sorted((copy / "labels/data/c").rglob("*")) if f.is_file())
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 4] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(CacheError, match="cannot be read") as caught:
+        Cache(copy).read_block(0)
+    assert "c2s cache verify" in str(caught.value)
+
+
+def test_training_reads_what_zarr_itself_reads(copy):
+    cache = Cache(copy)
+    for block in range(cache.blocks):
+        for path, values in cache.read(block, TRAINING).items():
+            np.testing.assert_array_equal(cache.read_block(block).arrays[path], values)
 
 
 def test_leaked_labels_are_found(copy):
