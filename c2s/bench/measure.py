@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
-import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from statistics import median
 from typing import Any
 
 from c2s_pipeline.memory import peak_memory
+from c2s_pipeline.provenance import versions
 
 PACKAGES = ("torch", "zarr", "zarrs", "numpy", "open_clip_torch", "scikit-learn", "pillow")
 
@@ -96,14 +95,8 @@ def result(
 
 def machine() -> dict[str, Any]:
     """Versions, processor threads, and the largest memory this process has held, in MiB."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return {
-        "versions": {"python": platform.python_version(), **found},
+        "versions": versions(PACKAGES),
         "processors": os.cpu_count(),
         "peak_memory_mib": round(peak_memory() / 2**20, 1),
     }

@@ -11,8 +11,6 @@ import pytest
 from PIL import Image
 from tiny_cache import write_cache
 
-from c2s.cli import main
-
 BLOCKED = """
 import sys
 
@@ -34,26 +32,6 @@ def without(names: set[str], *arguments: str) -> subprocess.CompletedProcess[str
     return subprocess.run(
         [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=300
     )
-
-
-@pytest.fixture
-def c2s(monkeypatch, capsys, tmp_path):
-    """Run the command in this process and an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("C2S_DATA", raising=False)
-
-    def run(*arguments: object):
-        monkeypatch.setattr(sys, "argv", ["c2s", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        else:
-            code = 0
-        return (code, *capsys.readouterr())
-
-    return run
 
 
 HEAVY = {

@@ -16,7 +16,6 @@ import yaml
 from official_trees import TREES, class_map, make_ade20k, make_voc, write_image, write_values
 from PIL import Image
 
-from c2s.cli import main
 from c2s.datasets.coco_stuff import RAW_VALUES
 
 RUN = "from c2s.cli import main; print('ready', flush=True); main()"
@@ -27,26 +26,6 @@ from c2s.datasets import prepare
 write = prepare._write_labels
 prepare._write_labels = lambda job: (write(job), time.sleep(0.2))
 """
-
-
-@pytest.fixture
-def c2s(monkeypatch, capsys, tmp_path):
-    """Run the command in this process and an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("C2S_DATA", raising=False)
-
-    def run(*arguments: object):
-        monkeypatch.setattr(sys, "argv", ["c2s", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        else:
-            code = 0
-        return (code, *capsys.readouterr())
-
-    return run
 
 
 def start(*arguments, before=""):

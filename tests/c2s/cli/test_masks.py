@@ -6,24 +6,14 @@ import csv
 import json
 
 import pytest
-from typer.testing import CliRunner
 
-from c2s.cli import app
-from c2s_cache.errors import C2SError, ConfigError
+from c2s_cache.errors import ConfigError
 
 SCORE = ("masks", "score", "--dataset", "shapes", "--split", "dev", "--limit", "2")
 
 
-def invoke(*arguments):
-    done = CliRunner().invoke(app, [str(a) for a in arguments])
-    if isinstance(done.exception, C2SError):
-        raise done.exception
-    assert done.exit_code == 0, (done.output, done.exception)
-    return done.stdout
-
-
 @pytest.mark.slow
-def test_a_sweep_as_json_csv_and_plot(tmp_path):
+def test_a_sweep_as_json_csv_and_plot(tmp_path, invoke):
     files = [tmp_path / f"scores{suffix}" for suffix in (".json", ".csv", ".png")]
     out = [part for file in files for part in ("--out", file)]
     sweep = ("--dense-features", "plain,kk", "--thresholds", "0.6,0.8", "--windows", "3+7,3")
@@ -41,7 +31,7 @@ def test_a_sweep_as_json_csv_and_plot(tmp_path):
     assert files[2].read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_table_names_the_settings():
+def test_the_table_names_the_settings(invoke):
     text = invoke(*SCORE, "--thresholds", "0.7")
     assert "plain" in text
     assert "3+7" in text
@@ -58,6 +48,6 @@ def test_the_table_names_the_settings():
         (("--out", "x.txt"), "must end in one of"),
     ],
 )
-def test_wrong_usage_is_one_sentence(arguments, message):
+def test_wrong_usage_is_one_sentence(arguments, message, invoke):
     with pytest.raises(ConfigError, match=message):
         invoke(*SCORE, *arguments)

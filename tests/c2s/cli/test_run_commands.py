@@ -35,14 +35,6 @@ def trained(tiny_cache, tmp_path_factory):
     return path
 
 
-def invoke(*arguments):
-    done = CliRunner().invoke(app, [str(a) for a in arguments])
-    if isinstance(done.exception, C2SError):
-        raise done.exception
-    assert done.exit_code == 0, (done.output, done.exception)
-    return done.stdout
-
-
 @dataclass
 class Item:
     id: str
@@ -83,7 +75,7 @@ def tiny_dataset(monkeypatch):
 
 
 @pytest.mark.parametrize("mode", ["slide", "whole"])
-def test_eval_prints_the_promised_keys(trained, tiny_dataset, mode, tmp_path):
+def test_eval_prints_the_promised_keys(trained, tiny_dataset, mode, tmp_path, invoke):
     out = tmp_path / "result.json"
     text = invoke(
         "eval",
@@ -113,7 +105,7 @@ def test_eval_prints_the_promised_keys(trained, tiny_dataset, mode, tmp_path):
 EVAL = ("--limit", 2, "--device", "cpu", "--mode", "whole", "--json")
 
 
-def test_eval_leaves_a_background_class_out_if_asked(trained, tiny_dataset):
+def test_eval_leaves_a_background_class_out_if_asked(trained, tiny_dataset, invoke):
     facts = json.loads(
         invoke("eval", "--run", trained, "--dataset", "tiny", *EVAL, "--background", "ignored")
     )
@@ -126,7 +118,9 @@ def other_dataset(monkeypatch):
     monkeypatch.setattr(c2s.datasets, "load_dataset", lambda name, root=None: Other())
 
 
-def test_eval_across_data_sets_with_embeddings_from_a_file(trained, other_dataset, tmp_path):
+def test_eval_across_data_sets_with_embeddings_from_a_file(
+    trained, other_dataset, tmp_path, invoke
+):
     np.save(tmp_path / "text.npy", np.random.default_rng(0).normal(size=(3, 16)))
     across = ("eval", "--run", trained, "--dataset", "other", *EVAL)
     facts = json.loads(invoke(*across, "--vocabulary", tmp_path / "text.npy"))
@@ -140,7 +134,7 @@ def test_eval_across_data_sets_with_embeddings_from_a_file(trained, other_datase
 
 
 def test_eval_across_data_sets_by_names_asks_for_the_unknown_ones(
-    trained, other_dataset, monkeypatch
+    trained, other_dataset, monkeypatch, invoke
 ):
     asked = []
 
@@ -155,7 +149,7 @@ def test_eval_across_data_sets_by_names_asks_for_the_unknown_ones(
     assert asked == [["zebra"]]
 
 
-def test_self_training_through_the_command_line(trained, tiny_dataset, tmp_path):
+def test_self_training_through_the_command_line(trained, tiny_dataset, tmp_path, invoke):
     said = invoke("train", "--self-train", trained, "--runs", tmp_path)
     path = tmp_path / f"{trained.name}-st"
     assert f"{path} is complete" in said
@@ -164,18 +158,18 @@ def test_self_training_through_the_command_line(trained, tiny_dataset, tmp_path)
     assert "ours, transductive" in invoke("eval", "--run", path, "--dataset", "tiny", *EVAL[:-1])
 
 
-def test_eval_shows_a_table(trained, tiny_dataset):
+def test_eval_shows_a_table(trained, tiny_dataset, invoke):
     text = invoke("eval", "--run", trained, "--dataset", "tiny", "--limit", 1, "--device", "cpu")
     assert "hIoU" in text
     assert "unseen" in text
 
 
-def test_eval_refuses_another_dataset(trained):
+def test_eval_refuses_another_dataset(trained, invoke):
     with pytest.raises(ConfigError, match="Class 0 of shapes"):
         invoke("eval", "--run", trained, "--dataset", "shapes")
 
 
-def test_predict_writes_labels_and_overlays(trained, tmp_path):
+def test_predict_writes_labels_and_overlays(trained, tmp_path, invoke):
     picture = tmp_path / "a photo.jpg"
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(picture)
     out = tmp_path / "out"
@@ -186,7 +180,7 @@ def test_predict_writes_labels_and_overlays(trained, tmp_path):
     assert (out / "a photo_overlay.png").is_file()
 
 
-def test_predict_needs_the_text_tower_for_other_names(trained, tmp_path, monkeypatch):
+def test_predict_needs_the_text_tower_for_other_names(trained, tmp_path, monkeypatch, invoke):
     monkeypatch.setitem(sys.modules, "c2s_pipeline.text", None)
     with pytest.raises(MissingExtra, match=r"no text embedding of zebra.*c2s\[build\]"):
         invoke(
@@ -194,7 +188,7 @@ def test_predict_needs_the_text_tower_for_other_names(trained, tmp_path, monkeyp
         )
 
 
-def test_predict_asks_the_text_tower_only_for_unknown_names(trained, tmp_path, monkeypatch):
+def test_predict_asks_the_text_tower_only_for_unknown_names(trained, tmp_path, monkeypatch, invoke):
     asked = []
 
     class Text:
@@ -232,7 +226,7 @@ def test_names_are_put_into_the_sentences_the_run_was_trained_with():
     assert asked == [(["cat"], ("There is a {}.",))]
 
 
-def test_a_wrong_setting_is_named(tiny_cache):
+def test_a_wrong_setting_is_named(tiny_cache, invoke):
     with pytest.raises(ConfigError, match=r"method\.tua"):
         invoke("train", "--cache", tiny_cache, "--set", "method.tua=1")
 
@@ -252,12 +246,12 @@ def test_a_wrong_setting_is_named(tiny_cache):
         (("eval", "--run", "nowhere", "--dataset", "shapes"), "not a run folder"),
     ],
 )
-def test_wrong_use_is_one_sentence(arguments, message):
+def test_wrong_use_is_one_sentence(arguments, message, invoke):
     with pytest.raises(C2SError, match=message):
         invoke(*arguments)
 
 
-def test_students_show_has_the_promised_keys():
+def test_students_show_has_the_promised_keys(invoke):
     facts = json.loads(invoke("students", "show", "segformer-b0", "--json"))
     assert {"parameters", "training_parameters", "gflops", "input_size"} <= set(facts)
     assert facts["input_size"] == 512
