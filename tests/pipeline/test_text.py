@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import make_coco_tree
 
 from c2s.datasets import load_dataset
 from c2s.demo.defaults import build_defaults
 from c2s_cache import ConfigError, open_cache
-from c2s_pipeline.build import build
+from c2s_pipeline.build import _all_cores, build
 from c2s_pipeline.imported_text import TEMPLATE_PAIR, check_order, load_embeddings
 from c2s_pipeline.request import BuildRequest, make_manifest
 from c2s_pipeline.teacher import Teacher, TeacherSpec
@@ -207,3 +209,14 @@ def test_wrong_rows_are_refused_before_a_cache_comes_to_be(shapes, tmp_path):
         with pytest.raises(ConfigError, match=message):
             build(dataset.split("val"), asked, tmp_path / "refused.zarr")
         assert not (tmp_path / "refused.zarr").exists()
+
+
+def test_class_embeddings_of_a_build_take_all_cores_whatever_the_environment_says():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with _all_cores():
+            assert torch.get_num_threads() == os.cpu_count()
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
