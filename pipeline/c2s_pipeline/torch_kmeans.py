@@ -17,7 +17,8 @@ class TorchKMeans:
     Images of like size are padded to the largest among them and masked. Sums over clusters are products with
     one-hot matrices, never scattered additions, so a run is reproducible on a GPU too. Empty clusters
     are moved to the tokens farthest from their centres, and an image stops when its labels do, both
-    as in scikit-learn.
+    as in scikit-learn. A cluster that gives its only token away so is put on the biggest one; there
+    scikit-learn may put it on that one's sum, and labels may differ.
 
     Args:
         device: where to compute.

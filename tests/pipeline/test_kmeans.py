@@ -10,7 +10,8 @@ from c2s_pipeline.kmeans import cluster, create_backend
 
 def lloyd(tokens, seeds, iterations):
     """Plain Lloyd in float64, as scikit-learn defines it: clusters that run empty take, in their order,
-    the tokens farthest from their centres.
+    the tokens farthest from their centres. A cluster that loses its only token so lies on the biggest one,
+    which is a tie: what wins it is nobody's definition.
 
     Returns labels, how near any decision came to a tie (relative), and how many clusters ran empty.
     """
@@ -33,7 +34,9 @@ def lloyd(tokens, seeds, iterations):
             least = min(least, ((away[:-1] - away[1:])[: len(empty)] / away[0]).min())
             owner[order[: len(empty)]] = empty
             emptied += len(empty)
-        centres = np.stack([points[owner == i].mean(0) for i in range(len(centres))])
+        biggest = np.bincount(owner).argmax()
+        held = [i if (owner == i).any() else biggest for i in range(len(centres))]
+        centres = np.stack([points[owner == i].mean(0) for i in held])
     return np.unique(labels, return_inverse=True)[1], least, emptied
 
 
@@ -53,7 +56,7 @@ def test_labels_equal_plain_lloyd(backend, seed, n, k):
     seeds = tokens[rng.permutation(n)[: min(k, n)]] + np.float32(0.01)
     [(labels, features)] = cluster([tokens], [seeds], 50, backend)
     expected, margin, _ = lloyd(tokens, seeds, 50)
-    assume(margin > 1e-5)
+    assume(margin > 3e-4)  # float32 distances are differences of squares hundreds of times their size
     np.testing.assert_array_equal(labels, expected)
     for i in range(labels.max() + 1):
         np.testing.assert_allclose(features[i], tokens[labels == i].mean(0), rtol=1e-4, atol=1e-5)
