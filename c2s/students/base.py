@@ -18,11 +18,14 @@ class Student(nn.Module, ABC):
     Attributes:
         dim: D, width of the features = joint width of the teacher.
         backbone: the pretrained part; everything else is the head, which learns faster.
+        classifier: dotted name of the last layer, a 1 x 1 convolution or a linear layer whose D outputs,
+            resized at most, are the features. Class embeddings can be folded into it.
         mean, std: normalisation of the inputs, RGB, in units of pixel / 255.
     """
 
     dim: int
     backbone: nn.Module
+    classifier: str
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
@@ -31,10 +34,11 @@ class Student(nn.Module, ABC):
         """Features at the student's own resolution.
 
         Args:
-            images: float [B, 3, H, W], RGB, normalised with the student's `mean` and `std`.
+            images: float [B, 3, H, W] of any size from 32 pixels on, RGB, normalised with the student's
+                `mean` and `std`.
 
         Returns:
-            [B, D, h, w], not normalised.
+            [B, D, h, w], not normalised; the h x w cells divide the whole image evenly.
         """
 
 

@@ -41,6 +41,8 @@ class SegFormer(Student):
         ConfigError: the weights cannot be read or do not fit the encoder.
     """
 
+    classifier = "head.classifier"
+
     def __init__(self, size: str, dim: int, weights: str | None = None) -> None:
         super().__init__()
         from transformers import SegformerConfig, SegformerForSemanticSegmentation

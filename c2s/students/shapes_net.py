@@ -72,6 +72,7 @@ class ShapesNet(Student):
     """
 
     stride = 2
+    classifier = "project"
 
     def __init__(self, dim: int = 128, weights: str | None = None) -> None:
         super().__init__()
@@ -86,7 +87,7 @@ class ShapesNet(Student):
         self.lateral1 = ConvNorm(half, narrow, kernel=1)
         self.fuse1 = ConvNorm(narrow, narrow)
         self.expand = ConvNorm(narrow, wide, kernel=1)
-        self.classifier = nn.Conv2d(wide, dim, 1)
+        self.project = nn.Conv2d(wide, dim, 1)
         if weights != "random":
             load_encoder(self.backbone, PRETRAINED if weights is None else Path(weights))
         self.to(memory_format=torch.channels_last)
@@ -97,7 +98,7 @@ class ShapesNet(Student):
         x = self.lateral3(eighth) + self.scene(eighth.mean((2, 3)))[:, :, None, None]
         x = self.fuse2(quarter + _enlarge(x))
         x = self.fuse1(self.lateral1(half) + _enlarge(self.lateral2(x)))
-        features: Tensor = self.classifier(self.expand(x))
+        features: Tensor = self.project(self.expand(x))
         return features
 
 
