@@ -26,18 +26,12 @@ from c2s_pipeline.templates import template_set
 class BuildRequest(BaseModel):
     """Everything a user decides about a cache, apart from the data set and where it goes.
 
-        `dense_size` is the input side of the dense pass in pixels (default: the teacher's native size);
-        `dense_features` says which tokens are clustered;
-        `view_size` the side at which students see a view; `block_rows` the rows per block; `limit` takes
-        only the first so many images of the shuffled split. The class embeddings are those of `prompts`
-        (default: the class names) in the template set `templates` (a name, or sentences with one `{}`
-        each), or come from the file `text_embeddings`.
-    =======
-        `views` how many views per image: 1 is the canonical one, more are drawn at random as `augment`
-        says; `view_size` the side at which students see a view; `block_rows` the rows per block; `limit` takes
-        only the first so many images of the shuffled split. `templates` is the name of a prompt set, or
-        sentences with one `{}` each.
-    >>>>>>> a364f4b (wip2)
+    `dense_size` is the input side of the dense pass in pixels (default: the teacher's native size);
+    `dense_features` says which tokens are clustered. `views` is how many views there are per image: 1 is
+    the canonical one, more are drawn at random as `augment` says; `view_size` is the side at which
+    students see a view. `block_rows` rows make a block; `limit` takes only the first so many images of the
+    shuffled split. The class embeddings are those of `prompts` (default: the class names) in the template
+    set `templates` (a name, or sentences with one `{}` each), or come from the file `text_embeddings`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
