@@ -56,7 +56,9 @@ def test_labels_equal_plain_lloyd(backend, seed, n, k):
     seeds = tokens[rng.permutation(n)[: min(k, n)]] + np.float32(0.01)
     [(labels, features)] = cluster([tokens], [seeds], 50, backend)
     expected, margin, _ = lloyd(tokens, seeds, 50)
-    assume(margin > 3e-4)  # float32 distances are differences of squares hundreds of times their size
+    assume(
+        margin > 3e-4
+    )  # float32 distances are differences of squares hundreds of times their size
     np.testing.assert_array_equal(labels, expected)
     for i in range(labels.max() + 1):
         np.testing.assert_allclose(features[i], tokens[labels == i].mean(0), rtol=1e-4, atol=1e-5)
