@@ -23,6 +23,9 @@ RootOption = Annotated[
     Path | None, typer.Option(help="Folder of the data set, or the one that holds it [C2S_DATA].")
 ]
 SplitOption = Annotated[str, typer.Option(help="Split to build from.")]
+OutOption = Annotated[
+    Path | None, typer.Option(help="Cache directory [default: cache/<data set>.zarr].")
+]
 ViewsOption = Annotated[
     int | None,
     typer.Option(
@@ -52,9 +55,7 @@ PathArgument = Annotated[Path, typer.Argument(help="Cache directory.")]
 def build(
     dataset: DatasetOption,
     root: RootOption = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Cache directory [default: cache/<data set>.zarr].")
-    ] = None,
+    out: OutOption = None,
     teacher: Annotated[
         str | None, typer.Option(help="open_clip ViT model name [default: ViT-B-16].")
     ] = None,
@@ -331,6 +332,7 @@ def _spot_check(
 def plan(
     dataset: DatasetOption,
     root: RootOption = None,
+    out: OutOption = None,
     teacher: Annotated[str | None, typer.Option(help="open_clip ViT model name.")] = None,
     pretrained: Annotated[str | None, typer.Option(help="Weight tag, file, or 'random'.")] = None,
     views: ViewsOption = None,
@@ -338,15 +340,30 @@ def plan(
     dense_size: Annotated[int | None, typer.Option(help="Input side of the dense pass.")] = None,
     split: SplitOption = "train",
     split_file: SplitFileOption = None,
-    regions: Annotated[float, typer.Option(help="Expected regions per image.")] = 10.0,
+    workers: WorkersOption = None,
+    sample: Annotated[int, typer.Option(min=1, help="Images that are tried.")] = 8,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Project bytes and hours of a build on this machine, from timed teacher passes."""
-    from c2s.cli.cache_plan import plan_build
+    """Project hours, disk and memory of a build, stage by stage, from a trial of a few images.
+
+    Exit code 1 if it does not fit on this machine.
+    """
+    from c2s.cli.plan_report import report_plan
+    from c2s.cli.progress import bar
+    from c2s.config import resolve
     from c2s.datasets import load_dataset
     from c2s.demo.defaults import build_defaults
+    from c2s_pipeline.extras import require
 
     data = load_dataset(dataset, root, split_file)
+    source = data.split(split)
+    require("open_clip", "build")
+    require("distributed", "build")
+    from c2s_pipeline.plan import STEPS, plan_build
+    from c2s_pipeline.request import BuildRequest
+
     options = {
         "teacher": teacher,
         "pretrained": pretrained,
@@ -355,9 +372,7 @@ def plan(
         "dense_size": dense_size,
     }
     defaults = {"view_size": data.protocol.view_size, **build_defaults(dataset, teacher)}
-    facts = plan_build(data.split(split), defaults, options, regions)
-    if json_:
-        typer.echo(json.dumps(facts))
-        return
-    for key, value in facts.items():
-        typer.echo(f"{key:28} {value}")
+    request = resolve(BuildRequest, defaults, config, set_ or (), options)
+    with bar("trial", len(STEPS), "steps") as advance:
+        found = plan_build(source, request, sample, workers, advance)
+    report_plan(found, out or Path("cache") / f"{data.short}.zarr", json_)

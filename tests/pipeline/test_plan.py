@@ -1,0 +1,90 @@
+"""A plan against the build that it foretells."""
+
+import dataclasses
+import shutil
+
+import psutil
+import pytest
+
+from c2s.datasets import FolderSplit
+from c2s.datasets.coco_stuff import DESCRIPTOR
+from c2s_cache import Cache
+from c2s_pipeline.build import build
+from c2s_pipeline.plan import COPIES, STEPS, DoesNotFit, Plan, StagePlan, plan_build
+from c2s_pipeline.request import BuildRequest
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    from conftest import make_coco_tree
+
+    root = make_coco_tree(tmp_path_factory.mktemp("tree") / "coco_stuff164k", count=6)
+    return FolderSplit(DESCRIPTOR, root, "train")
+
+
+def request(teacher, **changes):
+    settings = {"teacher": teacher, "block_rows": 6, "batch_size": 4, "view_size": 32}
+    return BuildRequest(**(settings | {"masks": {"windows": (2, 3)}} | changes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes", [{}, {"dense": "int8"}, {"dense_size": 64}, {"views": 2, "dense": "float16"}]
+)
+def test_a_plan_from_all_images_is_the_build(source, tiny_teacher, scheduler, tmp_path, changes):
+    wanted, steps = request(tiny_teacher, **changes), []
+    plan = plan_build(source, wanted, 6, advance=steps.append)
+    report = build(source, wanted, tmp_path / "c.zarr", scheduler=scheduler)
+    cache = Cache(report.path)
+    assert [s.stage for s in plan.stages] == list(cache.manifest.stages)
+    assert sum(s.passes for s in plan.stages) == report.passes
+    size = dict.fromkeys(cache.manifest.stages, 0)
+    for (stage, _), receipt in cache.receipts.items():
+        if stage in size:
+            size[stage] += sum(f.size for f in receipt.files.values())
+    text = size.pop("text")  # compressed; the plan has what it is before that
+    assert {s.stage: s.bytes for s in plan.stages if s.stage != "text"} == size
+    assert text <= next(s.bytes for s in plan.stages if s.stage == "text") * 1.1
+    assert all(s.hours > 0 for s in plan.stages if s.passes)
+    assert len(steps) == len(STEPS)
+
+
+def test_a_plan_scales_with_the_images(source, tiny_teacher, monkeypatch):
+    """From three of six images; a worker also holds the rest of its block, several times over."""
+    monkeypatch.setattr("c2s_pipeline.plan.peak_memory", lambda: 1000)
+    plan = plan_build(source, request(tiny_teacher, block_rows=3), 3)
+    assert (plan.images, plan.sampled, plan.memory) == (6, 3, 1000)
+    assert next(s for s in plan.stages if s.stage == "teacher").passes == 6
+    whole = plan_build(source, request(tiny_teacher), 6)
+    block = plan_build(source, request(tiny_teacher), 3).memory - 1000
+    pixels = sum(source.labels(i).size for i in source.ids)
+    files = sum(len(source.encoded(i)) for i in source.ids)
+    assert 0.8 < block / (COPIES * (pixels + files) / 2) < 1.6
+    assert 0.5 < plan.bytes / whole.bytes < 2
+
+
+def fitting(**changes):
+    stages = (StagePlan("images", 1.0, 300, 0), StagePlan("dense", 3.0, 700, 5))
+    return dataclasses.replace(Plan(10, 2, stages, 100, 0, 2), **changes)
+
+
+def test_hours_are_shared_by_the_workers():
+    assert fitting().hours == 2.0
+
+
+def test_a_cache_larger_than_the_disk_is_refused(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    asked = []
+    monkeypatch.setattr(shutil, "disk_usage", lambda p: asked.append(p) or usage._replace(free=999))
+    with pytest.raises(DoesNotFit, match=r"would take .* GiB of it for dense, but .* free"):
+        fitting().check(tmp_path / "not" / "there.zarr")
+    assert asked == [tmp_path]
+    monkeypatch.setattr(shutil, "disk_usage", lambda p: usage._replace(free=1000))
+    fitting().check(tmp_path)
+
+
+def test_workers_that_need_too_much_memory_are_refused(tmp_path):
+    available = psutil.virtual_memory().available
+    with pytest.raises(DoesNotFit, match="2 workers"):
+        fitting(memory=available).check(tmp_path)
+    fitting(memory=available // 8).check(tmp_path)
