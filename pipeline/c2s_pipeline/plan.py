@@ -18,7 +18,7 @@ from c2s_cache.schema import array_specs
 from c2s_cache.writer import BlockWriter, create_cache
 from c2s_pipeline.block import BlockComputer, stored_inputs
 from c2s_pipeline.build import load_teacher
-from c2s_pipeline.kmeans import create_backend
+from c2s_pipeline.kmeans import BackendName, create_backend
 from c2s_pipeline.memory import peak_memory
 from c2s_pipeline.request import BuildRequest, make_manifest, row_order
 from c2s_pipeline.source import ImageSource
@@ -135,7 +135,7 @@ def plan_build(
         path = Path(folder) / "trial.zarr"
         create_cache(path, manifest)
         trial = _Trial(path, source, teacher, request.backend, ids)
-        found = {}
+        found: dict[tuple[str, ...], tuple[float, int]] = {}
         for stages in STEPS:
             present = tuple(s for s in stages if s in manifest.stages)
             found[stages] = trial.run(present)
@@ -162,7 +162,12 @@ class _Trial:
     """One block, computed in this process by what workers call."""
 
     def __init__(
-        self, path: Path, source: ImageSource, teacher: Teacher, backend: str, ids: list[str]
+        self,
+        path: Path,
+        source: ImageSource,
+        teacher: Teacher,
+        backend: BackendName,
+        ids: list[str],
     ) -> None:
         self.path, self.ids = path, ids
         self.writer = BlockWriter(path)
