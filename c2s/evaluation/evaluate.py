@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from c2s.evaluation.confusion import IGNORE, ConfusionMatrix, Metrics
-from c2s.evaluation.inference import Mode, Predictor
+from c2s.evaluation.inference import CosineClassifier, Mode, Predictor
 from c2s.evaluation.vocabulary import Vocabulary, own_vocabulary
 from c2s.training.run_folder import Run
 from c2s_cache.errors import ConfigError
@@ -134,8 +134,7 @@ def predictor(
         penalty[list(never)] = float("inf")
     size = run.config.image_size or run.info.view_size
     return Predictor(
-        run.student.to(place),
-        torch.from_numpy(words.embeddings).to(place),
+        CosineClassifier(run.student, torch.from_numpy(words.embeddings)).to(place),
         size,
         mode,
         penalty,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 
 IMAGENET_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
@@ -40,6 +41,13 @@ class Student(nn.Module, ABC):
         Returns:
             [B, D, h, w], not normalised; the h x w cells divide the whole image evenly.
         """
+
+
+def normalize_images(images: Tensor, student: nn.Module) -> Tensor:
+    """RGB [B, 3, H, W] in 0..255 to float32, normalised as the student expects."""
+    mean = torch.tensor(getattr(student, "mean", IMAGENET_MEAN), device=images.device)
+    std = torch.tensor(getattr(student, "std", IMAGENET_STD), device=images.device)
+    return (images.float() / 255 - mean[:, None, None]) / std[:, None, None]
 
 
 def parameter_groups(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from c2s.evaluation.inference import Predictor, resized, window_starts
+from c2s.evaluation.inference import CosineClassifier, Predictor, resized, window_starts
 from c2s.evaluation.overlay import overlay, palette
 
 
@@ -70,7 +70,9 @@ def test_whole_images_are_brought_up_to_multiples_of_32():
             return images
 
     student = Sizes()
-    Predictor(student, embeddings(), 40, "whole").scores(np.zeros((40, 41, 3), np.uint8))
+    Predictor(CosineClassifier(student, embeddings()), 40, "whole").scores(
+        np.zeros((40, 41, 3), np.uint8)
+    )
     assert student.seen == (64, 64)
 
 
@@ -84,7 +86,9 @@ def test_stride_and_short_side_of_another_protocol():
             return super().forward(images)
 
     student = Windows()
-    Predictor(student, embeddings(), 32, stride=16, short_side=64).scores(image(40, 80))
+    Predictor(CosineClassifier(student, embeddings()), 32, stride=16, short_side=64).scores(
+        image(40, 80)
+    )
     assert student.count == 3 * 7
 
 
@@ -95,7 +99,7 @@ def test_short_side_is_brought_to_the_crop():
 
 @pytest.mark.parametrize("mode", ["slide", "whole"])
 def test_scores_are_cosines_at_the_images_own_size(mode):
-    predictor = Predictor(Colours(), embeddings(), 32, mode)
+    predictor = Predictor(CosineClassifier(Colours(), embeddings()), 32, mode)
     scores = predictor.scores(image())
     assert scores.shape == (5, 40, 72)
     assert scores.abs().max() <= 1 + 1e-5
@@ -103,8 +107,8 @@ def test_scores_are_cosines_at_the_images_own_size(mode):
 
 def test_one_window_equals_the_whole_image():
     picture = image(64, 64)
-    slide = Predictor(Colours(), embeddings(), 64, "slide").scores(picture)
-    whole = Predictor(Colours(), embeddings(), 64, "whole").scores(picture)
+    slide = Predictor(CosineClassifier(Colours(), embeddings()), 64, "slide").scores(picture)
+    whole = Predictor(CosineClassifier(Colours(), embeddings()), 64, "whole").scores(picture)
     torch.testing.assert_close(slide, whole)
 
 
@@ -120,7 +124,7 @@ def test_overlaps_are_averaged():
             self.calls += 1
             return out
 
-    predictor = Predictor(Counter(), torch.eye(2), 32, "slide")
+    predictor = Predictor(CosineClassifier(Counter(), torch.eye(2)), 32, "slide")
     scores = predictor.scores(np.zeros((32, 48, 3), np.uint8))
     starts = window_starts(48, 32)
     assert starts == [0, 16]
@@ -130,9 +134,11 @@ def test_overlaps_are_averaged():
 
 
 def test_a_penalty_moves_pixels_to_the_other_classes():
-    free = Predictor(Colours(), embeddings(), 32).predict(image())
+    free = Predictor(CosineClassifier(Colours(), embeddings()), 32).predict(image())
     penalty = torch.tensor([5.0, 5.0, 0.0, 0.0, 0.0])
-    held = Predictor(Colours(), embeddings(), 32, penalty=penalty).predict(image())
+    held = Predictor(CosineClassifier(Colours(), embeddings()), 32, penalty=penalty).predict(
+        image()
+    )
     assert (free < 2).any()
     assert not (held < 2).any()
 
