@@ -54,6 +54,9 @@ def evaluate(
         Background,
         typer.Option(help="A background class counts as a class of its own, or is left out."),
     ] = Background.own,
+    folded: Annotated[
+        bool, typer.Option("--folded", help="Score the model that c2s fold makes of the run.")
+    ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     out: Annotated[
@@ -68,6 +71,7 @@ def evaluate(
     """
     from c2s.cli.progress import bar
     from c2s.datasets import load_dataset
+    from c2s.deploy import fold_run
     from c2s.evaluation.evaluate import check_classes
     from c2s.evaluation.evaluate import evaluate as measure
     from c2s.evaluation.paper import paper_row
@@ -76,6 +80,8 @@ def evaluate(
 
     if out is not None and out.suffix not in (".json", ".csv"):
         raise ConfigError(f"--out {out} must end in .json or .csv.")
+    if folded and seen_offset:
+        raise ConfigError("--seen-offset acts on cosines, which a folded model does not have.")
     data = load_dataset(dataset, root)
     opened = open_run(run)
     if vocabulary is None:
@@ -104,6 +110,7 @@ def evaluate(
             ignored,
             field.stride / field.view_size,
             field.short_side / field.view_size,
+            fold_run(opened, words) if folded else None,
         )
     transductive = opened.config.self_train is not None
     setting = "transductive" if transductive else "inductive"
@@ -119,6 +126,7 @@ def evaluate(
         "setting": setting,
         "mode": mode.value,
         "seen_offset": seen_offset,
+        "folded": folded,
         "background": background.value if field.background is not None else None,
         "vocabulary": vocabulary,
         "paper": paper,

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from c2s.evaluation.confusion import IGNORE, ConfusionMatrix, Metrics
 from c2s.evaluation.inference import CosineClassifier, Mode, Predictor
@@ -101,6 +102,7 @@ def predictor(
     never: Sequence[int] = (),
     stride: float | None = None,
     short_side: float | None = None,
+    classifier: nn.Module | None = None,
 ) -> Predictor:
     """A predictor of a run.
 
@@ -114,9 +116,37 @@ def predictor(
         never: ids of classes that are not to be predicted.
         stride, short_side: of the test protocol, as fractions of the training views' side; default:
             426 / 512 and 1.
+        classifier: what scores the classes instead of the cosines: the run folded (c2s.deploy).
 
     Raises:
         ConfigError: the device does not exist.
+    """
+    place = compute_device(device)
+    words = vocabulary or own_vocabulary(run)
+    penalty = None
+    if seen_offset or never:
+        penalty = torch.full((len(words.classes),), seen_offset, device=place)
+        penalty[list(words.unseen)] = 0
+        penalty[list(never)] = float("inf")
+    if classifier is None:
+        classifier = CosineClassifier(run.student, torch.from_numpy(words.embeddings))
+    size = run.config.image_size or run.info.view_size
+    return Predictor(
+        classifier.to(place),
+        size,
+        mode,
+        penalty,
+        place,
+        None if stride is None else max(1, round(stride * size)),
+        None if short_side is None else round(short_side * size),
+    )
+
+
+def compute_device(device: str | torch.device) -> torch.device:
+    """The device of that name; "auto" takes a GPU if there is one.
+
+    Raises:
+        ConfigError: it does not exist.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -126,22 +156,7 @@ def predictor(
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"Device {device} cannot be used: {reason}") from error
-    words = vocabulary or own_vocabulary(run)
-    penalty = None
-    if seen_offset or never:
-        penalty = torch.full((len(words.classes),), seen_offset, device=place)
-        penalty[list(words.unseen)] = 0
-        penalty[list(never)] = float("inf")
-    size = run.config.image_size or run.info.view_size
-    return Predictor(
-        CosineClassifier(run.student, torch.from_numpy(words.embeddings)).to(place),
-        size,
-        mode,
-        penalty,
-        place,
-        None if stride is None else max(1, round(stride * size)),
-        None if short_side is None else round(short_side * size),
-    )
+    return place
 
 
 def evaluate(
@@ -155,13 +170,14 @@ def evaluate(
     ignored: Sequence[int] = (),
     stride: float | None = None,
     short_side: float | None = None,
+    classifier: nn.Module | None = None,
 ) -> EvalResult:
     """Segment every item over all classes and count.
 
     Args:
         run: opened run.
         items: labelled images whose ids are those of the vocabulary.
-        mode, seen_offset, device, vocabulary, stride, short_side: as for `predictor`.
+        mode, seen_offset, device, vocabulary, stride, short_side, classifier: as for `predictor`.
         advance: called with 1 after every item, e.g. to move a bar.
         ignored: ids of classes that are left out: never predicted, their pixels not counted.
 
@@ -171,7 +187,9 @@ def evaluate(
     if not len(items):
         raise ConfigError("There is no image to evaluate on.")
     words = vocabulary or own_vocabulary(run)
-    model = predictor(run, mode, seen_offset, device, words, ignored, stride, short_side)
+    model = predictor(
+        run, mode, seen_offset, device, words, ignored, stride, short_side, classifier
+    )
     confusion = ConfusionMatrix(len(words.classes))
     counted = np.arange(256, dtype=np.uint8)
     counted[list(ignored)] = IGNORE
