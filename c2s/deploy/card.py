@@ -100,7 +100,7 @@ def _training(info: ModelInfo) -> str:
         "view and window": f"{info.crop} x {info.crop} pixels",
         "mean, RGB / 255": ", ".join(f"{v:.4f}" for v in info.mean),
         "standard deviation": ", ".join(f"{v:.4f}" for v in info.std),
-        "versions": ", ".join(f"{k} {v}" for k, v in info.versions.items()),
+        "versions": ", ".join(f"{k} {v}" for k, v in sorted(info.versions.items())),
     }
     return "\n".join(f"- {key}: {value}" for key, value in facts.items())
 

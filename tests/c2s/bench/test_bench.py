@@ -156,3 +156,19 @@ def test_build(scheduler, monkeypatch):
     facts = check(partial(bench.bench_build, images=6, rounds=2)(), "build", 2)
     assert facts["what"]["images"] == 6
     assert facts["what"]["regions per image"] > 1
+
+
+@pytest.mark.parametrize("student", ["shapes-net", "segformer-b0"])
+def test_infer(student):
+    from c2s.bench.infer import bench_infer
+
+    options = {"student": student, "classes": 5, "size": 64, "batch": 2, "rounds": 3}
+    facts = check(bench_infer(**options), "infer", 3)
+    rates = {k: np.median(v) for k, v in facts["sides"].items()}
+    assert facts["unfolded_ratio"] == pytest.approx(rates["unfolded"] / rates["stock"], rel=1e-2)
+    for key in ("parameters", "gflops"):
+        counts = facts[key]
+        assert counts["folded"] == counts["stock"] < counts["unfolded"]
+    assert (facts["what"]["classes"], facts["what"]["size"]) == (5, "64 px")
+    library = "transformers" if student == "segformer-b0" else "c2s"
+    assert facts["what"]["stock model of"] == library

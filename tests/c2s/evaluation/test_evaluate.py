@@ -86,6 +86,16 @@ def test_seen_offset_shifts_towards_unseen_classes(opened):
     assert result.metrics.uIoU > 0
 
 
+def test_a_classifier_takes_the_place_of_the_cosines(opened):
+    class Red(nn.Module):
+        def forward(self, images):
+            return torch.tensor([1.0, 0, 0, 0])[None, :, None, None].expand(1, 4, 8, 8)
+
+    metrics = evaluate(opened, [Item(0)], device="cpu", classifier=Red()).metrics
+    assert metrics.iou[0] > 0
+    assert metrics.iou[1] == metrics.iou[2] == 0
+
+
 def test_no_image_is_an_error(opened):
     with pytest.raises(ConfigError, match=r"no image"):
         evaluate(opened, [])
