@@ -188,4 +188,5 @@ def _gflops(model: nn.Module, size: int) -> float:
     ghost = copy.deepcopy(model).to("meta")
     with FlopCounterMode(display=False) as counter:
         ghost(torch.zeros(1, 3, size, size, device="meta"))
-    return round(counter.get_total_flops() / 2e9, 4)
+    flops: int = counter.get_total_flops()
+    return round(flops / 2e9, 4)
