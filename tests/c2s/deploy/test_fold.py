@@ -114,7 +114,11 @@ def test_scores_are_those_that_eval_left_on_these_classes(opened, facts, tmp_pat
 
 def test_a_folder_is_replaced_only_if_asked_and_only_if_it_is_a_model(opened, tmp_path):
     out = tmp_path / "deep" / "model"
+    cut_short = out.parent / ".model.new"
+    cut_short.mkdir(parents=True)
+    (cut_short / "README.md").write_text("of another model")
     write_model(fold_run(opened), out)
+    assert "of another model" not in (out / "README.md").read_text()
     assert sorted(f.name for f in out.iterdir()) == [
         "README.md",
         "config.json",
