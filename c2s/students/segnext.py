@@ -181,8 +181,8 @@ class Factorisation(nn.Module):
 
 
 def _full_precision(device: str) -> AbstractContextManager[object]:
-    """No autocast, where the device (not "meta", on which costs are counted) has one."""
-    if torch.amp.is_autocast_available(device):
+    """No autocast where there is one; "meta", on which costs are counted, does not know any."""
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
     return nullcontext()
 
