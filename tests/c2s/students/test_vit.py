@@ -30,8 +30,9 @@ def transformers_vit(image_size=64, **settings):
         num_hidden_layers=2, image_size=image_size, layer_norm_eps=1e-6, patch_size=16, **settings
     )
     model = ViTModel(config).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
+    for name, parameter in model.named_parameters():
+        gain = "layernorm" in name and name.endswith("weight")
+        torch.nn.init.normal_(parameter, float(gain), 0.05)  # attention far from uniform
     return model
 
 
