@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
 from c2s_cache.errors import ConfigError
@@ -10,7 +9,13 @@ from c2s_cache.errors import ConfigError
 if TYPE_CHECKING:
     from torch import nn
 
-NAMES = (*(f"segformer-b{n}" for n in range(6)), "shapes-net")
+NAMES = (
+    *(f"segnext-{size}" for size in "tsbl"),
+    "setr-b",
+    "vit-b",
+    *(f"segformer-b{n}" for n in range(6)),
+    "shapes-net",
+)
 
 
 def create(name: str, dim: int, weights: str | None = None) -> nn.Module:
@@ -20,7 +25,7 @@ def create(name: str, dim: int, weights: str | None = None) -> nn.Module:
         name: one of `NAMES`.
         dim: D, width of the features.
         weights: pretrained weights of the backbone, as the student's class documents; "random" for
-            none; None for the default (random for SegFormer, the shipped ones for shapes-net).
+            none; None for the default (the shipped ones for shapes-net, random for all others).
 
     Returns:
         Module with the contract of `c2s.students.base.Student`.
@@ -28,13 +33,22 @@ def create(name: str, dim: int, weights: str | None = None) -> nn.Module:
     Raises:
         ConfigError: unknown name, or the weights do not fit.
     """
-    family, _, size = name.partition("-")
     if name not in NAMES:
         raise ConfigError(f"There is no student {name!r}; choose one of {', '.join(NAMES)}.")
+    if name == "shapes-net":
+        from c2s.students.shapes_net import ShapesNet
+
+        return ShapesNet(dim, weights)
+    pretrained = None if weights == "random" else weights
+    family, _, size = name.partition("-")
+    if family == "segnext":
+        from c2s.students.segnext import SegNeXt
+
+        return SegNeXt(size, dim, pretrained)
     if family == "segformer":
         from c2s.students.segformer import SegFormer
 
-        return SegFormer(size, dim, None if weights == "random" else weights)
-    module = importlib.import_module("c2s.students.shapes_net")
-    student: nn.Module = module.ShapesNet(dim, weights)
-    return student
+        return SegFormer(size, dim, pretrained)
+    from c2s.students.vit import SETR, ViT
+
+    return SETR(dim, pretrained) if family == "setr" else ViT(dim, pretrained)
