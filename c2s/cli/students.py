@@ -13,15 +13,16 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.
 
 @app.command("list")
 def list_(json_: JsonOption = False) -> None:
-    """List the students by name."""
-    from c2s.students.registry import NAMES
+    """List the students by name, and how to name models of other libraries."""
+    from c2s.students.registry import FORMS, NAMES
 
     typer.echo(json.dumps(list(NAMES)) if json_ else "\n".join(NAMES))
+    typer.echo(f"Models of other libraries: {', '.join(FORMS.values())}", err=True)
 
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="Student.")],
+    name: Annotated[str, typer.Argument(help="Student, of c2s or of another library.")],
     dim: Annotated[int, typer.Option(help="Width of the features, that of the teacher.")] = 512,
     size: Annotated[int, typer.Option(help="Side of the input in pixels.")] = 512,
     json_: JsonOption = False,
