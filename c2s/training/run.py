@@ -182,7 +182,7 @@ def build_module(
 
 
 def _student(config: TrainConfig, dim: int, resumed: bool) -> nn.Module:
-    """A new student; of a run to continue or to start from, as it says itself, to be filled with its weights."""
+    """A new student; or that of a run to continue or start from, as it says, still without its weights."""
     known = config.runs / config.run_name if resumed else config.self_train
     if known is None:
         return create(config.student, dim, config.weights)

@@ -68,6 +68,8 @@ class Adapted(Student):
             return class_map(self.model(images), type(self.model).__name__)
         with _outputs_of(layer) as made:
             self.model(images)
+        if len(made) != 1:
+            raise refusal(type(self.model).__name__, f"it applies its last layer {len(made)} times")
         return made[0]
 
 

@@ -40,8 +40,10 @@ def find_classifier(model: nn.Module, images: Tensor, what: str) -> str:
         output = class_map(functional_call(model, parameters, (images,)), what)
     name = _behind(output, {id(p): k for k, p in parameters.items()}, what)
     layer = model.get_submodule(name)
-    if not isinstance(layer, nn.Conv2d | nn.Linear) or getattr(layer, "groups", 1) != 1:
+    if not isinstance(layer, nn.Conv2d | nn.Linear):
         raise refusal(what, f"its last layer {name} is a {type(layer).__name__}")
+    if isinstance(layer, nn.Conv2d) and layer.groups != 1:
+        raise refusal(what, f"its last layer {name} is a Conv2d of {layer.groups} groups")
     if outputs(layer) != output.shape[1]:
         raise refusal(
             what,
@@ -63,7 +65,9 @@ def _behind(output: Tensor, names: dict[int, str], what: str) -> str:
             if len(modules) == 1:
                 return modules.pop()
         if kind == "Add" and len(inner) == len(leaves) == 1:
-            biases += leaves  # a linear layer on tokens that do not lie in one block adds its bias so
+            biases += (
+                leaves  # a linear layer on tokens that do not lie in one block adds its bias so
+            )
         elif len(inner) > 1:
             raise refusal(what, f"its output joins several layers ({kind})")
         elif ACTIVATIONS.match(kind):

@@ -35,7 +35,9 @@ class InputSpec:
         """Size [h, w] in which the model sees an image: the next multiples, or the square."""
         if self.side is not None:
             return self.side, self.side
-        return -(-height // self.multiple) * self.multiple, -(-width // self.multiple) * self.multiple
+        return -(-height // self.multiple) * self.multiple, -(
+            -width // self.multiple
+        ) * self.multiple
 
     def prepare(self, images: Tensor) -> Tensor:
         """Normalised RGB images [B, 3, H, W] as the model takes them [B, 3, h, w]."""
@@ -46,7 +48,7 @@ class InputSpec:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values that `from_json` reads back to an equal one."""
-        return asdict(self)
+        return {**asdict(self), "mean": [*self.mean], "std": [*self.std]}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> InputSpec:

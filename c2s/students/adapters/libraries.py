@@ -12,6 +12,7 @@ from c2s.students.base import Student
 from c2s.students.registry import FORMS
 from c2s_cache.errors import ConfigError
 
+
 def create_adapted(
     name: str, dim: int, weights: str | None, architecture: Mapping[str, Any] | None
 ) -> Student:
@@ -30,7 +31,9 @@ def create_adapted(
     """
     library, _, rest = name.partition(":")
     if library not in FORMS or not rest:
-        raise ConfigError(f"There is no student {name!r}; write one of {', '.join(FORMS.values())}.")
+        raise ConfigError(
+            f"There is no student {name!r}; write one of {', '.join(FORMS.values())}."
+        )
     known = architecture or {}
     made = import_module(f"{__package__}.{library}").build(rest, dim, weights, known.get("config"))
     if isinstance(made, Student):

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from c2s.students.adapters.foreign import Foreign
-from c2s.students.adapters.weights import making, read_file
+from c2s.students.adapters.weights import making
 from c2s.students.base import Student
 from c2s_cache.errors import ConfigError
 
@@ -46,5 +46,7 @@ def build(name: str, dim: int, weights: str | None, config: Any = None) -> Forei
     if isinstance(made, Student):
         return made
     if not isinstance(made, nn.Module):
-        raise ConfigError(f"python:{name} gave a {type(made).__name__}, expected a torch.nn.Module.")
+        raise ConfigError(
+            f"python:{name} gave a {type(made).__name__}, expected a torch.nn.Module."
+        )
     return Foreign(made)

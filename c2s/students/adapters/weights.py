@@ -15,7 +15,9 @@ PRETRAINED = ("pretrained", "imagenet")
 """Names of the weights that a library itself has for a model's backbone."""
 
 
-def fitting(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+def fitting(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str
+) -> dict[str, Tensor]:
     """The tensors of a checkpoint that belong to a module.
 
     Args:

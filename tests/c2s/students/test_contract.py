@@ -66,7 +66,9 @@ CONFIGS = {
         is_hybrid=False,
     ),
     "mobilevit": lambda: MobileViTConfig(
-        hidden_sizes=[16, 24, 32], neck_hidden_sizes=[8, 8, 16, 16, 24, 32, 32], aspp_out_channels=16
+        hidden_sizes=[16, 24, 32],
+        neck_hidden_sizes=[8, 8, 16, 16, 24, 32, 32],
+        aspp_out_channels=16,
     ),
 }
 """Small architectures of transformers; their names above stand for folders."""
