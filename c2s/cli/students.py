@@ -15,11 +15,11 @@ SizeOption = Annotated[int, typer.Option(help="Side of the input in pixels.")]
 
 @app.command("list")
 def list_(dim: DimOption = 512, size: SizeOption = 512, json_: JsonOption = False) -> None:
-    """List the students and what they cost, each counted on a model without memory."""
+    """List the students and what they cost, and how to name models of other libraries."""
     from dataclasses import asdict
 
     from c2s.students.cost import student_cost
-    from c2s.students.registry import NAMES
+    from c2s.students.registry import FORMS, NAMES
 
     costs = {name: student_cost(name, dim, size) for name in NAMES}
     if json_:
@@ -29,11 +29,12 @@ def list_(dim: DimOption = 512, size: SizeOption = 512, json_: JsonOption = Fals
     for name, cost in costs.items():
         own, training = (f"{n / 1e6:.2f} M" for n in (cost.parameters, cost.training_parameters))
         typer.echo(f"{name:14}{own:>12}{training:>13}{cost.gflops:9.2f}")
+    typer.echo(f"Models of other libraries: {', '.join(FORMS.values())}", err=True)
 
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="Student.")],
+    name: Annotated[str, typer.Argument(help="Student, of c2s or of another library.")],
     dim: DimOption = 512,
     size: SizeOption = 512,
     json_: JsonOption = False,

@@ -12,7 +12,9 @@ from c2s_cache.errors import ConfigError
 
 def train(
     cache: Annotated[Path | None, typer.Option(help="Cache to train from.")] = None,
-    student: Annotated[str | None, typer.Option(help="Student [default: segformer-b4].")] = None,
+    student: Annotated[
+        str | None, typer.Option(help="Student: see c2s students list [default: segformer-b4].")
+    ] = None,
     weights: Annotated[
         str | None, typer.Option(help="Pretrained backbone: safetensors file, folder or hub id.")
     ] = None,

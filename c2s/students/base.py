@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +24,11 @@ class Student(nn.Module, ABC):
     Attributes:
         dim: D, width of the features = joint width of the teacher.
         backbone: the pretrained part; everything else is the head, which learns faster.
-        classifier: dotted name of the last layer, a 1 x 1 convolution or a linear layer whose D outputs,
+        classifier: dotted name of the last layer, a convolution or a linear layer whose D outputs,
             resized at most, are the features. Class embeddings can be folded into it.
         mean, std: normalisation of the inputs, RGB, in units of pixel / 255.
+        architecture: what the student's name leaves open, in JSON values; run folders keep it and
+            `create` takes it back. None: nothing.
     """
 
     dim: int
@@ -33,6 +36,7 @@ class Student(nn.Module, ABC):
     classifier: str
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    architecture: Mapping[str, Any] | None = None
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:

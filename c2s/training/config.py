@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -92,9 +93,8 @@ class TrainConfig(BaseModel):
     @property
     def run_name(self) -> str:
         """Name of the run folder."""
-        return (
-            self.name or f"{self.student}-{self.cache.name.removesuffix('.zarr')}-seed{self.seed}"
-        )
+        student = re.sub(r"[^\w.-]+", "-", self.student)  # smp:unet/resnet34 is no name of a folder
+        return self.name or f"{student}-{self.cache.name.removesuffix('.zarr')}-seed{self.seed}"
 
     def resolved(self, dataset: str, view_size: int) -> TrainConfig:
         """The same with every default that depends on the cache filled in.

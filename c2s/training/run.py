@@ -11,6 +11,7 @@ from typing import Literal
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from torch import nn
 
 from c2s.methods.base import KnownClasses
 from c2s.students import create
@@ -112,7 +113,7 @@ def _fit(
     # Only now, when nothing is left that a wrong setting could stop, does the folder appear.
     first = int(os.environ.get("LOCAL_RANK", "0")) == 0
     if state is None and first:
-        create_run(config, cache, overwrite)
+        create_run(config, cache, module.student, overwrite)
     saver = Saver(path, config.checkpoint_every, state)
     log = MetricsLog(path, start) if first else None
     trainer = _trainer(config, saver, log, start)
@@ -168,7 +169,7 @@ def build_module(
     """
     pl.seed_everything(config.seed, workers=False, verbose=False)
     unseen = None
-    student = create(config.student, cache.manifest.teacher.dim, config.weights)
+    student = _student(config, cache.manifest.teacher.dim, start > 0)
     if config.self_train is not None:
         weights = halfway_student(config.self_train, cache.manifest)
         load_weights(student, weights, config.self_train / HALFWAY)
@@ -178,6 +179,14 @@ def build_module(
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return DistillationModule(student, method, config, start, teacher)
+
+
+def _student(config: TrainConfig, dim: int, resumed: bool) -> nn.Module:
+    """A new student; or that of a run to continue or start from, as it says, still without its weights."""
+    known = config.runs / config.run_name if resumed else config.self_train
+    if known is None:
+        return create(config.student, dim, config.weights)
+    return create(config.student, dim, "random", read_info(known).architecture)
 
 
 def _classes(cache: Cache, which: Literal["seen", "unseen"]) -> KnownClasses:
