@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -47,8 +48,9 @@ def student_cost(name: str, dim: int = 512, size: int = 512) -> Cost:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    # Made with memory: not every library's constructors do without.
-    student = create(name, dim, "random").to("meta").eval()
+    # Not every library's constructors do without memory.
+    with nullcontext() if ":" in name else torch.device("meta"):
+        student = create(name, dim, "random").to("meta").eval()
     with torch.device("meta"):
         layer = nn.TransformerDecoderLayer(dim, 8, dim_feedforward=4 * dim)
         with FlopCounterMode(display=False) as counter:
