@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from itertools import count
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, count, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -43,7 +44,8 @@ def bench_build(
     Ours is everything that happens to an image: reading, decoding, cutting, teacher, clustering, masks,
     regions, compressing, writing, reading back, receipts. Left out is what a build pays once: starting
     workers, loading the teacher, class sentences. The reference holds all inputs as pixels in memory,
-    dense views and regions, and takes the batch size that suits it best.
+    dense views and regions, and takes what suits it best: the batch size, and one pass at a time that all
+    cores share or as many passes side by side as there are cores.
 
     Args:
         teacher, pretrained: default the bundled teacher, else random weights.
@@ -55,11 +57,9 @@ def bench_build(
     request = build_request(teacher, pretrained, limit=images, dataset=dataset)
     source = load_dataset(dataset, root).split("train")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    threads = os.cpu_count() or 1
-    torch.set_num_threads(threads)
     with (
         TemporaryDirectory(prefix="c2s-bench-") as folder,
-        connect(None, 1, device, threads) as client,
+        connect(None, 1, device) as client,
     ):
         address = client.scheduler.address
         outs = (Path(folder) / f"{i}.zarr" for i in count())
@@ -78,11 +78,11 @@ def bench_build(
         ours()  # the worker loads its teacher; the cache says what the reference has to do
         model, _ = load_teacher(request)
         dense, regions = _inputs(open_cache(last[0]), model)
-        batch = _best_batch(model, regions if len(regions) else dense)
+        batch, lanes = _best_way(model, regions if len(regions) else dense)
         usable = len(dense)
 
         def reference() -> int:
-            _forward(model, dense, regions, batch)
+            _forward(model, dense, regions, batch, lanes)
             return usable
 
         timed = alternate({"c2s": ours, "teacher": reference}, rounds, warmup=0, advance=advance)
@@ -93,8 +93,8 @@ def bench_build(
             "images": usable,
             "regions per image": round(len(regions) / usable, 2),
             "device": device_name(),
-            "threads": threads,
             "batch": {"c2s": request.batch_size, "teacher": batch},
+            "passes side by side": {"c2s": os.cpu_count(), "teacher": lanes},
             "left out": "starting workers, loading the teacher, class sentences",
             "builder_peak_memory_mib": round(max(memory) / 2**20, 1),
         }
@@ -146,23 +146,42 @@ def _inputs(cache: Cache, teacher: Teacher) -> tuple[NDArray[np.uint8], NDArray[
 
 
 def _forward(
-    teacher: Teacher, dense: NDArray[np.uint8], regions: NDArray[np.uint8], batch: int
+    teacher: Teacher,
+    dense: NDArray[np.uint8],
+    regions: NDArray[np.uint8],
+    batch: int,
+    lanes: int,
 ) -> None:
-    """All passes; results are brought to the host."""
-    for start in range(0, len(dense), batch):
-        for values in teacher.dense_features(dense[start : start + batch]):
+    """All passes, so many side by side; results are brought to the host."""
+
+    def looked_at(images: NDArray[np.uint8]) -> None:
+        for values in teacher.dense_features(images):
             values.cpu()
-    for start in range(0, len(regions), batch):
-        teacher.cls_tokens(regions[start : start + batch]).cpu()
+
+    def masked(images: NDArray[np.uint8]) -> None:
+        teacher.cls_tokens(images).cpu()
+
+    jobs = chain(product([looked_at], _parts(dense, batch)), product([masked], _parts(regions, batch)))
+    before = torch.get_num_threads()
+    threads = max((os.cpu_count() or 1) // lanes, 1)
+    torch.set_num_threads(threads)
+    with ThreadPoolExecutor(lanes, "lane", torch.set_num_threads, (threads,)) as pool:
+        for future in [pool.submit(*job) for job in jobs]:
+            future.result()
+    torch.set_num_threads(before)
 
 
-def _best_batch(teacher: Teacher, images: NDArray[np.uint8]) -> int:
-    """The batch size at which the teacher is fastest."""
+def _parts(images: NDArray[np.uint8], size: int) -> Iterator[NDArray[np.uint8]]:
+    return (images[i : i + size] for i in range(0, len(images), size))
+
+
+def _best_way(teacher: Teacher, images: NDArray[np.uint8]) -> tuple[int, int]:
+    """The batch size, and the number of passes side by side, at which the teacher is fastest."""
     few = images[: 2 * max(BATCHES)]
     rates = {}
-    for batch in (b for b in BATCHES if b <= len(few)):
-        _forward(teacher, few[:0], few[:batch], batch)
+    for way in product([b for b in BATCHES if b <= len(few)] or [len(few)], {1, os.cpu_count() or 1}):
+        _forward(teacher, few[:0], few[: way[0]], *way)
         started = time.perf_counter()
-        _forward(teacher, few[:0], few, batch)
-        rates[batch] = len(few) / (time.perf_counter() - started)
-    return max(rates, key=lambda b: rates[b], default=1)
+        _forward(teacher, few[:0], few, *way)
+        rates[way] = len(few) / (time.perf_counter() - started)
+    return max(rates, key=lambda way: rates[way])

@@ -20,6 +20,7 @@ from c2s_cache import C2SError, Cache, CacheError, Manifest
 from c2s_cache.change import Change
 from c2s_cache.receipt import load
 from c2s_cache.writer import BlockWriter, build_lock, create_cache
+from c2s_pipeline.block import PORTIONS
 from c2s_pipeline.cluster import connect
 from c2s_pipeline.extras import require
 from c2s_pipeline.imported_text import TEMPLATE_PAIR, check_order, load_embeddings
@@ -264,8 +265,9 @@ def _build_blocks(
         return
     distributed = require("distributed", "build")
     count = machine.workers or max(torch.cuda.device_count(), 1)
-    task = replace(task, threads=max((os.cpu_count() or 1) // count, 1))
-    cluster = connect(machine.scheduler, min(count, len(blocks)), task.device, task.threads)
+    task = replace(task, lanes=max((os.cpu_count() or 1) // count, 1))
+    under_way = 1 + -(-task.lanes // PORTIONS)  # so that lanes have work while a block is written
+    cluster = connect(machine.scheduler, min(count, len(blocks)), task.device, under_way)
     with cluster as client:
         client.subscribe_topic(
             PROGRESS_TOPIC, lambda event: machine.progress.advance(int(event[1]))
@@ -290,7 +292,7 @@ def _submit_all(
     order: list[str],
     manifest: Manifest,
 ) -> Iterator[Done]:
-    """Build the blocks, two per worker under way at a time; raises the first failure."""
+    """Build the blocks, those of idle workers queued; raises the first failure."""
     waiting = iter(blocks)
 
     def submit(count: int) -> list[Any]:
@@ -299,7 +301,7 @@ def _submit_all(
             for block in itertools.islice(waiting, count)
         ]
 
-    alive = set(submit(2 * max(len(client.ncores()), 1)))
+    alive = set(submit(2 * max(sum(client.ncores().values()), 1)))
     completed = distributed.as_completed(alive)
     try:
         for future in completed:
