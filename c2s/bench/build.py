@@ -161,7 +161,9 @@ def _forward(
     def masked(images: NDArray[np.uint8]) -> None:
         teacher.cls_tokens(images).cpu()
 
-    jobs = chain(product([looked_at], _parts(dense, batch)), product([masked], _parts(regions, batch)))
+    jobs = chain(
+        product([looked_at], _parts(dense, batch)), product([masked], _parts(regions, batch))
+    )
     before = torch.get_num_threads()
     threads = max((os.cpu_count() or 1) // lanes, 1)
     torch.set_num_threads(threads)
@@ -179,7 +181,9 @@ def _best_way(teacher: Teacher, images: NDArray[np.uint8]) -> tuple[int, int]:
     """The batch size, and the number of passes side by side, at which the teacher is fastest."""
     few = images[: 2 * max(BATCHES)]
     rates = {}
-    for way in product([b for b in BATCHES if b <= len(few)] or [len(few)], {1, os.cpu_count() or 1}):
+    for way in product(
+        [b for b in BATCHES if b <= len(few)] or [len(few)], {1, os.cpu_count() or 1}
+    ):
         _forward(teacher, few[:0], few[: way[0]], *way)
         started = time.perf_counter()
         _forward(teacher, few[:0], few, *way)

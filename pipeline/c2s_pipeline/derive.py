@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from c2s_cache import ConfigError, DataError, Manifest, TeacherInfo, open_cache
 from c2s_cache.change import change
-from c2s_cache.writer import BlockWriter, build_lock, create_cache
+from c2s_cache.lock import build_lock
+from c2s_cache.writer import BlockWriter, create_cache
 from c2s_pipeline.build import (
     BuildReport,
     Machine,
     complete,
+    device,
     disk_errors,
     load_teacher,
     write_text,
@@ -26,6 +28,7 @@ from c2s_pipeline.recorded import load_recorded, recorded_request, recorded_spec
 from c2s_pipeline.request import BuildRequest, make_manifest
 from c2s_pipeline.rows import PIXELS
 from c2s_pipeline.source import ImageSource
+from c2s_pipeline.task import Task
 from c2s_pipeline.teacher import Teacher, TeacherSpec
 
 TEACHER_FIELDS = ("teacher", "pretrained", "dense_size", "dense_features")
@@ -115,7 +118,7 @@ def derive(
         )
     order = [image_id for b in range(cache.blocks) for image_id in cache.ids(b)]
     source = CacheSource(before, labelled)
-    with disk_errors(out), build_lock(out):
+    with disk_errors(out), build_lock(out) as token:
         info, spec, teacher = _teacher(before, request)
         manifest = _manifest(before, source, request, order, info)
         changed = change(before, manifest)
@@ -135,7 +138,8 @@ def derive(
             teacher = load_recorded(before, spec)
         embedded = write_text(out, teacher, machine) if teacher is not None else 0
         del teacher  # the workers load their own
-        return complete(out, source, order, spec, machine, embedded, started, "derive")
+        task = Task(out, source, spec, device(), token)
+        return complete(task, order, machine, embedded, started, "derive")
 
 
 def _teacher(

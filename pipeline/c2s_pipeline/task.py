@@ -27,13 +27,17 @@ PROGRESS_TOPIC = "c2s-rows"
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker process needs to build any block of a cache; `lanes` threads compute in it."""
+    """What a worker process needs to build any block of a cache.
+
+    `token` shows that it works for the cache's owner; `lanes` threads compute in each process.
+    """
 
     path: Path
     source: ImageSource
     spec: TeacherSpec
     device: str
-    lanes: int
+    token: str
+    lanes: int = 1
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Done:
 def build_block(task: Task, block: int, ids: list[str]) -> Done:
     """Compute and store all missing stages of a block; runs in a worker. Twice is harmless."""
     report = _reporter()
-    writer = BlockWriter(task.path)
+    writer = BlockWriter(task.path, task.token)
     manifest = writer.manifest
     missing = tuple(s for s in writer.missing(block) if s != "text")
     if not missing:

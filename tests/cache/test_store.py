@@ -15,7 +15,7 @@ from c2s_cache.integrity import verify
 from c2s_cache.reader import TRAINING
 from c2s_cache.receipt import METADATA
 from c2s_cache.schema import array_specs
-from c2s_cache.writer import BlockWriter, build_lock, create_cache
+from c2s_cache.writer import BlockWriter, create_cache
 
 
 @pytest.fixture(scope="module")
@@ -236,12 +236,3 @@ def test_creation_that_was_cut_short_is_repeated(path, tmp_path):
     (target / "regions/zarr.json").unlink()
     assert create_cache(target, manifest) is None
     assert (target / "regions/zarr.json").exists()
-
-
-def test_the_lock_is_exclusive_and_released(tmp_path):
-    target = tmp_path / "a.zarr"
-    held = pytest.raises(CacheError, match="another process")
-    with build_lock(target), held, build_lock(target):
-        pass
-    with build_lock(target):
-        pass

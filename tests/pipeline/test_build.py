@@ -425,7 +425,7 @@ def test_label_value_outside_the_classes_stops_the_build(build, source, tiny_tea
 
 
 def test_two_builders_on_one_cache(build, source, tiny_teacher, tmp_path):
-    from c2s_cache.writer import build_lock
+    from c2s_cache.lock import build_lock
 
     out = tmp_path / "coco.zarr"
     with build_lock(out), pytest.raises(CacheError, match="another process is building"):
