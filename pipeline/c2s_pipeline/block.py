@@ -61,7 +61,7 @@ class BlockComputer:
 
     Args:
         manifest: the cache's manifest.
-        source: the data set; not touched if neither images nor labels are missing.
+        source: the data set; None if no images and labels will be missing.
         teacher: the CLIP model; None if no missing stage looks at pixels.
         backend: K-means backend.
         lanes: threads that compute portions side by side; None: one after the other, here.
@@ -70,7 +70,7 @@ class BlockComputer:
     def __init__(
         self,
         manifest: Manifest,
-        source: ImageSource,
+        source: ImageSource | None,
         teacher: Teacher | None,
         backend: KMeansBackend,
         lanes: Executor | None = None,

@@ -165,8 +165,7 @@ def complete(
     """Compute all blocks that a cache lacks, and report on the whole run.
 
     Args:
-        task: what the workers are to do; its cache is locked, its text written, and its source not touched
-            if no images and labels are missing.
+        task: what the workers are to do; its cache is locked, its text written.
         order: image ids in row order.
         machine: where to run.
         embedded: class names embedded by this run.

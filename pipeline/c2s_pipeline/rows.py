@@ -41,7 +41,7 @@ class RowReader:
 
     Args:
         manifest: the cache's manifest.
-        source: the data set; not touched if neither images nor labels are missing.
+        source: the data set; None if neither images nor labels are missing.
         first_row: number of the block's first row.
         missing: stages to be computed.
         stored: arrays of the stages that are there, by path, as `Cache.read` gives them.
@@ -50,16 +50,23 @@ class RowReader:
     def __init__(
         self,
         manifest: Manifest,
-        source: ImageSource,
+        source: ImageSource | None,
         first_row: int,
         missing: Sequence[str],
         stored: Stored,
     ) -> None:
-        self.manifest, self.source, self.stored = manifest, source, stored
+        self.manifest, self._source, self.stored = manifest, source, stored
         self.first_row = first_row
         self.missing = frozenset(missing)
         self._data = _items(stored, "images/data", "images/end")
         self._labels = _items(stored, "labels/data", "labels/end")
+
+    @property
+    def source(self) -> ImageSource:
+        """The data set."""
+        if self._source is None:
+            raise ValueError("the missing stages need the data set")
+        return self._source
 
     def read(self, i: int, image_id: str) -> Row:
         """Row `i` of the block; several threads may ask at once.

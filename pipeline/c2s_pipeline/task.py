@@ -29,11 +29,12 @@ PROGRESS_TOPIC = "c2s-rows"
 class Task:
     """What a worker process needs to build any block of a cache.
 
+    `source` may be None if no images and labels are missing.
     `token` shows that it works for the cache's owner; `lanes` threads compute in each process.
     """
 
     path: Path
-    source: ImageSource
+    source: ImageSource | None
     spec: TeacherSpec
     device: str
     token: str
