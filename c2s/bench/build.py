@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from c2s.bench.inputs import build_request
 from c2s.bench.measure import Rates, alternate, device_name, result
+from c2s.bench.memory import Residents
 from c2s.datasets import load_dataset
 from c2s_cache import Cache, open_cache
 from c2s_cache.change import Change
@@ -63,7 +64,7 @@ def bench_build(
     ):
         address = client.scheduler.address
         outs = (Path(folder) / f"{i}.zarr" for i in count())
-        clock = _Clock()
+        clock = _Clock(Residents(client.run(os.getpid).values()))
         last: list[Path] = []
 
         def ours() -> int:
@@ -98,14 +99,17 @@ def bench_build(
             "left out": "starting workers, loading the teacher, class sentences",
             "builder_peak_memory_mib": round(max(memory) / 2**20, 1),
         }
-        return result("build", rates, "c2s", "teacher", "images/s", what)
+        more = {"memory_growth_mib": clock.residents.growth()}
+        return result("build", rates, "c2s", "teacher", "images/s", what, **more)
 
 
 class _Clock:
-    """Times a build from the moment its blocks start; takes the place of a progress bar."""
+    """Times a build from the moment its blocks start, and samples its memory at every step; takes the
+    place of a progress bar."""
 
-    def __init__(self) -> None:
+    def __init__(self, residents: Residents) -> None:
         self.rates: list[float] = []
+        self.residents = residents
         self._started = 0.0
 
     def change(self, change: Change) -> None:
@@ -115,7 +119,8 @@ class _Clock:
         """Not timed."""
 
     def advance(self, rows: int) -> None:
-        """Not shown."""
+        """Rows are done."""
+        self.residents.sample()
 
     def start(self, total: int, done: int) -> None:
         """Blocks start now."""

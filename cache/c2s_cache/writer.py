@@ -134,7 +134,7 @@ class BlockWriter:
         if expected.size:
             array[selection] = expected[None] if spec.ragged else expected
             read = np.asarray(array[selection])
-            if not np.array_equal(read[0] if spec.ragged else read, expected):
+            if not _same_bits(read[0] if spec.ragged else read, expected):
                 raise CacheError(
                     f"{folder} does not read back as written; the disk may be failing.",
                     "Check the disk, then run the same c2s cache build again.",
@@ -150,6 +150,15 @@ class BlockWriter:
         if length != len(rows):
             raise ValueError(f"{spec.path}: {length} rows for a block of {len(rows)}")
         return (slice(rows.start, rows.stop),)
+
+
+def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether contiguous arrays are equal, NaN and the signs of zeros included."""
+    return a.shape == b.shape and np.array_equal(_bytes_of(a), _bytes_of(b))
+
+
+def _bytes_of(values: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
 
 
 def _share(source: Path, target: Path, size: int) -> None:
