@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from conftest import make_coco_tree
 from pictures import photo
+from small_builds import contents
 
 from c2s.datasets import FolderSplit
 from c2s.datasets.coco_stuff import DESCRIPTOR
@@ -28,11 +29,6 @@ from c2s_pipeline.request import BuildRequest
 
 pytestmark = pytest.mark.slow
 SETTINGS = {"block_rows": 2, "batch_size": 2, "view_size": 32, "masks": {"windows": (2, 3)}}
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    found = (f for f in path.rglob("*") if f.is_file() and f.name != "provenance.jsonl")
-    return {str(f.relative_to(path)): f.read_bytes() for f in found}
 
 
 @pytest.fixture(scope="module")
