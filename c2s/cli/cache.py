@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from c2s.cli.cache_options import (
+    AddressArgument,
     ConfigOption,
     DatasetOption,
     DenseOption,
@@ -171,7 +172,7 @@ def derive(
 
 
 @app.command()
-def info(path: PathArgument, json_: JsonOption = False) -> None:
+def info(path: AddressArgument, json_: JsonOption = False) -> None:
     """Show what a cache holds, and whether it is complete."""
     from c2s.cli.cache_report import describe, print_report
 
@@ -184,7 +185,7 @@ def info(path: PathArgument, json_: JsonOption = False) -> None:
 
 @app.command()
 def verify(
-    path: PathArgument,
+    path: AddressArgument,
     quick: Annotated[
         bool,
         typer.Option("--quick", help="Without a teacher: structure, checksums, leakage, pairing."),

@@ -41,6 +41,9 @@ SchedulerOption = Annotated[
         help="Running Dask scheduler whose workers see the same paths, e.g. tcp://host:8786.",
     ),
 ]
+AddressArgument = Annotated[
+    str, typer.Argument(help="Cache: directory, or URL such as s3://bucket/coco.zarr.")
+]
 PathArgument = Annotated[Path, typer.Argument(help="Cache directory.")]
 TeacherOption = Annotated[
     str | None, typer.Option(help="open_clip ViT model name [default: ViT-B-16].")

@@ -64,6 +64,15 @@ def load(root: Path, stage: str, block: int) -> Receipt | None:
         data = path.read_bytes()
     except FileNotFoundError:
         return None
+    return parse(data, str(path), stage, block)
+
+
+def parse(data: bytes, path: str, stage: str, block: int) -> Receipt:
+    """The receipt of a block's stage from the bytes of its file.
+
+    Raises:
+        CacheError: they are no receipt of that stage and block; `path` names the file.
+    """
     try:
         content = json.loads(data)
         receipt = Receipt.model_validate(content["receipt"])
