@@ -85,6 +85,16 @@ def test_both_readers_give_back_what_was_written(path, data):
     assert named == of_block  # a block owns whole files, and its receipt names all of them
 
 
+def test_nan_and_minus_zero_are_values_like_others(path):
+    writer = BlockWriter(path)
+    shape = (len(writer.manifest.block_range(0)), VIEWS, writer.manifest.teacher.dim)
+    for value in (np.nan, -0.0, 0.0, np.inf):
+        written = np.full(shape, value, np.float16)
+        writer.write("teacher", 0, {"teacher/global_cls": written})
+        read = Cache(path).read(0, ["teacher/global_cls"])["teacher/global_cls"]
+        assert bits(read) == bits(written)
+
+
 @given(lengths=st.lists(st.integers(0, 2**33), max_size=20), views=st.integers(1, 3))
 def test_ranges_of_a_ragged_column_follow_from_its_ends(lengths, views):
     lengths = lengths[: len(lengths) // views * views]
