@@ -62,6 +62,7 @@ def test_lanes_change_nothing(tiny_teacher, coco_tree):
         assert done == [2] * 10
     first = results[0]
     assert first.passes == ROWS * 2 + len(first.stages["regions"]["regions/id"])
+    assert first.notes["dense"]["error"]["tokens"] == ROWS * 2 * 16
     for other in results[1:]:
         assert (other.notes, other.passes) == (first.notes, first.passes)
         for stage, arrays in first.stages.items():
