@@ -105,7 +105,8 @@ class BlockComputer:
         def compute(start: int) -> tuple[list[Row], list[ErrorCard]]:
             portion = range(start, min(start + size, len(ids)))
             read = [reader.read(i, ids[i]) for i in portion]
-            return read, self._fill(portion, read, columns)
+            cards = self._fill(portion, read, columns)
+            return [row.without_pixels() for row in read], cards
 
         rows: list[Row] = []
         error = ErrorCard()

@@ -35,6 +35,10 @@ class Row:
     views: tuple[View, ...]
     error: str | None = None
 
+    def without_pixels(self) -> Row:
+        """The same without its cut views, which are large and of no use once the teacher has seen them."""
+        return replace(self, views=tuple(replace(v, native=None, dense=None) for v in self.views))
+
 
 class RowReader:
     """Reads the rows of one block: from the cache what it holds, from the source what is missing.
