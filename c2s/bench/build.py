@@ -28,7 +28,8 @@ from c2s_pipeline.cluster import connect
 from c2s_pipeline.regions import RegionConfig, masked_regions
 from c2s_pipeline.teacher import Teacher
 
-BATCHES = (8, 16, 32, 64, 128)
+BATCHES = (4, 8, 16, 32, 64, 128)
+TRIAL = 4.0
 
 
 def bench_build(
@@ -183,13 +184,19 @@ def _parts(images: NDArray[np.uint8], size: int) -> Iterator[NDArray[np.uint8]]:
 
 
 def _best_way(teacher: Teacher, images: NDArray[np.uint8]) -> tuple[int, int]:
-    """The batch size, and the number of passes side by side, at which the teacher is fastest."""
-    few = images[: 2 * max(BATCHES)]
+    """The batch size, and the number of passes side by side, at which the teacher is fastest.
+
+    Each way is tried on as many images as take about `TRIAL` seconds, and at least twice over.
+    """
+    first = images[: BATCHES[0]]
+    _forward(teacher, first[:0], first, len(first), 1)
+    started = time.perf_counter()
+    _forward(teacher, first[:0], first, len(first), 1)
+    count = int(TRIAL * len(first) / (time.perf_counter() - started))
+    few = images[: max(count, 2 * len(first))]
+    sizes = [b for b in BATCHES if 2 * b <= len(few)] or [len(first)]
     rates = {}
-    for way in product(
-        [b for b in BATCHES if b <= len(few)] or [len(few)], {1, os.cpu_count() or 1}
-    ):
-        _forward(teacher, few[:0], few[: way[0]], *way)
+    for way in product(sizes, {1, os.cpu_count() or 1}):
         started = time.perf_counter()
         _forward(teacher, few[:0], few, *way)
         rates[way] = len(few) / (time.perf_counter() - started)
