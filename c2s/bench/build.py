@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, count, product
+from itertools import count, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -167,15 +167,14 @@ def _forward(
     def masked(images: NDArray[np.uint8]) -> None:
         teacher.cls_tokens(images).cpu()
 
-    jobs = chain(
-        product([looked_at], _parts(dense, batch)), product([masked], _parts(regions, batch))
-    )
     before = torch.get_num_threads()
     threads = max((os.cpu_count() or 1) // lanes, 1)
     torch.set_num_threads(threads)
     with ThreadPoolExecutor(lanes, "lane", torch.set_num_threads, (threads,)) as pool:
-        for future in [pool.submit(*job) for job in jobs]:
-            future.result()
+        jobs = [pool.submit(looked_at, part) for part in _parts(dense, batch)]
+        jobs += [pool.submit(masked, part) for part in _parts(regions, batch)]
+        for job in jobs:
+            job.result()
     torch.set_num_threads(before)
 
 
