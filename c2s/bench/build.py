@@ -29,7 +29,8 @@ from c2s_pipeline.regions import RegionConfig, masked_regions
 from c2s_pipeline.teacher import Teacher
 
 BATCHES = (4, 8, 16, 32, 64, 128)
-TRIAL = 4.0
+TRIAL = 2.0
+"""Seconds of a trial."""
 
 
 def bench_build(
