@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -161,41 +164,41 @@ def foreign(tmp_path):
         process.wait()
 
 
-def stopped_in_a_block(worker: subprocess.Popen[bytes], out: Path) -> bool:
-    """Stop the worker after the first stage of some block, while it writes nothing."""
-    for block in ("000000", "000001", "000002"):
-        deadline = time.monotonic() + 200
-        while not (out / f"receipts/images/{block}.json").exists() and time.monotonic() < deadline:
-            time.sleep(0.001)
-        while not (out / f"receipts/regions/{block}.json").exists():
-            worker.send_signal(signal.SIGSTOP)
-            with out.with_name(f".{out.name}.owner").open() as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    return True
-                except BlockingIOError:
-                    worker.send_signal(signal.SIGCONT)
-            time.sleep(0.001)
-    return False
+@contextlib.contextmanager
+def halted(worker: subprocess.Popen[bytes], out: Path) -> Iterator[None]:
+    """Halt a worker at the moment when it is about to write a stage, until the end of the block."""
+    owner = out.with_name(f".{out.name}.owner")
+    wait_until(lambda: owner.exists() and owner.read_text() != "")
+    with owner.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        waiting = re.compile(rf"-> FLOCK .*:{owner.stat().st_ino} ")
+        wait_until(lambda: waiting.search(Path("/proc/locks").read_text()) is not None)
+        worker.send_signal(signal.SIGSTOP)
+    yield
+    worker.send_signal(signal.SIGCONT)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 200
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_worker_that_outlives_its_builder(start, reference, foreign, tiny_teacher, tmp_path):
     """It wakes up in the middle of a block when the cache is another build's, of another request."""
     client, worker = foreign
     out = tmp_path / "coco.zarr"
-    builder = start("--scheduler", client.scheduler.address)
-    assert stopped_in_a_block(worker, out)
-    os.killpg(builder.pid, signal.SIGKILL)
-    builder.communicate()
-
     source = FolderSplit(DESCRIPTOR, reference[1], "train")
     masks = {"windows": (2, 3), "threshold": 0.5}
     request = BuildRequest(teacher=tiny_teacher, **(SETTINGS | {"masks": masks}))
-    build(source, request, out, update=True)
-    whole = contents(out)
-    assert verify(open_cache(out)) == []
-
-    worker.send_signal(signal.SIGCONT)
+    builder = start("--scheduler", client.scheduler.address)
+    with halted(worker, out):
+        os.killpg(builder.pid, signal.SIGKILL)
+        builder.communicate()
+        build(source, request, out, update=True)
+        whole = contents(out)
+        assert verify(open_cache(out)) == []
     client.submit(os.getpid, pure=False).result(timeout=200)  # it waits for the block under way
     assert contents(out) == whole
     assert Cache(out).manifest.requests["masks"]["threshold"] == 0.5
