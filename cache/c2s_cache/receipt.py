@@ -95,6 +95,8 @@ def parse(data: bytes, path: str, stage: str, block: int) -> Receipt:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file so that any reader sees the old content or the new, also after a crash."""
+    for unfinished in path.parent.glob(f".{path.name}.*.part"):  # of a process that was killed
+        unfinished.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     with temporary.open("wb") as file:
         file.write(data)

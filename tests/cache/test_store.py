@@ -176,6 +176,18 @@ def files(folder):
     return {str(f.relative_to(folder)): f.read_bytes() for f in found}
 
 
+def test_what_a_killed_writer_left_is_gone_when_its_block_is_written(copy):
+    left = [copy / "masks/grid/c/1.abc.partial", copy / "receipts/masks/.000001.json.77.part"]
+    other = copy / "receipts/masks/.000000.json.77.part"
+    before = files(copy)
+    for file in (*left, other):
+        file.write_bytes(b"half a file")
+    BlockWriter(copy).write("masks", 1, Cache(copy).read(1, ["masks/grid"]))
+    assert not any(file.exists() for file in left)
+    other.unlink()
+    assert files(copy) == before
+
+
 def test_moved_receipts_are_noticed(copy):
     receipts = copy / "receipts/masks"
     shutil.copy(receipts / "000000.json", receipts / "000001.json")

@@ -174,8 +174,15 @@ def halted(worker: subprocess.Popen[bytes], out: Path) -> Iterator[None]:
         waiting = re.compile(rf"-> FLOCK .*:{owner.stat().st_ino} ")
         wait_until(lambda: waiting.search(Path("/proc/locks").read_text()) is not None)
         worker.send_signal(signal.SIGSTOP)
+        wait_until(lambda: states(worker.pid) == {"T"})
     yield
     worker.send_signal(signal.SIGCONT)
+
+
+def states(pid: int) -> set[str]:
+    """States of a process' threads; T is stopped."""
+    stats = (file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/stat"))
+    return {stat.rpartition(")")[2].split()[0] for stat in stats}
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
