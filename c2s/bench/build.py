@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count, product
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from c2s.bench.inputs import build_request
 from c2s.bench.measure import Rates, alternate, device_name, result
-from c2s.bench.memory import Residents
+from c2s.bench.processes import Processes
 from c2s.datasets import load_dataset
 from c2s_cache import Cache, open_cache
 from c2s_cache.change import Change
@@ -66,7 +67,8 @@ def bench_build(
     ):
         address = client.scheduler.address
         outs = (Path(folder) / f"{i}.zarr" for i in count())
-        clock = _Clock(Residents(client.run(os.getpid).values()))
+        processes = Processes(client.run(os.getpid).values())
+        clock = _Clock(processes)
         last: list[Path] = []
 
         def ours() -> int:
@@ -84,8 +86,12 @@ def bench_build(
         batch, lanes = _best_way(model, regions if len(regions) else dense)
         usable = len(dense)
 
+        spent: list[float] = []
+
         def reference() -> int:
+            before = processes.processor_seconds()
             _forward(model, dense, regions, batch, lanes)
+            spent.append((processes.processor_seconds() - before) / usable)
             return usable
 
         timed = alternate({"c2s": ours, "teacher": reference}, rounds, warmup=0, advance=advance)
@@ -101,18 +107,27 @@ def bench_build(
             "left out": "starting workers, loading the teacher, class sentences",
             "builder_peak_memory_mib": round(max(memory) / 2**20, 1),
         }
-        more = {"memory_growth_mib": clock.residents.growth()}
+        used = {"c2s": median(clock.spent[1:]), "teacher": median(spent)}
+        more = {
+            "processor_ms_per_image": {k: round(1000 * v, 2) for k, v in used.items()},
+            "processor_ratio": used["teacher"] / used["c2s"],
+            "memory_growth_mib": processes.growth(),
+        }
         return result("build", rates, "c2s", "teacher", "images/s", what, **more)
 
 
 class _Clock:
     """Times a build from the moment its blocks start, and samples its memory at every step; takes the
-    place of a progress bar."""
+    place of a progress bar.
 
-    def __init__(self, residents: Residents) -> None:
+    `rates` in images per second and `spent`, processor seconds per image, of every build.
+    """
+
+    def __init__(self, processes: Processes) -> None:
         self.rates: list[float] = []
-        self.residents = residents
-        self._started = 0.0
+        self.spent: list[float] = []
+        self._processes = processes
+        self._started = self._before = 0.0
 
     def change(self, change: Change) -> None:
         """Never: every round builds anew."""
@@ -122,15 +137,16 @@ class _Clock:
 
     def advance(self, rows: int) -> None:
         """Rows are done."""
-        self.residents.sample()
+        self._processes.sample()
 
     def start(self, total: int, done: int) -> None:
         """Blocks start now."""
-        self._started = time.perf_counter()
+        self._started, self._before = time.perf_counter(), self._processes.processor_seconds()
 
     def stop(self, images: int) -> None:
         """The build has returned."""
         self.rates.append(images / (time.perf_counter() - self._started))
+        self.spent.append((self._processes.processor_seconds() - self._before) / images)
 
 
 def _inputs(cache: Cache, teacher: Teacher) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

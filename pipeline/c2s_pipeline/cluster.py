@@ -13,6 +13,8 @@ from typing import Any
 from c2s_cache import ConfigError
 from c2s_pipeline.extras import require
 
+PROFILER = "distributed.worker.profile.enabled"
+"""It looks at every thread a hundred times a second, holding the interpreter's lock."""
 PRE_SPAWN = "distributed.nanny.pre-spawn-environ"
 ENVIRONMENT = {
     **{"MALLOC_TRIM_THRESHOLD_": str(1 << 30), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)},
@@ -62,7 +64,7 @@ def connect(scheduler: str | None, workers: int, device: str, blocks: int = 2) -
     with contextlib.ExitStack() as stack:
         with (
             _uninterrupted(),
-            require("dask", "build").config.set({PRE_SPAWN: ENVIRONMENT}),
+            require("dask", "build").config.set({PRE_SPAWN: ENVIRONMENT, PROFILER: False}),
         ):
             local = stack.enter_context(
                 cluster(

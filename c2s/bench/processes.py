@@ -1,4 +1,4 @@
-"""Resident memory of a build's processes over time."""
+"""Processor time and resident memory of a build's processes."""
 
 from __future__ import annotations
 
@@ -11,28 +11,36 @@ import psutil
 MIB = 2**20
 
 
-class Residents:
-    """Samples the resident size of worker processes and of this one, which holds Dask's scheduler.
+class Processes:
+    """Worker processes on this machine, and this one, which holds the builder and Dask's scheduler.
 
     Args:
-        workers: process ids on this machine.
+        workers: process ids.
+
+    Attributes:
+        samples: resident sizes in MiB, by kind of process, in the order they were taken.
     """
 
     def __init__(self, workers: Iterable[int]) -> None:
         self._processes = {
             "workers": [psutil.Process(pid) for pid in workers],
-            "scheduler": [psutil.Process(os.getpid())],
+            "builder": [psutil.Process(os.getpid())],
         }
         self.samples: list[dict[str, float]] = []
 
     def sample(self) -> None:
-        """Take a sample, in MiB."""
+        """Note how much memory they hold."""
         sizes = {k: [p.memory_info().rss for p in ps] for k, ps in self._processes.items()}
         self.samples.append({name: sum(values) / MIB for name, values in sizes.items()})
 
     def growth(self) -> dict[str, float]:
-        """Growth in MiB, see `growth`, of each kind of process."""
+        """Growth of resident memory in MiB, see `growth`, by kind of process."""
         return {k: round(growth([s[k] for s in self.samples]), 1) for k in self._processes}
+
+    def processor_seconds(self) -> float:
+        """Processor time of all of them so far, of the system included."""
+        times = [p.cpu_times() for ps in self._processes.values() for p in ps]
+        return sum(t.user + t.system for t in times)
 
 
 def growth(sizes: list[float]) -> float:
