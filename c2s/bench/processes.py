@@ -40,7 +40,7 @@ class Processes:
     def processor_seconds(self) -> float:
         """Processor time of all of them so far, of the system included."""
         times = [p.cpu_times() for ps in self._processes.values() for p in ps]
-        return sum(t.user + t.system for t in times)
+        return float(sum(t.user + t.system for t in times))
 
 
 def growth(sizes: list[float]) -> float:
