@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from c2s.cli.cache import DatasetOption, JsonOption, RootOption
+from c2s.cli.cache_options import DatasetOption, JsonOption, RootOption
 from c2s_cache.errors import ConfigError
 
 app = typer.Typer(help="Score the pseudo masks that clustering makes.", no_args_is_help=True)

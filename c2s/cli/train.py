@@ -11,7 +11,9 @@ from c2s_cache.errors import ConfigError
 
 
 def train(
-    cache: Annotated[Path | None, typer.Option(help="Cache to train from.")] = None,
+    cache: Annotated[
+        str | None, typer.Option(help="Cache to train from: directory or URL.")
+    ] = None,
     student: Annotated[
         str | None, typer.Option(help="Student: see c2s students list [default: segformer-b4].")
     ] = None,
@@ -101,7 +103,7 @@ def train(
     typer.echo(f"Evaluate it with: c2s eval --run {path} --dataset {_dataset(path)}")
 
 
-def _defaults(cache: Path | None, student: str | None) -> dict[str, Any]:
+def _defaults(cache: str | None, student: str | None) -> dict[str, Any]:
     """Settings that suit the cache's data set, where the general ones do not."""
     from c2s.demo.defaults import train_defaults
     from c2s_cache.reader import read_manifest

@@ -120,7 +120,7 @@ def _fit(
     size = config.image_size or cache.manifest.view_size
     part = (trainer.global_rank, trainer.world_size)
     stream = BatchStream(
-        cache.path,
+        cache.address,
         sequence,
         start,
         config.total,

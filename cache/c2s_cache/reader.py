@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +16,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from c2s_cache.errors import CacheError
-from c2s_cache.fingerprint import file_digest
+from c2s_cache.folder import Folder
 from c2s_cache.manifest import FORMAT, Manifest
-from c2s_cache.receipt import METADATA, Receipt, load
+from c2s_cache.receipt import METADATA, Receipt, parse, receipt_path
 from c2s_cache.schema import RAGGED, open_arrays, ragged_ranges
 
 TRAINING = (
@@ -98,19 +99,35 @@ def _range(end: NDArray[Any], i: int) -> tuple[int, int]:
 
 
 class Cache:
-    """A cache on disk, opened for reading.
+    """A cache, opened for reading.
 
     Args:
-        path: cache directory.
+        path: cache directory, or the URL of one; see `Folder`.
 
     Raises:
-        CacheError: no cache of format 1 at `path`. Completeness is checked by `open_cache`.
+        CacheError: no cache of this format at `path`. Completeness is checked by `open_cache`.
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
-        self.manifest = read_manifest(self.path)
-        self._group = open_arrays(self.path)
+        self.folder = Folder(path)
+        self.manifest = read_manifest(path)
+        self._group = open_arrays(self.folder.local or self.address)
+
+    @property
+    def address(self) -> str:
+        """Where it lies: the path or URL that it was opened by."""
+        return self.folder.address
+
+    @property
+    def path(self) -> Path:
+        """The cache directory.
+
+        Raises:
+            CacheError: the cache lies in an object store.
+        """
+        if self.folder.local is None:
+            raise CacheError(f"{self.address} is not on this machine.", "Copy it here first.")
+        return self.folder.local
 
     @property
     def blocks(self) -> int:
@@ -119,11 +136,15 @@ class Cache:
 
     @cached_property
     def receipts(self) -> dict[tuple[str, int], Receipt]:
-        """Receipts present on disk, by (stage, block)."""
+        """Receipts that are there, by (stage, block)."""
         wanted = [(METADATA, 0)]
         wanted += [(s, b) for b in range(self.blocks) for s in self.manifest.stages_of(b)]
-        found = ((key, load(self.path, *key)) for key in wanted)
-        return {key: receipt for key, receipt in found if receipt is not None}
+        names = {receipt_path(Path(), *key).as_posix(): key for key in wanted}
+        found = self.folder.read_all(names)
+        return {key: parse(found[n], f"{self}/{n}", *key) for n, key in names.items() if n in found}
+
+    def __str__(self) -> str:
+        return self.address
 
     @property
     def quarantine(self) -> list[dict[str, Any]]:
@@ -152,7 +173,7 @@ class Cache:
         """The Zarr array at `path`, for tools that look at more than training does."""
         array = self._group[path]
         if not isinstance(array, zarr.Array):
-            raise CacheError(f"{self.path}/{path} is not an array.")
+            raise CacheError(f"{self}/{path} is not an array.")
         return array
 
     def ids(self, block: int) -> list[str]:
@@ -195,13 +216,14 @@ class Cache:
         Raises:
             CacheError: it cannot be decoded; every chunk carries a checksum.
         """
+        local = self.folder.local is not None  # zarrs reads from disks
         try:
-            with zarr.config.set({"codec_pipeline.path": DECODER}):
+            with zarr.config.set({"codec_pipeline.path": DECODER}) if local else nullcontext():
                 arrays = self.read(block, TRAINING)
         except (ValueError, RuntimeError, OSError) as error:
             raise CacheError(
-                f"block {block} of {self.path} cannot be read: {error}",
-                f"See what is damaged with: c2s cache verify {self.path} --quick",
+                f"block {block} of {self} cannot be read: {error}",
+                f"See what is damaged with: c2s cache verify {self} --quick",
             ) from error
         start = self.manifest.block_range(block).start
         usable = start + np.flatnonzero(arrays["images/usable"])
@@ -223,6 +245,7 @@ def open_cache(path: Path | str) -> Cache:
             f"{path} is incomplete: {found} of {expected} block stages are written.",
             "Finish it by running the same c2s cache build again.",
         )
+    sizes = cache.folder.sizes()
     for (stage, block), receipt in cache.receipts.items():
         if stage != METADATA and receipt.fingerprint != prints[stage]:
             raise CacheError(
@@ -230,33 +253,31 @@ def open_cache(path: Path | str) -> Cache:
                 "Build the cache anew with another --out.",
             )
         for name, record in receipt.files.items():
-            file = cache.path / name
-            if not file.is_file() or file.stat().st_size != record.size:
+            if sizes.get(name) != record.size:
                 raise CacheError(
-                    f"{file} is missing or has the wrong size (expected {record.size} bytes).",
+                    f"{cache}/{name} is missing or has the wrong size (expected {record.size} bytes).",
                     f"Inspect with: c2s cache verify {path} --quick",
                 )
     for name, record in cache.receipts[METADATA, 0].files.items():
-        if file_digest(cache.path / name) != record.sha256:
+        if cache.folder.digest(name) != record.sha256:
             raise CacheError(
-                f"{cache.path / name} has changed since the cache was created.",
+                f"{cache}/{name} has changed since the cache was created.",
                 f"Inspect with: c2s cache verify {path} --quick",
             )
     return cache
 
 
-def read_manifest(path: Path) -> Manifest:
-    """Read a cache's manifest from the root group's attribute `c2s`.
+def read_manifest(path: Path | str) -> Manifest:
+    """Read a cache's manifest from the root group's attribute `c2s`; `path` may be a URL.
 
     Raises:
         CacheError: there is none, or it is of another format.
     """
-    group = path / "zarr.json"
     try:
-        attributes = json.loads(group.read_bytes())["attributes"]["c2s"]
+        attributes = json.loads(Folder(path).read("zarr.json"))["attributes"]["c2s"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CacheError(
-            f"{path} is not a c2s cache (no manifest in {group.name}).",
+            f"{path} is not a c2s cache (no manifest in zarr.json).",
             "Build one with: c2s cache build --dataset NAME",
         ) from error
     if attributes.get("format") != FORMAT:

@@ -162,8 +162,8 @@ def create_arrays(path: Path, manifest: Manifest) -> None:
         zarr.open_group(path, mode="r+").attrs["c2s"] = manifest.model_dump(mode="json")
 
 
-def open_arrays(path: Path, mode: str = "r") -> zarr.Group:
-    """Open the Zarr group of a cache (`mode` "r" or "r+").
+def open_arrays(path: Path | str, mode: str = "r") -> zarr.Group:
+    """Open the Zarr group of a cache, by its path or URL (`mode` "r" or "r+").
 
     Raises:
         CacheError: there is no Zarr v3 group at `path`.

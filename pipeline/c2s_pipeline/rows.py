@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,50 +35,49 @@ class Row:
     views: tuple[View, ...]
     error: str | None = None
 
+    def without_pixels(self) -> Row:
+        """The same without its cut views, which are large and of no use once the teacher has seen them."""
+        return replace(self, views=tuple(replace(v, native=None, dense=None) for v in self.views))
+
 
 class RowReader:
     """Reads the rows of one block: from the cache what it holds, from the source what is missing.
 
     Args:
         manifest: the cache's manifest.
-        source: the data set; not touched if neither images nor labels are missing.
+        source: the data set; None if neither images nor labels are missing.
         first_row: number of the block's first row.
         missing: stages to be computed.
         stored: arrays of the stages that are there, by path, as `Cache.read` gives them.
-        threads: decoding threads.
     """
 
     def __init__(
         self,
         manifest: Manifest,
-        source: ImageSource,
+        source: ImageSource | None,
         first_row: int,
         missing: Sequence[str],
         stored: Stored,
-        threads: int = 2,
     ) -> None:
-        self.manifest, self.source, self.stored = manifest, source, stored
+        self.manifest, self._source, self.stored = manifest, source, stored
         self.first_row = first_row
-        self.missing, self.threads = frozenset(missing), threads
+        self.missing = frozenset(missing)
         self._data = _items(stored, "images/data", "images/end")
         self._labels = _items(stored, "labels/data", "labels/end")
 
-    def batches(self, ids: Sequence[str], size: int) -> Iterator[list[Row]]:
-        """Rows in groups of `size`, decoded one group ahead.
+    @property
+    def source(self) -> ImageSource:
+        """The data set."""
+        if self._source is None:
+            raise ValueError("the missing stages need the data set")
+        return self._source
+
+    def read(self, i: int, image_id: str) -> Row:
+        """Row `i` of the block; several threads may ask at once.
 
         Raises:
-            DataError: a label map is missing, holds a value outside the class list, or has changed.
+            DataError: its label map is missing, holds a value outside the class list, or has changed.
         """
-        rows = list(enumerate(ids))
-        groups = [rows[i : i + size] for i in range(0, len(rows), size)]
-        with ThreadPoolExecutor(self.threads) as pool:
-            pending = [pool.submit(self._read, *row) for row in groups[0]]
-            for following in [*groups[1:], []]:
-                ahead = [pool.submit(self._read, *row) for row in following]
-                yield [future.result() for future in pending]
-                pending = ahead
-
-    def _read(self, i: int, image_id: str) -> Row:
         try:
             data = self._encoded(i, image_id)
             image = decode_image(data) if self.missing & (PIXELS | {"images"}) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import pickle
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -48,7 +49,8 @@ class TeacherSpec:
 
 
 class Teacher:
-    """A frozen CLIP image and text tower.
+    """A frozen CLIP image and text tower. Several threads may ask at once; on a GPU they take turns, so
+    that it holds one batch at a time.
 
     Args:
         spec: what to load.
@@ -63,6 +65,8 @@ class Teacher:
     def __init__(self, spec: TeacherSpec, device: str | torch.device = "cpu") -> None:
         self.spec = spec
         self.device = torch.device(device)
+        gpu = self.device.type == "cuda"
+        self._turn: AbstractContextManager[Any] = threading.Lock() if gpu else nullcontext()
         self._model: Any = _create(spec, None).to(self.device)
         self._visual = _vision_transformer(self._model, spec.name)
         self.image_size = int(self._visual.image_size[0])
@@ -135,7 +139,7 @@ class Teacher:
         Returns:
             float32 [B, D].
         """
-        with self._autocast():
+        with self._turn, self._autocast():
             features: Tensor = self._visual(self.prepare(images))
         return features.float()
 
@@ -149,7 +153,7 @@ class Teacher:
         Returns:
             CLS float32 [B, D] and dense features float32 [B, h, w, `dense_dim`], neither normalised.
         """
-        with self._autocast():
+        with self._turn, self._autocast():
             cls, dense = cls_and_dense(
                 self._dense_visual, self.prepare(images), self.spec.dense_features, self.grid
             )

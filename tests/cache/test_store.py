@@ -15,7 +15,7 @@ from c2s_cache.integrity import verify
 from c2s_cache.reader import TRAINING
 from c2s_cache.receipt import METADATA
 from c2s_cache.schema import array_specs
-from c2s_cache.writer import BlockWriter, build_lock, create_cache
+from c2s_cache.writer import BlockWriter, create_cache
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +176,18 @@ def files(folder):
     return {str(f.relative_to(folder)): f.read_bytes() for f in found}
 
 
+def test_what_a_killed_writer_left_is_gone_when_its_block_is_written(copy):
+    left = [copy / "masks/grid/c/1.abc.partial", copy / "receipts/masks/.000001.json.77.part"]
+    other = copy / "receipts/masks/.000000.json.77.part"
+    before = files(copy)
+    for file in (*left, other):
+        file.write_bytes(b"half a file")
+    BlockWriter(copy).write("masks", 1, Cache(copy).read(1, ["masks/grid"]))
+    assert not any(file.exists() for file in left)
+    other.unlink()
+    assert files(copy) == before
+
+
 def test_moved_receipts_are_noticed(copy):
     receipts = copy / "receipts/masks"
     shutil.copy(receipts / "000000.json", receipts / "000001.json")
@@ -236,12 +248,3 @@ def test_creation_that_was_cut_short_is_repeated(path, tmp_path):
     (target / "regions/zarr.json").unlink()
     assert create_cache(target, manifest) is None
     assert (target / "regions/zarr.json").exists()
-
-
-def test_the_lock_is_exclusive_and_released(tmp_path):
-    target = tmp_path / "a.zarr"
-    held = pytest.raises(CacheError, match="another process")
-    with build_lock(target), held, build_lock(target):
-        pass
-    with build_lock(target):
-        pass

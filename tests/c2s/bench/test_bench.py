@@ -156,6 +156,9 @@ def test_build(scheduler, monkeypatch):
     facts = check(partial(bench.bench_build, images=6, rounds=2)(), "build", 2)
     assert facts["what"]["images"] == 6
     assert facts["what"]["regions per image"] > 1
+    assert facts["memory_growth_mib"].keys() == {"workers", "builder"}
+    used = facts["processor_ms_per_image"]
+    assert facts["processor_ratio"] == pytest.approx(used["teacher"] / used["c2s"], rel=1e-2)
 
 
 @pytest.mark.parametrize("student", ["shapes-net", "segformer-b0"])
@@ -172,3 +175,11 @@ def test_infer(student):
     assert (facts["what"]["classes"], facts["what"]["size"]) == (5, "64 px")
     library = "transformers" if student == "segformer-b0" else "c2s"
     assert facts["what"]["stock model of"] == library
+
+
+def test_memory_growth_leaves_out_the_warm_up():
+    from c2s.bench.processes import growth
+
+    assert growth([0.0, 900.0, *[1000.0] * 14]) == 0
+    assert growth([float(i) for i in range(16)]) == 8
+    assert growth([5.0]) == 0
