@@ -11,7 +11,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 Aggregation = Literal["attention", "mean", "max"]
-Distillation = Literal["infonce", "cosine", "l2"]
+Distillation = Literal["infonce", "cosine", "l2", "residual"]
+GlobalNegatives = Literal["bank", "both"]
 
 
 def aggregate(features: Tensor, global_cls: Tensor, how: Aggregation = "attention") -> Tensor:
@@ -65,6 +66,13 @@ def info_nce(
     push = torch.einsum("bd,bmd->bm", query, negatives)
     logits = torch.cat([pull[:, None], push], dim=1) / tau
     return (logits.logsumexp(1) - logits[:, 0]).mean()
+
+
+def others(tokens: Tensor) -> Tensor:
+    """For each row of a batch [B, D], the other rows: [B, B - 1, D]."""
+    batch = len(tokens)
+    pairs = ~torch.eye(batch, dtype=torch.bool, device=tokens.device)
+    return tokens[pairs.nonzero()[:, 1]].view(batch, batch - 1, tokens.shape[1])
 
 
 def match(student: Tensor, teacher: Tensor, kind: Literal["cosine", "l2"]) -> Tensor:
