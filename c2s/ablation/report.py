@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from c2s.ablation.grid import SCORES, Grid
@@ -17,7 +18,7 @@ from c2s.ablation.plan import Line
 from c2s_cache import C2SError
 from c2s_cache.receipt import write_atomic
 
-COLUMNS = ("row", *SCORES, "train s", *(f"paper {s}" for s in SCORES), "to the best row")
+COLUMNS = ("row", *SCORES, "s", "paper: h / s / u", "as paper")
 
 
 def grid_facts(
@@ -73,10 +74,10 @@ def _row(line: Line, outcomes: Mapping[str, dict[str, Any] | C2SError]) -> dict[
 
 
 def _compare(rows: list[dict[str, Any]]) -> None:
-    """Say of each row whether its hIoU lies from that of the paper's best row as the paper's does.
+    """Say of each row whether its hIoU lies on the paper's side of the paper's best row.
 
-    "as in the paper", "reversed", or either with "within the spread" added, where the difference is
-    below the standard deviations of the two rows, added in quadrature.
+    `direction` gets `alike`, and `within_spread`: whether the difference is below the standard
+    deviations of the two rows, added in quadrature (None with one seed).
     """
     known = [r for r in rows if r["paper"] and r["hIoU"] is not None]
     if not known:
@@ -87,17 +88,18 @@ def _compare(rows: list[dict[str, Any]]) -> None:
         ours = row["hIoU"] - best["hIoU"]
         if row is best or theirs == 0:
             continue
-        row["direction"] = "as in the paper" if ours * theirs > 0 else "reversed"
         spreads = [r["spread"].get("hIoU") for r in (row, best)]
-        if None not in spreads and abs(ours) < math.hypot(*spreads):
-            row["direction"] += ", within the spread"
+        within = None if None in spreads else abs(ours) < math.hypot(*spreads)
+        row["direction"] = {"alike": ours * theirs > 0, "within_spread": within}
 
 
 def grid_table(facts: Mapping[str, Any], scoring: Mapping[str, Any]) -> Table:
     """A grid for the terminal."""
-    table = Table(title=f"{facts['title']} ({_where(scoring)}, %)", caption=_below(facts))
+    table = Table(
+        title=f"{facts['title']}: {_where(scoring)}, %", caption=_below(facts), box=box.SIMPLE
+    )
     for number, name in enumerate(_columns(facts)):
-        table.add_column(name, justify="left" if number == 0 else "right")
+        table.add_column(name, justify="right" if number else "left", no_wrap=number > 0)
     for row in facts["rows"]:
         table.add_row(*_texts(row, facts))
     return table
@@ -147,6 +149,8 @@ def _below(grid: Mapping[str, Any]) -> str:
     order, parts = grid["order"], []
     if order["pairs"]:
         parts.append(f"{order['alike']} of {order['pairs']} pairs of rows in the paper's order.")
+        if any((row["direction"] or {}).get("within_spread") for row in grid["rows"]):
+            parts.append("(±): within the spread over seeds.")
     if grid["note"]:
         parts.append(grid["note"])
     return " ".join(parts)
@@ -164,13 +168,17 @@ def _texts(row: Mapping[str, Any], grid: Mapping[str, Any]) -> list[str]:
     name = f"{row['name']} ({row['student']})" if several else row["name"]
     ours = [_figure(row[k], row["spread"].get(k)) for k in SCORES]
     seconds = "-" if row["seconds"] is None else f"{row['seconds']:.0f}"
-    paper = row["paper"] or {}
-    theirs = [f"{paper[k]:.1f}" if k in paper else "-" for k in SCORES]
-    texts = [name, *ours, seconds, *theirs, row["direction"] or "-"]
-    return texts[: len(_columns(grid))]
+    paper = " / ".join(f"{row['paper'][k]:.1f}" for k in SCORES) if row["paper"] else "-"
+    return [name, *ours, seconds, paper, _direction(row["direction"])][: len(_columns(grid))]
+
+
+def _direction(facts: Mapping[str, Any] | None) -> str:
+    if facts is None:
+        return "-"
+    return ("yes" if facts["alike"] else "no") + (" (±)" if facts["within_spread"] else "")
 
 
 def _figure(mean: float | None, spread: float | None) -> str:
     if mean is None:
         return "-"
-    return f"{mean:.1f}" if spread is None else f"{mean:.1f} ± {spread:.1f}"
+    return f"{mean:.1f}" if spread is None else f"{mean:.1f}±{spread:.1f}"
