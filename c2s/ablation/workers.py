@@ -86,7 +86,7 @@ def _give(
 def _take(connection: Connection, process: Any, config: TrainConfig, log: Path) -> Outcome:
     try:
         outcome: Outcome = connection.recv()
-    except EOFError:
+    except (EOFError, ConnectionError):
         process.join()
         raise C2SError(
             f"the process that trained {config.run_name} died (exit code {process.exitcode}); its memory "
