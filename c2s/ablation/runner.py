@@ -49,7 +49,7 @@ class Board:
         return f"{records[-1]['step'] if records else 0}/{config.total}"
 
 
-def derive_caches(plan: Plan, request: Request, progress: Progress) -> None:
+def derive_caches(plan: Plan, request: Request, progress: Progress | None = None) -> None:
     """Derive the caches that rows need beside the given one, once, into the output folder.
 
     Raises:
@@ -62,7 +62,8 @@ def derive_caches(plan: Plan, request: Request, progress: Progress) -> None:
     for path, changes in plan.derived.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         _, wanted = build_requests(request, manifest, changes)
-        derive(request.cache, wanted, path, Machine(progress=progress))
+        machine = Machine() if progress is None else Machine(progress=progress)
+        derive(request.cache, wanted, path, machine)
 
 
 def ablate(plan: Plan, request: Request, scoring: Scoring, watch: Watch) -> dict[str, Any]:
