@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from c2s.ablation import runner
 from c2s.ablation.cell import run_cell, stored_scores
 from c2s.ablation.plan import make_plan
 from c2s.ablation.runner import ablate
@@ -26,7 +27,8 @@ def scores(facts):
     return [[{**r, "seconds": 0} for r in row["runs"]] for row in facts["grids"][0]["rows"]]
 
 
-def test_a_grid_runs_reports_and_is_done_when_asked_again(grid, request_, scoring):
+def test_a_grid_runs_reports_and_is_done_when_asked_again(grid, request_, scoring, monkeypatch):
+    monkeypatch.setattr(runner, "gpu_workers", lambda: ["", ""])  # two at a time
     plan = make_plan([grid], request_)
     seen = []
     facts = ablate(plan, request_, scoring, lambda board: seen.append(dict(board.outcomes)))
