@@ -79,6 +79,15 @@ class Plan:
         found = [line.runs[i] for i in range(most) for line in lines if i < len(line.runs)]
         return list({run.run_name: run for run in found}.values())
 
+    @property
+    def parts(self) -> list[Plan]:
+        """Each table as a plan of its own."""
+        used = [{run.cache for line in lines for run in line.runs} for _, lines in self.tables]
+        return [
+            Plan((table,), {p: c for p, c in self.derived.items() if p in caches})
+            for table, caches in zip(self.tables, used, strict=True)
+        ]
+
 
 def make_plan(grids: Sequence[Grid], request: Request) -> Plan:
     """Resolve every row of every grid.

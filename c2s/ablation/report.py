@@ -105,30 +105,29 @@ def grid_table(facts: Mapping[str, Any], scoring: Mapping[str, Any]) -> Table:
     return table
 
 
-def write_reports(out: Path, facts: Mapping[str, Any]) -> None:
-    """NAME.md and NAME.json for every grid; the JSON holds that grid alone and all shared facts."""
-    for grid in facts["grids"]:
-        alone = {**facts, "grids": [grid]}
-        body = json.dumps(alone, indent=2) + "\n"
-        write_atomic(out / f"{grid['name']}.json", body.encode())
-        write_atomic(out / f"{grid['name']}.md", markdown(grid, facts).encode())
+def write_report(out: Path, facts: Mapping[str, Any]) -> None:
+    """NAME.md and NAME.json of a grid, which is the only one in `facts`."""
+    (grid,) = facts["grids"]
+    write_atomic(out / f"{grid['name']}.json", (json.dumps(facts, indent=2) + "\n").encode())
+    write_atomic(out / f"{grid['name']}.md", markdown(facts).encode())
 
 
-def markdown(grid: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+def markdown(facts: Mapping[str, Any]) -> str:
     """A grid as Markdown, with what it cost."""
+    (grid,) = facts["grids"]
     columns = _columns(grid)
     lines = [f"### {grid['title']}", "", f"{_where(facts['scoring'])}, per cent.", ""]
     lines += [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     lines += [f"| {' | '.join(_texts(row, grid))} |" for row in grid["rows"]]
     lines += ["", _below(grid), "", *costs(facts)]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def costs(facts: Mapping[str, Any]) -> list[str]:
     """Sentences on caches, time and failures."""
     lines = []
     derived = {path: changes for path, changes in facts["caches"].items() if changes}
-    lines += [f"Derived for this grid: {path} with {json.dumps(c)}." for path, c in derived.items()]
+    lines += [f"Derived: {path} with {json.dumps(c)}." for path, c in derived.items()]
     teacher = facts["teacher"]
     if teacher["saved_seconds"] is not None:
         lines.append(

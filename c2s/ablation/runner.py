@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from c2s.ablation.cell import Scoring, stored_scores
 from c2s.ablation.plan import Plan, Request, build_requests
-from c2s.ablation.report import grid_facts, write_reports
+from c2s.ablation.report import grid_facts, write_report
 from c2s.ablation.teacher_time import teacher_time
 from c2s.ablation.workers import Outcome, gpu_workers, run_all
 from c2s.training.config import TrainConfig
@@ -105,15 +105,22 @@ def ablate(plan: Plan, request: Request, scoring: Scoring, watch: Watch) -> dict
         log = request.out / "ablate.log"
         run_all(left, scoring, gpu_workers(), log, started, finished, lambda: watch(board))
     watch(board)
-    failed = {name: str(o) for name, o in board.outcomes.items() if isinstance(o, C2SError)}
+    seconds = round(time.monotonic() - began, 1)
+    for part in plan.parts:
+        write_report(request.out, _facts(part, request, scoring, board, seconds))
+    return _facts(plan, request, scoring, board, seconds)
+
+
+def _facts(
+    plan: Plan, request: Request, scoring: Scoring, board: Board, seconds: float
+) -> dict[str, Any]:
+    outcomes = {run.run_name: board.outcomes[run.run_name] for run in plan.runs}
     caches = [request.cache, *plan.derived]
-    facts: dict[str, Any] = {
-        "grids": [grid_facts(grid, lines, board.outcomes) for grid, lines in plan.tables],
+    return {
+        "grids": [grid_facts(grid, lines, outcomes) for grid, lines in plan.tables],
         "scoring": {"dataset": scoring.dataset, "split": scoring.split, "limit": scoring.limit},
         "caches": {str(path): plan.derived.get(path, {}) for path in caches},
         "teacher": teacher_time(caches, plan.runs),
-        "failed": failed,
-        "seconds": round(time.monotonic() - began, 1),
+        "failed": {name: str(o) for name, o in outcomes.items() if isinstance(o, C2SError)},
+        "seconds": seconds,
     }
-    write_reports(request.out, facts)
-    return facts

@@ -41,8 +41,8 @@ def test_means_spreads_and_directions(tables):
     assert full["direction"] is None
     assert again["direction"] is None
     assert facts["order"] == {"pairs": 1, "alike": 1}
-    shared = {"caches": {}, "failed": {}, "teacher": {"saved_seconds": None}, "scoring": SCORING}
-    report = markdown(facts, shared)
+    costs = {"caches": {}, "failed": {}, "teacher": {"saved_seconds": None}}
+    report = markdown({"grids": [facts], "scoring": SCORING, **costs})
     assert "| plain | 32.0±2.8 | 33.0±2.8 | 34.0±2.8 | 2 | 40.0 / 50.0 / 30.0 | yes |" in report
     assert "1 of 1 pairs of rows in the paper's order." in report
 
