@@ -38,11 +38,14 @@ class Scoring:
 def run_name(config: TrainConfig, cache: dict[str, Any]) -> str:
     """Name of a cell's run folder: equal for equal settings, on whatever path the cache lies.
 
+    Defaults are left out of the digest, so that a field that is new in a later version renames nothing;
+    `stored_scores` compares every field.
+
     Args:
         config: resolved for the cache.
         cache: what identifies the cache, JSON values.
     """
-    decides = config.model_dump(mode="json", exclude=set(INDIFFERENT))
+    decides = config.model_dump(mode="json", exclude=set(INDIFFERENT), exclude_defaults=True)
     code = digest(canonical_json({"train": decides, "cache": cache}))[:10]
     return f"{config.student}-{code}-seed{config.seed}"
 

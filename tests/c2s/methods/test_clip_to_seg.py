@@ -147,14 +147,37 @@ def test_the_other_images_of_the_batch_can_be_negatives(settings, earlier, seen,
 @pytest.mark.parametrize("kind", ["cosine", "l2", "residual"])
 def test_the_distillations_of_table_6_draw_features_to_tokens(kind, seen, batch):
     torch.manual_seed(0)
-    method = ClipToSegConfig(distillation=kind, latent=False).build(seen)
-    features = torch.randn(2, D, 4, 4, requires_grad=True)
+    config = ClipToSegConfig(distillation=kind, latent=False, aggregation="mean")
+    method = config.build(seen)
+    features = torch.randn(2, D, S, S, requires_grad=True)
     losses = method(features, batch)
     (losses["global"] + losses["local"]).backward()
-    moved = features.detach() - 0.1 * features.grad
-    after = method(moved, batch)
-    assert (after["global"] + after["local"]).item() < (losses["global"] + losses["local"]).item()
+    assert features.grad is not None
+    moved = features.detach() - 5 * features.grad
+
+    def distances(f):
+        local, _ = region_means(f, batch.pseudo, batch.region_ids)
+        pairs = ((f.mean((2, 3)), batch.global_cls), (local[:, :2], batch.region_cls[:, :2]))
+        if kind == "l2":
+            return [(a - b).square().sum().item() for a, b in pairs]
+        return [1 - torch.nn.functional.cosine_similarity(a, b, -1).mean().item() for a, b in pairs]
+
+    for before, after in zip(distances(features.detach()), distances(moved), strict=True):
+        assert after < before
     assert hasattr(method, "residual") == (kind == "residual")
+
+
+def test_the_pull_adds_the_distance_to_the_own_token(seen, batch):
+    features, cosine = torch.randn(2, D, S, S), torch.nn.functional.cosine_similarity
+    shared = {"latent": False, "aggregation": "mean", "local_reduction": "mean"}
+    plain = ClipToSegConfig(**shared).build(seen)(features, batch)
+    pulled = ClipToSegConfig(**shared, pull=2.0).build(seen)(features, batch)
+    distance = 1 - cosine(features.mean((2, 3)), batch.global_cls)
+    torch.testing.assert_close(pulled["global"] - plain["global"], 2 * distance.mean())
+    local, _ = region_means(features, batch.pseudo, batch.region_ids)
+    distance = 1 - cosine(local, batch.region_cls, dim=-1)  # three regions, then two
+    expected = 2 * (distance[0].mean() + distance[1, :2].mean()) / 2
+    torch.testing.assert_close(pulled["local"] - plain["local"], expected)
 
 
 def test_supervision_at_feature_resolution(seen, batch):
