@@ -14,9 +14,10 @@ from c2s_cache.errors import C2SError, ConfigError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from c2s.ablation.cell import Scoring
     from c2s.ablation.grid import Grid
     from c2s.ablation.plan import Plan, Request
-    from c2s.ablation.runner import Board, Scoring
+    from c2s.ablation.runner import Board
 
 
 def ablate(

@@ -26,11 +26,10 @@ class ResidualProjector(nn.Module):
     def __init__(self, dim: int, scale: float = 0.1) -> None:
         super().__init__()
         self.scale = scale
-        self.mlp = nn.Sequential(
-            nn.Linear(dim, dim, bias=False), nn.GELU(), nn.Linear(dim, dim, bias=False)
-        )
-        nn.init.kaiming_normal_(self.mlp[0].weight)
-        nn.init.zeros_(self.mlp[2].weight)
+        first, second = (nn.Linear(dim, dim, bias=False) for _ in range(2))
+        nn.init.kaiming_normal_(first.weight)
+        nn.init.zeros_(second.weight)
+        self.mlp = nn.Sequential(first, nn.GELU(), second)
 
     def forward(self, features: Tensor) -> Tensor:
         """Corrected unit features: float [..., D] to float [..., D]."""

@@ -24,18 +24,22 @@ def test_equal_rows_are_one_run_and_seeds_come_last(grid, request_):
 def test_a_row_wins_over_options_those_over_set_and_that_over_recipe_and_grid(grid, request_):
     request = replace(
         request_,
-        recipe=Recipe(train={"method": {"latent": True, "tau": 0.5, "alpha": 2.0, "beta": 3.0}}),
+        recipe=Recipe(
+            train={
+                "method": {"latent": True, "tau": 0.5, "dropout": 0.2, "alpha": 2.0, "beta": 3.0}
+            }
+        ),
         settings=("method.latent=true", "method.tau=0.6", "iterations=5", "method.alpha=4"),
         options={"iterations": 6, "batch_size": None},
     )
-    grid = grid.model_copy(update={"train": {**grid.train, "method": {"heads": 2, "tau": 0.4}}})
+    grid = grid.model_copy(
+        update={"train": {**grid.train, "method": {"heads": 2, "tau": 0.4, "dropout": 0.3}}}
+    )
     plain = make_plan([grid], request).tables[0][1][1].runs[0]
     assert (plain.iterations, plain.batch_size) == (6, 2)
     method = plain.method
-    assert (method.latent, method.tau, method.alpha, method.beta, method.heads) == (
-        *(False, 0.6, 4.0, 3.0),
-        2,
-    )
+    assert (method.latent, method.tau, method.alpha, method.beta) == (False, 0.6, 4.0, 3.0)
+    assert (method.heads, method.dropout) == (2, 0.3)
 
 
 def test_what_a_run_does_not_learn_from_is_not_in_its_name(grid, request_):

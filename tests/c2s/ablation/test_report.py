@@ -53,6 +53,11 @@ def test_a_difference_below_the_spreads_is_called_so(tables):
     assert facts["order"] == {"pairs": 1, "alike": 0}
 
 
+def test_equal_means_are_no_order(tables):
+    facts = facts_of(tables, [outcome(50), outcome(54)], [outcome(50), outcome(54)])
+    assert facts["order"] == {"pairs": 1, "alike": 0}
+
+
 def test_what_failed_or_is_not_done_leaves_a_dash(tables):
     facts = facts_of(tables, [C2SError("no"), outcome(30)], [C2SError("no"), C2SError("no")])
     full, plain, _ = facts["rows"]
