@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,15 +78,30 @@ def run_cell(config: TrainConfig, scoring: Scoring) -> dict[str, Any]:
     Raises:
         C2SError: see `c2s.training.run` and `c2s.evaluation.evaluate`.
     """
-    stored = stored_scores(config, scoring)
-    if stored is not None:
-        return stored
     path = config.runs / config.run_name
-    _train(config, path)
-    result = {**_evaluate(path, scoring), "seconds": training_seconds(path, config.batch_size)}
-    (path / scoring.file).parent.mkdir(exist_ok=True)
-    write_atomic(path / scoring.file, (json.dumps(result, indent=2) + "\n").encode())
-    return result
+    with _alone(path):
+        stored = stored_scores(config, scoring)
+        if stored is not None:
+            return stored
+        _train(config, path)
+        result = {**_evaluate(path, scoring), "seconds": training_seconds(path, config.batch_size)}
+        (path / scoring.file).parent.mkdir(exist_ok=True)
+        write_atomic(path / scoring.file, (json.dumps(result, indent=2) + "\n").encode())
+        return result
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Wait until no other process is at this run; the kernel ends the wait when that one dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with lock_file(path).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def lock_file(path: Path) -> Path:
+    """Locked by the process that trains or scores a run; two commands may so share a folder."""
+    return path.with_name(f".{path.name}.lock")
 
 
 def training_seconds(path: Path, batch_size: int) -> float:

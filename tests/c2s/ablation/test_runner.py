@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 from dataclasses import replace
 
 import pytest
 
-from c2s.ablation import runner
+from c2s.ablation import cell, runner
 from c2s.ablation.cell import run_cell, stored_scores
 from c2s.ablation.plan import make_plan
 from c2s.ablation.runner import ablate
@@ -104,3 +105,18 @@ def test_scores_of_another_configuration_are_not_taken(grid, request_, scoring):
     assert stored_scores(run, replace(scoring, limit=1)) is None
     other = run.model_copy(update={"lr": 1e-3})  # under the same name
     assert stored_scores(other, scoring) is None
+
+
+def test_nobody_else_trains_a_run_that_is_being_trained(grid, request_, scoring, monkeypatch):
+    run = make_plan([grid], request_).runs[0]
+
+    def train(config, path):
+        with cell.lock_file(path).open("w") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        raise C2SError("seen")
+
+    monkeypatch.setattr(cell, "_train", train)
+    with pytest.raises(C2SError, match="seen"):
+        run_cell(run, scoring)
+    with cell.lock_file(run.runs / run.run_name).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # free again
