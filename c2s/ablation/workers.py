@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -39,12 +40,13 @@ def run_all(
 
     Raises:
         C2SError: a worker died.
-        KeyboardInterrupt: asked to stop; the workers have saved what they had.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the workers have saved what they had.
     """
     context = multiprocessing.get_context("spawn")
     waiting = list(reversed(runs))
     busy: dict[Connection, tuple[Any, TrainConfig]] = {}
     processes = []
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         for device in devices[: len(runs)]:
             ours, theirs = context.Pipe()
@@ -64,6 +66,7 @@ def run_all(
                     ready.close()
             tick()
     finally:
+        signal.signal(signal.SIGTERM, before)
         for connection in busy:
             connection.close()
         for process in processes:

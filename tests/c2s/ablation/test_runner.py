@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import multiprocessing
+import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -64,7 +66,7 @@ def test_a_grid_that_is_stopped_goes_on_to_the_same_scores(grid, request_, scori
 
     def stop(board):
         if read_metrics(first.runs / first.run_name):
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(KeyboardInterrupt):
         ablate(plan, request, scoring, stop)
