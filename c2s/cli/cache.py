@@ -69,6 +69,9 @@ def build(
     workers: WorkersOption = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per teacher pass.")] = None,
     block_rows: Annotated[int | None, typer.Option(help="Images per block.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Named settings below --config and --set: paper or best.")
+    ] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
     update: Annotated[
@@ -92,7 +95,8 @@ def build(
     source = data.split(split)
     require("open_clip", "build")
     require("distributed", "build")
-    from c2s.config import resolve
+    from c2s.config import merge, resolve
+    from c2s.recipes import load_recipe
     from c2s_pipeline.build import build as run
     from c2s_pipeline.request import BuildRequest
 
@@ -110,7 +114,8 @@ def build(
         "batch_size": batch_size,
         "block_rows": block_rows,
     }
-    defaults = {"view_size": data.protocol.view_size, **build_defaults(dataset, teacher)}
+    suited = {"view_size": data.protocol.view_size, **build_defaults(dataset, teacher)}
+    defaults = merge(suited, load_recipe(recipe).build)
     request = resolve(BuildRequest, defaults, config, set_ or (), options)
     target = out or Path("cache") / f"{data.short}.zarr"
     with BuildBar() as bar:

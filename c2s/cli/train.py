@@ -44,6 +44,9 @@ def train(
         str | None,
         typer.Option(help="Of an online teacher: checkpoint file or local-dir:FOLDER."),
     ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Named settings below --config and --set: paper or best.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, e.g. method.tau=0.05.")
@@ -77,7 +80,8 @@ def train(
     }
     if resume is not None:
         given = [key for key, value in options.items() if value is not None]
-        given += [key for key, value in (("config", config), ("set", set_)) if value]
+        more = (("recipe", recipe), ("config", config), ("set", set_))
+        given += [key for key, value in more if value]
         if given or overwrite:
             extra = ", ".join("--" + key.replace("_", "-") for key in given or ["overwrite"])
             raise ConfigError(f"--resume continues a run as it was configured; drop {extra}.")
@@ -90,12 +94,15 @@ def train(
             raise ConfigError(
                 "c2s train needs --cache PATH (or --resume RUN, or --self-train RUN)."
             )
+        from c2s.config import merge
         from c2s.online import load_online_teacher
+        from c2s.recipes import load_recipe
         from c2s.training import run
         from c2s.training.config import load_config
         from c2s.training.self_training import inherited
 
         defaults = _defaults(cache, student) if self_train is None else inherited(self_train)
+        defaults = merge(defaults, load_recipe(recipe).train)
         path = run.train(
             load_config(config, set_ or (), defaults, **options), overwrite, load_online_teacher
         )
