@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
 from c2s.cli.cache import DatasetOption, JsonOption, RootOption
+from c2s.cli.lists import listed
 from c2s_cache.errors import ConfigError
 
 app = typer.Typer(help="Score the pseudo masks that clustering makes.", no_args_is_help=True)
-T = TypeVar("T")
 
 THRESHOLDS = "0.5,0.6,0.7,0.8,0.85,0.9,0.95"
 FORMS = (".json", ".csv", ".png", ".pdf", ".svg")
@@ -113,9 +112,9 @@ def score(
         base = requests[0].masks.model_dump()
         changes = [
             {"windows": w, "iterations": i, "threshold": t}
-            for w in _listed(windows, "--windows", _window_set) or [base["windows"]]
-            for i in _listed(iterations, "--iterations", int) or [base["iterations"]]
-            for t in _listed(thresholds, "--thresholds", float)
+            for w in listed(windows, "--windows", _window_set) or [base["windows"]]
+            for i in listed(iterations, "--iterations", int) or [base["iterations"]]
+            for t in listed(thresholds, "--thresholds", float)
         ]
         configs = [resolve(MaskConfig, base, None, (), c) for c in changes]
         rows = []
@@ -144,15 +143,6 @@ def score(
         from rich.console import Console
 
         Console().print(score_table(facts))
-
-
-def _listed(text: str | None, option: str, read: Callable[[str], T]) -> list[T]:
-    if text is None:
-        return []
-    try:
-        return [read(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ConfigError(f"{option} {text!r}: expected values separated by commas.") from error
 
 
 def _window_set(text: str) -> tuple[int, ...]:
