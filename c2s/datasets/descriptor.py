@@ -56,6 +56,21 @@ class SplitLayout:
 
 
 @dataclass(frozen=True)
+class HubLayout:
+    """Where a split lies in a Hugging Face data set.
+
+    `source` repository of the Hub, or folder; `split` its own name of the split; `image`, `mask` the
+    columns; `expected` as in `SplitLayout`.
+    """
+
+    source: str
+    split: str
+    image: str
+    mask: str
+    expected: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Protocol:
     """How the field trains and tests on a data set.
 
@@ -99,7 +114,7 @@ class Descriptor:
     folder: str
     classes: tuple[str, ...]
     unseen: tuple[int, ...]
-    splits: Mapping[str, SplitLayout]
+    splits: Mapping[str, SplitLayout | HubLayout]
     forms: tuple[LabelForm, ...]
     download: str
     prompts: tuple[str, ...] = ()
@@ -117,6 +132,19 @@ class Descriptor:
             if class_name in seen:
                 raise DataError(f"{self.name} has two classes called {class_name!r}.")
             seen.add(class_name)
+
+    def layout(self, split: str) -> SplitLayout | HubLayout:
+        """Layout of a split.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        if split not in self.splits:
+            raise DataError(
+                f"data set {self.name} has no split {split!r}.",
+                f"Splits: {', '.join(self.splits)}.",
+            )
+        return self.splits[split]
 
 
 def names(text: str) -> tuple[str, ...]:

@@ -10,8 +10,9 @@ from pathlib import Path
 from c2s.config import read_yaml
 from c2s.datasets import ade20k, cityscapes, coco_stuff, context, voc
 from c2s.datasets.custom import describe_folder, is_folder_name
-from c2s.datasets.descriptor import Descriptor, Protocol
+from c2s.datasets.descriptor import Descriptor, HubLayout, Protocol
 from c2s.datasets.folder import FolderSplit
+from c2s.datasets.hub import HubSplit
 from c2s.datasets.partition import read_split_file
 from c2s.datasets.shapes import COUNTS, ShapesSplit
 from c2s.datasets.split import Split
@@ -58,6 +59,8 @@ class Dataset:
         """
         if self.descriptor is None:
             return ShapesSplit(name, self.unseen)
+        if isinstance(self.descriptor.splits.get(name), HubLayout):
+            return HubSplit(self.descriptor, name)
         return self.folder_split(name)
 
     def folder_split(self, name: str) -> FolderSplit:
