@@ -83,7 +83,12 @@ def describe_folder(root: Path) -> Descriptor:
     try:
         content = ClassesFile.model_validate(read_yaml(file))
     except ValidationError as error:
-        raise ConfigError(" ".join(_sentence(file, e) for e in error.errors())) from error
+        closest: dict[Any, Any] = {}  # of the several forms that a key may have, its value's
+        for failed in error.errors():
+            key, where = failed["loc"][:1], failed["loc"]
+            if key not in closest or len(where) > len(closest[key]["loc"]):
+                closest[key] = failed
+        raise ConfigError(" ".join(_sentence(file, e) for e in closest.values())) from error
     source = None if content.hf is None else _source(root, content.hf)
     given = content.classes
     if isinstance(given, str):
@@ -114,7 +119,7 @@ def describe_folder(root: Path) -> Descriptor:
         if source is None
         else hub_layouts(source, content.images, content.masks, content.splits),
         forms=(LabelForm("masks", content.mask_suffix, values, colours),),
-        download=f"nothing: it is your own, in {source or root}",
+        download="",
         image_suffixes=SUFFIXES,
     )
 

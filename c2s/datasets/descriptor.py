@@ -101,7 +101,7 @@ class Descriptor:
         unseen: ids of the classes whose annotations training must never see.
         splits: layout by split name.
         forms: of the label maps, in order of preference.
-        download: which official archives to get, and where.
+        download: which official archives to get, and where; empty for a user's own data.
         image_suffixes: what follows the image id in the name of an image file.
         protocol: the field's.
 
@@ -132,6 +132,13 @@ class Descriptor:
             if class_name in seen:
                 raise DataError(f"{self.name} has two classes called {class_name!r}.")
             seen.add(class_name)
+
+    @property
+    def remedy(self) -> str:
+        """What to do about files that are missing or wrong, as a sentence."""
+        if self.download:
+            return f"Get {self.download}."
+        return "These are your own data: mend them, or say in classes.yaml how they are."
 
     def layout(self, split: str) -> SplitLayout | HubLayout:
         """Layout of a split.

@@ -55,7 +55,7 @@ class FolderSplit(DescribedSplit):
                 raise DataError(
                     f"{len(missing)} of {len(listed)} images of {self.name}/{self.split} have no {what}; "
                     f"the first is {where}.",
-                    f"Complete the data: {self.descriptor.download}.",
+                    self.descriptor.remedy,
                 )
         return listed
 
@@ -80,7 +80,7 @@ class FolderSplit(DescribedSplit):
         wanted = " or ".join(" and ".join(files) for files in self._layout.lists)
         raise NotThere(
             f"{self.root} has no list of the images of {self.name}/{self.split}: expected {wanted}.",
-            f"Run: c2s data prepare {self.name}. It needs {self.descriptor.download}.",
+            self.descriptor.remedy,
         )
 
     @cached_property
@@ -185,7 +185,7 @@ class FolderSplit(DescribedSplit):
         if not found:
             raise NotThere(
                 f"{self.root} has no {what} of {self.name}: expected the folder {' or '.join(candidates)}.",
-                f"Name the right folder with --root, or download {self.descriptor.download}.",
+                f"Name the right folder with --root. {self.descriptor.remedy}",
             )
         return found
 

@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from c2s.datasets.descriptor import LabelForm
 from c2s_cache import DataError
@@ -28,6 +28,8 @@ def label_values(file: Path | BinaryIO, where: str, form: LabelForm) -> NDArray[
         with Image.open(file) as image:
             drawn = bool(form.colours) and image.mode in ("RGB", "RGBA")
             values = np.asarray(image.convert("RGB") if drawn else image)
+    except UnidentifiedImageError as error:
+        raise DataError(f"label map {where} cannot be read (no known image format).") from error
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"label map {where} cannot be read ({error}).") from error
     if drawn:

@@ -145,7 +145,7 @@ class DescribedSplit(Split):
             raise DataError(
                 f"{where} holds the label value {bad}, which is outside the {len(self.classes)} classes "
                 f"of {self.name} ({form.name}).",
-                f"Replace the label maps: {self.descriptor.download}.",
+                f"Replace the label maps. {self.descriptor.remedy}",
             )
         labels: NDArray[np.uint8] = mapped.astype(np.uint8)
         return labels

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from c2s_cache.errors import UnreadableImage
 from c2s_cache.manifest import IGNORE
@@ -59,6 +59,10 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
             with Image.open(io.BytesIO(data)) as image:
                 ImageOps.exif_transpose(image, in_place=True)  # copies only what it has to turn
                 return np.asarray(image.convert("RGB"))
+    except (
+        UnidentifiedImageError
+    ) as error:  # its text has an address in memory, which no receipt may have
+        raise UnreadableImage("image cannot be decoded (no known image format).") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableImage(f"image cannot be decoded ({error}).") from error
 
