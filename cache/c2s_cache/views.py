@@ -1,4 +1,7 @@
-"""Invariant: builder and trainer cut views with these functions and no others, so pixels agree exactly."""
+"""Invariant: builder and trainer cut views with these functions and no others, so pixels agree exactly.
+
+Pillow and numpy: torchvision's v2.functional.resized_crop takes boxes of whole pixels, and boxes here are fractions.
+"""
 
 from __future__ import annotations
 
