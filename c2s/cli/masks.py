@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from c2s.cli.cache import DatasetOption, JsonOption, RootOption
+from c2s.cli.cache import DatasetOption, JsonOption, RootOption, SplitFileOption
 from c2s.cli.lists import listed
 from c2s_cache.errors import ConfigError
 
@@ -30,6 +30,7 @@ def score(
     split: Annotated[
         str, typer.Option(help="Split whose images and true labels are used.")
     ] = "train",
+    split_file: SplitFileOption = None,
     cache: Annotated[
         Path | None,
         typer.Option(help="Score the masks stored in this cache instead (needs no teacher)."),
@@ -82,7 +83,7 @@ def score(
     for file in out or ():
         if file.suffix not in FORMS:
             raise ConfigError(f"--out {file} must end in one of {', '.join(FORMS)}.")
-    source = load_dataset(dataset, root).split(split)
+    source = load_dataset(dataset, root, split_file).split(split)
     if cache is not None:
         from c2s_cache import open_cache
         from c2s_pipeline.oracle import score_cache
