@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from c2s.cli.lists import numbers
 from c2s_cache.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,8 +42,13 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Split to evaluate on.")] = "val",
     mode: Annotated[Mode, typer.Option(help="Sliding window, or whole images.")] = Mode.slide,
     seen_offset: Annotated[
-        float, typer.Option(help="Calibration: subtracted from the cosines of seen classes.")
-    ] = 0.0,
+        str,
+        typer.Option(
+            help="Calibration: subtracted from the cosines of seen classes. Several values (0,0.02,0.05 "
+            "or 0:0.1:0.02) are scored from one pass; the first is the result, the others stand beside "
+            "it. Choose on another split than the one you report."
+        ),
+    ] = "0",
     vocabulary: Annotated[
         str | None,
         typer.Option(
@@ -78,9 +84,10 @@ def evaluate(
     from c2s.evaluation.vocabulary import own_vocabulary
     from c2s.training.run_folder import open_run
 
+    offsets = numbers(seen_offset, "--seen-offset")
     if out is not None and out.suffix not in (".json", ".csv"):
         raise ConfigError(f"--out {out} must end in .json or .csv.")
-    if folded and seen_offset:
+    if folded and any(offsets):
         raise ConfigError("--seen-offset acts on cosines, which a folded model does not have.")
     data = load_dataset(dataset, root)
     opened = open_run(run)
@@ -103,7 +110,7 @@ def evaluate(
             opened,
             items,
             mode.value,
-            seen_offset,
+            offsets,
             device,
             advance,
             words,
@@ -125,7 +132,7 @@ def evaluate(
         "split": split,
         "setting": setting,
         "mode": mode.value,
-        "seen_offset": seen_offset,
+        "seen_offset": offsets[0],
         "folded": folded,
         "background": background.value if field.background is not None else None,
         "vocabulary": vocabulary,

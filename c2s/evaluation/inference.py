@@ -20,6 +20,8 @@ MULTIPLE = 32
 """Whole images are resized to multiples of the coarsest stride of the usual backbones."""
 STRIDE = 426 / 512
 """Stride of the sliding window as a fraction of the window, of the ZegCLIP family."""
+WINDOWS = 4
+"""Windows of an image that go through the model together: most photos have two to four."""
 
 
 class CosineClassifier(nn.Module):
@@ -68,6 +70,7 @@ class Predictor:
         device: where to compute.
         stride: of the sliding window in pixels; None: round(crop * 426 / 512).
         short_side: in pixels, at least `crop`; None: `crop`.
+        windows: of one image, at most, that go through the model in one pass.
     """
 
     model: nn.Module
@@ -77,6 +80,7 @@ class Predictor:
     device: torch.device | str = "cpu"
     stride: int | None = None
     short_side: int | None = None
+    windows: int = WINDOWS
 
     @torch.inference_mode()
     def scores(self, image: NDArray[np.uint8]) -> Tensor:
@@ -98,8 +102,7 @@ class Predictor:
         tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].to(self.device)
         images = normalize_images(tensor, self.model)
         out = self._whole(images) if self.mode == "whole" else self._slide(images)
-        size = (image.shape[0], image.shape[1])
-        out = functional.interpolate(out, size, mode="bilinear", align_corners=False)[0]
+        out = _brought_to(out, image.shape[0], image.shape[1])[0]
         return out if self.penalty is None else out - self.penalty[:, None, None]
 
     def predict(self, image: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -107,29 +110,35 @@ class Predictor:
         return self.scores(image).argmax(0).cpu().numpy()
 
     def _whole(self, images: Tensor) -> Tensor:
-        """Scores [1, K, H, W] of images [1, 3, H, W]."""
-        return functional.interpolate(
-            self.model(images).float(), images.shape[-2:], mode="bilinear", align_corners=False
-        )
+        """Scores [1, K, H, W] of an image [1, 3, H, W]."""
+        return _brought_to(self.model(images).float(), images.shape[-2], images.shape[-1])
 
     def _slide(self, images: Tensor) -> Tensor:
         """The same, averaged over windows."""
         height, width = images.shape[-2:]
-        windows = [
+        places = [
             (..., slice(top, top + self.crop), slice(left, left + self.crop))
             for top in window_starts(height, self.crop, self.stride)
             for left in window_starts(width, self.crop, self.stride)
         ]
         visits = images.new_zeros(height, width)
         total: Tensor | None = None
-        for window in windows:
-            scores = self._whole(images[window])
-            if total is None:
-                total = scores.new_zeros(1, scores.shape[1], height, width)
-            total[window] += scores
-            visits[window] += 1
+        for first in range(0, len(places), self.windows):
+            group = places[first : first + self.windows]
+            # Brought to pixels one by one: that takes far more memory than the pass itself.
+            for place, scores in zip(
+                group, self.model(torch.cat([images[at] for at in group])), strict=True
+            ):
+                if total is None:
+                    total = images.new_zeros(1, len(scores), height, width)
+                total[place] += _brought_to(scores[None].float(), self.crop, self.crop)
+                visits[place] += 1
         assert total is not None  # windows cover an axis, so there is at least one
         return total / visits
+
+
+def _brought_to(scores: Tensor, height: int, width: int) -> Tensor:
+    return functional.interpolate(scores, (height, width), mode="bilinear", align_corners=False)
 
 
 def resized(height: int, width: int, short: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Invariant: a batch is what one step needs from the cache, and nothing of unseen classes."""
+"""Invariant: a batch is what one step needs from the cache; nothing of unseen classes unless transductive."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ class Batch:
         extent: int64 [B, 4], top, left, bottom, right of the part of the view that shows the image;
             the rest is padding. None: no padding.
         jitter: float32 [B, 5], photometric distortion of each image, or None.
+        unseen: bool [B, S, S], pixels of unseen classes, whichever: their annotation was removed. Only in
+            a self-training; None otherwise, so that they cannot be told from pixels of no class.
     """
 
     image: Tensor
@@ -36,6 +38,7 @@ class Batch:
     rows: Tensor
     extent: Tensor | None = None
     jitter: Tensor | None = None
+    unseen: Tensor | None = None
 
     def __len__(self) -> int:
         return self.image.shape[0]

@@ -129,6 +129,7 @@ def _fit(
         *part,
         teacher_sizes=() if teacher is None else teacher.sizes,
         fresh=config.augment if config.views == "fresh" else None,
+        transductive=config.self_train is not None,
     )
     on_gpu = trainer.strategy.root_device.type == "cuda"
     try:

@@ -112,7 +112,7 @@ def _digest(cache: Cache, name: str) -> str | None:
 
 def _content(cache: Cache, block: int) -> Iterator[Finding]:
     try:
-        data = cache.read_block(block)
+        data = cache.read_block(block, transductive=True)
     except (CacheError, ValueError, OSError) as error:
         yield Finding("read", f"block {block}", f"cannot be read: {error}")
         return
@@ -144,6 +144,8 @@ def _row(cache: Cache, data: Block, i: int, digests: np.ndarray) -> Iterator[Fin
                 yield Finding(
                     "leakage", where, f"label map holds unseen or unknown ids {leaked.tolist()}"
                 )
+            if (sample.labels[sample.ignored] != IGNORE).any():
+                yield Finding("values", where, "an annotated pixel is said to be ignored")
         ids = sample.region_ids
         if len(np.unique(ids)) != len(ids) or np.isin(ids, m.unseen).any():
             yield Finding("leakage", where, "region ids repeat or name an unseen class")

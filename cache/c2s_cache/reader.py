@@ -26,6 +26,9 @@ TRAINING = (
     *("teacher/global_cls", "masks/grid", "regions/cls", "regions/id", "regions/area"),
 )
 """The arrays that training reads."""
+TRANSDUCTIVE = (*TRAINING, "labels/ignored")
+"""Those of a self-training: `labels/ignored` tells pixels of unseen classes from pixels of none, which
+inductive training must not know."""
 DECODER = "zarrs.ZarrsCodecPipeline"
 """What training reads with: the same bytes, in half the time of Zarr's own. Writing stays with Zarr's,
 whose compressed bytes a rebuild must repeat."""
@@ -46,7 +49,8 @@ class Sample:
 
     `image` encoded bytes; `labels` uint8 [H, W] of the source image; `box` float64 [4] in source
     pixels; `grid` uint8 [h, w]; `global_cls` float16 [D]; `region_cls` float16 [R, D]; `region_ids`
-    int16 [R]; `region_area` float32 [R], fraction of the view.
+    int16 [R]; `region_area` float32 [R], fraction of the view; `ignored` bool [H, W], pixels that the
+    data set itself ignores: of the others of label 255 an unseen class was removed. None unless asked for.
     """
 
     row: int
@@ -59,6 +63,7 @@ class Sample:
     region_cls: NDArray[np.float16]
     region_ids: NDArray[np.int16]
     region_area: NDArray[np.float32]
+    ignored: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,12 +83,13 @@ class Block:
         at, a = row - self.start, self.arrays
         data = a["images/data"][slice(*_range(a["images/end"], at))]
         height, width = a["images/size"][at]
-        labels = a["labels/data"][slice(*_range(a["labels/end"], at))].reshape(height, width)
+        pixels = slice(*_range(a["labels/end"], at))
+        ignored = a.get("labels/ignored")
         regions = slice(*_range(a["regions/end"].reshape(-1), at * a["views/flip"].shape[1] + view))
         return Sample(
             row=row,
             image=data.tobytes(),
-            labels=labels,
+            labels=a["labels/data"][pixels].reshape(height, width),
             box=a["views/box"][at, view],
             flip=bool(a["views/flip"][at, view]),
             grid=a["masks/grid"][at, view],
@@ -91,6 +97,7 @@ class Block:
             region_cls=a["regions/cls"][regions],
             region_ids=a["regions/id"][regions],
             region_area=a["regions/area"][regions],
+            ignored=None if ignored is None else ignored[pixels].reshape(height, width),
         )
 
 
@@ -210,8 +217,12 @@ class Cache:
             arrays[path] = np.asarray(self.array(path)[block, : int(arrays[end].reshape(-1)[-1])])
         return arrays
 
-    def read_block(self, block: int) -> Block:
+    def read_block(self, block: int, transductive: bool = False) -> Block:
         """Read what training needs of a block.
+
+        Args:
+            block: block number.
+            transductive: which pixels the data set itself ignores, too. Only for a self-training.
 
         Raises:
             CacheError: it cannot be decoded; every chunk carries a checksum.
@@ -219,7 +230,7 @@ class Cache:
         local = self.folder.local is not None  # zarrs reads from disks
         try:
             with zarr.config.set({"codec_pipeline.path": DECODER}) if local else nullcontext():
-                arrays = self.read(block, TRAINING)
+                arrays = self.read(block, TRANSDUCTIVE if transductive else TRAINING)
         except (ValueError, RuntimeError, OSError) as error:
             raise CacheError(
                 f"block {block} of {self} cannot be read: {error}",
@@ -283,7 +294,7 @@ def read_manifest(path: Path | str) -> Manifest:
     if attributes.get("format") != FORMAT:
         raise CacheError(
             f"{path} has cache format {attributes.get('format')!r}; this version reads {FORMAT}.",
-            "Use the c2s version that wrote it, or build the cache anew.",
+            "Use the c2s version that wrote it, or remove it and build it anew: c2s cache build.",
         )
     try:
         return Manifest.model_validate(attributes)

@@ -234,6 +234,7 @@ def _images(rows: list[Row]) -> dict[str, NDArray[Any]]:
 def _labels(rows: list[Row]) -> dict[str, NDArray[Any]]:
     return {
         "labels/data": np.concatenate([r.labels.reshape(-1) for r in rows]),
+        "labels/ignored": np.concatenate([r.ignored.reshape(-1) for r in rows]),
         "labels/end": np.cumsum([r.labels.size for r in rows]),
     }
 
