@@ -134,9 +134,8 @@ def predictor(
     place = compute_device(device)
     words = vocabulary or own_vocabulary(run)
     penalty = None
-    if seen_offset or never:
-        penalty = torch.full((len(words.classes),), seen_offset, device=place)
-        penalty[list(words.unseen)] = 0
+    if never:
+        penalty = torch.zeros(len(words.classes), device=place)
         penalty[list(never)] = float("inf")
     if classifier is None:
         classifier = CosineClassifier(run.student, torch.from_numpy(words.embeddings))

@@ -65,8 +65,7 @@ class Predictor:
             evaluation mode, on `device`.
         crop: side of the training views in pixels.
         mode: "slide" or "whole".
-        penalty: float32 [K] on `device`, subtracted from the scores (an offset on seen classes;
-            infinite: never predicted), or None.
+        penalty: float32 [K] on `device`, subtracted from the scores (infinite: never predicted), or None.
         device: where to compute.
         stride: of the sliding window in pixels; None: round(crop * 426 / 512).
         short_side: in pixels, at least `crop`; None: `crop`.
