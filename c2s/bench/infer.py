@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from c2s.bench.measure import Side, alternate, device_name, result
 from c2s.deploy.fold import fold_classifier, fold_run
 from c2s.evaluation.inference import CosineClassifier
 from c2s.students import create
+from c2s.students.adapters.adapted import Adapted
 from c2s.students.base import Student, parameter_count
 from c2s.students.segformer import HEAD_CHANNELS, SIZES
 from c2s.training.run_folder import open_run
@@ -41,15 +42,21 @@ class Logits(nn.Module):
         return logits
 
 
-def stock_model(name: str, classes: int) -> tuple[nn.Module, str]:
+def stock_model(
+    name: str, classes: int, architecture: Mapping[str, Any] | None = None
+) -> tuple[nn.Module, str]:
     """A student's architecture as its library builds it, with a head of so many classes.
+
+    SegFormer is that of transformers, whose head has a bias per level where mmsegmentation's, ours, has
+    a norm (1,024 parameters less).
 
     Args:
         name: of the student.
         classes: K.
+        architecture: what the student says of itself beyond its name.
 
     Returns:
-        The model, images [B, 3, H, W] to logits [B, K, h, w], of random weights; and the library.
+        The model, images [B, 3, H, W] to logits, of random weights; and where it is from.
     """
     family, _, size = name.partition("-")
     if family == "segformer":
@@ -63,7 +70,10 @@ def stock_model(name: str, classes: int) -> tuple[nn.Module, str]:
             num_labels=classes,
         )
         return Logits(SegformerForSemanticSegmentation(config)), "transformers"
-    return create(name, classes, "random"), "c2s"
+    student = create(name, classes, "random", architecture)
+    if isinstance(student, Adapted):
+        return student.model, name.partition(":")[0]
+    return student, "c2s"
 
 
 def bench_infer(
@@ -95,8 +105,10 @@ def bench_infer(
         RunError: no run there.
         ConfigError: unknown student.
     """
+    architecture = None
     if run is not None:
         opened = open_run(run)
+        architecture = opened.info.architecture
         student, size = opened.config.student, size or opened.config.image_size
         embeddings = torch.from_numpy(opened.embeddings)
         folded: nn.Module = fold_run(opened)
@@ -108,7 +120,7 @@ def bench_infer(
         embeddings = nn.functional.normalize(torch.randn(width), dim=1)
         folded, unfolded = _random_pair(student, embeddings)
     size, batch = size or defaults["size"], batch or defaults["batch"]
-    stock, library = stock_model(student, len(embeddings))
+    stock, library = stock_model(student, len(embeddings), architecture)
     models = {"folded": folded, "stock": stock, "unfolded": unfolded}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images = torch.randn(batch, 3, size, size, device=device)
@@ -144,7 +156,7 @@ def _random_pair(name: str, embeddings: Tensor) -> tuple[nn.Module, CosineClassi
     """A student of random weights, folded and not."""
     classes, dim = embeddings.shape
     wide = cast(Student, create(name, dim, "random"))
-    folded = create(name, classes, "random")
+    folded = create(name, classes, "random", wide.architecture)
     folded.load_state_dict(fold_classifier(wide.state_dict(), wide.classifier, embeddings))
     return folded, CosineClassifier(wide, embeddings)
 

@@ -68,6 +68,7 @@ def fold_run(
     weights = None if config.weights == "random" else config.weights
     facts = ModelInfo(
         student=config.student,
+        architecture=info.architecture,
         classes=words.classes,
         unseen=words.unseen,
         crop=config.image_size or info.view_size,

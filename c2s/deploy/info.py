@@ -37,7 +37,8 @@ class ModelInfo(BaseModel):
 
     Attributes:
         format: 1.
-        student: name of the architecture.
+        student: its name, the architecture.
+        architecture: what the student says of itself beyond its name (`Student.architecture`).
         classes: names in the order of the logits.
         unseen: ids of the classes that training never annotated.
         crop: side of the training views and of the sliding window in pixels.
@@ -56,6 +57,7 @@ class ModelInfo(BaseModel):
 
     format: int = 1
     student: str
+    architecture: dict[str, Any] | None = None
     classes: tuple[str, ...]
     unseen: tuple[int, ...]
     crop: int

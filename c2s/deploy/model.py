@@ -44,7 +44,7 @@ class SegmentationModel(nn.Module, ModelHubMixin, coders={ModelInfo: (encode_inf
         super().__init__()
         self.config = config
         self.mean, self.std = config.mean, config.std
-        self.student = create(config.student, len(config.classes), "random")
+        self.student = create(config.student, len(config.classes), "random", config.architecture)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits float [B, K, h, w] of normalised images [B, 3, H, W], at the student's resolution.
@@ -93,9 +93,16 @@ class SegmentationModel(nn.Module, ModelHubMixin, coders={ModelInfo: (encode_inf
         # The mixin for PyTorch would fall back to pickles, and accept weights that do not fit.
         if "config" not in model_kwargs:
             raise ModelError(f"{model_id} has no config.json, so it is no folded c2s model.")
-        model = cls(**model_kwargs)
         file: str | Path = Path(model_id) / WEIGHTS
-        if not Path(model_id).is_dir():
+        local = Path(model_id).is_dir()
+        student = model_kwargs["config"].student
+        if not local and student.startswith("python:"):
+            raise ModelError(
+                f"{model_id} calls code of this machine ({student}), which no download may do.",
+                "Download the folder and load that, if you trust it.",
+            )
+        model = cls(**model_kwargs)
+        if not local:
             file = hf_hub_download(
                 model_id,
                 WEIGHTS,

@@ -105,6 +105,16 @@ def test_a_hub_id_is_downloaded_and_never_unpickled(saved, monkeypatch):
     assert asked == [("somebody/model", name, "v1") for name in wanted]
 
 
+def test_a_download_calls_no_code_of_this_machine(saved, monkeypatch):
+    file = saved / "config.json"
+    facts = json.loads(file.read_text())
+    file.write_text(json.dumps(facts | {"student": "python:os:abort"}))
+    download = lambda repo_id, filename, **_: str(saved / filename)  # noqa: E731
+    monkeypatch.setattr(huggingface_hub.hub_mixin, "hf_hub_download", download)
+    with pytest.raises(ModelError, match=r"calls code .*python:os:abort"):
+        SegmentationModel.from_pretrained("somebody/model")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
