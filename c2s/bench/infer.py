@@ -44,6 +44,9 @@ class Logits(nn.Module):
 def stock_model(name: str, classes: int) -> tuple[nn.Module, str]:
     """A student's architecture as its library builds it, with a head of so many classes.
 
+    transformers' SegFormer head has biases where c2s's, which is mmsegmentation's, has batch norms and
+    ReLUs: it is 1,024 parameters smaller.
+
     Args:
         name: of the student.
         classes: K.

@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-from c2s.bench.infer import stock_model
 from c2s.deploy import SegmentationModel, fold_run
 from c2s.deploy.fold import fold_classifier, run_scores, write_model
 from c2s.deploy.info import ModelError
 from c2s.evaluation.inference import CosineClassifier
 from c2s.evaluation.vocabulary import foreign_vocabulary
+from c2s.students import create
 from c2s.students.base import parameter_count
 
 
@@ -42,16 +43,26 @@ def test_a_logit_is_the_cosine_times_the_norm_of_the_feature(opened, images):
 @torch.inference_mode()
 def test_the_folded_student_is_the_stock_model(opened, images):
     folded = fold_run(opened)
-    stock, library = stock_model(opened.config.student, 6)
+    stock = create(opened.config.student, 6, "random")
     assert parameter_count(folded.parameters()) == parameter_count(stock.parameters())
-    state = folded.student.state_dict()
-    if library == "transformers":
-        for ours, theirs in (("backbone.", "model.segformer."), ("head.", "model.decode_head.")):
-            state = {
-                k.replace(ours, theirs, 1) if k.startswith(ours) else k: v for k, v in state.items()
-            }
-    stock.load_state_dict(state)
+    stock.load_state_dict(folded.student.state_dict())
     assert torch.equal(stock.eval()(images), folded(images))
+
+
+def test_a_folded_model_of_transformers_is_transformers_own(images, tmp_path):
+    torch.manual_seed(0)
+    sizes = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "decoder_hidden_size": 16}
+    config = SegformerConfig(num_attention_heads=[1, 1, 2, 2], num_labels=9, **sizes)
+    SegformerForSemanticSegmentation(config).save_pretrained(tmp_path)
+    student = create(f"hf:{tmp_path}", 24).eval()
+    embeddings = nn.functional.normalize(torch.randn(6, 24), dim=1)
+    state = fold_classifier(student.state_dict(), student.classifier, embeddings)
+    config.num_labels = 6
+    stock = SegformerForSemanticSegmentation(config).eval()
+    stock.load_state_dict({k.removeprefix("model."): v for k, v in state.items()})
+    with torch.inference_mode():
+        scores = torch.einsum("bdhw,kd->bkhw", student(images), embeddings)
+        torch.testing.assert_close(stock(images).logits, scores, rtol=1e-4, atol=1e-5)
 
 
 @given(
