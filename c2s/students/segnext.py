@@ -7,6 +7,7 @@ Decomposition?" (ICLR 2021).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import NamedTuple
@@ -99,31 +100,44 @@ class Block(nn.Module):
         normed = self.norm1(x)
         attended = self.attention(normed) + normed  # the reference's inner shortcut
         x = x + self.drop(self.scale1[:, None, None] * attended)
-        return x + self.drop(self.scale2[:, None, None] * self.mlp(self.norm2(x)))
+        out: Tensor = x + self.drop(self.scale2[:, None, None] * self.mlp(self.norm2(x)))
+        return out
+
+
+class Stage(nn.Module):
+    """Half the resolution or, by two convolutions, a quarter; blocks; a norm over the channels."""
+
+    def __init__(self, widths: tuple[int, ...], blocks: Iterable[Block]) -> None:
+        super().__init__()
+        self.embed = _embed(*widths)
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = LayerNorm2d(widths[-1], eps=1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, widths[0], H, W] -> [B, widths[-1], H / s, W / s]."""
+        out: Tensor = self.norm(self.blocks(self.embed(x)))
+        return out
 
 
 class MSCAN(nn.Module):
-    """Encoder: four stages at 1/4, 1/8, 1/16 and 1/32, each embedded by 3 x 3 convolutions of stride 2."""
+    """Encoder: four stages at 1/4, 1/8, 1/16 and 1/32."""
 
     def __init__(self, size: Size) -> None:
         super().__init__()
         rates = iter(torch.linspace(0, size.drop_path, sum(size.depths), device="cpu").tolist())
         self.stages = nn.ModuleList()
-        inputs = 3
-        for index, (width, depth) in enumerate(zip(size.widths, size.depths, strict=True)):
-            embed = _embed(inputs, width // 2, width) if index == 0 else _embed(inputs, width)
-            blocks = (Block(width, MLP_RATIOS[index], next(rates)) for _ in range(depth))
-            norm = LayerNorm2d(width, eps=1e-5)
-            self.stages.append(
-                nn.ModuleDict({"embed": embed, "blocks": nn.Sequential(*blocks), "norm": norm})
-            )
-            inputs = width
+        widths: tuple[int, ...] = (3, size.widths[0] // 2)
+        for width, depth, ratio in zip(size.widths, size.depths, MLP_RATIOS, strict=True):
+            widths = (*widths, width)
+            blocks = (Block(width, ratio, next(rates)) for _ in range(depth))
+            self.stages.append(Stage(widths, blocks))
+            widths = (width,)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Normalised images [B, 3, H, W] -> maps [B, C_i, H / s, W / s] for s = 4, 8, 16, 32."""
         maps = []
         for stage in self.stages:
-            x = stage["norm"](stage["blocks"](stage["embed"](x)))
+            x = stage(x)
             maps.append(x)
         return maps
 

@@ -41,6 +41,7 @@ class ViT(Student):
         ConfigError: the weights cannot be read or do not fit the encoder.
     """
 
+    backbone: VisionTransformer
     classifier = "head"
     drop_path = 0.1
     # Of the images that timm's jx_vit_* and Google's ViT were trained on.

@@ -53,7 +53,7 @@ class Layout:
                 continue
             match, names = rule
             names = (names,) if isinstance(names, str) else names
-            cuts = torch.atleast_1d(tensor).tensor_split(len(names))
+            cuts = (tensor,) if len(names) == 1 else tensor.tensor_split(len(names))
             for name, part in zip(names, cuts, strict=True):
                 target, _, order = match.expand(name).partition("@")
                 if order:
