@@ -54,11 +54,6 @@ class ClipToSegConfig(BaseModel):
         default=True, description="InfoNCE on cosines; false: on the printed dot products"
     )
     aggregation: Aggregation = Field(default="attention", description="F_g, Table XI")
-    pull: float = Field(
-        default=0.0,
-        ge=0,
-        description="distillation=infonce: weight of 1 - cos to the own token beside Eq. 4 and 6",
-    )
     residual_scale: float = Field(
         default=0.1, gt=0, description="weight of the correction in distillation=residual"
     )

@@ -102,8 +102,6 @@ class ClipToSeg(Method):
         loss = info_nce(global_feature, batch.global_cls, negatives, config.tau, config.normalize)
         if self.training:
             self.bank.enqueue(batch.global_cls)
-        if config.pull > 0:
-            loss = loss + config.pull * match(global_feature, batch.global_cls, "cosine").mean()
         return loss
 
     def local_distillation(self, features: Tensor, batch: Batch) -> Tensor:
@@ -114,7 +112,7 @@ class ClipToSeg(Method):
         if config.distillation != "infonce":
             terms = self._match(local_features, batch.region_cls)
             return reduce_regions(terms, valid, config.local_reduction, counts)
-        loss = local_info_nce(
+        return local_info_nce(
             local_features,
             batch.region_cls,
             valid,
@@ -128,10 +126,6 @@ class ClipToSeg(Method):
             config.local_targets,
             counts,
         )
-        if config.pull > 0:
-            terms = match(local_features, batch.region_cls, "cosine")
-            loss = loss + config.pull * reduce_regions(terms, valid, config.local_reduction, counts)
-        return loss
 
     def _match(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The distillations of Table VI other than InfoNCE, per pair of vectors [..., D]: [...]."""

@@ -167,19 +167,6 @@ def test_the_distillations_of_table_6_draw_features_to_tokens(kind, seen, batch)
     assert hasattr(method, "residual") == (kind == "residual")
 
 
-def test_the_pull_adds_the_distance_to_the_own_token(seen, batch):
-    features, cosine = torch.randn(2, D, S, S), torch.nn.functional.cosine_similarity
-    shared = {"latent": False, "aggregation": "mean", "local_reduction": "mean"}
-    plain = ClipToSegConfig(**shared).build(seen)(features, batch)
-    pulled = ClipToSegConfig(**shared, pull=2.0).build(seen)(features, batch)
-    distance = 1 - cosine(features.mean((2, 3)), batch.global_cls)
-    torch.testing.assert_close(pulled["global"] - plain["global"], 2 * distance.mean())
-    local, _ = region_means(features, batch.pseudo, batch.region_ids)
-    distance = 1 - cosine(local, batch.region_cls, dim=-1)  # three regions, then two
-    expected = 2 * (distance[0].mean() + distance[1, :2].mean()) / 2
-    torch.testing.assert_close(pulled["local"] - plain["local"], expected)
-
-
 def test_supervision_at_feature_resolution(seen, batch):
     coarse = ClipToSegConfig(supervision="features", latent=False).build(seen)
     fine = ClipToSegConfig(supervision="image", latent=False).build(seen)
