@@ -84,7 +84,7 @@ class Plan:
         """Each table as a plan of its own."""
         used = [{run.cache for line in lines for run in line.runs} for _, lines in self.tables]
         return [
-            Plan((table,), {p: c for p, c in self.derived.items() if p in caches})
+            Plan((table,), {p: c for p, c in self.derived.items() if str(p) in caches})
             for table, caches in zip(self.tables, used, strict=True)
         ]
 
