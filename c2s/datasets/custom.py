@@ -85,9 +85,9 @@ def describe_folder(root: Path) -> Descriptor:
     except ValidationError as error:
         closest: dict[Any, Any] = {}  # of the several forms that a key may have, its value's
         for failed in error.errors():
-            key, where = failed["loc"][:1], failed["loc"]
-            if key not in closest or len(where) > len(closest[key]["loc"]):
-                closest[key] = failed
+            where = failed["loc"]
+            if len(where) > len(closest.get(where[:1], {"loc": ()})["loc"]):
+                closest[where[:1]] = failed
         raise ConfigError(" ".join(_sentence(file, e) for e in closest.values())) from error
     source = None if content.hf is None else _source(root, content.hf)
     given = content.classes

@@ -98,7 +98,8 @@ def _unseen(sample: Sample, view: Crop) -> NDArray[np.bool_] | None:
     ignored = crop_labels(
         sample.ignored.view(np.uint8), sample.box, sample.flip, view.labels.shape[0]
     )  # 0 or 1, and 255 on padding
-    return (view.labels == IGNORE) & (ignored == 0)
+    unseen: NDArray[np.bool_] = (view.labels == IGNORE) & (ignored == 0)
+    return unseen
 
 
 def taught(view: Replay, answer: Sample | Answer, num_classes: int) -> View:

@@ -122,6 +122,8 @@ class RowReader:
     def _views(self, i: int, labels: NDArray[np.uint8]) -> tuple[View, ...]:
         if "views" in self.missing:
             return tuple(self._draw(self.first_row + i, labels))
+        if "views/box" not in self.stored:  # labels alone are missing: nothing looks at views
+            return ()
         boxes, flips = self.stored["views/box"][i], self.stored["views/flip"][i]
         return tuple(View(labels, b, bool(f)) for b, f in zip(boxes, flips, strict=True))
 

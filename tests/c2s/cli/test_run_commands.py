@@ -105,6 +105,18 @@ def test_eval_prints_the_promised_keys(trained, tiny_dataset, mode, tmp_path, in
 EVAL = ("--limit", 2, "--device", "cpu", "--mode", "whole", "--json")
 
 
+def test_eval_scores_several_offsets_from_one_pass(trained, tiny_dataset, invoke):
+    tiny = ("eval", "--run", trained, "--dataset", "tiny", *EVAL)
+    swept = json.loads(invoke(*tiny, "--seen-offset", "0.1,0"))
+    alone = json.loads(invoke(*tiny, "--seen-offset", "0.1"))
+    assert swept["seen_offset"] == alone["seen_offset"] == 0.1
+    assert swept["classes"] == alone["classes"]
+    assert [row["seen_offset"] for row in swept["sweep"]] == [0.1, 0.0]
+    assert swept["sweep"][1]["hIoU"] == json.loads(invoke(*tiny))["hIoU"]
+    with pytest.raises(ConfigError, match="--seen-offset 'all': expected"):
+        invoke(*tiny, "--seen-offset", "all")
+
+
 def test_eval_leaves_a_background_class_out_if_asked(trained, tiny_dataset, invoke):
     facts = json.loads(
         invoke("eval", "--run", trained, "--dataset", "tiny", *EVAL, "--background", "ignored")
