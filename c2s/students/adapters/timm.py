@@ -114,10 +114,14 @@ def _encoder(name: str, options: dict[str, Any]) -> Any:
 
 
 def _runs(encoder: nn.Module, height: int, width: int) -> bool:
+    """Whether a new encoder takes images of that size; it stays as it is."""
     device = next(encoder.parameters()).device
+    encoder.eval()
     try:
         with torch.no_grad():
             encoder(torch.zeros(1, 3, height, width, device=device))
     except Exception:  # each encoder of a fixed size has its own way to say so
         return False
+    finally:
+        encoder.train()
     return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeGuard
 
 from torch import Tensor, nn
 
@@ -36,8 +37,8 @@ def fitting(
     prefixes = {k.removesuffix(first) for k in state if k == first or k.endswith(f".{first}")}
 
     def misfits(prefix: str) -> list[str]:
-        found = {k: state.get(prefix + k) for k in wanted}
-        return [k for k, v in wanted.items() if (f := found[k]) is None or f.shape != v.shape]
+        shapes = {k: v.shape for k, v in state.items()}
+        return [k for k, v in wanted.items() if shapes.get(prefix + k) != v.shape]
 
     prefix = min(sorted(prefixes), key=lambda p: len(misfits(p)), default="")
     wrong = misfits(prefix)
@@ -81,7 +82,7 @@ def read_file(path: str | Path) -> dict[str, Tensor]:
         ) from error
 
 
-def is_file(weights: str | None) -> bool:
+def is_file(weights: str | None) -> TypeGuard[str]:
     """Whether weights are named by a file that exists."""
     return weights is not None and Path(weights).is_file()
 

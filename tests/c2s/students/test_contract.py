@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -97,12 +96,9 @@ def idle(case: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def student(name: str) -> Iterator[Student]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def student(name: str) -> Student:
     torch.manual_seed(0)
-    yield create(name, DIM, "random").eval()
-    torch.set_num_threads(threads)
+    return create(name, DIM, "random").eval()
 
 
 def images(*size: int) -> torch.Tensor:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForSemanticSegmentation, SegformerConfig
 
 from c2s.students import create
+from c2s.students.adapters.timm import _runs
 from c2s.students.adapters.torchvision import JointLRASPPHead
 from c2s_cache.errors import ConfigError, MissingExtra
 
@@ -263,6 +264,14 @@ def test_encoders_of_one_size_get_squares_of_it():
         student = create(f"timm:{encoder}", DIM).eval()
         assert student.input.side == 256
         assert student(torch.zeros(1, 3, 64, 96)).shape == (1, DIM, 64, 64)
+
+
+def test_asking_an_encoder_for_its_sizes_leaves_it_as_it_is():
+    encoder = torch.nn.Sequential(torch.nn.BatchNorm2d(3))
+    assert _runs(encoder, 8, 8)
+    assert not _runs(torch.nn.Linear(3, 3), 8, 8)
+    assert encoder[0].num_batches_tracked == 0
+    assert encoder[0].training
 
 
 def test_maps_with_channels_last_are_turned():
