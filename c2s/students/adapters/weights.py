@@ -64,24 +64,6 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], source: str, but: str =
     module.load_state_dict({**own, **fitting(kept, state, source)})
 
 
-def read_file(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return dict(load_file(path))
-    except SafetensorError as error:
-        raise ConfigError(
-            f"{path} is not a safetensors file ({error}).",
-            "Convert the checkpoint; files that would have to be unpickled are never opened.",
-        ) from error
-
-
 def is_file(weights: str | None) -> TypeGuard[str]:
     """Whether weights are named by a file that exists."""
     return weights is not None and Path(weights).is_file()

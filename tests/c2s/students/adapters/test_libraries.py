@@ -222,7 +222,7 @@ def test_a_name_that_means_nothing_is_one_sentence(name, message):
     ("name", "weights", "message"),
     [
         (SMP, "nothing", r"with weights 'nothing': Wrong pretrained weights"),
-        (TIMM, "nothing", r"takes the weights pretrained, random or a safetensors file"),
+        (TIMM, "nothing", r"takes the weights pretrained, random or a file"),
         (TORCHVISION, "NOTHING", r"with weights 'NOTHING'"),
         ("python:plain_models:tokens", "x", r"takes no weights"),
     ],
@@ -245,9 +245,12 @@ def test_a_download_that_fails_is_one_sentence(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", [SMP, TIMM, TORCHVISION])
-def test_a_pickle_is_never_opened(name, tmp_path):
-    torch.save({"a": torch.ones(1)}, tmp_path / "x.pth")
-    with pytest.raises(ConfigError, match=r"not a safetensors file"):
+def test_of_a_pickle_only_tensors_are_read(name, tmp_path):
+    torch.save({"model": torch.nn.Linear(1, 1)}, tmp_path / "x.pth")
+    with pytest.raises(ConfigError, match=r"neither safetensors nor a checkpoint of plain tensors"):
+        create(name, DIM, str(tmp_path / "x.pth"))
+    torch.save({"model": {"a": torch.ones(1)}}, tmp_path / "x.pth")
+    with pytest.raises(ConfigError, match=r"do not fit: \d+ of \d+ tensors differ"):
         create(name, DIM, str(tmp_path / "x.pth"))
 
 
