@@ -120,7 +120,7 @@ def adapt(
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
-        images = torch.zeros(1, 3, *input.size(64, 96), device=device)
+        images = input.prepare(torch.zeros(1, 3, 64, 96, device=device))
         classifier = find_classifier(module, images, what)
         layer = module.get_submodule(classifier)
         module.set_submodule(classifier, widened(layer, dim))
@@ -138,7 +138,7 @@ def _check(student: Adapted, images: Tensor, what: str) -> None:
         features = student(images)
     if features.ndim != 4 or features.shape[1] != student.dim:
         raise refusal(what, f"widened to {student.dim} outputs it gives {list(features.shape)}")
-    height, width = student.input.size(*images.shape[-2:])
+    height, width = student.input.prepare(images).shape[-2:]
     if features.shape[2] * width != features.shape[3] * height:
         cells = " x ".join(str(n) for n in features.shape[2:])
         raise refusal(what, f"its {cells} cells do not divide {height} x {width} pixels evenly")

@@ -54,7 +54,7 @@ def find_classifier(model: nn.Module, images: Tensor, what: str) -> str:
 
 def _behind(output: Tensor, names: dict[int, str], what: str) -> str:
     """Name of the module whose weight made `output`, walking back through what resizes it."""
-    node, biases = output.grad_fn, []
+    node, biases = output.grad_fn, list[str]()
     while node is not None:
         kind = re.sub(r"Backward\d*$", "", node.name())
         inputs = [(n, _leaf(n, names)) for n, _ in node.next_functions if n is not None]
@@ -107,27 +107,22 @@ def class_map(output: object, what: str) -> Tensor:
 
 def widened(layer: nn.Module, dim: int) -> nn.Module:
     """A layer like a convolution or linear layer with `dim` outputs; the same one if it has them already."""
+    assert isinstance(layer, nn.Conv2d | nn.Linear)
     if outputs(layer) == dim:
         return layer
-    place: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
-    bias = layer.bias is not None
+    options: dict[str, Any] = {
+        "bias": layer.bias is not None,
+        "device": layer.weight.device,
+        "dtype": layer.weight.dtype,
+    }
     if isinstance(layer, nn.Linear):
-        return nn.Linear(layer.in_features, dim, bias, **place)
-    assert isinstance(layer, nn.Conv2d)
-    return nn.Conv2d(
-        layer.in_channels,
-        dim,
-        layer.kernel_size,
-        layer.stride,
-        layer.padding,
-        layer.dilation,
-        bias=bias,
-        padding_mode=layer.padding_mode,
-        **place,
-    )
+        return nn.Linear(layer.in_features, dim, **options)
+    kept = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+    options |= {name: getattr(layer, name) for name in kept}
+    return nn.Conv2d(layer.in_channels, dim, **options)
 
 
-def outputs(layer: nn.Module) -> int:
+def outputs(layer: nn.Conv2d | nn.Linear) -> int:
     """Number of outputs of a convolution or linear layer."""
     return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
 

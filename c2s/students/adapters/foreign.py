@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from c2s.students.base import IMAGENET_MEAN, IMAGENET_STD
+from c2s.students.base import IMAGENET_MEAN, IMAGENET_STD, to_multiple
 
 Channels = tuple[float, float, float]
 
@@ -31,18 +31,12 @@ class InputSpec:
     std: Channels = IMAGENET_STD
     bgr: bool = False
 
-    def size(self, height: int, width: int) -> tuple[int, int]:
-        """Size [h, w] in which the model sees an image: the next multiples, or the square."""
-        if self.side is not None:
-            return self.side, self.side
-        return -(-height // self.multiple) * self.multiple, -(
-            -width // self.multiple
-        ) * self.multiple
-
     def prepare(self, images: Tensor) -> Tensor:
         """Normalised RGB images [B, 3, H, W] as the model takes them [B, 3, h, w]."""
-        size = self.size(*images.shape[-2:])
-        if size != tuple(images.shape[-2:]):
+        if self.side is None:
+            images = to_multiple(images, self.multiple)
+        elif images.shape[-2:] != (self.side, self.side):
+            size = (self.side, self.side)
             images = F.interpolate(images, size, mode="bilinear", align_corners=False)
         return images.flip(1) if self.bgr else images
 

@@ -19,10 +19,9 @@ def create_adapted(
     """A student of another library by name.
 
     Args:
-        name: of one of the registry's `FORMS`; what it may be, and which weights there are, says `build` of the
-            module of that prefix.
+        name: of one of the registry's `FORMS`; `build` in the module of that prefix says what there is.
         dim: D.
-        weights: as for `c2s.students.create`.
+        weights: as `build` says; None: random.
         architecture: as an earlier student of that name says (`Student.architecture`).
 
     Raises:

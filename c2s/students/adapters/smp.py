@@ -7,7 +7,8 @@ from difflib import get_close_matches
 from typing import Any
 
 from c2s.students.adapters.foreign import Foreign, InputSpec, channels
-from c2s.students.adapters.weights import PRETRAINED, fill, is_file, making, read_file
+from c2s.students.adapters.weights import PRETRAINED, fill, is_file, making
+from c2s.students.weights import read_checkpoint
 from c2s_cache.errors import ConfigError, MissingExtra
 
 FACTORS = {"pan": 8, "dpt": 2}
@@ -22,7 +23,7 @@ def build(name: str, dim: int, weights: str | None, config: Any = None) -> Forei
         name: architecture/encoder, such as "unet/resnet34" or "upernet/tu-convnext_tiny".
         dim: D.
         weights: of the encoder. None or "random": none; "pretrained": ImageNet's; another name of
-            `encoder_weights`; or a safetensors file, which then goes with ImageNet's normalisation.
+            `encoder_weights`; or a file, which then goes with ImageNet's normalisation.
         config: unused.
 
     Raises:
@@ -60,7 +61,7 @@ def build(name: str, dim: int, weights: str | None, config: Any = None) -> Forei
         )
         facts = smp.encoders.get_preprocessing_params(encoder, named) if named else {}
     if weights is not None and named is None:
-        fill(model.encoder, read_file(weights), weights)
+        fill(model.encoder, read_checkpoint(weights), weights)
     multiple = FACTORS.get(kind, 1) * model.encoder.output_stride
     return Foreign(model, model.encoder, _input(multiple, facts))
 

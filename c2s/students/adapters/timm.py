@@ -12,8 +12,9 @@ from transformers import SegformerConfig
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
 from c2s.students.adapters.foreign import Foreign, InputSpec, channels
-from c2s.students.adapters.weights import PRETRAINED, fitting, is_file, making, read_file
+from c2s.students.adapters.weights import PRETRAINED, fitting, is_file, making
 from c2s.students.segformer import HEAD_CHANNELS
+from c2s.students.weights import read_checkpoint
 from c2s_cache.errors import ConfigError
 
 FINEST = 4
@@ -63,8 +64,8 @@ def build(name: str, dim: int, weights: str | None, config: Any = None) -> Forei
     Args:
         name: of an encoder, such as "convnext_tiny" or "vit_small_patch16_224.augreg_in21k".
         dim: D.
-        weights: None or "random": none; "pretrained": those that timm has for the name; or a safetensors
-            file of them.
+        weights: None or "random": none; "pretrained": those that timm has for the name; or a file of
+            them.
         config: unused.
 
     Raises:
@@ -94,12 +95,12 @@ def _pretrained(name: str, weights: str | None) -> dict[str, Any]:
         return {"pretrained": True}
     if not is_file(weights):
         raise ConfigError(
-            f"timm:{name} takes the weights pretrained, random or a safetensors file, not {weights!r}."
+            f"timm:{name} takes the weights pretrained, random or a file, not {weights!r}."
         )
     # timm ignores what does not fit, so the whole model without its classifier is asked first.
     with torch.device("meta"):
         whole = timm.create_model(name, num_classes=0)
-    state = fitting(whole.state_dict(), read_file(weights), weights)
+    state = fitting(whole.state_dict(), read_checkpoint(weights), weights)
     return {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}}
 
 
@@ -114,10 +115,14 @@ def _encoder(name: str, options: dict[str, Any]) -> Any:
 
 
 def _runs(encoder: nn.Module, height: int, width: int) -> bool:
+    """Whether a new encoder takes images of that size; it stays as it is."""
     device = next(encoder.parameters()).device
+    encoder.eval()
     try:
         with torch.no_grad():
             encoder(torch.zeros(1, 3, height, width, device=device))
     except Exception:  # each encoder of a fixed size has its own way to say so
         return False
+    finally:
+        encoder.train()
     return True

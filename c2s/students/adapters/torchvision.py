@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from c2s.students.adapters.foreign import Foreign, InputSpec
-from c2s.students.adapters.weights import PRETRAINED, fill, is_file, making, read_file
+from c2s.students.adapters.weights import PRETRAINED, fill, is_file, making
+from c2s.students.weights import read_checkpoint
 from c2s_cache.errors import ConfigError
 
 MULTIPLE = 32
@@ -32,7 +33,7 @@ class JointLRASPPHead(nn.Module):
         self.classifier = nn.Conv2d(low.in_channels + high.in_channels, low.out_channels, 1)
         with torch.no_grad():
             self.classifier.weight.copy_(torch.cat([low.weight, high.weight], 1))
-            self.classifier.bias.copy_(low.bias + high.bias)
+            self.classifier.bias = nn.Parameter(low.bias + high.bias)
 
     def forward(self, maps: dict[str, Tensor]) -> Tensor:
         """Maps "low" [B, ., h, w] and "high" at half of that to [B, C, h, w]."""
@@ -50,8 +51,8 @@ def build(name: str, dim: int, weights: str | None, config: Any = None) -> Forei
         name: as of `torchvision.models.get_model`.
         dim: D.
         weights: None or "random": none; "pretrained": the backbone's of ImageNet; a member of the
-            model's weights, such as "COCO_WITH_VOC_LABELS_V1": all layers but the classifier; or a
-            safetensors file of the backbone.
+            model's weights, such as "COCO_WITH_VOC_LABELS_V1": all layers but the classifier; or a file
+            of the backbone.
         config: unused.
 
     Raises:
@@ -70,7 +71,7 @@ def build(name: str, dim: int, weights: str | None, config: Any = None) -> Forei
     else:
         last = f"classifier.{len(model.classifier) - 1}"
     if is_file(weights):
-        fill(model.backbone, read_file(weights), weights)
+        fill(model.backbone, read_checkpoint(weights), weights)
     elif weights in PRETRAINED:
         backbone = name.partition("_")[2]
         fill(model.backbone, _state(backbone, "DEFAULT"), f"of {backbone}")

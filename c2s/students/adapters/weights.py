@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeGuard
 
 from torch import Tensor, nn
 
@@ -36,8 +37,8 @@ def fitting(
     prefixes = {k.removesuffix(first) for k in state if k == first or k.endswith(f".{first}")}
 
     def misfits(prefix: str) -> list[str]:
-        found = {k: state.get(prefix + k) for k in wanted}
-        return [k for k, v in wanted.items() if (f := found[k]) is None or f.shape != v.shape]
+        shapes = {k: v.shape for k, v in state.items()}
+        return [k for k, v in wanted.items() if shapes.get(prefix + k) != v.shape]
 
     prefix = min(sorted(prefixes), key=lambda p: len(misfits(p)), default="")
     wrong = misfits(prefix)
@@ -63,25 +64,7 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], source: str, but: str =
     module.load_state_dict({**own, **fitting(kept, state, source)})
 
 
-def read_file(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return dict(load_file(path))
-    except SafetensorError as error:
-        raise ConfigError(
-            f"{path} is not a safetensors file ({error}).",
-            "Convert the checkpoint; files that would have to be unpickled are never opened.",
-        ) from error
-
-
-def is_file(weights: str | None) -> bool:
+def is_file(weights: str | None) -> TypeGuard[str]:
     """Whether weights are named by a file that exists."""
     return weights is not None and Path(weights).is_file()
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import SegformerConfig
 
+from c2s.deploy import SegmentationModel, fold_run
 from c2s.evaluation.inference import CosineClassifier, Predictor
 from c2s.training import run
 from c2s.training.callbacks import Recorder
@@ -76,6 +77,14 @@ def test_a_run_resumes_exactly_and_opens_anywhere(library, tiny_cache, tmp_path,
     predictor = Predictor(classifier, opened.info.view_size)
     labels = predictor.predict(np.full((37, 50, 3), 90, np.uint8))
     assert labels.shape == (37, 50)
+    fold_run(opened).save_pretrained(tmp_path / "folded")
+    folded = SegmentationModel.from_pretrained(tmp_path / "folded").eval()
+    images = torch.randn(1, 3, 40, 50)
+    with torch.no_grad():
+        expected = torch.einsum(
+            "bdhw,kd->bkhw", opened.student(images), torch.from_numpy(opened.embeddings)
+        )
+        torch.testing.assert_close(folded(images), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_run_folder_of_a_model_is_one_folder(tmp_path):

@@ -141,6 +141,15 @@ def test_features_are_the_models_own_output_before_it_is_resized(make):
     assert torch.equal(features, expected)
 
 
+def test_what_follows_the_classifier_does_not_resize_d_channels():
+    model, seen = Convolutional(4), []
+    model.last = nn.Sequential(model.last, nn.Upsample(scale_factor=4))
+    student = adapt(model, DIM)
+    model.last[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))
+    assert student(torch.zeros(1, 3, 64, 64)).shape == (1, DIM, 16, 16)
+    assert seen == [1]
+
+
 def test_adapting_leaves_frozen_parts_and_norms_as_they_are():
     model = Convolutional(4)
     model.body[1].eval()

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForSemanticSegmentation, SegformerConfig
 
 from c2s.students import create
+from c2s.students.adapters.timm import _runs
 from c2s.students.adapters.torchvision import JointLRASPPHead
 from c2s_cache.errors import ConfigError, MissingExtra
 
@@ -221,7 +222,7 @@ def test_a_name_that_means_nothing_is_one_sentence(name, message):
     ("name", "weights", "message"),
     [
         (SMP, "nothing", r"with weights 'nothing': Wrong pretrained weights"),
-        (TIMM, "nothing", r"takes the weights pretrained, random or a safetensors file"),
+        (TIMM, "nothing", r"takes the weights pretrained, random or a file"),
         (TORCHVISION, "NOTHING", r"with weights 'NOTHING'"),
         ("python:plain_models:tokens", "x", r"takes no weights"),
     ],
@@ -244,9 +245,12 @@ def test_a_download_that_fails_is_one_sentence(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", [SMP, TIMM, TORCHVISION])
-def test_a_pickle_is_never_opened(name, tmp_path):
-    torch.save({"a": torch.ones(1)}, tmp_path / "x.pth")
-    with pytest.raises(ConfigError, match=r"not a safetensors file"):
+def test_of_a_pickle_only_tensors_are_read(name, tmp_path):
+    torch.save({"model": torch.nn.Linear(1, 1)}, tmp_path / "x.pth")
+    with pytest.raises(ConfigError, match=r"neither safetensors nor a checkpoint of plain tensors"):
+        create(name, DIM, str(tmp_path / "x.pth"))
+    torch.save({"model": {"a": torch.ones(1)}}, tmp_path / "x.pth")
+    with pytest.raises(ConfigError, match=r"do not fit: \d+ of \d+ tensors differ"):
         create(name, DIM, str(tmp_path / "x.pth"))
 
 
@@ -263,6 +267,14 @@ def test_encoders_of_one_size_get_squares_of_it():
         student = create(f"timm:{encoder}", DIM).eval()
         assert student.input.side == 256
         assert student(torch.zeros(1, 3, 64, 96)).shape == (1, DIM, 64, 64)
+
+
+def test_asking_an_encoder_for_its_sizes_leaves_it_as_it_is():
+    encoder = torch.nn.Sequential(torch.nn.BatchNorm2d(3))
+    assert _runs(encoder, 8, 8)
+    assert not _runs(torch.nn.Linear(3, 3), 8, 8)
+    assert encoder[0].num_batches_tracked == 0
+    assert encoder[0].training
 
 
 def test_maps_with_channels_last_are_turned():
