@@ -133,7 +133,7 @@ def _side(
 ) -> Side:
     """`steps` iterations per round on the next batches; every side has a model of its own."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    module = build_module(config, cache, 0, teacher).to(device).train()
+    module = build_module(config, cache, teacher).to(device).train()
     groups = parameter_groups(module, config.lr, config.weight_decay, config.head_lr_mult)
     optimizer = torch.optim.AdamW(groups)
 

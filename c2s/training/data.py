@@ -132,9 +132,11 @@ def collate(views: Sequence[View]) -> Batch:
 
 
 class BatchStream(IterableDataset[Batch | list[Replay]]):
-    """Batches `start`, `start` + 1, ..., `stop` - 1 of a sequence, or this process's part of them.
+    """What one process loads of the batches `start`, `start` + 1, ..., `stop` - 1 of a sequence.
 
-    With W loader workers, worker w makes every W-th batch; the loader takes them in turn.
+    Every batch is cut into `accumulate` micro-batches and each of these into equal parts, one per
+    process: the stream is the process's part of every micro-batch. With W loader workers, worker w
+    makes every W-th item; the loader takes them in turn.
 
     Args:
         cache: a cache, or the path of one to be opened in the worker.
@@ -142,7 +144,8 @@ class BatchStream(IterableDataset[Batch | list[Replay]]):
         start, stop: range of iterations.
         size: S, side of the views in pixels.
         jitter: draw photometric distortions.
-        rank, world_size: which part of each batch.
+        rank, world_size: which part of each micro-batch.
+        accumulate: micro-batches per batch.
         teacher_sizes: sides of the views of an online teacher; batches are then lists of replays,
             which become a `Batch` once the teacher has answered.
         fresh: how to draw new views in place of the cached ones; only with `teacher_sizes`.
@@ -160,6 +163,7 @@ class BatchStream(IterableDataset[Batch | list[Replay]]):
         world_size: int = 1,
         teacher_sizes: tuple[int, ...] = (),
         fresh: AugmentConfig | None = None,
+        accumulate: int = 1,
     ) -> None:
         self.cache = cache
         self.sequence = sequence
@@ -167,14 +171,18 @@ class BatchStream(IterableDataset[Batch | list[Replay]]):
         self.size, self.jitter = size, jitter
         self.rank, self.world_size = rank, world_size
         self.teacher_sizes, self.fresh = teacher_sizes, fresh
+        self.accumulate = accumulate
 
     def __iter__(self) -> Iterator[Batch | list[Replay]]:
         cache = Cache(self.cache) if isinstance(self.cache, (str, Path)) else self.cache
         blocks = _BlockWindow(cache, self.sequence.window)
         worker = get_worker_info()
         first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        for step in range(self.start + first, self.stop, stride):
-            refs = self.sequence.batch(step, self.rank, self.world_size)
+        parts = self.accumulate * self.world_size
+        begin, end = self.start * self.accumulate, self.stop * self.accumulate
+        for number in range(begin + first, end, stride):
+            step, micro = divmod(number, self.accumulate)
+            refs = self.sequence.batch(step, micro * self.world_size + self.rank, parts)
             views = [self._replay(blocks, ref) for ref in refs]
             if self.teacher_sizes:
                 yield views
@@ -217,7 +225,7 @@ def block_sizes(cache: Cache) -> tuple[int, ...]:
 
 
 def loader(stream: BatchStream, workers: int, pin_memory: bool) -> DataLoader[Batch | list[Replay]]:
-    """The loader of a stream. It leaves the global random state alone, on which resuming relies."""
+    """The loader of a stream; it leaves the global random state alone."""
     return DataLoader(
         stream,
         batch_size=None,

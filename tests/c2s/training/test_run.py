@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from c2s.training import checkpoint, run
-from c2s.training.callbacks import Recorder
 from c2s.training.config import load_config
 from c2s.training.logs import MetricsLog, read_metrics
+from c2s.training.recorder import Recorder
 from c2s.training.run_folder import RunError, open_run, read_config, saved_step
 from c2s_cache import open_cache
 from c2s_cache.errors import C2SError, ConfigError
@@ -182,7 +182,7 @@ def test_a_swap_that_was_cut_short_still_has_a_checkpoint(finished, survivor):
     current.rename(finished / survivor)
     try:
         assert saved_step(finished) == STEPS
-        assert checkpoint.load(finished).step == STEPS
+        assert checkpoint.read_state(finished)["step"] == STEPS
     finally:
         (finished / survivor).rename(current)
 
@@ -192,7 +192,7 @@ def test_a_half_written_checkpoint_is_not_taken(finished):
     new.mkdir()
     try:
         (new / "student.safetensors").write_bytes(b"half")
-        assert checkpoint.load(finished).step == STEPS
+        assert checkpoint.read_state(finished)["step"] == STEPS
     finally:
         (new / "student.safetensors").unlink()
         new.rmdir()
@@ -241,11 +241,11 @@ def test_a_full_disk_is_one_sentence(tiny_views_cache, tmp_path, monkeypatch):
 def test_records_after_the_checkpoint_are_dropped_on_resume(tmp_path):
     log = MetricsLog(tmp_path)
     for step in range(1, 5):
-        log.write(step, {"loss": step / 3})
+        log.log_metrics({"loss": step / 3}, step)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "lo')
     log = MetricsLog(tmp_path, start=2)
-    log.write(3, {"loss": 9.0})
+    log.log_metrics({"loss": 9.0}, 3)
     assert [(r["step"], r["loss"]) for r in read_metrics(tmp_path)] == [
         (1, 0.333333333),
         (2, 0.666666667),
@@ -270,6 +270,7 @@ sys.meta_path[:] = [Without(f) for f in sys.meta_path if hasattr(f, "find_spec")
 from pathlib import Path
 from c2s.training.config import load_config
 from c2s.training.run import train
+from c2s.training.recorder import Recorder
 from c2s.training.run_folder import open_run
 import c2s.evaluation.evaluate
 path = train(load_config(cache=Path(sys.argv[1]), runs=Path(sys.argv[2]), student="segformer-b0",

@@ -20,10 +20,10 @@ from c2s.datasets import FolderSplit
 from c2s.datasets.coco_stuff import DESCRIPTOR
 from c2s.methods.clip_to_seg import SelfTraining
 from c2s.training import run
-from c2s.training.callbacks import Recorder
 from c2s.training.config import load_config
-from c2s.training.data import BatchStream
+from c2s.training.datamodule import C2SDataModule
 from c2s.training.logs import read_metrics
+from c2s.training.recorder import Recorder
 from c2s.training.run_folder import HALFWAY, RunError, open_run, read_config
 from c2s.training.self_training import inherited
 from c2s_cache import open_cache
@@ -89,7 +89,7 @@ def test_it_takes_over_the_run_with_half_its_iterations(inductive, tiny_cache):
     changed = {k for k in type(config).model_fields if getattr(config, k) != getattr(before, k)}
     assert changed == {"iterations", "name", "self_train", "warmup", "runs"}
     assert (config.total, config.run_name) == (STEPS // 2, "inductive-st")
-    module = run.build_module(config, open_cache(tiny_cache), 0, None)
+    module = run.build_module(config, open_cache(tiny_cache))
     kept = load_file(inductive / HALFWAY)
     assert all(torch.equal(v, kept[k]) for k, v in module.student.state_dict().items())
     assert isinstance(module.method, SelfTraining)
@@ -172,13 +172,13 @@ def holds(chunk, row):
 
 def leaks(config, cache):
     """Unseen rows of the text matrix that can be reached from the module and its batches."""
-    module = run.build_module(config, cache, 0, None)
-    sequence = run._sequence(config, cache)
-    stream = BatchStream(cache.path, sequence, 0, STEPS, 32, False)
+    module = run.build_module(config, cache)
+    data = C2SDataModule(config, cache)
+    stream = data.stream(0, STEPS)
     batches = list(stream)
     module.training_step(batches[0], 0)["loss"].backward()
     rows = cache.text("unseen").embeddings
-    chunks = list(reachable(module, stream, batches, sequence, config))
+    chunks = list(reachable(module, data, stream, batches))
     assert len(chunks) > 100
     seen = cache.text("seen").embeddings
     assert all(any(holds(chunk, row) for chunk in chunks) for row in seen)
