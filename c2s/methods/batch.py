@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ class Batch:
         extent: int64 [B, 4], top, left, bottom, right of the part of the view that shows the image;
             the rest is padding. None: no padding.
         jitter: float32 [B, 5], photometric distortion of each image, or None.
+        max_id: no id in `pseudo` or `region_ids` is larger. The loader knows it; where it is None, the
+            method has to look, and on a GPU to wait for what it sees.
     """
 
     image: Tensor
@@ -36,18 +38,27 @@ class Batch:
     rows: Tensor
     extent: Tensor | None = None
     jitter: Tensor | None = None
+    max_id: int | None = None
+
+    def largest_id(self) -> int:
+        """`max_id`, looked up if it was not given."""
+        if self.max_id is not None:
+            return self.max_id
+        return max(int(self.pseudo.max()), int(self.region_ids.max()))
 
     def __len__(self) -> int:
         return self.image.shape[0]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""
-        return Batch(**{k: v.to(device, non_blocking=non_blocking) for k, v in self._items()})
+        return replace(
+            self, **{k: v.to(device, non_blocking=non_blocking) for k, v in self._items()}
+        )
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory (the loader calls this)."""
-        return Batch(**{k: v.pin_memory() for k, v in self._items()})
+        return replace(self, **{k: v.pin_memory() for k, v in self._items()})
 
     def _items(self) -> list[tuple[str, Tensor]]:
         found = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return [(name, value) for name, value in found if value is not None]
+        return [(name, value) for name, value in found if isinstance(value, Tensor)]

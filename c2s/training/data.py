@@ -118,6 +118,7 @@ def collate(views: Sequence[View]) -> Batch:
     """Stack views; regions are padded to the largest number among them (at least one slot)."""
     regions = max(1, *(len(v.region_ids) for v in views))
     draws = [v.jitter for v in views if v.jitter is not None]
+    ids = [a for v in views for a in (v.pseudo, v.region_ids) if a.size]
     return Batch(
         image=torch.from_numpy(np.stack([v.image.transpose(2, 0, 1) for v in views])),
         pseudo=torch.from_numpy(np.stack([v.pseudo for v in views])).long(),
@@ -128,6 +129,7 @@ def collate(views: Sequence[View]) -> Batch:
         rows=torch.tensor([v.row for v in views]),
         extent=torch.from_numpy(np.stack([v.extent for v in views])),
         jitter=torch.from_numpy(np.stack(draws)) if draws else None,
+        max_id=max(int(a.max()) for a in ids),
     )
 
 
