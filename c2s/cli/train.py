@@ -100,7 +100,9 @@ def train(
             load_online_teacher,
             load_validation_set,
         )
-    if not run.first_process():
+    from c2s.training.logs import first_process
+
+    if not first_process():
         return
     typer.echo(f"{path} is complete.")
     typer.echo(f"Evaluate it with: c2s eval --run {path} --dataset {_dataset(path)}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -51,14 +52,12 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""
-        return replace(
-            self, **{k: v.to(device, non_blocking=non_blocking) for k, v in self._items()}
-        )
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory (the loader calls this)."""
-        return replace(self, **{k: v.pin_memory() for k, v in self._items()})
+        return self._each(lambda tensor: tensor.pin_memory())
 
-    def _items(self) -> list[tuple[str, Tensor]]:
-        found = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return [(name, value) for name, value in found if isinstance(value, Tensor)]
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Batch(**{k: change(v) if isinstance(v, Tensor) else v for k, v in values.items()})

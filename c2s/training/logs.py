@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from c2s.training.config import TrainConfig
 from c2s_cache.errors import MissingExtra
@@ -84,6 +84,11 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return records
 
 
+def first_process() -> bool:
+    """Whether this is the process that writes and speaks; of one, it is."""
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
+
+
 def require_loggers(config: TrainConfig) -> None:
     """Refuse a logger that is not installed.
 
@@ -119,7 +124,14 @@ def create_loggers(config: TrainConfig, run: Path, start: int) -> list[Logger]:
     return loggers
 
 
+def close_loggers(loggers: list[Logger]) -> None:
+    """Let go of what is kept open across fits: a Weights & Biases run would take in the next one's."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
+
+
 def _wandb_id(file: Path) -> str | None:
-    if rank_zero_only.rank == 0 and not file.exists():
+    if first_process() and not file.exists():
         file.write_text(uuid.uuid4().hex[:16])
     return file.read_text() if file.exists() else None

@@ -89,7 +89,7 @@ class DistillationModule(pl.LightningModule):
         if config.channels_last:
             student.to(memory_format=torch.channels_last)
         if config.ema is not None:
-            average = get_ema_multi_avg_fn(config.ema)
+            average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
             self.averaged = AveragedModel(student, multi_avg_fn=average, use_buffers=True)
             self.averaged.requires_grad_(False)
         # A function, not a module: names of weights stay as they are, and evaluation, whose images

@@ -10,7 +10,6 @@ from typing import Literal
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from c2s.methods.base import KnownClasses
 from c2s.students import create
@@ -18,7 +17,7 @@ from c2s.training import checkpoint
 from c2s.training.callbacks import Bar, Saver
 from c2s.training.config import TrainConfig
 from c2s.training.datamodule import C2SDataModule
-from c2s.training.logs import create_loggers, require_loggers
+from c2s.training.logs import close_loggers, create_loggers, require_loggers
 from c2s.training.module import DistillationModule
 from c2s.training.online import OnlineTeacher, TeacherFactory
 from c2s.training.run_folder import (
@@ -132,6 +131,8 @@ def _fit(
             f"GPU memory ran out at batch size {config.batch_size} and {data.config.image_size} pixels.",
             "Take --set accumulate=2 (or 4, ...), precision=bf16-mixed or method.supervision=features.",
         ) from error
+    finally:
+        close_loggers(trainer.loggers)
     if saver.stopped_by is not None and not saver.complete(module) and trainer.is_global_zero:
         raise Interrupted(
             f"Stopped by {saver.stopped_by} at iteration {module.step} of {config.total}; "
@@ -227,11 +228,6 @@ def _trainer(config: TrainConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
         )
     except MisconfigurationException as error:
         raise ConfigError(f"accelerator={config.accelerator}: {error}") from error
-
-
-def first_process() -> bool:
-    """Whether this is the process that writes and speaks; with one device, it is."""
-    return rank_zero_only.rank == 0
 
 
 def _quiet() -> None:
