@@ -135,6 +135,8 @@ def save_halfway(run: Path, student: nn.Module) -> None:
 def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """The value with tensors replaced by their names, which are their paths in it."""
     if isinstance(value, Tensor):
+        if name in tensors:  # a/b beside a with an inner b
+            name = f"{name}#{len(tensors)}"
         tensors[name] = value
         return {TENSOR: name}
     if isinstance(value, dict):

@@ -97,7 +97,7 @@ def resume(
             "Restore that cache, or train a new run.",
         )
     state = checkpoint.read_state(path)
-    if state["complete"]:
+    if state["complete"] or state["step"] >= config.total:
         return path
     return _fit(config, cache, state["step"], False, load_teacher, load_validation)
 
@@ -133,9 +133,10 @@ def _fit(
         ) from error
     finally:
         close_loggers(trainer.loggers)
-    if saver.stopped_by is not None and not saver.complete(module) and trainer.is_global_zero:
+    if trainer.is_global_zero and not saver.complete(module):
+        signal = saver.stopped_by or "a signal to another process"
         raise Interrupted(
-            f"Stopped by {saver.stopped_by} at iteration {module.step} of {config.total}; "
+            f"Stopped by {signal} at iteration {module.step} of {config.total}; "
             f"the checkpoint is saved.",
             f"Continue with: c2s train --resume {path}",
         )

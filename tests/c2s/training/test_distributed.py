@@ -37,9 +37,13 @@ PROGRAM = """
 import os, sys
 from pathlib import Path
 import torch
+import numpy as np
 from torch import nn
 from c2s.training import run
 from c2s.training.config import load_config
+from c2s.training.validation import ValidationSet
+from c2s_cache import open_cache
+from c2s_cache.views import decode_image
 
 class Plain(nn.Module):
     '''A student without batch statistics or dropout.'''
@@ -62,11 +66,23 @@ if slow := float(os.environ.get("SLOW", 0)):
     from c2s.training.callbacks import Bar
     import time
     Bar.on_train_batch_start = lambda *_: time.sleep(slow)
-rank = os.environ.get("LOCAL_RANK", "0")
+class Scene:
+    '''A labelled image: one of the cache's, with labels of every class.'''
+    def __init__(self, sample):
+        self.image = decode_image(sample.image)
+        rng = np.random.default_rng(sample.row)
+        self.labels = rng.integers(0, 6, self.image.shape[:2], np.uint8)
+    def read(self):
+        return self.image, self.labels
+
+def load_scenes(config, manifest):
+    block = open_cache(config.cache).read_block(0)
+    return ValidationSet([Scene(block.sample(i)) for i in range(3)])
+
 if sys.argv[1] == "resume":
     path = run.resume(sys.argv[2])
 else:
-    path = run.train(load_config(Path(sys.argv[1])))
+    path = run.train(load_config(Path(sys.argv[1])), load_validation=load_scenes)
 rank = os.environ.get("LOCAL_RANK", "0")
 torch.save(torch.cat(rows), f"{path}-rows{rank}.pt")
 print("done", rank)
@@ -105,7 +121,7 @@ def rows(path, ranks):
 
 
 def losses(path):
-    records = read_metrics(path)
+    records = [r for r in read_metrics(path) if "loss" in r]
     assert [r["step"] for r in records] == list(range(1, STEPS + 1))
     return [{k: v for k, v in r.items() if k != "images_per_s"} for r in records]
 
@@ -136,13 +152,18 @@ def test_the_images_and_the_bank_are_those_of_one_process(folder, two):
 
 
 def test_without_batch_statistics_two_processes_are_two_micro_batches(folder):
-    """Losses and weights, to the rounding of sums in another order."""
+    """Losses and weights, to the rounding of sums in another order; scores, to a pixel or two."""
     method = {"heads": 4, "global_": False, "dropout": 0.0}
+    more = {"method": method, "validation": {"every": 3}}
     plain = {"PLAIN": "1"}
-    processes = train(folder, "processes", plain, devices=2, method=method)
-    micro = train(folder, "micro", plain, accumulate=2, method=method)
+    processes = train(folder, "processes", plain, devices=2, **more)
+    micro = train(folder, "micro", plain, accumulate=2, **more)
     for ours, theirs in zip(losses(processes), losses(micro), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
+    scores = [[r for r in read_metrics(p) if "val/sIoU" in r] for p in (processes, micro)]
+    assert [r["step"] for r in scores[0]] == [3, 6]
+    for ours, theirs in zip(*scores, strict=True):
+        assert ours == pytest.approx(theirs, abs=0.2)
     ours, theirs = state(processes), state(micro)
     assert ours.keys() == theirs.keys()
     for key, value in theirs.items():

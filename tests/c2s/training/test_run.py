@@ -198,6 +198,18 @@ def test_a_half_written_checkpoint_is_not_taken(finished):
         new.rmdir()
 
 
+def test_a_checkpoint_of_an_earlier_format_is_not_continued(finished):
+    file = finished / "checkpoint" / "state.json"
+    content = file.read_text()
+    try:
+        file.write_text(json.dumps({"format": 1, "step": 2, "scaler": {}}))
+        with pytest.raises(RunError, match=r"format 1, expected 2: it can be evaluated"):
+            run.resume(finished)
+        assert open_run(finished).step == 2
+    finally:
+        file.write_text(content)
+
+
 def test_damaged_weights_are_one_sentence(finished):
     file = finished / "checkpoint" / "student.safetensors"
     content = file.read_bytes()
