@@ -223,7 +223,7 @@ def test_damaged_weights_are_one_sentence(finished):
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_views_cache, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "c2s.methods.clip_to_seg.method.dice_loss",
+        "c2s.methods.clip_to_seg.pixel_loss.dice_loss",
         lambda scores, target: scores.sum() * float("nan"),
     )
     with pytest.raises(C2SError, match=r"loss is nan at iteration 1"):
