@@ -33,9 +33,9 @@ def resolve(
     Raises:
         ConfigError: one sentence for every wrong key or value.
     """
-    values = _merge({}, defaults)
+    values = merge({}, defaults)
     if file is not None:
-        values = _merge(values, read_yaml(file))
+        values = merge(values, read_yaml(file))
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
@@ -43,8 +43,8 @@ def resolve(
         nested: Any = _yaml(text, f"--set {setting!r}")
         for part in reversed(key.split(".")):
             nested = {part: nested}
-        values = _merge(values, nested)
-    values = _merge(values, {k: v for k, v in options.items() if v is not None})
+        values = merge(values, nested)
+    values = merge(values, {k: v for k, v in options.items() if v is not None})
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -77,12 +77,12 @@ def _yaml(text: str, where: str) -> Any:
         raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}.") from error
 
 
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
         both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        merged[key] = _merge(old, value) if both else value  # type: ignore[arg-type]
+        merged[key] = merge(old, value) if both else value  # type: ignore[arg-type]
     return merged
 
 

@@ -75,7 +75,7 @@ def write_cache(
 def _write_block(writer: BlockWriter, m: Manifest, block: int, rng: np.random.Generator) -> None:
     rows = m.block_range(block)
     n = len(rows)
-    data, labels, sizes, usable = [], [], [], []
+    data, labels, ignored, sizes, usable = [], [], [], [], []
     quarantined = [
         {"row": r, "id": f"scene-{r}", "reason": "truncated"} for r in rows if r == 2 and m.rows > 4
     ]
@@ -87,6 +87,10 @@ def _write_block(writer: BlockWriter, m: Manifest, block: int, rng: np.random.Ge
         ):
             y, x = rng.integers(0, height // 2), rng.integers(0, width // 2)
             label[y : y + height // 2, x : x + width // 2] = cls
+        void = np.zeros(
+            (height, width), bool
+        )  # every other row; the pixels between are of unseen classes
+        void[::2] = label[::2] == 255
         image = (rng.integers(0, 60, (height, width, 3)) + label[..., None] * 20 % 180).astype(
             np.uint8
         )
@@ -95,6 +99,7 @@ def _write_block(writer: BlockWriter, m: Manifest, block: int, rng: np.random.Ge
         lost = bool(quarantined) and row == 2
         data.append(np.frombuffer(b"" if lost else buffer.getvalue(), np.uint8))
         labels.append(label[:0, :0] if lost else label)
+        ignored.append(void[:0, :0] if lost else void)
         sizes.append((0, 0) if lost else (height, width))
         usable.append(not lost)
     boxes = rng.uniform(-6, 6, (n, m.views, 4)) + np.array([0, 0, SIZE, SIZE])
@@ -135,6 +140,7 @@ def _write_block(writer: BlockWriter, m: Manifest, block: int, rng: np.random.Ge
         block,
         {
             "labels/data": np.concatenate([x.reshape(-1) for x in labels]),
+            "labels/ignored": np.concatenate([x.reshape(-1) for x in ignored]),
             "labels/end": np.cumsum([x.size for x in labels]),
         },
     )

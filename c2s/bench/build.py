@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from itertools import count
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count, product
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 
 from c2s.bench.inputs import build_request
 from c2s.bench.measure import Rates, alternate, device_name, result
+from c2s.bench.processes import Processes
 from c2s.datasets import load_dataset
 from c2s_cache import Cache, open_cache
 from c2s_cache.change import Change
@@ -26,7 +29,9 @@ from c2s_pipeline.cluster import connect
 from c2s_pipeline.regions import RegionConfig, masked_regions
 from c2s_pipeline.teacher import Teacher
 
-BATCHES = (8, 16, 32, 64, 128)
+BATCHES = (4, 8, 16, 32, 64, 128)
+TRIAL = 2.0
+"""Seconds of a trial."""
 
 
 def bench_build(
@@ -43,7 +48,8 @@ def bench_build(
     Ours is everything that happens to an image: reading, decoding, cutting, teacher, clustering, masks,
     regions, compressing, writing, reading back, receipts. Left out is what a build pays once: starting
     workers, loading the teacher, class sentences. The reference holds all inputs as pixels in memory,
-    dense views and regions, and takes the batch size that suits it best.
+    dense views and regions, and takes what suits it best: the batch size, and one pass at a time that all
+    cores share or as many passes side by side as there are cores.
 
     Args:
         teacher, pretrained: default the bundled teacher, else random weights.
@@ -55,15 +61,14 @@ def bench_build(
     request = build_request(teacher, pretrained, limit=images, dataset=dataset)
     source = load_dataset(dataset, root).split("train")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    threads = os.cpu_count() or 1
-    torch.set_num_threads(threads)
     with (
         TemporaryDirectory(prefix="c2s-bench-") as folder,
-        connect(None, 1, device, threads) as client,
+        connect(None, 1, device) as client,
     ):
         address = client.scheduler.address
         outs = (Path(folder) / f"{i}.zarr" for i in count())
-        clock = _Clock()
+        processes = Processes(client.run(os.getpid).values())
+        clock = _Clock(processes)
         last: list[Path] = []
 
         def ours() -> int:
@@ -78,11 +83,15 @@ def bench_build(
         ours()  # the worker loads its teacher; the cache says what the reference has to do
         model, _ = load_teacher(request)
         dense, regions = _inputs(open_cache(last[0]), model)
-        batch = _best_batch(model, regions if len(regions) else dense)
+        batch, lanes = _best_way(model, regions if len(regions) else dense)
         usable = len(dense)
 
+        spent: list[float] = []
+
         def reference() -> int:
-            _forward(model, dense, regions, batch)
+            before = processes.processor_seconds()
+            _forward(model, dense, regions, batch, lanes)
+            spent.append((processes.processor_seconds() - before) / usable)
             return usable
 
         timed = alternate({"c2s": ours, "teacher": reference}, rounds, warmup=0, advance=advance)
@@ -93,20 +102,32 @@ def bench_build(
             "images": usable,
             "regions per image": round(len(regions) / usable, 2),
             "device": device_name(),
-            "threads": threads,
             "batch": {"c2s": request.batch_size, "teacher": batch},
+            "passes side by side": {"c2s": os.cpu_count(), "teacher": lanes},
             "left out": "starting workers, loading the teacher, class sentences",
             "builder_peak_memory_mib": round(max(memory) / 2**20, 1),
         }
-        return result("build", rates, "c2s", "teacher", "images/s", what)
+        used = {"c2s": median(clock.spent[1:]), "teacher": median(spent)}
+        more = {
+            "processor_ms_per_image": {k: round(1000 * v, 2) for k, v in used.items()},
+            "processor_ratio": used["teacher"] / used["c2s"],
+            "memory_growth_mib": processes.growth(),
+        }
+        return result("build", rates, "c2s", "teacher", "images/s", what, **more)
 
 
 class _Clock:
-    """Times a build from the moment its blocks start; takes the place of a progress bar."""
+    """Times a build from the moment its blocks start, and samples its memory at every step; takes the
+    place of a progress bar.
 
-    def __init__(self) -> None:
+    `rates` in images per second and `spent`, processor seconds per image, of every build.
+    """
+
+    def __init__(self, processes: Processes) -> None:
         self.rates: list[float] = []
-        self._started = 0.0
+        self.spent: list[float] = []
+        self._processes = processes
+        self._started = self._before = 0.0
 
     def change(self, change: Change) -> None:
         """Never: every round builds anew."""
@@ -115,15 +136,17 @@ class _Clock:
         """Not timed."""
 
     def advance(self, rows: int) -> None:
-        """Not shown."""
+        """Rows are done."""
+        self._processes.sample()
 
     def start(self, total: int, done: int) -> None:
         """Blocks start now."""
-        self._started = time.perf_counter()
+        self._started, self._before = time.perf_counter(), self._processes.processor_seconds()
 
     def stop(self, images: int) -> None:
         """The build has returned."""
         self.rates.append(images / (time.perf_counter() - self._started))
+        self.spent.append((self._processes.processor_seconds() - self._before) / images)
 
 
 def _inputs(cache: Cache, teacher: Teacher) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -146,23 +169,51 @@ def _inputs(cache: Cache, teacher: Teacher) -> tuple[NDArray[np.uint8], NDArray[
 
 
 def _forward(
-    teacher: Teacher, dense: NDArray[np.uint8], regions: NDArray[np.uint8], batch: int
+    teacher: Teacher,
+    dense: NDArray[np.uint8],
+    regions: NDArray[np.uint8],
+    batch: int,
+    lanes: int,
 ) -> None:
-    """All passes; results are brought to the host."""
-    for start in range(0, len(dense), batch):
-        for values in teacher.dense_features(dense[start : start + batch]):
+    """All passes, so many side by side; results are brought to the host."""
+
+    def looked_at(images: NDArray[np.uint8]) -> None:
+        for values in teacher.dense_features(images):
             values.cpu()
-    for start in range(0, len(regions), batch):
-        teacher.cls_tokens(regions[start : start + batch]).cpu()
+
+    def masked(images: NDArray[np.uint8]) -> None:
+        teacher.cls_tokens(images).cpu()
+
+    before = torch.get_num_threads()
+    threads = max((os.cpu_count() or 1) // lanes, 1)
+    torch.set_num_threads(threads)
+    with ThreadPoolExecutor(lanes, "lane", torch.set_num_threads, (threads,)) as pool:
+        jobs = [pool.submit(looked_at, part) for part in _parts(dense, batch)]
+        jobs += [pool.submit(masked, part) for part in _parts(regions, batch)]
+        for job in jobs:
+            job.result()
+    torch.set_num_threads(before)
 
 
-def _best_batch(teacher: Teacher, images: NDArray[np.uint8]) -> int:
-    """The batch size at which the teacher is fastest."""
-    few = images[: 2 * max(BATCHES)]
+def _parts(images: NDArray[np.uint8], size: int) -> Iterator[NDArray[np.uint8]]:
+    return (images[i : i + size] for i in range(0, len(images), size))
+
+
+def _best_way(teacher: Teacher, images: NDArray[np.uint8]) -> tuple[int, int]:
+    """The batch size, and the number of passes side by side, at which the teacher is fastest.
+
+    Each way is tried on as many images as take about `TRIAL` seconds, and at least twice over.
+    """
+    first = images[: BATCHES[0]]
+    _forward(teacher, first[:0], first, len(first), 1)
+    started = time.perf_counter()
+    _forward(teacher, first[:0], first, len(first), 1)
+    count = int(TRIAL * len(first) / (time.perf_counter() - started))
+    few = images[: max(count, 2 * len(first))]
+    sizes = [b for b in BATCHES if 2 * b <= len(few)] or [len(first)]
     rates = {}
-    for batch in (b for b in BATCHES if b <= len(few)):
-        _forward(teacher, few[:0], few[:batch], batch)
+    for way in product(sizes, {1, os.cpu_count() or 1}):
         started = time.perf_counter()
-        _forward(teacher, few[:0], few, batch)
-        rates[batch] = len(few) / (time.perf_counter() - started)
-    return max(rates, key=lambda b: rates[b], default=1)
+        _forward(teacher, few[:0], few, *way)
+        rates[way] = len(few) / (time.perf_counter() - started)
+    return max(rates, key=lambda way: rates[way])

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import torch
 
+from c2s.ablation.tables import TABLES
 from c2s.bench.inputs import cache_of
 from c2s.bench.measure import Side, alternate, device_name, result
 from c2s.demo.defaults import train_defaults
-from c2s.demo.recipe import ROWS
 from c2s.methods.batch import Batch
 from c2s.online import OnlineTeacher, load_online_teacher
 from c2s.students.base import parameter_groups
@@ -77,9 +77,8 @@ def bench_train(
         )
         m = opened.manifest
         config = config.resolved(m.dataset, m.view_size)
-        plain = config.model_copy(
-            update={"method": config.method.model_copy(update=ROWS["baseline"])}
-        )
+        baseline = TABLES["IV"].rows[0].train["method"]
+        plain = config.model_copy(update={"method": config.method.model_copy(update=baseline)})
         held = list(islice(_stream(opened, config, steps), steps))
         total = steps * (rounds + 1)
         sides = {

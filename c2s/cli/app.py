@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from c2s import __version__
-from c2s.cli import bench, cache, data, demo, evaluate, masks, predict, students, train
+from c2s.cli import (
+    ablate,
+    bench,
+    cache,
+    data,
+    demo,
+    evaluate,
+    fold,
+    masks,
+    predict,
+    students,
+    train,
+)
 from c2s_cache.errors import C2SError, ConfigError
 
 INTERRUPTED = 130
@@ -28,6 +40,8 @@ app.add_typer(bench.app, name="bench")
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("fold")(fold.fold)
+app.command("ablate")(ablate.ablate)
 app.command("demo")(demo.demo)
 
 

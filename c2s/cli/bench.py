@@ -114,6 +114,37 @@ def train(
 
 
 @app.command()
+def infer(
+    run: Annotated[
+        Path | None, typer.Option(help="Run to fold [default: a student of random weights].")
+    ] = None,
+    student: Annotated[str | None, typer.Option(help="Student [default: shapes-net].")] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=1, help="Classes [default: 16 for shapes-net, else 171].")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=32, help="Side of the images in pixels [default: 64 or 512].")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images per pass [default: 16 or 1].")
+    ] = None,
+    rounds: RoundsOption = 15,
+    json_: JsonOption = False,
+) -> None:
+    """The folded student against the stock model with a head of as many classes."""
+    from c2s.bench.infer import bench_infer
+    from c2s_cache.errors import ConfigError
+
+    if run is not None and (student is not None or classes is not None):
+        raise ConfigError("--run brings its student and classes; drop --student and --classes.")
+    _run(
+        "infer",
+        json_,
+        lambda tick: bench_infer(run, student, classes, size, batch, rounds, tick),
+    )
+
+
+@app.command()
 def codecs(
     teacher: TeacherOption = None,
     pretrained: PretrainedOption = None,

@@ -9,46 +9,33 @@ from typing import Annotated, Any
 
 import typer
 
+from c2s.cli.cache_options import (
+    AddressArgument,
+    ConfigOption,
+    DatasetOption,
+    DenseOption,
+    DenseSizeOption,
+    JsonOption,
+    MovedPretrainedOption,
+    MovedTeacherOption,
+    OutOption,
+    PathArgument,
+    PretrainedOption,
+    RootOption,
+    SchedulerOption,
+    SetOption,
+    SplitFileOption,
+    SplitOption,
+    TeacherOption,
+    TemplatesOption,
+    ViewsOption,
+    WorkersOption,
+)
 from c2s_cache.errors import MissingExtra
 
 app = typer.Typer(help="Build, inspect and verify teacher caches.", no_args_is_help=True)
 
-DatasetOption = Annotated[
-    str, typer.Option(help="Data set (see c2s data list), or your own folder with a classes.yaml.")
-]
-SplitFileOption = Annotated[
-    Path | None, typer.Option(help="YAML file with `unseen:`, class names or ids.")
-]
-RootOption = Annotated[
-    Path | None, typer.Option(help="Folder of the data set, or the one that holds it [C2S_DATA].")
-]
-SplitOption = Annotated[str, typer.Option(help="Split to build from.")]
-OutOption = Annotated[
-    Path | None, typer.Option(help="Cache directory [default: cache/<data set>.zarr].")
-]
-ViewsOption = Annotated[
-    int | None,
-    typer.Option(
-        help="Views per image: 1 is CLIP's own canonical view, more are random views (resize ratio, "
-        "crop, flip; --set augment.ratio=[0.5,2.0]) that training replays [default: 1].",
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="key=value, e.g. masks.threshold=0.8.")
-]
-WorkersOption = Annotated[
-    int | None, typer.Option(min=1, help="Worker processes [default: one per GPU, else 1].")
-]
-SchedulerOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ADDRESS",
-        help="Running Dask scheduler whose workers see the same paths, e.g. tcp://host:8786.",
-    ),
-]
 NO_TEACHER = "Or check all that needs no teacher: c2s cache verify --quick"
-PathArgument = Annotated[Path, typer.Argument(help="Cache directory.")]
 
 
 @app.command()
@@ -56,20 +43,11 @@ def build(
     dataset: DatasetOption,
     root: RootOption = None,
     out: OutOption = None,
-    teacher: Annotated[
-        str | None, typer.Option(help="open_clip ViT model name [default: ViT-B-16].")
-    ] = None,
-    pretrained: Annotated[
-        str | None,
-        typer.Option(help="Weight tag, checkpoint file, or 'random' [default: openai]."),
-    ] = None,
+    teacher: TeacherOption = None,
+    pretrained: PretrainedOption = None,
     views: ViewsOption = None,
-    dense: Annotated[
-        str | None, typer.Option(help="Dense feature tier: none, int8 or float16 [default: none].")
-    ] = None,
-    dense_size: Annotated[
-        int | None, typer.Option(help="Input side of the dense pass [default: the native size].")
-    ] = None,
+    dense: DenseOption = None,
+    dense_size: DenseSizeOption = None,
     dense_features: Annotated[
         str | None,
         typer.Option(
@@ -77,10 +55,7 @@ def build(
             "qq-kk or neighbour [default: plain, the paper's]."
         ),
     ] = None,
-    templates: Annotated[
-        str | None,
-        typer.Option(help="single, zegclip15, imagenet80 or maskclip85 [default: single]."),
-    ] = None,
+    templates: TemplatesOption = None,
     clean_names: Annotated[
         bool, typer.Option("--clean-names", help='Prompt with "potted plant", not "pottedplant".')
     ] = False,
@@ -94,7 +69,10 @@ def build(
     workers: WorkersOption = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per teacher pass.")] = None,
     block_rows: Annotated[int | None, typer.Option(help="Images per block.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Named settings below --config and --set: paper or best.")
+    ] = None,
+    config: ConfigOption = None,
     set_: SetOption = None,
     update: Annotated[
         bool,
@@ -107,6 +85,7 @@ def build(
     json_: JsonOption = False,
 ) -> None:
     """Build the teacher cache of a data set, or resume a build where it stopped."""
+    from c2s.cli.build_report import report_build
     from c2s.cli.progress import BuildBar
     from c2s.datasets import load_dataset
     from c2s.demo.defaults import build_defaults
@@ -116,7 +95,8 @@ def build(
     source = data.split(split)
     require("open_clip", "build")
     require("distributed", "build")
-    from c2s.config import resolve
+    from c2s.config import merge, resolve
+    from c2s.recipes import load_recipe
     from c2s_pipeline.build import build as run
     from c2s_pipeline.request import BuildRequest
 
@@ -134,63 +114,13 @@ def build(
         "batch_size": batch_size,
         "block_rows": block_rows,
     }
-    defaults = {"view_size": data.protocol.view_size, **build_defaults(dataset, teacher)}
+    suited = {"view_size": data.protocol.view_size, **build_defaults(dataset, teacher)}
+    defaults = merge(suited, load_recipe(recipe).build)
     request = resolve(BuildRequest, defaults, config, set_ or (), options)
     target = out or Path("cache") / f"{data.short}.zarr"
     with BuildBar() as bar:
         report = run(source, request, target, workers, bar, scheduler, update)
-    _report(report, json_)
-
-
-def _report(report: Any, as_json: bool) -> None:
-    from c2s_cache import Cache
-
-    cache = Cache(report.path)
-    quarantine = cache.quarantine
-    if as_json:
-        facts = {
-            "path": str(report.path),
-            "rows": report.rows,
-            "built": report.built,
-            "reused": report.reused,
-            "seconds": round(report.seconds, 3),
-            "computed": report.computed,
-            "teacher_passes": report.passes,
-            "teacher_passes_saved": report.passes_saved,
-            "peak_memory_bytes": report.memory,
-            "quarantined": quarantine,
-        }
-        typer.echo(json.dumps(facts))
-        return
-    shown = _relative(report.path)
-    if not report.computed:
-        typer.echo(f"{shown} is complete: nothing to do ({report.rows} images).")
-    else:
-        rate = report.built / max(report.seconds, 1e-9)
-        typer.echo(
-            f"{shown}: {report.built} images built, {report.reused} were there already, "
-            f"{report.seconds:.1f} s ({rate:.1f} images/s), peak {report.memory / 2**30:.2f} GiB."
-        )
-        rows = ", ".join(f"{stage} {count}" for stage, count in report.computed.items())
-        kept = ", ".join(s for s in cache.manifest.stages if s not in report.computed) or "nothing"
-        passes = f"{report.passes} teacher passes done, {report.passes_saved} saved"
-        typer.echo(f"rows computed: {rows}; taken as they were: {kept}; {passes}.")
-    _show_quarantine(quarantine)
-    typer.echo(f"Train from it with: c2s train --cache {shown}")
-
-
-def _show_quarantine(quarantine: list[dict[str, Any]]) -> None:
-    if quarantine:
-        typer.echo(f"{len(quarantine)} images could not be used and are left out:", err=True)
-        for entry in quarantine[:10]:
-            typer.echo(f"  {entry['id']}: {entry['reason']}", err=True)
-
-
-def _relative(path: Path) -> Path:
-    try:
-        return path.relative_to(Path.cwd())
-    except ValueError:
-        return path
+    report_build(report, json_)
 
 
 @app.command()
@@ -198,21 +128,13 @@ def derive(
     path: PathArgument,
     out: Annotated[Path, typer.Option(help="The new cache.")],
     set_: SetOption = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings to change.")] = None,
-    dense: Annotated[
-        str | None, typer.Option(help="Dense feature tier: none drops it, int8 or float16.")
-    ] = None,
-    templates: Annotated[
-        str | None, typer.Option(help="single, zegclip15, imagenet80 or maskclip85.")
-    ] = None,
+    config: ConfigOption = None,
+    dense: DenseOption = None,
+    templates: TemplatesOption = None,
     split_file: SplitFileOption = None,
     root: RootOption = None,
-    teacher: Annotated[
-        str | None, typer.Option(help="open_clip model or local-dir, if it is not where it was.")
-    ] = None,
-    pretrained: Annotated[
-        str | None, typer.Option(help="Weight tag or file, if it is not where it was.")
-    ] = None,
+    teacher: MovedTeacherOption = None,
+    pretrained: MovedPretrainedOption = None,
     workers: WorkersOption = None,
     scheduler: SchedulerOption = None,
     json_: JsonOption = False,
@@ -221,6 +143,7 @@ def derive(
 
     The images come from the cache itself; only --split-file needs the data set.
     """
+    from c2s.cli.build_report import report_build
     from c2s.cli.progress import BuildBar
     from c2s.config import resolve
     from c2s.datasets import load_dataset
@@ -250,11 +173,11 @@ def derive(
     )
     with BuildBar() as bar:
         report = run(path, request, out, Machine(workers, scheduler, bar), labelled)
-    _report(report, json_)
+    report_build(report, json_)
 
 
 @app.command()
-def info(path: PathArgument, json_: JsonOption = False) -> None:
+def info(path: AddressArgument, json_: JsonOption = False) -> None:
     """Show what a cache holds, and whether it is complete."""
     from c2s.cli.cache_report import describe, print_report
 
@@ -267,7 +190,7 @@ def info(path: PathArgument, json_: JsonOption = False) -> None:
 
 @app.command()
 def verify(
-    path: PathArgument,
+    path: AddressArgument,
     quick: Annotated[
         bool,
         typer.Option("--quick", help="Without a teacher: structure, checksums, leakage, pairing."),
@@ -276,12 +199,8 @@ def verify(
         int, typer.Option(min=1, help="Rows that the teacher looks at again, drawn at random.")
     ] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Seed of that draw.")] = 0,
-    teacher: Annotated[
-        str | None, typer.Option(help="open_clip model or local-dir, if it is not where it was.")
-    ] = None,
-    pretrained: Annotated[
-        str | None, typer.Option(help="Weight tag or file, if it is not where it was.")
-    ] = None,
+    teacher: MovedTeacherOption = None,
+    pretrained: MovedPretrainedOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Check a cache; exit code 0 only if it is whole and sound.
@@ -333,16 +252,16 @@ def plan(
     dataset: DatasetOption,
     root: RootOption = None,
     out: OutOption = None,
-    teacher: Annotated[str | None, typer.Option(help="open_clip ViT model name.")] = None,
-    pretrained: Annotated[str | None, typer.Option(help="Weight tag, file, or 'random'.")] = None,
+    teacher: TeacherOption = None,
+    pretrained: PretrainedOption = None,
     views: ViewsOption = None,
-    dense: Annotated[str | None, typer.Option(help="Dense tier: none, int8 or float16.")] = None,
-    dense_size: Annotated[int | None, typer.Option(help="Input side of the dense pass.")] = None,
+    dense: DenseOption = None,
+    dense_size: DenseSizeOption = None,
     split: SplitOption = "train",
     split_file: SplitFileOption = None,
     workers: WorkersOption = None,
     sample: Annotated[int, typer.Option(min=1, help="Images that are tried.")] = 8,
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    config: ConfigOption = None,
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:

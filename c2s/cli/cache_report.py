@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from c2s_cache import Cache
 
 
-def describe(path: Path) -> dict[str, Any]:
+def describe(path: str) -> dict[str, Any]:
     """Facts about a cache: request, completeness, bytes per stage, regions, quarantine.
 
     Raises:
@@ -30,7 +29,7 @@ def describe(path: Path) -> dict[str, Any]:
         s["bytes"] for name, s in stages.items() if name not in ("images", "labels", "text")
     )
     return {
-        "path": str(path),
+        "path": path,
         "format": m.format,
         "dataset": m.dataset,
         "split": m.split,

@@ -51,7 +51,7 @@ def show(
     ds = load_dataset(name, root, split_file)
     splits = ds.descriptor.splits if ds.descriptor else {}
     expected = {split: list(layout.expected) for split, layout in splits.items()}
-    download = ds.descriptor.download if ds.descriptor else "nothing: scenes are drawn on demand"
+    download = ds.descriptor.download if ds.descriptor else ""
     if json_:
         facts = {
             "name": ds.name,
@@ -72,8 +72,10 @@ def show(
     for split in ds.splits:
         counts = " or ".join(f"{count:,}" for count in expected.get(split, []))
         typer.echo(f"split {split}{f': {counts} images' if counts else ''}")
-    typer.echo(f"folder: {ds.root or 'not said'}")
-    typer.echo(f"needs {download}")
+    if ds.descriptor is not None:
+        typer.echo(f"folder: {ds.root or 'not said'}")
+    if download:
+        typer.echo(f"needs {download}")
 
 
 @app.command()

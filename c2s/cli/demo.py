@@ -15,6 +15,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for cache, runs, results and pictures.")] = Path(
         "runs/demo"
     ),
+    recipe: Annotated[str, typer.Option(help="Settings of all rows: paper, or best.")] = "best",
 ) -> None:
     """Build the Shapes cache, train the four rows of the paper's Table IV, and compare."""
     from c2s_pipeline.extras import require
@@ -23,4 +24,4 @@ def demo(
         require(module, extra)
     from c2s.demo.run import run
 
-    run(seeds, out)
+    run(seeds, out, recipe)

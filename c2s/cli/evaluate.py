@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from c2s.cli.lists import numbers
 from c2s_cache.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,8 +42,13 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Split to evaluate on.")] = "val",
     mode: Annotated[Mode, typer.Option(help="Sliding window, or whole images.")] = Mode.slide,
     seen_offset: Annotated[
-        float, typer.Option(help="Calibration: subtracted from the cosines of seen classes.")
-    ] = 0.0,
+        str,
+        typer.Option(
+            help="Calibration: subtracted from the cosines of seen classes. Several values (0,0.02,0.05 "
+            "or 0:0.1:0.02) are scored from one pass; the first is the result, the others stand beside "
+            "it. Choose on another split than the one you report."
+        ),
+    ] = "0",
     vocabulary: Annotated[
         str | None,
         typer.Option(
@@ -54,6 +60,9 @@ def evaluate(
         Background,
         typer.Option(help="A background class counts as a class of its own, or is left out."),
     ] = Background.own,
+    folded: Annotated[
+        bool, typer.Option("--folded", help="Score the model that c2s fold makes of the run.")
+    ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     out: Annotated[
@@ -68,14 +77,18 @@ def evaluate(
     """
     from c2s.cli.progress import bar
     from c2s.datasets import load_dataset
+    from c2s.deploy import fold_run
     from c2s.evaluation.evaluate import check_classes
     from c2s.evaluation.evaluate import evaluate as measure
     from c2s.evaluation.paper import paper_row
     from c2s.evaluation.vocabulary import own_vocabulary
     from c2s.training.run_folder import open_run
 
+    offsets = numbers(seen_offset, "--seen-offset")
     if out is not None and out.suffix not in (".json", ".csv"):
         raise ConfigError(f"--out {out} must end in .json or .csv.")
+    if folded and any(offsets):
+        raise ConfigError("--seen-offset acts on cosines, which a folded model does not have.")
     data = load_dataset(dataset, root)
     opened = open_run(run)
     if vocabulary is None:
@@ -97,13 +110,14 @@ def evaluate(
             opened,
             items,
             mode.value,
-            seen_offset,
+            offsets,
             device,
             advance,
             words,
             ignored,
             field.stride / field.view_size,
             field.short_side / field.view_size,
+            fold_run(opened, words) if folded else None,
         )
     transductive = opened.config.self_train is not None
     setting = "transductive" if transductive else "inductive"
@@ -118,7 +132,8 @@ def evaluate(
         "split": split,
         "setting": setting,
         "mode": mode.value,
-        "seen_offset": seen_offset,
+        "seen_offset": offsets[0],
+        "folded": folded,
         "background": background.value if field.background is not None else None,
         "vocabulary": vocabulary,
         "paper": paper,

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
-from c2s.cli.cache import DatasetOption, JsonOption, RootOption
+from c2s.cli.cache_options import DatasetOption, JsonOption, RootOption, SplitFileOption
+from c2s.cli.lists import listed
 from c2s_cache.errors import ConfigError
 
 app = typer.Typer(help="Score the pseudo masks that clustering makes.", no_args_is_help=True)
-T = TypeVar("T")
 
 THRESHOLDS = "0.5,0.6,0.7,0.8,0.85,0.9,0.95"
 FORMS = (".json", ".csv", ".png", ".pdf", ".svg")
@@ -31,6 +30,7 @@ def score(
     split: Annotated[
         str, typer.Option(help="Split whose images and true labels are used.")
     ] = "train",
+    split_file: SplitFileOption = None,
     cache: Annotated[
         Path | None,
         typer.Option(help="Score the masks stored in this cache instead (needs no teacher)."),
@@ -83,7 +83,7 @@ def score(
     for file in out or ():
         if file.suffix not in FORMS:
             raise ConfigError(f"--out {file} must end in one of {', '.join(FORMS)}.")
-    source = load_dataset(dataset, root).split(split)
+    source = load_dataset(dataset, root, split_file).split(split)
     if cache is not None:
         from c2s_cache import open_cache
         from c2s_pipeline.oracle import score_cache
@@ -113,9 +113,9 @@ def score(
         base = requests[0].masks.model_dump()
         changes = [
             {"windows": w, "iterations": i, "threshold": t}
-            for w in _listed(windows, "--windows", _window_set) or [base["windows"]]
-            for i in _listed(iterations, "--iterations", int) or [base["iterations"]]
-            for t in _listed(thresholds, "--thresholds", float)
+            for w in listed(windows, "--windows", _window_set) or [base["windows"]]
+            for i in listed(iterations, "--iterations", int) or [base["iterations"]]
+            for t in listed(thresholds, "--thresholds", float)
         ]
         configs = [resolve(MaskConfig, base, None, (), c) for c in changes]
         rows = []
@@ -144,15 +144,6 @@ def score(
         from rich.console import Console
 
         Console().print(score_table(facts))
-
-
-def _listed(text: str | None, option: str, read: Callable[[str], T]) -> list[T]:
-    if text is None:
-        return []
-    try:
-        return [read(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ConfigError(f"{option} {text!r}: expected values separated by commas.") from error
 
 
 def _window_set(text: str) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from c2s.evaluation.inference import Predictor
     from c2s.training.run_folder import Run
 
 DEFAULT_TEMPLATES = ("a photo of a {}",)
@@ -22,11 +23,16 @@ DEFAULT_TEMPLATES = ("a photo of a {}",)
 
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
-    run: Annotated[Path, typer.Option(help="Run folder.")],
-    classes: Annotated[str, typer.Option(help='Class names, e.g. "cat, sofa, grass".')],
+    run: Annotated[Path, typer.Option(help="Run folder, or that of a folded model.")],
     out: Annotated[
         Path, typer.Option(help="Folder for NAME.png (class numbers) and NAME_overlay.png.")
     ],
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help='Class names, e.g. "cat, sofa, grass" [default: the run\'s]. A folded model has its own.'
+        ),
+    ] = None,
     mode: Annotated[Mode, typer.Option(help="Sliding window, or whole images.")] = Mode.slide,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
 ) -> None:
@@ -36,28 +42,16 @@ def predict(
     """
     from PIL import Image
 
-    from c2s.evaluation.evaluate import predictor
     from c2s.evaluation.overlay import overlay
-    from c2s.evaluation.vocabulary import foreign_vocabulary
-    from c2s.training.run_folder import open_run
     from c2s_cache.views import decode_image
 
-    names = [name.strip() for name in classes.split(",") if name.strip()]
-    if not names or len(names) != len(set(names)):
-        raise ConfigError(f"--classes {classes!r} must name distinct classes, separated by commas.")
-    if len(names) > 255:
-        raise ConfigError(
-            f"--classes names {len(names)} classes; at most 255 fit into a label image."
-        )
     stems = [path.stem for path in images]
     twice = sorted({s for s in stems if stems.count(s) > 1})
     if twice:
         raise ConfigError(
             f"Several images are called {twice[0]}; their outputs would overwrite each other."
         )
-    opened = open_run(run)
-    words = foreign_vocabulary(opened, names, class_embeddings(opened, names))
-    model = predictor(opened, mode.value, device=device, vocabulary=words)
+    model, names = _predictor(run, classes, mode, device)
     out.mkdir(parents=True, exist_ok=True)
     for path in images:
         try:
@@ -69,6 +63,44 @@ def predict(
         Image.fromarray(labels).save(out / f"{path.stem}.png")
         overlay(image, labels, names).save(out / f"{path.stem}_overlay.png")
         typer.echo(str(out / f"{path.stem}.png"))
+
+
+def _predictor(
+    run: Path, classes: str | None, mode: Mode, device: str
+) -> tuple[Predictor, list[str]]:
+    """What segments, and the names of the classes it tells apart."""
+    from c2s.deploy import SegmentationModel
+    from c2s.evaluation.evaluate import compute_device, predictor
+    from c2s.evaluation.vocabulary import foreign_vocabulary, own_vocabulary
+    from c2s.training.run_folder import open_run
+
+    names = None if classes is None else class_names(classes)
+    if (run / "config.json").is_file():
+        if names is not None:
+            raise ConfigError(f"The classes of {run} are folded in; drop --classes.")
+        folded = SegmentationModel.from_pretrained(run).to(compute_device(device))
+        return folded.predictor(mode.value), list(folded.config.classes)
+    opened = open_run(run)
+    words = own_vocabulary(opened)
+    if names is not None:
+        words = foreign_vocabulary(opened, names, class_embeddings(opened, names))
+    return predictor(opened, mode.value, device=device, vocabulary=words), list(words.classes)
+
+
+def class_names(classes: str) -> list[str]:
+    """Names out of "cat, sofa, grass".
+
+    Raises:
+        ConfigError: none, one twice, or more than fit into a label image.
+    """
+    names = [name.strip() for name in classes.split(",") if name.strip()]
+    if not names or len(names) != len(set(names)):
+        raise ConfigError(f"--classes {classes!r} must name distinct classes, separated by commas.")
+    if len(names) > 255:
+        raise ConfigError(
+            f"--classes names {len(names)} classes; at most 255 fit into a label image."
+        )
+    return names
 
 
 def class_embeddings(run: Run, names: list[str]) -> NDArray[np.float32]:

@@ -8,22 +8,35 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(help="List and show students.", no_args_is_help=True)
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DimOption = Annotated[int, typer.Option(help="Width of the features, that of the teacher.")]
+SizeOption = Annotated[int, typer.Option(help="Side of the input in pixels.")]
 
 
 @app.command("list")
-def list_(json_: JsonOption = False) -> None:
-    """List the students by name."""
-    from c2s.students.registry import NAMES
+def list_(dim: DimOption = 512, size: SizeOption = 512, json_: JsonOption = False) -> None:
+    """List the students and what they cost, and how to name models of other libraries."""
+    from dataclasses import asdict
 
-    typer.echo(json.dumps(list(NAMES)) if json_ else "\n".join(NAMES))
+    from c2s.students.cost import student_cost
+    from c2s.students.registry import FORMS, NAMES
+
+    costs = {name: student_cost(name, dim, size) for name in NAMES}
+    if json_:
+        typer.echo(json.dumps([{"name": n, "dim": dim, **asdict(c)} for n, c in costs.items()]))
+        return
+    typer.echo(f"{'student':14}{'parameters':>12}{'in training':>13}{'GFLOPs':>9}")
+    for name, cost in costs.items():
+        own, training = (f"{n / 1e6:.2f} M" for n in (cost.parameters, cost.training_parameters))
+        typer.echo(f"{name:14}{own:>12}{training:>13}{cost.gflops:9.2f}")
+    typer.echo(f"Models of other libraries: {', '.join(FORMS.values())}", err=True)
 
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="Student.")],
-    dim: Annotated[int, typer.Option(help="Width of the features, that of the teacher.")] = 512,
-    size: Annotated[int, typer.Option(help="Side of the input in pixels.")] = 512,
+    name: Annotated[str, typer.Argument(help="Student, of c2s or of another library.")],
+    dim: DimOption = 512,
+    size: SizeOption = 512,
     json_: JsonOption = False,
 ) -> None:
     """Show what a student costs: parameters, multiply-accumulates (GFLOPs as the field counts)."""

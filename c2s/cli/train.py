@@ -11,8 +11,12 @@ from c2s_cache.errors import ConfigError
 
 
 def train(
-    cache: Annotated[Path | None, typer.Option(help="Cache to train from.")] = None,
-    student: Annotated[str | None, typer.Option(help="Student [default: segformer-b4].")] = None,
+    cache: Annotated[
+        str | None, typer.Option(help="Cache to train from: directory or URL.")
+    ] = None,
+    student: Annotated[
+        str | None, typer.Option(help="Student: see c2s students list [default: segformer-b4].")
+    ] = None,
     weights: Annotated[
         str | None, typer.Option(help="Pretrained backbone: safetensors file, folder or hub id.")
     ] = None,
@@ -39,6 +43,9 @@ def train(
     teacher_weights: Annotated[
         str | None,
         typer.Option(help="Of an online teacher: checkpoint file or local-dir:FOLDER."),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Named settings below --config and --set: paper or best.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
     set_: Annotated[
@@ -73,7 +80,8 @@ def train(
     }
     if resume is not None:
         given = [key for key, value in options.items() if value is not None]
-        given += [key for key, value in (("config", config), ("set", set_)) if value]
+        more = (("recipe", recipe), ("config", config), ("set", set_))
+        given += [key for key, value in more if value]
         if given or overwrite:
             extra = ", ".join("--" + key.replace("_", "-") for key in given or ["overwrite"])
             raise ConfigError(f"--resume continues a run as it was configured; drop {extra}.")
@@ -87,13 +95,16 @@ def train(
             raise ConfigError(
                 "c2s train needs --cache PATH (or --resume RUN, or --self-train RUN)."
             )
+        from c2s.config import merge
         from c2s.online import load_online_teacher
+        from c2s.recipes import load_recipe
         from c2s.training import run
         from c2s.training.config import load_config
         from c2s.training.self_training import inherited
         from c2s.validation import load_validation_set
 
         defaults = _defaults(cache, student) if self_train is None else inherited(self_train)
+        defaults = merge(defaults, load_recipe(recipe).train)
         path = run.train(
             load_config(config, set_ or (), defaults, **options),
             overwrite,
@@ -108,7 +119,7 @@ def train(
     typer.echo(f"Evaluate it with: c2s eval --run {path} --dataset {_dataset(path)}")
 
 
-def _defaults(cache: Path | None, student: str | None) -> dict[str, Any]:
+def _defaults(cache: str | None, student: str | None) -> dict[str, Any]:
     """Settings that suit the cache's data set, where the general ones do not."""
     from c2s.demo.defaults import train_defaults
     from c2s_cache.reader import read_manifest

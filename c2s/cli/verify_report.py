@@ -24,10 +24,10 @@ def report_findings(
         live: outcome of the live check (`SpotCheck`); None if it was not made.
         as_json: print JSON.
     """
-    path, m = cache.path, cache.manifest
+    path, m = cache.address, cache.manifest
     if as_json:
         facts = {
-            "path": str(path),
+            "path": path,
             "sound": not findings,
             "findings": [asdict(f) for f in findings],
             "live": None if live is None else _live(live),
@@ -49,7 +49,7 @@ def report_findings(
     if findings:
         typer.echo(
             f"{path}: {len(findings)} findings. Delete the receipts of damaged blocks under "
-            f"{path / 'receipts'} and build again to repair them.",
+            f"{path}/receipts and build again to repair them.",
             err=True,
         )
 

@@ -1,4 +1,5 @@
-"""A user's own data set: a folder with `images/`, `masks/` and `classes.yaml`."""
+"""A user's own data set: a folder with `classes.yaml`, and with `images/` and `masks/` or the name of a
+Hugging Face data set."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from c2s.config import read_yaml
 from c2s.datasets.descriptor import Descriptor, LabelForm, SplitLayout
+from c2s.datasets.hub import class_names, hub_layouts
 from c2s.datasets.partition import unseen_ids
 from c2s_cache import IGNORE, ConfigError
 
@@ -26,25 +28,30 @@ class ClassesFile(BaseModel):
 
     Attributes:
         name: of the data set; default: the name of the folder.
-        classes: names, mask value 0 first; or a mapping from mask value to name, for masks with gaps.
+        classes: names, mask value 0 first; or a mapping from mask value to name, for masks with gaps; or,
+            with `hf`, the ClassLabel column that has the names.
         ignore: mask values that belong to no class, besides 255.
         unseen: class names, or positions in the class list.
         prompts: names as a sentence wants them, by class name.
         colours: [red, green, blue] by class name, for masks drawn in colour.
-        images, masks: folders.
+        hf: Hugging Face data set that holds images and masks: a repository of the Hub, or a folder
+            (from this one on) of parquet files, of images with metadata.csv, or written by save_to_disk.
+        images, masks: folders; with `hf`, columns. Default: images and masks; of columns, image and the
+            only other column of images.
         mask_suffix: what follows the image id in the name of a mask.
-        splits: list files (one image id per line) by split name.
+        splits: list files (one image id per line) by split name; with `hf`, its own names of the splits.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str | None = None
-    classes: list[str] | dict[Value, str]
+    classes: list[str] | dict[Value, str] | str
     ignore: list[Value] = []
     unseen: list[str | int] = []
     prompts: dict[str, str] = {}
     colours: dict[str, tuple[Channel, Channel, Channel]] = {}
-    images: str = "images"
-    masks: str = "masks"
+    hf: str | None = None
+    images: str | None = None
+    masks: str | None = None
     mask_suffix: str = ".png"
     splits: dict[str, str] = {}
 
@@ -57,12 +64,15 @@ def is_folder_name(name: str) -> bool:
 def describe_folder(root: Path) -> Descriptor:
     """Descriptor of the user's data set in a folder.
 
-    Its splits are those of `splits`; else of the files train.txt, val.txt, test.txt; else of the
-    folders train, val, test below images and masks; else all images are the split "train".
+    The splits of a Hugging Face data set are its own. Otherwise they are those of `splits`; else of the
+    files train.txt, val.txt, test.txt; else of the folders train, val, test below images and masks; else
+    all images are the split "train".
 
     Raises:
         ConfigError: `classes.yaml` cannot be read or is wrong.
-        DataError: a class name occurs twice, or there are more than 254.
+        DataError: a class name occurs twice, there are more than 254, or the Hugging Face data set cannot
+            be read.
+        MissingExtra: it needs the package `datasets`.
     """
     file = root / CLASSES_FILE
     if not file.is_file():
@@ -73,8 +83,18 @@ def describe_folder(root: Path) -> Descriptor:
     try:
         content = ClassesFile.model_validate(read_yaml(file))
     except ValidationError as error:
-        raise ConfigError(" ".join(_sentence(file, e) for e in error.errors())) from error
+        closest: dict[Any, Any] = {}  # of the several forms that a key may have, its value's
+        for failed in error.errors():
+            key, where = failed["loc"][:1], failed["loc"]
+            if key not in closest or len(where) > len(closest[key]["loc"]):
+                closest[key] = failed
+        raise ConfigError(" ".join(_sentence(file, e) for e in closest.values())) from error
+    source = None if content.hf is None else _source(root, content.hf)
     given = content.classes
+    if isinstance(given, str):
+        if source is None:
+            raise ConfigError(f"{file}: `classes` must be a list or a mapping, got {given!r}.")
+        given = class_names(source, given)
     named = given if isinstance(given, dict) else dict(enumerate(given))
     kept = [v for v in sorted(named) if v not in content.ignore]
     classes = tuple(named[v] for v in kept)
@@ -95,29 +115,38 @@ def describe_folder(root: Path) -> Descriptor:
         classes=classes,
         prompts=tuple(content.prompts.get(n, n) for n in classes),
         unseen=unseen_ids(content.unseen, classes, str(file)),
-        splits=_splits(root, content),
+        splits=_splits(root, content)
+        if source is None
+        else hub_layouts(source, content.images, content.masks, content.splits),
         forms=(LabelForm("masks", content.mask_suffix, values, colours),),
-        download=f"nothing: it is your own, in {root}",
+        download="",
         image_suffixes=SUFFIXES,
     )
 
 
+def _source(root: Path, name: str) -> str:
+    """What `hf` names: a folder, as seen from the data set's own, or else a repository of the Hub."""
+    folder = root / Path(name).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else name
+
+
 def _splits(root: Path, content: ClassesFile) -> dict[str, SplitLayout]:
-    images, masks = (content.images,), (content.masks,)
+    image_folder, mask_folder = content.images or "images", content.masks or "masks"
+    images, masks = (image_folder,), (mask_folder,)
     lists = content.splits or {s: f"{s}.txt" for s in USUAL_SPLITS if (root / f"{s}.txt").is_file()}
     if lists:
         return {s: SplitLayout(images, masks, ((file,),)) for s, file in lists.items()}
-    folders = [s for s in USUAL_SPLITS if (root / content.images / s).is_dir()]
+    folders = [s for s in USUAL_SPLITS if (root / image_folder / s).is_dir()]
     if folders:
-        return {
-            s: SplitLayout((f"{content.images}/{s}",), (f"{content.masks}/{s}",)) for s in folders
-        }
+        return {s: SplitLayout((f"{image_folder}/{s}",), (f"{mask_folder}/{s}",)) for s in folders}
     return {"train": SplitLayout(images, masks)}
 
 
 def _sentence(file: Path, error: Any) -> str:
     where = ".".join(
-        str(part) for part in error["loc"] if not str(part).startswith(("list[", "dict["))
+        str(part)
+        for part in error["loc"]
+        if part != "str" and not str(part).startswith(("list[", "dict["))
     )
     if error["type"] == "extra_forbidden":
         return f"{file}: unknown key {where!r}; known: {', '.join(ClassesFile.model_fields)}."

@@ -56,6 +56,21 @@ class SplitLayout:
 
 
 @dataclass(frozen=True)
+class HubLayout:
+    """Where a split lies in a Hugging Face data set.
+
+    `source` repository of the Hub, or folder; `split` its own name of the split; `image`, `mask` the
+    columns; `expected` as in `SplitLayout`.
+    """
+
+    source: str
+    split: str
+    image: str
+    mask: str
+    expected: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Protocol:
     """How the field trains and tests on a data set.
 
@@ -86,7 +101,7 @@ class Descriptor:
         unseen: ids of the classes whose annotations training must never see.
         splits: layout by split name.
         forms: of the label maps, in order of preference.
-        download: which official archives to get, and where.
+        download: which official archives to get, and where; empty for a user's own data.
         image_suffixes: what follows the image id in the name of an image file.
         protocol: the field's.
 
@@ -99,7 +114,7 @@ class Descriptor:
     folder: str
     classes: tuple[str, ...]
     unseen: tuple[int, ...]
-    splits: Mapping[str, SplitLayout]
+    splits: Mapping[str, SplitLayout | HubLayout]
     forms: tuple[LabelForm, ...]
     download: str
     prompts: tuple[str, ...] = ()
@@ -117,6 +132,26 @@ class Descriptor:
             if class_name in seen:
                 raise DataError(f"{self.name} has two classes called {class_name!r}.")
             seen.add(class_name)
+
+    @property
+    def remedy(self) -> str:
+        """What to do about files that are missing or wrong, as a sentence."""
+        if self.download:
+            return f"Get {self.download}."
+        return "These are your own data: mend them, or say in classes.yaml how they are."
+
+    def layout(self, split: str) -> SplitLayout | HubLayout:
+        """Layout of a split.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        if split not in self.splits:
+            raise DataError(
+                f"data set {self.name} has no split {split!r}.",
+                f"Splits: {', '.join(self.splits)}.",
+            )
+        return self.splits[split]
 
 
 def names(text: str) -> tuple[str, ...]:

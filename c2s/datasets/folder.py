@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from c2s.datasets.descriptor import Descriptor, LabelForm, SplitLayout
 from c2s.datasets.label_file import label_values
-from c2s.datasets.split import Split
+from c2s.datasets.split import DescribedSplit
 from c2s_cache import DataError, UnreadableImage
 
 
@@ -22,7 +22,7 @@ class NotThere(DataError):
     """A split of which nothing is there: no folder, or no list of its images."""
 
 
-class FolderSplit(Split):
+class FolderSplit(DescribedSplit):
     """One split of a data set that lies in a folder as its descriptor says.
 
     Args:
@@ -32,31 +32,12 @@ class FolderSplit(Split):
     """
 
     def __init__(self, descriptor: Descriptor, root: Path, split: str) -> None:
-        self.descriptor, self.root, self._split = descriptor, root, split
+        super().__init__(descriptor, split)
+        self.root = root
 
     def __reduce__(self) -> tuple[type[FolderSplit], tuple[Descriptor, Path, str]]:
         # Workers list the folder themselves if they must; the lists never travel with a task.
-        return type(self), (self.descriptor, self.root, self._split)
-
-    @property
-    def name(self) -> str:
-        """Data set name."""
-        return self.descriptor.name
-
-    @property
-    def split(self) -> str:
-        """Split name."""
-        return self._split
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """All class names in id order."""
-        return self.descriptor.classes
-
-    @property
-    def unseen(self) -> tuple[int, ...]:
-        """Ids of the unseen classes."""
-        return self.descriptor.unseen
+        return type(self), (self.descriptor, self.root, self.split)
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
@@ -74,7 +55,7 @@ class FolderSplit(Split):
                 raise DataError(
                     f"{len(missing)} of {len(listed)} images of {self.name}/{self.split} have no {what}; "
                     f"the first is {where}.",
-                    f"Complete the data: {self.descriptor.download}.",
+                    self.descriptor.remedy,
                 )
         return listed
 
@@ -99,7 +80,7 @@ class FolderSplit(Split):
         wanted = " or ".join(" and ".join(files) for files in self._layout.lists)
         raise NotThere(
             f"{self.root} has no list of the images of {self.name}/{self.split}: expected {wanted}.",
-            f"Run: c2s data prepare {self.name}. It needs {self.descriptor.download}.",
+            self.descriptor.remedy,
         )
 
     @cached_property
@@ -163,17 +144,7 @@ class FolderSplit(Split):
             DataError: the file cannot be read, is no label map, or holds an unknown value.
         """
         file, form = self.label_file(image_id)
-        values = label_values(file, form)
-        mapped = self._tables[form.name][values]
-        if (mapped < 0).any():
-            bad = int(values[mapped < 0][0])
-            raise DataError(
-                f"{file} holds the label value {bad}, which is outside the {len(self.classes)} classes "
-                f"of {self.name} ({form.name}).",
-                f"Replace the label maps: {self.descriptor.download}.",
-            )
-        labels: NDArray[np.uint8] = mapped.astype(np.uint8)
-        return labels
+        return self.mapped(label_values(file, str(file), form), form, str(file))
 
     def image_file(self, image_id: str) -> Path:
         """The file of an image."""
@@ -197,12 +168,8 @@ class FolderSplit(Split):
 
     @cached_property
     def _layout(self) -> SplitLayout:
-        layout = self.descriptor.splits.get(self.split)
-        if layout is None:
-            raise DataError(
-                f"data set {self.name} has no split {self.split!r}.",
-                f"Splits: {', '.join(self.descriptor.splits)}.",
-            )
+        layout = self.descriptor.layout(self.split)
+        assert isinstance(layout, SplitLayout)
         return layout
 
     @cached_property
@@ -218,7 +185,7 @@ class FolderSplit(Split):
         if not found:
             raise NotThere(
                 f"{self.root} has no {what} of {self.name}: expected the folder {' or '.join(candidates)}.",
-                f"Name the right folder with --root, or download {self.descriptor.download}.",
+                f"Name the right folder with --root. {self.descriptor.remedy}",
             )
         return found
 
@@ -245,10 +212,6 @@ class FolderSplit(Split):
         """Every file of the label folders, by its path below the first folder that has it."""
         folders = reversed(self._label_folders)
         return {path: f"{folder}/{path}" for folder in folders for path in _walk(folder)}
-
-    @cached_property
-    def _tables(self) -> dict[str, NDArray[np.int16]]:
-        return {form.name: form.table() for form in self.descriptor.forms}
 
 
 def _walk(folder: Path) -> Iterator[str]:

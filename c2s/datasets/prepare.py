@@ -137,7 +137,7 @@ def _context(dataset: Dataset) -> Preparation:
         return Preparation([], present=sum(1 for _ in (root / context.FOLDER).glob("*.png")))
     source = root / context.SOURCE
     if not source.is_file():
-        raise DataError(f"there is no {source}.", f"Get {context.DOWNLOAD}.")
+        raise DataError(f"there is no {source}.", context.DESCRIPTOR.remedy)
     annotations = read_annotations(source)
     jobs, present = [], 0
     for image_id in sorted(annotations.photos):
@@ -165,7 +165,7 @@ def _voc(dataset: Dataset) -> Preparation:
         raise DataError(
             f"there are neither augmented masks in {folder} nor the Semantic Boundaries Dataset in "
             f"{places[2]}.",
-            f"Get {voc.DESCRIPTOR.download}; unpack benchmark.tgz beside VOCdevkit.",
+            f"Unpack benchmark.tgz beside VOCdevkit. {voc.DESCRIPTOR.remedy}",
         )
     own = _listed(root / voc.LISTS / "train.txt")
     held_out = _listed(root / voc.LISTS / "val.txt")
@@ -201,7 +201,7 @@ def _root(dataset: Dataset) -> Path:
 
 def _listed(file: Path) -> set[str]:
     if not file.is_file():
-        raise DataError(f"there is no {file}.", f"Get {voc.DESCRIPTOR.download}.")
+        raise DataError(f"there is no {file}.", voc.DESCRIPTOR.remedy)
     return set(file.read_text().split())
 
 

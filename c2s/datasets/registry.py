@@ -9,9 +9,10 @@ from pathlib import Path
 
 from c2s.config import read_yaml
 from c2s.datasets import ade20k, cityscapes, coco_stuff, context, voc
-from c2s.datasets.custom import describe_folder, is_folder_name
-from c2s.datasets.descriptor import Descriptor, Protocol
+from c2s.datasets.custom import CLASSES_FILE, describe_folder, is_folder_name
+from c2s.datasets.descriptor import Descriptor, HubLayout, Protocol
 from c2s.datasets.folder import FolderSplit
+from c2s.datasets.hub import HubSplit
 from c2s.datasets.partition import read_split_file
 from c2s.datasets.shapes import COUNTS, ShapesSplit
 from c2s.datasets.split import Split
@@ -58,6 +59,8 @@ class Dataset:
         """
         if self.descriptor is None:
             return ShapesSplit(name, self.unseen)
+        if isinstance(self.descriptor.splits.get(name), HubLayout):
+            return HubSplit(self.descriptor, name)
         return self.folder_split(name)
 
     def folder_split(self, name: str) -> FolderSplit:
@@ -82,7 +85,8 @@ def load_dataset(
     """Find a data set.
 
     Args:
-        name: one of `NAMES`, or the path of a folder with a classes.yaml.
+        name: one of `NAMES`, or the path of a folder with a classes.yaml, or the name of one that `root`
+            is or holds.
         root: its folder, or the folder that holds its official folder. Default: the environment
             variable C2S_DATA, then `data:` in ./c2s.yaml.
         split_file: YAML file that says which classes are unseen, in place of the field's choice.
@@ -101,8 +105,8 @@ def load_dataset(
     if name in FOLDERS:
         descriptor = FOLDERS[name]
         found = _root(descriptor, root)
-    elif is_folder_name(name):
-        found = Path(name).expanduser()
+    elif (own := _own_folder(name, root)) is not None:
+        found = own
         if not found.is_dir():
             raise DataError(f"there is no folder {found} to read a data set from.")
         descriptor = describe_folder(found)
@@ -138,6 +142,19 @@ def data_root(given: str | Path | None) -> Path | None:
             "c2s data list says what belongs there.",
         )
     return root
+
+
+def _own_folder(name: str, root: str | Path | None) -> Path | None:
+    """The user's own folder of that path or name; None if it is neither."""
+    if is_folder_name(name):
+        return Path(name).expanduser()
+    if root is None:
+        return None
+    base = Path(root).expanduser()
+    if (base / name / CLASSES_FILE).is_file():
+        return base / name
+    named = (base / CLASSES_FILE).is_file() and describe_folder(base).name == name
+    return base if named else None
 
 
 def _root(descriptor: Descriptor, given: str | Path | None) -> Path | None:

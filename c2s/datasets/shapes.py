@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -80,8 +81,14 @@ class ShapesSplit(Split):
 
     def labels(self, image_id: str) -> NDArray[np.uint8]:
         """Label map uint8 [64, 64] over all classes; every pixel is annotated."""
-        return self._scene(image_id).labels
+        return self._scene(image_id).labels.copy()
 
     def _scene(self, image_id: str) -> scenes.Scene:
         split, _, index = image_id.rpartition("-")
-        return scenes.render(split, int(index))
+        return _render(split, int(index))
+
+
+@lru_cache(maxsize=64)
+def _render(split: str, index: int) -> scenes.Scene:
+    """A scene; those asked for last are kept, as image and labels are asked for one after the other."""
+    return scenes.render(split, index)

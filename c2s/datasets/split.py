@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from c2s.datasets.descriptor import Descriptor, LabelForm
 from c2s_cache import DataError
 from c2s_cache.views import decode_image
 
@@ -93,3 +95,61 @@ class Split(Sequence[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         return (Item(i, self) for i in self.ids)
+
+
+class DescribedSplit(Split):
+    """A split of a data set that a descriptor describes; subclasses say where its files come from.
+
+    Args:
+        descriptor: the data set.
+        split: split name.
+    """
+
+    def __init__(self, descriptor: Descriptor, split: str) -> None:
+        self.descriptor, self._split = descriptor, split
+
+    @property
+    def name(self) -> str:
+        """Data set name."""
+        return self.descriptor.name
+
+    @property
+    def split(self) -> str:
+        """Split name."""
+        return self._split
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """All class names in id order."""
+        return self.descriptor.classes
+
+    @property
+    def unseen(self) -> tuple[int, ...]:
+        """Ids of the unseen classes."""
+        return self.descriptor.unseen
+
+    def mapped(self, values: NDArray[np.integer], form: LabelForm, where: str) -> NDArray[np.uint8]:
+        """Class ids uint8 [H, W] of the values of a label map [H, W].
+
+        Args:
+            values: as the file has them.
+            form: of the label map.
+            where: what to call it in messages.
+
+        Raises:
+            DataError: a value is outside the class list.
+        """
+        mapped = self._tables[form.name][values]
+        if (mapped < 0).any():
+            bad = int(values[mapped < 0][0])
+            raise DataError(
+                f"{where} holds the label value {bad}, which is outside the {len(self.classes)} classes "
+                f"of {self.name} ({form.name}).",
+                f"Replace the label maps. {self.descriptor.remedy}",
+            )
+        labels: NDArray[np.uint8] = mapped.astype(np.uint8)
+        return labels
+
+    @cached_property
+    def _tables(self) -> dict[str, NDArray[np.int16]]:
+        return {form.name: form.table() for form in self.descriptor.forms}

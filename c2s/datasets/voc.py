@@ -50,6 +50,7 @@ DESCRIPTOR = Descriptor(
     download=(
         "VOCtrainval_11-May-2012.tar from http://host.robots.ox.ac.uk/pascal/VOC/voc2012 (it unpacks to "
         "VOCdevkit/VOC2012) and, for the augmented training set, benchmark.tgz of the Semantic Boundaries "
-        "Dataset from https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours"
+        "Dataset from https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours; "
+        "then run: c2s data prepare voc"
     ),
 )

@@ -17,6 +17,22 @@ BUILD: dict[str, Any] = {
     "batch_size": 50,
 }
 """Settings of the Shapes cache; the merging threshold was chosen on the "dev" scenes."""
+TRAIN: dict[str, Any] = {
+    "student": "shapes-net",
+    "iterations": 300,
+    "batch_size": 32,
+    "lr": 2e-3,
+    "head_lr_mult": 2.0,
+    "weight_decay": 0.01,
+    "warmup": 30,
+    "jitter": False,
+    "workers": 0,
+    "accelerator": "cpu",
+    "checkpoint_every": 100_000,
+    "method": {"supervision": "features"},
+}
+"""Schedule of the Shapes student, which starts from an encoder of its own; nothing of the method but the
+resolution of the pixel loss, a matter of time."""
 
 
 def build_defaults(dataset: str, teacher: str | None) -> dict[str, Any]:
@@ -33,7 +49,7 @@ def build_defaults(dataset: str, teacher: str | None) -> dict[str, Any]:
 
 def own_teacher(dataset: str, name: str) -> str | None:
     """Where the teacher of a Shapes cache lies, if it was the demo's own; a manifest holds no paths."""
-    return TEACHER if (dataset, name) == ("shapes", f"local-dir:{TEACHER_FOLDER.name}") else None
+    return TEACHER if (dataset, name) == ("shapes", BUNDLED) else None
 
 
 def train_defaults(dataset: str, student: str | None) -> dict[str, Any]:
@@ -43,8 +59,4 @@ def train_defaults(dataset: str, student: str | None) -> dict[str, Any]:
         dataset: data set name.
         student: the student the user named, if any.
     """
-    if dataset != "shapes" or student not in (None, "shapes-net"):
-        return {}
-    from c2s.demo.recipe import METHOD, TRAIN
-
-    return {**TRAIN, "method": METHOD}
+    return TRAIN if dataset == "shapes" and student in (None, "shapes-net") else {}

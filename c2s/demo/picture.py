@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from c2s.demo.defaults import BUILD, TEACHER
 from c2s.demo.scenes import CLASSES, MIN_AREA, SIZE, STUFF, THINGS, UNSEEN, render
 from c2s.demo.teacher_report import scene_pseudo_mask
 from c2s.evaluation.evaluate import predictor
 from c2s.evaluation.overlay import palette
 from c2s.training.run_folder import open_run
-from c2s_pipeline.masks import MaskConfig
-from c2s_pipeline.teacher import Teacher, TeacherSpec
+from c2s_pipeline.build import load_teacher
+from c2s_pipeline.request import BuildRequest
 
 COLUMNS = ("image", "truth", "pseudo mask", "baseline", "both")
 
 
-def draw_predictions(runs: Path, out: Path, scenes: int = 5) -> None:
+def draw_predictions(
+    runs: Mapping[str, Path], request: BuildRequest, out: Path, scenes: int = 5
+) -> None:
     """Draw image, truth, pseudo mask and the predictions of baseline and both, one scene a row.
 
     The pseudo mask is what the build would make of the scene as a training scene: seen labels,
     and latent classes (greys) where there are none.
 
     Args:
-        runs: folder with the runs baseline-seed0 and both-seed0.
+        runs: run folders by row of Table IV; baseline and both are drawn.
+        request: of the cache they were trained from.
         out: file to write.
         scenes: how many held-out scenes.
     """
@@ -36,18 +39,15 @@ def draw_predictions(runs: Path, out: Path, scenes: int = 5) -> None:
     from matplotlib import pyplot as plt
     from matplotlib.patches import Patch
 
-    teacher = Teacher(TeacherSpec(TEACHER, None, dense_size=BUILD.get("dense_size")))
-    config = MaskConfig(**BUILD["masks"])
-    students = [
-        predictor(open_run(runs / f"{row}-seed0"), "whole", device="cpu") for row in COLUMNS[3:]
-    ]
+    teacher, _ = load_teacher(request)
+    students = [predictor(open_run(runs[row]), "whole", device="cpu") for row in COLUMNS[3:]]
     colours = palette(len(CLASSES))
     greys = np.repeat(np.array([[215], [150], [100], [60]], np.uint8), 3, 1)
     height = 1.85 * scenes + 1.1
     figure, axes = plt.subplots(scenes, len(COLUMNS), figsize=(9.5, height), squeeze=False)
     for row, index in zip(axes, telling_scenes(scenes), strict=True):
         scene = render("val", index)
-        pseudo = scene_pseudo_mask(teacher, scene, config)
+        pseudo = scene_pseudo_mask(teacher, scene, request.masks)
         panels = [scene.image, colours[scene.labels], _painted(pseudo, colours, greys)]
         panels += [colours[student.predict(scene.image)] for student in students]
         for axis, panel in zip(row, panels, strict=True):

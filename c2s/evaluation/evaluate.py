@@ -8,7 +8,8 @@ from __future__ import annotations
 import csv
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,9 +17,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from c2s.evaluation.confusion import IGNORE, ConfusionMatrix, Metrics
-from c2s.evaluation.inference import Mode, Predictor
+from c2s.evaluation.inference import CosineClassifier, Mode, Predictor
 from c2s.evaluation.vocabulary import Vocabulary, own_vocabulary
 from c2s.training.run_folder import Run
 from c2s_cache.errors import ConfigError
@@ -43,31 +45,35 @@ class EvalResult:
     """Metrics of a run on a split.
 
     Attributes:
-        metrics: as fractions.
+        sweep: metrics, as fractions, by offset on the seen classes, in the order asked for.
         classes: class names in the dataset's order.
         unseen: ids of the unseen classes.
         images: number of images.
-        seconds: of inference, reading not included.
+        seconds: of inference and counting; the next image is read meanwhile.
     """
 
-    metrics: Metrics
+    sweep: dict[float, Metrics]
     classes: tuple[str, ...]
     unseen: tuple[int, ...]
     images: int
     seconds: float
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form: sIoU, uIoU, hIoU, mIoU, pAcc in per cent and `classes`.
+    @property
+    def metrics(self) -> Metrics:
+        """Metrics at the first offset."""
+        return next(iter(self.sweep.values()))
 
-        `classes` lists dicts with id, name, iou (per cent) and unseen; None = not measured.
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form: sIoU, uIoU, hIoU, mIoU, pAcc in per cent and `classes`, at the first offset.
+
+        `classes` lists dicts with id, name, iou (per cent) and unseen; None = not measured. `sweep`
+        lists the means at every offset, if there are several.
         """
         m = self.metrics
+        sweep = [{"seen_offset": o, **_means(each)} for o, each in self.sweep.items()]
         return {
-            "sIoU": _per_cent(m.sIoU),
-            "uIoU": _per_cent(m.uIoU),
-            "hIoU": _per_cent(m.hIoU),
-            "mIoU": _per_cent(m.mIoU),
-            "pAcc": _per_cent(m.pAcc),
+            **_means(m),
+            **({"sweep": sweep} if len(sweep) > 1 else {}),
             "images": self.images,
             "images_per_s": round(self.images / self.seconds, 3) if self.seconds > 0 else None,
             "classes": [
@@ -83,59 +89,59 @@ class EvalResult:
 
     def write_csv(self, file: Path) -> None:
         """Per class id, name, iou (per cent; empty = not measured), unseen; the means below, without
-        id."""
-        facts = self.as_dict()
+        id. Offsets after the first have a column `iou@OFFSET` each."""
+        columns = {
+            "iou" if i == 0 else f"iou@{offset:g}": metrics
+            for i, (offset, metrics) in enumerate(self.sweep.items())
+        }
         with file.open("w", newline="") as out:
-            writer = csv.DictWriter(out, ["id", "name", "iou", "unseen"])
-            writer.writeheader()
-            writer.writerows(facts["classes"])
-            writer.writerows({"name": k, "iou": facts[k]} for k in MEANS)
+            writer = csv.writer(out)
+            first, *others = columns
+            writer.writerow(["id", "name", first, "unseen", *others])
+            for i, name in enumerate(self.classes):
+                value, *more = (_per_cent(float(m.iou[i])) for m in columns.values())
+                writer.writerow([i, name, value, i in self.unseen, *more])
+            for name in MEANS:
+                value, *more = (_per_cent(getattr(m, name)) for m in columns.values())
+                writer.writerow(["", name, value, "", *more])
 
 
 def predictor(
     run: Run,
     mode: Mode = "slide",
-    seen_offset: float = 0.0,
     device: str | torch.device = "auto",
     vocabulary: Vocabulary | None = None,
     never: Sequence[int] = (),
     stride: float | None = None,
     short_side: float | None = None,
+    classifier: nn.Module | None = None,
 ) -> Predictor:
     """A predictor of a run.
 
     Args:
         run: opened run.
         mode: "slide" or "whole".
-        seen_offset: gamma, subtracted from the cosines of the seen classes (0.1 on ZegCLIP's own
-            scores is usual in the inductive setting; here 0 unless asked for).
         device: "auto" takes a GPU if there is one.
         vocabulary: the classes; default: the run's own.
         never: ids of classes that are not to be predicted.
         stride, short_side: of the test protocol, as fractions of the training views' side; default:
             426 / 512 and 1.
+        classifier: what scores the classes instead of the cosines: the run folded (c2s.deploy).
 
     Raises:
         ConfigError: the device does not exist.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"Device {device} cannot be used: {reason}") from error
+    place = compute_device(device)
     words = vocabulary or own_vocabulary(run)
     penalty = None
-    if seen_offset or never:
-        penalty = torch.full((len(words.classes),), seen_offset, device=place)
-        penalty[list(words.unseen)] = 0
+    if never:
+        penalty = torch.zeros(len(words.classes), device=place)
         penalty[list(never)] = float("inf")
+    if classifier is None:
+        classifier = CosineClassifier(run.student, torch.from_numpy(words.embeddings))
     size = run.config.image_size or run.info.view_size
     return Predictor(
-        run.student.to(place),
-        torch.from_numpy(words.embeddings).to(place),
+        classifier.to(place),
         size,
         mode,
         penalty,
@@ -145,24 +151,45 @@ def predictor(
     )
 
 
+def compute_device(device: str | torch.device) -> torch.device:
+    """The device of that name; "auto" takes a GPU if there is one.
+
+    Raises:
+        ConfigError: it does not exist.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"Device {device} cannot be used: {reason}") from error
+    return place
+
+
 def evaluate(
     run: Run,
     items: Sequence[Item],
     mode: Mode = "slide",
-    seen_offset: float = 0.0,
+    seen_offsets: Sequence[float] = (0.0,),
     device: str | torch.device = "auto",
     advance: Callable[[int], None] | None = None,
     vocabulary: Vocabulary | None = None,
     ignored: Sequence[int] = (),
     stride: float | None = None,
     short_side: float | None = None,
+    classifier: nn.Module | None = None,
 ) -> EvalResult:
-    """Segment every item over all classes and count.
+    """Segment every item over all classes and count, at every offset from one pass.
 
     Args:
         run: opened run.
         items: labelled images whose ids are those of the vocabulary.
-        mode, seen_offset, device, vocabulary, stride, short_side: as for `predictor`.
+        mode, device, vocabulary, stride, short_side, classifier: as for `predictor`.
+        seen_offsets: gamma, subtracted from the cosines of the seen classes (0.1 on ZegCLIP's own
+            scores is usual in the inductive setting; here 0 unless asked for). To be chosen on other
+            images than those that are reported.
         advance: called with 1 after every item, e.g. to move a bar.
         ignored: ids of classes that are left out: never predicted, their pixels not counted.
 
@@ -172,21 +199,36 @@ def evaluate(
     if not len(items):
         raise ConfigError("There is no image to evaluate on.")
     words = vocabulary or own_vocabulary(run)
-    model = predictor(run, mode, seen_offset, device, words, ignored, stride, short_side)
-    confusion = ConfusionMatrix(len(words.classes))
+    model = predictor(run, mode, device, words, ignored, stride, short_side, classifier)
+    confusions = {offset: ConfusionMatrix(len(words.classes)) for offset in seen_offsets}
+    seen = torch.ones(len(words.classes), 1, 1, device=model.device)
+    seen[list(words.unseen)] = 0
     counted = np.arange(256, dtype=np.uint8)
     counted[list(ignored)] = IGNORE
     seconds = 0.0
-    for item in items:
-        image, labels = item.read()
+    for image, labels in _read_ahead(items):
         began = time.perf_counter()
-        prediction = model.predict(image)
+        scores = model.scores(image)
+        for offset, confusion in confusions.items():
+            shifted = scores - offset * seen if offset else scores
+            confusion.update(counted[labels], shifted.argmax(0).cpu().numpy())
         seconds += time.perf_counter() - began
-        confusion.update(counted[labels], prediction)
         if advance is not None:
             advance(1)
-    metrics = confusion.metrics(words.unseen)
-    return EvalResult(metrics, words.classes, words.unseen, len(items), seconds)
+    sweep = {offset: confusion.metrics(words.unseen) for offset, confusion in confusions.items()}
+    return EvalResult(sweep, words.classes, words.unseen, len(items), seconds)
+
+
+def _read_ahead(
+    items: Sequence[Item],
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """What the items hold, in order; each is read while the one before it is scored."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(items[0].read)
+        for following in items[1:]:
+            ready, coming = coming, pool.submit(following.read)
+            yield ready.result()
+        yield coming.result()
 
 
 def check_classes(run: Run, classes: Sequence[str], dataset: str) -> None:
@@ -207,6 +249,10 @@ def check_classes(run: Run, classes: Sequence[str], dataset: str) -> None:
             f"{len(run.info.classes)}.",
             ACROSS,
         )
+
+
+def _means(metrics: Metrics) -> dict[str, float | None]:
+    return {name: _per_cent(getattr(metrics, name)) for name in MEANS}
 
 
 def _per_cent(value: float) -> float | None:

@@ -10,12 +10,14 @@ from rich.table import Table
 
 from c2s.evaluation.evaluate import EvalResult
 
+ORDER = ("hIoU", "sIoU", "uIoU", "mIoU", "pAcc")
+
 
 def result_table(
     result: EvalResult, setting: str = "inductive", paper: Mapping[str, float] | None = None
 ) -> Group:
-    """Summary and IoU per class in per cent, unseen classes marked; "-" where nothing was
-    measured.
+    """Summary at every offset and IoU per class at the first, in per cent, unseen classes and the best
+    offset marked; "-" where nothing was measured.
 
     Args:
         result: of an evaluation.
@@ -25,10 +27,14 @@ def result_table(
     m = result.metrics
     summary = Table(title=f"{result.images} images")
     summary.add_column("")
-    for name in ("hIoU", "sIoU", "uIoU", "mIoU", "pAcc"):
+    for name in ORDER:
         summary.add_column(name, justify="right")
-    figures = (m.hIoU, m.sIoU, m.uIoU, m.mIoU, m.pAcc)
-    summary.add_row(f"ours, {setting}", *(_text(v) for v in figures))
+    best = max(each.hIoU for each in result.sweep.values())
+    for offset, each in result.sweep.items():
+        swept = f", offset {offset:g}" if len(result.sweep) > 1 else ""
+        figures = (_text(getattr(each, name)) for name in ORDER)
+        style = "bold" if swept and each.hIoU == best else None
+        summary.add_row(f"ours, {setting}{swept}", *figures, style=style)
     if paper is not None:
         theirs = [f"{paper[k]:.1f}" for k in ("hIoU", "sIoU", "uIoU")]
         summary.add_row(f"paper, {setting}", *theirs, "-", "-")

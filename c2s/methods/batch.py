@@ -1,4 +1,4 @@
-"""Invariant: a batch is what one step needs from the cache, and nothing of unseen classes."""
+"""Invariant: a batch is what one step needs from the cache; nothing of unseen classes unless transductive."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ class Batch:
         jitter: float32 [B, 5], photometric distortion of each image, or None.
         max_id: no id in `pseudo` or `region_ids` is larger. The loader knows it; where it is None, the
             method has to look, and on a GPU to wait for what it sees.
+        unseen: bool [B, S, S], pixels of unseen classes, whichever: their annotation was removed. Only in
+            a self-training; None otherwise, so that they cannot be told from pixels of no class.
     """
 
     image: Tensor
@@ -47,6 +49,8 @@ class Batch:
         if self.max_id is not None:
             return self.max_id
         return max(int(self.pseudo.max()), int(self.region_ids.max()))
+
+    unseen: Tensor | None = None
 
     def __len__(self) -> int:
         return self.image.shape[0]

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 IMAGENET_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
 IMAGENET_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
 """Of the images that most backbones were pretrained on, RGB, in units of pixel / 255."""
+UNDECAYED = ("pos_embed", "position", "cls_token")
+"""Parts of names of parameters without weight decay, beside those of one axis."""
 
 
 class Student(nn.Module, ABC):
@@ -18,9 +24,11 @@ class Student(nn.Module, ABC):
     Attributes:
         dim: D, width of the features = joint width of the teacher.
         backbone: the pretrained part; everything else is the head, which learns faster.
-        classifier: dotted name of the last layer, a 1 x 1 convolution or a linear layer whose D outputs,
+        classifier: dotted name of the last layer, a convolution or a linear layer whose D outputs,
             resized at most, are the features. Class embeddings can be folded into it.
         mean, std: normalisation of the inputs, RGB, in units of pixel / 255.
+        architecture: what the student's name leaves open, in JSON values; run folders keep it and
+            `create` takes it back. None: nothing.
     """
 
     dim: int
@@ -28,6 +36,7 @@ class Student(nn.Module, ABC):
     classifier: str
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    architecture: Mapping[str, Any] | None = None
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
@@ -42,13 +51,53 @@ class Student(nn.Module, ABC):
         """
 
 
+def normalize_images(images: Tensor, student: nn.Module) -> Tensor:
+    """RGB [B, 3, H, W] in 0..255 to float32, normalised as the student expects."""
+    mean = torch.tensor(getattr(student, "mean", IMAGENET_MEAN), device=images.device)
+    std = torch.tensor(getattr(student, "std", IMAGENET_STD), device=images.device)
+    return (images.float() / 255 - mean[:, None, None]) / std[:, None, None]
+
+
+def to_multiple(images: Tensor, multiple: int) -> Tensor:
+    """Images whose sides are multiples of a stride, so that its cells divide them evenly.
+
+    Args:
+        images: float [B, 3, H, W].
+        multiple: stride in pixels.
+
+    Returns:
+        The images, resized bilinearly by less than `multiple` pixels where they need it.
+    """
+    height, width = images.shape[-2:]
+    size = (-(-height // multiple) * multiple, -(-width // multiple) * multiple)
+    if size == (height, width):
+        return images
+    return F.interpolate(images, size, mode="bilinear", align_corners=False)
+
+
+def initialise_convolutions(module: nn.Module, classifier: nn.Conv2d | None = None) -> None:
+    """Random weights as mmsegmentation draws them: normal, He et al.'s by fan-out, biases zero.
+
+    Args:
+        module: whose convolutions are filled.
+        classifier: the one among them that gets a standard deviation of 0.01.
+    """
+    for conv in module.modules():
+        if isinstance(conv, nn.Conv2d):
+            fan_out = math.prod(conv.kernel_size) * conv.out_channels // conv.groups
+            std = 0.01 if conv is classifier else math.sqrt(2 / fan_out)
+            nn.init.normal_(conv.weight, std=std)
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
+
+
 def parameter_groups(
     model: nn.Module, lr: float, weight_decay: float, head_lr_mult: float
 ) -> list[dict[str, object]]:
     """Optimizer groups of the stock schedule.
 
     Head and method learn at `head_lr_mult` times the backbone's rate; no weight decay on norms,
-    biases and position embeddings.
+    biases, position embeddings and class tokens.
 
     Args:
         model: a module with the child `student` and, optionally, other children (the method's).
@@ -67,7 +116,7 @@ def parameter_groups(
         if not param.requires_grad:
             continue
         # Norms and biases are the parameters of one axis.
-        plain = param.ndim < 2 or "pos_embed" in name or "position" in name
+        plain = param.ndim < 2 or any(part in name for part in UNDECAYED)
         key = (lr if id(param) in backbone else lr * head_lr_mult, 0.0 if plain else weight_decay)
         names.setdefault(key, []).append(name)
         params.setdefault(key, []).append(param)

@@ -1,26 +1,46 @@
-"""Invariant: name and width alone create a student, so a run folder opens anywhere."""
+"""Invariant: name, width and what the student says of itself create it, so a run folder opens anywhere."""
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from c2s_cache.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import nn
 
-NAMES = (*(f"segformer-b{n}" for n in range(6)), "shapes-net")
+NAMES = (
+    *(f"segnext-{size}" for size in "tsbl"),
+    "setr-b",
+    "vit-b",
+    *(f"segformer-b{n}" for n in range(6)),
+    "shapes-net",
+)
+FORMS = {
+    "smp": "smp:ARCHITECTURE/ENCODER",
+    "hf": "hf:FOLDER_OR_HUB_ID",
+    "torchvision": "torchvision:MODEL",
+    "timm": "timm:ENCODER",
+    "python": "python:MODULE:FACTORY",
+}
+"""Names of students of other libraries, by prefix."""
 
 
-def create(name: str, dim: int, weights: str | None = None) -> nn.Module:
+def create(
+    name: str,
+    dim: int,
+    weights: str | None = None,
+    architecture: Mapping[str, Any] | None = None,
+) -> nn.Module:
     """A student by name; its module is imported only now.
 
     Args:
-        name: one of `NAMES`.
+        name: one of `NAMES`, or a model of another library: one of the `FORMS`.
         dim: D, width of the features.
         weights: pretrained weights of the backbone, as the student's class documents; "random" for
-            none; None for the default (random for SegFormer, the shipped ones for shapes-net).
+            none; None for the default (the shipped ones for shapes-net, random for all others).
+        architecture: `architecture` of an earlier student of that name, if it had one.
 
     Returns:
         Module with the contract of `c2s.students.base.Student`.
@@ -28,13 +48,27 @@ def create(name: str, dim: int, weights: str | None = None) -> nn.Module:
     Raises:
         ConfigError: unknown name, or the weights do not fit.
     """
-    family, _, size = name.partition("-")
+    if ":" in name:
+        from c2s.students.adapters import create_adapted
+
+        given = None if weights == "random" else weights
+        return create_adapted(name, dim, given, architecture)
     if name not in NAMES:
         raise ConfigError(f"There is no student {name!r}; choose one of {', '.join(NAMES)}.")
+    if name == "shapes-net":
+        from c2s.students.shapes_net import ShapesNet
+
+        return ShapesNet(dim, weights)
+    pretrained = None if weights == "random" else weights
+    family, _, size = name.partition("-")
+    if family == "segnext":
+        from c2s.students.segnext import SegNeXt
+
+        return SegNeXt(size, dim, pretrained)
     if family == "segformer":
         from c2s.students.segformer import SegFormer
 
-        return SegFormer(size, dim, None if weights == "random" else weights)
-    module = importlib.import_module("c2s.students.shapes_net")
-    student: nn.Module = module.ShapesNet(dim, weights)
-    return student
+        return SegFormer(size, dim, pretrained)
+    from c2s.students.vit import SETR, ViT
+
+    return SETR(dim, pretrained) if family == "setr" else ViT(dim, pretrained)

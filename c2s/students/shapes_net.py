@@ -12,12 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from c2s.students.base import Student
-from c2s_cache.errors import ConfigError
+from c2s.students.base import Student, to_multiple
+from c2s.students.weights import load_encoder, own_layout
 
 PRETRAINED = Path(__file__).parent.parent / "demo" / "student" / "encoder.safetensors"
 WIDTHS = (24, 48, 96)
 HEAD_WIDTHS = (32, 64)
+STRIDE = 8
+"""Of the last stage."""
+LAYOUTS = (own_layout("stage1", "stage2", "stage3"),)
 
 
 class ConvNorm(nn.Sequential):
@@ -89,11 +92,12 @@ class ShapesNet(Student):
         self.expand = ConvNorm(narrow, wide, kernel=1)
         self.project = nn.Conv2d(wide, dim, 1)
         if weights != "random":
-            load_encoder(self.backbone, PRETRAINED if weights is None else Path(weights))
+            load_encoder(self.backbone, weights or PRETRAINED, LAYOUTS)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features float [B, D, H/2, W/2] of normalised images [B, 3, H, W], multiples of 8."""
+        """Features float [B, D, H/2, W/2] of normalised images [B, 3, H, W]."""
+        images = to_multiple(images, STRIDE)
         half, quarter, eighth = self.backbone(images.contiguous(memory_format=torch.channels_last))
         x = self.lateral3(eighth) + self.scene(eighth.mean((2, 3)))[:, :, None, None]
         x = self.fuse2(quarter + _enlarge(x))
@@ -104,24 +108,3 @@ class ShapesNet(Student):
 
 def _enlarge(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
-
-
-def load_encoder(encoder: nn.Module, path: Path) -> None:
-    """Fill an encoder with the weights of a safetensors file (float16 or float32).
-
-    Raises:
-        ConfigError: no such file, not safetensors, or its parameters do not fit.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise ConfigError(
-            f"There are no encoder weights at {path}.", "Start without them: --weights random"
-        )
-    try:
-        state = load_file(path)
-        encoder.load_state_dict(state)  # copies float16 into the float32 parameters
-    except (SafetensorError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise ConfigError(f"Weights {path} do not fit the shapes-net encoder: {reason}") from error

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from c2s.config import resolve
 from c2s.methods.clip_to_seg.config import ClipToSegConfig
@@ -42,7 +43,9 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    cache: Path = Field(description="cache to train from")
+    cache: Annotated[str, BeforeValidator(str)] = Field(
+        description="cache to train from: directory or URL"
+    )
     student: str = Field(default="segformer-b4", description="name of a student")
     weights: str | None = Field(
         default=None, description="pretrained weights of the student's backbone"
@@ -134,9 +137,9 @@ class TrainConfig(BaseModel):
     @property
     def run_name(self) -> str:
         """Name of the run folder."""
-        return (
-            self.name or f"{self.student}-{self.cache.name.removesuffix('.zarr')}-seed{self.seed}"
-        )
+        student = re.sub(r"[^\w.-]+", "-", self.student)  # smp:unet/resnet34 is no name of a folder
+        cache = PurePath(self.cache).name.removesuffix(".zarr")
+        return self.name or f"{student}-{cache}-seed{self.seed}"
 
     def resolved(self, dataset: str, view_size: int) -> TrainConfig:
         """The same with every default that depends on the cache filled in.

@@ -24,9 +24,10 @@ from c2s.training.jitter import draw_jitter
 from c2s.training.online import Answer
 from c2s.training.sampler import BatchSequence, SampleRef, fresh_view_rng, jitter_rng
 from c2s_cache.augment import AugmentConfig, draw_view
+from c2s_cache.manifest import IGNORE
 from c2s_cache.pseudo_mask import pseudo_mask
 from c2s_cache.reader import Block, Cache, Sample
-from c2s_cache.views import Crop, crop, crop_image, decode_image
+from c2s_cache.views import Crop, crop, crop_image, crop_labels, decode_image
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class View:
     row: int
     extent: NDArray[np.int64]
     jitter: NDArray[np.float32] | None = None
+    unseen: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,15 @@ class Replay:
 
     `sample` as stored (without the encoded image where `images` are there);
     `crop` the view at the student's size; `images` uint8 [s, s, 3], the view at
-    each size s of an online teacher; `jitter` float32 [5] or None, see `draw_jitter`.
+    each size s of an online teacher; `jitter` float32 [5] or None, see `draw_jitter`; `unseen` bool
+    [S, S], pixels whose annotation was removed, where the sample tells.
     """
 
     sample: Sample
     crop: Crop
     images: tuple[NDArray[np.uint8], ...] = ()
     jitter: NDArray[np.float32] | None = None
+    unseen: NDArray[np.bool_] | None = None
 
 
 def replay(
@@ -77,12 +81,24 @@ def replay(
         UnreadableImage: the stored bytes cannot be decoded.
     """
     image = decode_image(sample.image)
+    view = crop(image, sample.labels, sample.box, sample.flip, size)
     return Replay(
         replace(sample, image=b"") if teacher_sizes else sample,
-        crop(image, sample.labels, sample.box, sample.flip, size),
+        view,
         tuple(crop_image(image, sample.box, sample.flip, s) for s in teacher_sizes),
         None if rng is None else draw_jitter(rng),
+        _unseen(sample, view),
     )
+
+
+def _unseen(sample: Sample, view: Crop) -> NDArray[np.bool_] | None:
+    """Pixels of a view without a label that the data set has one for: bool [S, S]; None if not known."""
+    if sample.ignored is None:
+        return None
+    ignored = crop_labels(
+        sample.ignored.view(np.uint8), sample.box, sample.flip, view.labels.shape[0]
+    )  # 0 or 1, and 255 on padding
+    return (view.labels == IGNORE) & (ignored == 0)
 
 
 def taught(view: Replay, answer: Sample | Answer, num_classes: int) -> View:
@@ -97,6 +113,7 @@ def taught(view: Replay, answer: Sample | Answer, num_classes: int) -> View:
         row=view.sample.row,
         extent=extent(view.crop.inside),
         jitter=view.jitter,
+        unseen=view.unseen,
     )
 
 
@@ -119,6 +136,7 @@ def collate(views: Sequence[View]) -> Batch:
     regions = max(1, *(len(v.region_ids) for v in views))
     draws = [v.jitter for v in views if v.jitter is not None]
     ids = [a for v in views for a in (v.pseudo, v.region_ids) if a.size]
+    unseen = [v.unseen for v in views if v.unseen is not None]
     return Batch(
         image=torch.from_numpy(np.stack([v.image.transpose(2, 0, 1) for v in views])),
         pseudo=torch.from_numpy(np.stack([v.pseudo for v in views])).long(),
@@ -130,6 +148,7 @@ def collate(views: Sequence[View]) -> Batch:
         extent=torch.from_numpy(np.stack([v.extent for v in views])),
         jitter=torch.from_numpy(np.stack(draws)) if draws else None,
         max_id=max(int(a.max()) for a in ids),
+        unseen=torch.from_numpy(np.stack(unseen)) if unseen else None,
     )
 
 
@@ -151,6 +170,7 @@ class BatchStream(IterableDataset[Batch | list[Replay]]):
         teacher_sizes: sides of the views of an online teacher; batches are then lists of replays,
             which become a `Batch` once the teacher has answered.
         fresh: how to draw new views in place of the cached ones; only with `teacher_sizes`.
+        transductive: also say which pixels are of unseen classes; for a self-training and nothing else.
     """
 
     def __init__(
@@ -166,6 +186,7 @@ class BatchStream(IterableDataset[Batch | list[Replay]]):
         teacher_sizes: tuple[int, ...] = (),
         fresh: AugmentConfig | None = None,
         accumulate: int = 1,
+        transductive: bool = False,
     ) -> None:
         self.cache = cache
         self.sequence = sequence
@@ -174,10 +195,11 @@ class BatchStream(IterableDataset[Batch | list[Replay]]):
         self.rank, self.world_size = rank, world_size
         self.teacher_sizes, self.fresh = teacher_sizes, fresh
         self.accumulate = accumulate
+        self.transductive = transductive
 
     def __iter__(self) -> Iterator[Batch | list[Replay]]:
         cache = Cache(self.cache) if isinstance(self.cache, (str, Path)) else self.cache
-        blocks = _BlockWindow(cache, self.sequence.window)
+        blocks = _BlockWindow(cache, self.sequence.window, self.transductive)
         worker = get_worker_info()
         first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
         parts = self.accumulate * self.world_size
@@ -204,15 +226,15 @@ class BatchStream(IterableDataset[Batch | list[Replay]]):
 class _BlockWindow:
     """The blocks in memory; the least recently used one leaves."""
 
-    def __init__(self, cache: Any, capacity: int) -> None:
-        self.cache, self.capacity = cache, capacity
+    def __init__(self, cache: Any, capacity: int, transductive: bool) -> None:
+        self.cache, self.capacity, self.transductive = cache, capacity, transductive
         self.held: OrderedDict[int, Block] = OrderedDict()
 
     def __getitem__(self, block: int) -> Block:
         if block not in self.held:
             if len(self.held) >= self.capacity:
                 self.held.popitem(last=False)
-            self.held[block] = self.cache.read_block(block)
+            self.held[block] = self.cache.read_block(block, self.transductive)
         self.held.move_to_end(block)
         return self.held[block]
 

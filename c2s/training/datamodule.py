@@ -77,7 +77,7 @@ class C2SDataModule(pl.LightningDataModule):
         """What one of `world_size` processes loads of iterations `start` ... `stop` - 1."""
         config = self.config
         return BatchStream(
-            self.cache.path,
+            self.cache.address,
             self.sequence,
             start,
             stop,
@@ -88,4 +88,5 @@ class C2SDataModule(pl.LightningDataModule):
             teacher_sizes=self.teacher_sizes,
             fresh=config.augment if config.views == "fresh" else None,
             accumulate=config.accumulate,
+            transductive=config.self_train is not None,
         )

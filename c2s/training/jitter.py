@@ -1,6 +1,7 @@
 """Photometric distortion as mmsegmentation defines it, drawn per sample and applied to whole batches.
 
-torchvision's colour transforms are other ones: they blend towards grey where these scale and shift.
+torchvision's (v2, 0.29) are other ones: contrast and saturation blend towards grey (contrast 1.5 makes (100, 200, 10)
+into (100, 250, 0), here (150, 255, 15)), brightness multiplies, and a call has one factor for a whole batch.
 """
 
 from __future__ import annotations

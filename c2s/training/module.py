@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from c2s.methods.base import Method
 from c2s.methods.batch import Batch
-from c2s.students.base import IMAGENET_MEAN, IMAGENET_STD, parameter_groups
+from c2s.students.base import normalize_images, parameter_groups
 from c2s.training.config import TrainConfig
 from c2s.training.data import Replay, collate, taught
 from c2s.training.jitter import photometric_jitter
@@ -25,13 +25,6 @@ from c2s.training.online import OnlineTeacher
 from c2s.training.recorder import Recorder
 from c2s.training.sampler import dropout_seed
 from c2s.training.schedule import lr_factor
-
-
-def normalize_images(images: Tensor, student: nn.Module) -> Tensor:
-    """RGB [B, 3, H, W] in 0..255 to float32, normalised as the student expects."""
-    mean = torch.tensor(getattr(student, "mean", IMAGENET_MEAN), device=images.device)
-    std = torch.tensor(getattr(student, "std", IMAGENET_STD), device=images.device)
-    return (images.float() / 255 - mean[:, None, None]) / std[:, None, None]
 
 
 def student_input(batch: Batch, student: nn.Module) -> Tensor:

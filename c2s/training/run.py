@@ -10,6 +10,7 @@ from typing import Literal
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from torch import nn
 
 from c2s.methods.base import KnownClasses
 from c2s.students import create
@@ -115,14 +116,14 @@ def _fit(
     require_loggers(config)
     validation = _validation(config, cache, load_validation)
     teacher = _teacher(config, cache, load_teacher)
-    module = build_module(config, cache, teacher)
+    module = build_module(config, cache, teacher, resumed=start > 0)
     data = C2SDataModule(config, cache, () if teacher is None else teacher.sizes)
     saver = Saver(path, config.checkpoint_every, validation)
     callbacks: list[pl.Callback] = [Bar(config.total, config.log_every), saver]
     trainer = _trainer(config, callbacks if validation is None else [*callbacks, validation])
     # Only now, when nothing is left that a wrong setting could stop, does the folder appear.
     if start == 0 and trainer.is_global_zero:
-        create_run(config, cache, overwrite)
+        create_run(config, cache, module.student, overwrite)
     trainer.loggers = create_loggers(config, path, start)
     try:
         trainer.fit(module, data, ckpt_path=path / "checkpoint" if start else None)
@@ -166,7 +167,10 @@ def _teacher(
 
 
 def build_module(
-    config: TrainConfig, cache: Cache | None = None, teacher: OnlineTeacher | None = None
+    config: TrainConfig,
+    cache: Cache | None = None,
+    teacher: OnlineTeacher | None = None,
+    resumed: bool = False,
 ) -> DistillationModule:
     """Student and method at the state that the seed gives them, or that a run to continue gives.
 
@@ -176,6 +180,7 @@ def build_module(
         config: the run; values that depend on the cache may be left open.
         cache: the opened cache, if it is open already.
         teacher: CLIP in the loop.
+        resumed: the weights will come from the run's checkpoint; its student is built as it says.
 
     Raises:
         CacheError: the cache is missing, incomplete or damaged.
@@ -185,7 +190,7 @@ def build_module(
     config = config.resolved(cache.manifest.dataset, cache.manifest.view_size)
     pl.seed_everything(config.seed, workers=False, verbose=False)
     unseen = None
-    student = create(config.student, cache.manifest.teacher.dim, config.weights)
+    student = _student(config, cache.manifest.teacher.dim, resumed)
     if config.self_train is not None:
         weights = halfway_student(config.self_train, cache.manifest)
         load_weights(student, weights, config.self_train / HALFWAY)
@@ -195,6 +200,14 @@ def build_module(
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return DistillationModule(student, method, config, teacher)
+
+
+def _student(config: TrainConfig, dim: int, resumed: bool) -> nn.Module:
+    """A new student; or that of a run to continue or start from, as it says, still without its weights."""
+    known = config.runs / config.run_name if resumed else config.self_train
+    if known is None:
+        return create(config.student, dim, config.weights)
+    return create(config.student, dim, "random", read_info(known).architecture)
 
 
 def _classes(cache: Cache, which: Literal["seen", "unseen"]) -> KnownClasses:

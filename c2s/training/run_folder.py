@@ -39,7 +39,8 @@ class RunInfo(BaseModel):
     """What a run was trained on. `teacher` and `fingerprints` are those of its cache.
 
     `templates` are the sentences and `prompts` the names in them that its class embeddings stand for;
-    neither is known where they were imported.
+    neither is known where they were imported. `architecture` is what the student says of itself beyond its
+    name (`Student.architecture`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +54,7 @@ class RunInfo(BaseModel):
     prompts: tuple[str, ...] = ()
     teacher: dict[str, Any]
     fingerprints: dict[str, str]
+    architecture: dict[str, Any] | None = None
     versions: dict[str, str]
 
 
@@ -77,12 +79,15 @@ class Run:
     student: nn.Module
 
 
-def create_run(config: TrainConfig, cache: Cache, overwrite: bool = False) -> Path:
+def create_run(
+    config: TrainConfig, cache: Cache, student: nn.Module, overwrite: bool = False
+) -> Path:
     """Lay out the folder of a new run.
 
     Args:
         config: resolved.
         cache: the cache it trains from; classes and text embeddings are copied out of it.
+        student: the student to train; what its name leaves open is kept.
         overwrite: delete a folder of that name.
 
     Raises:
@@ -113,6 +118,7 @@ def create_run(config: TrainConfig, cache: Cache, overwrite: bool = False) -> Pa
         prompts=tuple(text["names"]) if "templates" in text else (),
         teacher=manifest.teacher.model_dump(mode="json"),
         fingerprints=manifest.fingerprints,
+        architecture=getattr(student, "architecture", None),
         versions=_versions(),
     )
     embeddings = torch.from_numpy(np.ascontiguousarray(cache.text("all").embeddings))
@@ -167,7 +173,7 @@ def open_run(path: Path | str) -> Run:
     folder = checkpoint_folder(path)
     embeddings = load_tensors(path / "text.safetensors")["embeddings"]
     # The weights are all in the checkpoint; the pretrained ones need not exist here.
-    student = create(config.student, embeddings.shape[1], "random")
+    student = create(config.student, embeddings.shape[1], "random", info.architecture)
     load_weights(
         student, load_tensors(folder / "student.safetensors"), folder / "student.safetensors"
     )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from c2s_cache.errors import CacheError
-from c2s_cache.fingerprint import file_digest
 from c2s_cache.manifest import IGNORE
 from c2s_cache.reader import Block, Cache
 from c2s_cache.receipt import METADATA, receipt_path
@@ -36,10 +35,11 @@ def verify(cache: Cache, progress: Callable[[int, int], None] | None = None) -> 
     Returns:
         All findings; an empty list means the cache is whole and sound.
     """
-    findings: list[Finding] = [*_metadata(cache), *_structure(cache), *_strays(cache)]
+    there = cache.folder.sizes()
+    findings: list[Finding] = [*_metadata(cache), *_structure(cache), *_strays(cache, there)]
     for block in range(cache.blocks):
         missing = list(_completeness(cache, block))
-        damaged = [] if missing else list(_checksums(cache, block))
+        damaged = [] if missing else list(_checksums(cache, block, there))
         findings += missing + damaged
         if not missing and not damaged:
             findings += _content(cache, block)
@@ -54,8 +54,7 @@ def _metadata(cache: Cache) -> Iterator[Finding]:
         yield Finding("complete", METADATA, "no receipt: the cache was never fully created")
         return
     for name, record in receipt.files.items():
-        file = cache.path / name
-        if not file.is_file() or file_digest(file) != record.sha256:
+        if _digest(cache, name) != record.sha256:
             yield Finding("checksum", name, "metadata differ from the receipt or are missing")
 
 
@@ -74,13 +73,13 @@ def _structure(cache: Cache) -> Iterator[Finding]:
             yield Finding("structure", spec.path, f"is {have}, expected {want}")
 
 
-def _strays(cache: Cache) -> Iterator[Finding]:
+def _strays(cache: Cache, there: Iterable[str]) -> Iterator[Finding]:
     known = {name for receipt in cache.receipts.values() for name in receipt.files}
-    known |= {str(receipt_path(Path(), *key)) for key in cache.receipts} | {"provenance.jsonl"}
-    for file in sorted(cache.path.rglob("*")):
-        name = str(file.relative_to(cache.path))
-        if name not in known and file.is_file():
-            yield Finding("structure", name, "a file that no receipt names")
+    known |= {receipt_path(Path(), *key).as_posix() for key in cache.receipts} | {
+        "provenance.jsonl"
+    }
+    for name in sorted(set(there) - known):
+        yield Finding("structure", name, "a file that no receipt names")
 
 
 def _completeness(cache: Cache, block: int) -> Iterator[Finding]:
@@ -95,18 +94,25 @@ def _completeness(cache: Cache, block: int) -> Iterator[Finding]:
             yield Finding("complete", f"{stage}/{block}", "the receipt belongs to another request")
 
 
-def _checksums(cache: Cache, block: int) -> Iterator[Finding]:
+def _checksums(cache: Cache, block: int, there: Container[str]) -> Iterator[Finding]:
     for stage in cache.manifest.stages_of(block):
         for name, record in cache.receipts[stage, block].files.items():
-            if not (cache.path / name).is_file():
+            if name not in there:
                 yield Finding("checksum", name, "file is missing")
-            elif file_digest(cache.path / name) != record.sha256:
+            elif _digest(cache, name) != record.sha256:
                 yield Finding("checksum", name, "bytes differ from the receipt")
+
+
+def _digest(cache: Cache, name: str) -> str | None:
+    try:
+        return cache.folder.digest(name)
+    except FileNotFoundError:
+        return None
 
 
 def _content(cache: Cache, block: int) -> Iterator[Finding]:
     try:
-        data = cache.read_block(block)
+        data = cache.read_block(block, transductive=True)
     except (CacheError, ValueError, OSError) as error:
         yield Finding("read", f"block {block}", f"cannot be read: {error}")
         return
@@ -138,6 +144,8 @@ def _row(cache: Cache, data: Block, i: int, digests: np.ndarray) -> Iterator[Fin
                 yield Finding(
                     "leakage", where, f"label map holds unseen or unknown ids {leaked.tolist()}"
                 )
+            if (sample.labels[sample.ignored] != IGNORE).any():
+                yield Finding("values", where, "an annotated pixel is said to be ignored")
         ids = sample.region_ids
         if len(np.unique(ids)) != len(ids) or np.isin(ids, m.unseen).any():
             yield Finding("leakage", where, "region ids repeat or name an unseen class")

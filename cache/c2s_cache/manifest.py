@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from c2s_cache.fingerprint import stage_fingerprint
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 STAGES = ("images", "labels", "views", "teacher", "dense", "masks", "regions", "text")
 UPSTREAM: dict[str, tuple[str, ...]] = {
     "images": (),
@@ -58,7 +58,7 @@ class Manifest(_Model):
     bytes; it names every stage, save `dense` where that tier is "none".
     """
 
-    format: Literal[2] = FORMAT
+    format: Literal[3] = FORMAT
     dataset: str
     split: str
     classes: tuple[str, ...]

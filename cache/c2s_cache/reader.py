@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +16,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from c2s_cache.errors import CacheError
-from c2s_cache.fingerprint import file_digest
+from c2s_cache.folder import Folder
 from c2s_cache.manifest import FORMAT, Manifest
-from c2s_cache.receipt import METADATA, Receipt, load
+from c2s_cache.receipt import METADATA, Receipt, parse, receipt_path
 from c2s_cache.schema import RAGGED, open_arrays, ragged_ranges
 
 TRAINING = (
@@ -25,6 +26,9 @@ TRAINING = (
     *("teacher/global_cls", "masks/grid", "regions/cls", "regions/id", "regions/area"),
 )
 """The arrays that training reads."""
+TRANSDUCTIVE = (*TRAINING, "labels/ignored")
+"""Those of a self-training: `labels/ignored` tells pixels of unseen classes from pixels of none, which
+inductive training must not know."""
 DECODER = "zarrs.ZarrsCodecPipeline"
 """What training reads with: the same bytes, in half the time of Zarr's own. Writing stays with Zarr's,
 whose compressed bytes a rebuild must repeat."""
@@ -45,7 +49,8 @@ class Sample:
 
     `image` encoded bytes; `labels` uint8 [H, W] of the source image; `box` float64 [4] in source
     pixels; `grid` uint8 [h, w]; `global_cls` float16 [D]; `region_cls` float16 [R, D]; `region_ids`
-    int16 [R]; `region_area` float32 [R], fraction of the view.
+    int16 [R]; `region_area` float32 [R], fraction of the view; `ignored` bool [H, W], pixels that the
+    data set itself ignores: of the others of label 255 an unseen class was removed. None unless asked for.
     """
 
     row: int
@@ -58,6 +63,7 @@ class Sample:
     region_cls: NDArray[np.float16]
     region_ids: NDArray[np.int16]
     region_area: NDArray[np.float32]
+    ignored: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,12 +83,13 @@ class Block:
         at, a = row - self.start, self.arrays
         data = a["images/data"][slice(*_range(a["images/end"], at))]
         height, width = a["images/size"][at]
-        labels = a["labels/data"][slice(*_range(a["labels/end"], at))].reshape(height, width)
+        pixels = slice(*_range(a["labels/end"], at))
+        ignored = a.get("labels/ignored")
         regions = slice(*_range(a["regions/end"].reshape(-1), at * a["views/flip"].shape[1] + view))
         return Sample(
             row=row,
             image=data.tobytes(),
-            labels=labels,
+            labels=a["labels/data"][pixels].reshape(height, width),
             box=a["views/box"][at, view],
             flip=bool(a["views/flip"][at, view]),
             grid=a["masks/grid"][at, view],
@@ -90,6 +97,7 @@ class Block:
             region_cls=a["regions/cls"][regions],
             region_ids=a["regions/id"][regions],
             region_area=a["regions/area"][regions],
+            ignored=None if ignored is None else ignored[pixels].reshape(height, width),
         )
 
 
@@ -98,19 +106,35 @@ def _range(end: NDArray[Any], i: int) -> tuple[int, int]:
 
 
 class Cache:
-    """A cache on disk, opened for reading.
+    """A cache, opened for reading.
 
     Args:
-        path: cache directory.
+        path: cache directory, or the URL of one; see `Folder`.
 
     Raises:
-        CacheError: no cache of format 1 at `path`. Completeness is checked by `open_cache`.
+        CacheError: no cache of this format at `path`. Completeness is checked by `open_cache`.
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
-        self.manifest = read_manifest(self.path)
-        self._group = open_arrays(self.path)
+        self.folder = Folder(path)
+        self.manifest = read_manifest(path)
+        self._group = open_arrays(self.folder.local or self.address)
+
+    @property
+    def address(self) -> str:
+        """Where it lies: the path or URL that it was opened by."""
+        return self.folder.address
+
+    @property
+    def path(self) -> Path:
+        """The cache directory.
+
+        Raises:
+            CacheError: the cache lies in an object store.
+        """
+        if self.folder.local is None:
+            raise CacheError(f"{self.address} is not on this machine.", "Copy it here first.")
+        return self.folder.local
 
     @property
     def blocks(self) -> int:
@@ -119,11 +143,15 @@ class Cache:
 
     @cached_property
     def receipts(self) -> dict[tuple[str, int], Receipt]:
-        """Receipts present on disk, by (stage, block)."""
+        """Receipts that are there, by (stage, block)."""
         wanted = [(METADATA, 0)]
         wanted += [(s, b) for b in range(self.blocks) for s in self.manifest.stages_of(b)]
-        found = ((key, load(self.path, *key)) for key in wanted)
-        return {key: receipt for key, receipt in found if receipt is not None}
+        names = {receipt_path(Path(), *key).as_posix(): key for key in wanted}
+        found = self.folder.read_all(names)
+        return {key: parse(found[n], f"{self}/{n}", *key) for n, key in names.items() if n in found}
+
+    def __str__(self) -> str:
+        return self.address
 
     @property
     def quarantine(self) -> list[dict[str, Any]]:
@@ -152,7 +180,7 @@ class Cache:
         """The Zarr array at `path`, for tools that look at more than training does."""
         array = self._group[path]
         if not isinstance(array, zarr.Array):
-            raise CacheError(f"{self.path}/{path} is not an array.")
+            raise CacheError(f"{self}/{path} is not an array.")
         return array
 
     def ids(self, block: int) -> list[str]:
@@ -189,19 +217,24 @@ class Cache:
             arrays[path] = np.asarray(self.array(path)[block, : int(arrays[end].reshape(-1)[-1])])
         return arrays
 
-    def read_block(self, block: int) -> Block:
+    def read_block(self, block: int, transductive: bool = False) -> Block:
         """Read what training needs of a block.
+
+        Args:
+            block: block number.
+            transductive: which pixels the data set itself ignores, too. Only for a self-training.
 
         Raises:
             CacheError: it cannot be decoded; every chunk carries a checksum.
         """
+        local = self.folder.local is not None  # zarrs reads from disks
         try:
-            with zarr.config.set({"codec_pipeline.path": DECODER}):
-                arrays = self.read(block, TRAINING)
+            with zarr.config.set({"codec_pipeline.path": DECODER}) if local else nullcontext():
+                arrays = self.read(block, TRANSDUCTIVE if transductive else TRAINING)
         except (ValueError, RuntimeError, OSError) as error:
             raise CacheError(
-                f"block {block} of {self.path} cannot be read: {error}",
-                f"See what is damaged with: c2s cache verify {self.path} --quick",
+                f"block {block} of {self} cannot be read: {error}",
+                f"See what is damaged with: c2s cache verify {self} --quick",
             ) from error
         start = self.manifest.block_range(block).start
         usable = start + np.flatnonzero(arrays["images/usable"])
@@ -223,6 +256,7 @@ def open_cache(path: Path | str) -> Cache:
             f"{path} is incomplete: {found} of {expected} block stages are written.",
             "Finish it by running the same c2s cache build again.",
         )
+    sizes = cache.folder.sizes()
     for (stage, block), receipt in cache.receipts.items():
         if stage != METADATA and receipt.fingerprint != prints[stage]:
             raise CacheError(
@@ -230,39 +264,37 @@ def open_cache(path: Path | str) -> Cache:
                 "Build the cache anew with another --out.",
             )
         for name, record in receipt.files.items():
-            file = cache.path / name
-            if not file.is_file() or file.stat().st_size != record.size:
+            if sizes.get(name) != record.size:
                 raise CacheError(
-                    f"{file} is missing or has the wrong size (expected {record.size} bytes).",
+                    f"{cache}/{name} is missing or has the wrong size (expected {record.size} bytes).",
                     f"Inspect with: c2s cache verify {path} --quick",
                 )
     for name, record in cache.receipts[METADATA, 0].files.items():
-        if file_digest(cache.path / name) != record.sha256:
+        if cache.folder.digest(name) != record.sha256:
             raise CacheError(
-                f"{cache.path / name} has changed since the cache was created.",
+                f"{cache}/{name} has changed since the cache was created.",
                 f"Inspect with: c2s cache verify {path} --quick",
             )
     return cache
 
 
-def read_manifest(path: Path) -> Manifest:
-    """Read a cache's manifest from the root group's attribute `c2s`.
+def read_manifest(path: Path | str) -> Manifest:
+    """Read a cache's manifest from the root group's attribute `c2s`; `path` may be a URL.
 
     Raises:
         CacheError: there is none, or it is of another format.
     """
-    group = path / "zarr.json"
     try:
-        attributes = json.loads(group.read_bytes())["attributes"]["c2s"]
+        attributes = json.loads(Folder(path).read("zarr.json"))["attributes"]["c2s"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CacheError(
-            f"{path} is not a c2s cache (no manifest in {group.name}).",
+            f"{path} is not a c2s cache (no manifest in zarr.json).",
             "Build one with: c2s cache build --dataset NAME",
         ) from error
     if attributes.get("format") != FORMAT:
         raise CacheError(
             f"{path} has cache format {attributes.get('format')!r}; this version reads {FORMAT}.",
-            "Use the c2s version that wrote it, or build the cache anew.",
+            "Use the c2s version that wrote it, or remove it and build it anew: c2s cache build.",
         )
     try:
         return Manifest.model_validate(attributes)

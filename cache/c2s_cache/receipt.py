@@ -64,6 +64,15 @@ def load(root: Path, stage: str, block: int) -> Receipt | None:
         data = path.read_bytes()
     except FileNotFoundError:
         return None
+    return parse(data, str(path), stage, block)
+
+
+def parse(data: bytes, path: str, stage: str, block: int) -> Receipt:
+    """The receipt of a block's stage from the bytes of its file.
+
+    Raises:
+        CacheError: they are no receipt of that stage and block; `path` names the file.
+    """
     try:
         content = json.loads(data)
         receipt = Receipt.model_validate(content["receipt"])
@@ -86,6 +95,8 @@ def load(root: Path, stage: str, block: int) -> Receipt | None:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file so that any reader sees the old content or the new, also after a crash."""
+    for unfinished in path.parent.glob(f".{path.name}.*.part"):  # of a process that was killed
+        unfinished.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     with temporary.open("wb") as file:
         file.write(data)

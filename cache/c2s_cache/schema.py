@@ -22,6 +22,7 @@ RAGGED = {
     "images/data": "images/end",
     "images/id_data": "images/id_end",
     "labels/data": "labels/end",
+    "labels/ignored": "labels/end",
     "regions/cls": "regions/end",
     "regions/id": "regions/end",
     "regions/area": "regions/end",
@@ -107,6 +108,7 @@ def array_specs(manifest: Manifest) -> tuple[ArraySpec, ...]:
         ragged("images", "images/id_data", 64 << 10, 1 << 20, "uint8"),
         rows("images", "images/id_end", (), (), "uint32"),
         ragged("labels", "labels/data", 1 << 20, 64 << 20, "uint8"),
+        ragged("labels", "labels/ignored", 1 << 20, 64 << 20, "bool"),
         rows("labels", "labels/end", (), (), "uint64"),
         rows("views", "views/box", ("view", "edge"), (*view, 4), "float64"),
         rows("views", "views/flip", ("view",), view, "bool"),
@@ -162,8 +164,8 @@ def create_arrays(path: Path, manifest: Manifest) -> None:
         zarr.open_group(path, mode="r+").attrs["c2s"] = manifest.model_dump(mode="json")
 
 
-def open_arrays(path: Path, mode: str = "r") -> zarr.Group:
-    """Open the Zarr group of a cache (`mode` "r" or "r+").
+def open_arrays(path: Path | str, mode: str = "r") -> zarr.Group:
+    """Open the Zarr group of a cache, by its path or URL (`mode` "r" or "r+").
 
     Raises:
         CacheError: there is no Zarr v3 group at `path`.

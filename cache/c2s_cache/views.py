@@ -1,4 +1,7 @@
-"""Invariant: builder and trainer cut views with these functions and no others, so pixels agree exactly."""
+"""Invariant: builder and trainer cut views with these functions and no others, so pixels agree exactly.
+
+Pillow and numpy: torchvision's v2.functional.resized_crop takes boxes of whole pixels, and boxes here are fractions.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from c2s_cache.errors import UnreadableImage
 from c2s_cache.manifest import IGNORE
@@ -59,6 +62,10 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
             with Image.open(io.BytesIO(data)) as image:
                 ImageOps.exif_transpose(image, in_place=True)  # copies only what it has to turn
                 return np.asarray(image.convert("RGB"))
+    except (
+        UnidentifiedImageError
+    ) as error:  # its text has an address in memory, which no receipt may have
+        raise UnreadableImage("image cannot be decoded (no known image format).") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableImage(f"image cannot be decoded ({error}).") from error
 

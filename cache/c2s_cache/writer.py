@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import zarr
 from c2s_cache.change import Change, change
 from c2s_cache.errors import CacheError, MismatchError
 from c2s_cache.fingerprint import file_digest
+from c2s_cache.lock import writing
 from c2s_cache.manifest import Manifest
 from c2s_cache.reader import read_manifest
 from c2s_cache.receipt import (
@@ -38,10 +38,11 @@ class BlockWriter:
 
     Args:
         path: cache directory, made by `create_cache`.
+        token: of the build that this writer works for, from `build_lock`; without one nobody checks.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, token: str | None = None) -> None:
+        self.path, self._token = path, token
         self.manifest = read_manifest(path)
         self._fingerprints = self.manifest.fingerprints
         self._specs = array_specs(self.manifest)
@@ -72,22 +73,27 @@ class BlockWriter:
             notes: facts for the receipt, a pure function of the inputs.
 
         Raises:
-            CacheError: what was read back differs from what was written.
+            CacheError: what was read back differs from what was written, or another build owns the
+                cache by now.
             OSError: the target cannot be written (disk full, no permission).
         """
-        files: dict[str, FileRecord] = {}
-        for spec in self._specs:
-            if spec.stage == stage:
-                files |= self._write_array(spec, block, data[spec.path])
-        receipt = Receipt(
-            stage=stage,
-            block=block,
-            fingerprint=self._fingerprints[stage],
-            files=dict(sorted(files.items())),
-            notes=dict(notes or {}),
-        )
-        commit(self.path, receipt)
+        with self._right_to_write():
+            files: dict[str, FileRecord] = {}
+            for spec in self._specs:
+                if spec.stage == stage:
+                    files |= self._write_array(spec, block, data[spec.path])
+            receipt = Receipt(
+                stage=stage,
+                block=block,
+                fingerprint=self._fingerprints[stage],
+                files=dict(sorted(files.items())),
+                notes=dict(notes or {}),
+            )
+            commit(self.path, receipt)
         return receipt
+
+    def _right_to_write(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._token is None else writing(self.path, self._token)
 
     def adopt(self, base: Path, receipt: Receipt) -> None:
         """Take a finished stage of a block from another cache that has the same fingerprint of it.
@@ -128,7 +134,7 @@ class BlockWriter:
         if expected.size:
             array[selection] = expected[None] if spec.ragged else expected
             read = np.asarray(array[selection])
-            if not np.array_equal(read[0] if spec.ragged else read, expected):
+            if not _same_bits(read[0] if spec.ragged else read, expected):
                 raise CacheError(
                     f"{folder} does not read back as written; the disk may be failing.",
                     "Check the disk, then run the same c2s cache build again.",
@@ -144,6 +150,15 @@ class BlockWriter:
         if length != len(rows):
             raise ValueError(f"{spec.path}: {length} rows for a block of {len(rows)}")
         return (slice(rows.start, rows.stop),)
+
+
+def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether contiguous arrays are equal, NaN and the signs of zeros included."""
+    return a.shape == b.shape and np.array_equal(_bytes_of(a), _bytes_of(b))
+
+
+def _bytes_of(values: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
 
 
 def _share(source: Path, target: Path, size: int) -> None:
@@ -250,23 +265,3 @@ def _half_created(path: Path) -> bool:
     staging = path / STAGING
     files = [f for f in path.rglob("*") if f.is_file() and staging not in f.parents]
     return all(f.name == "zarr.json" for f in files) and (bool(files) or staging.exists())
-
-
-@contextmanager
-def build_lock(path: Path) -> Iterator[None]:
-    """Hold the exclusive right to build into `path`; the kernel drops it when the process dies.
-
-    Raises:
-        CacheError: another process is building into the same cache.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f".{path.name}.lock")
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise CacheError(
-                f"another process is building {path}.",
-                "Wait for it to end, or choose another --out.",
-            ) from error
-        yield

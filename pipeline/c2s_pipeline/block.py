@@ -1,9 +1,10 @@
-"""Invariant: each stage of a block is a function of the stages before it, computed in fixed batches."""
+"""Invariant: each stage of a block is a function of the stages before it, computed in fixed portions."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ from c2s_pipeline.source import ImageSource
 from c2s_pipeline.teacher import Teacher
 from c2s_pipeline.view_teacher import View, ViewTeacher
 
+PORTIONS = 16
+"""Parts into which the rows of a block are cut. Bytes depend on them, so they depend on nothing else."""
 StageArrays = dict[str, dict[str, NDArray[Any]]]
 DENSE_PASS = frozenset({"teacher", "dense", "masks"})
 """Stages that need a dense pass. Clustering always sees the teacher's own float32 tokens: the stored
@@ -58,21 +61,21 @@ class BlockComputer:
 
     Args:
         manifest: the cache's manifest.
-        source: the data set; not touched if neither images nor labels are missing.
+        source: the data set; None if no images and labels will be missing.
         teacher: the CLIP model; None if no missing stage looks at pixels.
         backend: K-means backend.
-        threads: decoding threads.
+        lanes: threads that compute portions side by side; None: one after the other, here.
     """
 
     def __init__(
         self,
         manifest: Manifest,
-        source: ImageSource,
+        source: ImageSource | None,
         teacher: Teacher | None,
         backend: KMeansBackend,
-        threads: int = 2,
+        lanes: Executor | None = None,
     ) -> None:
-        self.manifest, self.source, self.threads = manifest, source, threads
+        self.manifest, self.source, self._lanes = manifest, source, lanes
         self.teacher = ViewTeacher(manifest, teacher, backend)
 
     def compute(
@@ -96,21 +99,23 @@ class BlockComputer:
             DataError: a label map is missing or holds a value outside the class list.
         """
         columns = _Columns(self.manifest, len(ids), frozenset(missing), stored)
+        reader = RowReader(self.manifest, self.source, first_row, missing, stored)
+        passed, size = self.teacher.passes, -(-self.manifest.block_rows // PORTIONS)
+
+        def compute(start: int) -> tuple[list[Row], list[ErrorCard]]:
+            portion = range(start, min(start + size, len(ids)))
+            read = [reader.read(i, ids[i]) for i in portion]
+            cards = self._fill(portion, read, columns)
+            return [row.without_pixels() for row in read], cards
+
         rows: list[Row] = []
-        passed, size = self.teacher.passes, self.teacher.batch_size
-        reader = RowReader(self.manifest, self.source, first_row, missing, stored, self.threads)
-        for batch in reader.batches(ids, size):
-            places = [
-                ((len(rows) + i, v), view)
-                for i, row in enumerate(batch)
-                for v, view in enumerate(row.views)
-            ]
-            rows += batch
-            if columns.missing & PIXELS:
-                for start in range(0, len(places), size):
-                    self._compute(places[start : start + size], columns)
+        error = ErrorCard()
+        each = map if self._lanes is None else self._lanes.map
+        for read, cards in each(compute, range(0, len(ids), size)):
+            rows += read
+            error = sum(cards, error)
             if progress is not None:
-                progress(len(batch))
+                progress(len(read))
         quarantined = [
             {"row": first_row + i, "id": r.id, "reason": r.error}
             for i, r in enumerate(rows)
@@ -118,13 +123,29 @@ class BlockComputer:
         ]
         notes: dict[str, dict[str, Any]] = {"images": {"quarantined": quarantined}}
         if "dense" in columns.missing:
-            notes["dense"] = {"error": columns.error.notes()}
+            notes["dense"] = {"error": error.notes()}
         return BlockResult(columns.assemble(rows), notes, self.teacher.passes - passed)
 
-    def _compute(self, places: list[tuple[tuple[int, int], View]], columns: _Columns) -> None:
+    def _fill(self, portion: range, rows: list[Row], columns: _Columns) -> list[ErrorCard]:
+        """Fill the columns for a portion of the block's rows; returns the error cards of its batches."""
+        if not columns.missing & PIXELS:
+            return []
+        places = [
+            ((i, v), view)
+            for i, row in zip(portion, rows, strict=True)
+            for v, view in enumerate(row.views)
+        ]
+        steps = range(0, len(places), self.teacher.batch_size)
+        batches = (places[i : i + self.teacher.batch_size] for i in steps)
+        return [card for batch in batches for card in self._compute(batch, columns)]
+
+    def _compute(
+        self, places: list[tuple[tuple[int, int], View]], columns: _Columns
+    ) -> list[ErrorCard]:
         """Fill the columns for one batch of views, each at its place (row, view) in the block."""
         views, missing = [view for _, view in places], columns.missing
         at = tuple(np.array([place for place, _ in places]).T)
+        cards = []
         if missing & DENSE_PASS:
             cls, tokens = self.teacher.tokens(
                 views, "teacher" in missing, bool(missing & {"dense", "masks"})
@@ -135,17 +156,19 @@ class BlockComputer:
                 tier = dense_tier(tokens, self.manifest.dense)
                 for path, values in tier.items():
                     columns.dense[path][at] = values
-                columns.error.add(tokens, decoded(tier))
+                cards.append(ErrorCard.of(tokens, decoded(tier)))
             if tokens is not None and "masks" in missing:
                 columns.grid[at] = self.teacher.grids(views, tokens)
         if "regions" in missing:
             found = self.teacher.regions(views, columns.grid[at])
             for (place, _), region in zip(places, found, strict=True):
                 columns.regions[place] = region
+        return cards
 
 
 class _Columns:
-    """Values of all views of a block, blank until filled in: quarantined rows stay blank."""
+    """Values of all views of a block, blank until filled in, each view by one thread: quarantined rows
+    stay blank."""
 
     def __init__(self, m: Manifest, rows: int, missing: frozenset[str], stored: Stored) -> None:
         self.manifest, self.missing = m, missing
@@ -154,7 +177,6 @@ class _Columns:
         blank = np.full((*self.views, *m.teacher.grid), IGNORE, np.uint8)
         self.grid = blank if "masks" in missing else stored.get("masks/grid", blank)
         self.dense: dict[str, NDArray[Any]] = {}
-        self.error = ErrorCard()
         if "dense" in missing:
             tokens = np.zeros(
                 (*self.views, *m.teacher.grid, m.teacher.dense_dim or dim), np.float32
@@ -212,6 +234,7 @@ def _images(rows: list[Row]) -> dict[str, NDArray[Any]]:
 def _labels(rows: list[Row]) -> dict[str, NDArray[Any]]:
     return {
         "labels/data": np.concatenate([r.labels.reshape(-1) for r in rows]),
+        "labels/ignored": np.concatenate([r.ignored.reshape(-1) for r in rows]),
         "labels/end": np.cumsum([r.labels.size for r in rows]),
     }
 

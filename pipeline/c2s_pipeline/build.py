@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from c2s_cache import C2SError, Cache, CacheError, Manifest
 from c2s_cache.change import Change
+from c2s_cache.lock import build_lock
 from c2s_cache.receipt import load
-from c2s_cache.writer import BlockWriter, build_lock, create_cache
+from c2s_cache.writer import BlockWriter, create_cache
+from c2s_pipeline.block import PORTIONS
 from c2s_pipeline.cluster import connect
 from c2s_pipeline.extras import require
 from c2s_pipeline.imported_text import TEMPLATE_PAIR, check_order, load_embeddings
@@ -118,7 +120,7 @@ def build(
     machine = Machine(workers, scheduler, progress or _Silent())
     out = out.absolute()
     order = row_order(source, request)  # a wrong data folder is reported before the teacher loads
-    with disk_errors(out), build_lock(out):
+    with disk_errors(out), build_lock(out) as token:
         teacher, spec = load_teacher(request)
         create_backend(request.backend)  # a missing library is reported before any work is done
         manifest = make_manifest(source, request, order, teacher.info())
@@ -128,7 +130,8 @@ def build(
             machine.progress.change(changed)
         embedded = write_text(out, teacher, machine, imported)
         del teacher  # the workers load their own; two copies would share one GPU's memory
-        return complete(out, source, order, spec, machine, embedded, started, "build")
+        task = Task(out, source, spec, device(), token)
+        return complete(task, order, machine, embedded, started, "build")
 
 
 def write_text(
@@ -152,10 +155,8 @@ def write_text(
 
 
 def complete(
-    out: Path,
-    source: ImageSource,
+    task: Task,
     order: list[str],
-    spec: TeacherSpec,
     machine: Machine,
     embedded: int,
     started: float,
@@ -164,24 +165,20 @@ def complete(
     """Compute all blocks that a cache lacks, and report on the whole run.
 
     Args:
-        out: cache directory, locked, its text written.
-        source: the data set split; not touched if no images and labels are missing.
+        task: what the workers are to do; its cache is locked, its text written.
         order: image ids in row order.
-        spec: teacher of the workers.
         machine: where to run.
         embedded: class names embedded by this run.
         started: `time.monotonic()` at the start of the command.
         command: name for the provenance file.
     """
-    writer = BlockWriter(out)
+    out, writer = task.path, BlockWriter(task.path)
     manifest = writer.manifest
     blocks = [b for b in range(manifest.blocks) if writer.missing(b)]
     pending = sum(len(manifest.block_range(b)) for b in blocks)
     computed = Counter({"text": embedded} if embedded else {})
     machine.progress.start(manifest.rows, manifest.rows - pending)
-    done = list(
-        _build_blocks(Task(out, source, spec, _device(), 1), blocks, order, manifest, machine)
-    )
+    done = list(_build_blocks(task, blocks, order, manifest, machine))
     for block in done:
         computed.update(dict.fromkeys(block.stages, len(manifest.block_range(block.block))))
     passes = sum(block.passes for block in done)
@@ -221,7 +218,8 @@ def passes_of(path: Path) -> int:
     return views * (1 if m.teacher.dense_size == m.teacher.image_size else 2) + regions
 
 
-def _device() -> str:
+def device() -> str:
+    """The torch device that a build uses."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -253,7 +251,7 @@ def load_teacher(request: BuildRequest) -> tuple[Teacher, TeacherSpec]:
         request.dense_features,
         request.precision,
     )
-    teacher = Teacher(spec, _device())
+    teacher = Teacher(spec, device())
     return teacher, replace(spec, dense_size=teacher.dense_size)
 
 
@@ -264,8 +262,9 @@ def _build_blocks(
         return
     distributed = require("distributed", "build")
     count = machine.workers or max(torch.cuda.device_count(), 1)
-    task = replace(task, threads=max((os.cpu_count() or 1) // count, 1))
-    cluster = connect(machine.scheduler, min(count, len(blocks)), task.device, task.threads)
+    task = replace(task, lanes=max((os.cpu_count() or 1) // count, 1))
+    under_way = 1 + -(-task.lanes // PORTIONS)  # so that lanes have work while a block is written
+    cluster = connect(machine.scheduler, min(count, len(blocks)), task.device, under_way)
     with cluster as client:
         client.subscribe_topic(
             PROGRESS_TOPIC, lambda event: machine.progress.advance(int(event[1]))
@@ -290,7 +289,7 @@ def _submit_all(
     order: list[str],
     manifest: Manifest,
 ) -> Iterator[Done]:
-    """Build the blocks, two per worker under way at a time; raises the first failure."""
+    """Build the blocks, those of idle workers queued; raises the first failure."""
     waiting = iter(blocks)
 
     def submit(count: int) -> list[Any]:
@@ -299,7 +298,7 @@ def _submit_all(
             for block in itertools.islice(waiting, count)
         ]
 
-    alive = set(submit(2 * max(len(client.ncores()), 1)))
+    alive = set(submit(2 * max(sum(client.ncores().values()), 1)))
     completed = distributed.as_completed(alive)
     try:
         for future in completed:

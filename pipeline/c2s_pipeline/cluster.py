@@ -1,4 +1,4 @@
-"""Invariant: workers are single-threaded processes whose arithmetic has all the cores meant for it."""
+"""Invariant: a worker process computes in lanes of one thread each; its tasks only wait for them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,19 @@ from typing import Any
 from c2s_cache import ConfigError
 from c2s_pipeline.extras import require
 
+PROFILER = "distributed.worker.profile.enabled"
+"""It looks at every thread a hundred times a second, holding the interpreter's lock."""
 PRE_SPAWN = "distributed.nanny.pre-spawn-environ"
+ENVIRONMENT = {
+    **{"MALLOC_TRIM_THRESHOLD_": str(1 << 30), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)},
+    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
+}
+"""Environment of a worker process. Dask's own sets a trim threshold that keeps glibc from raising its mmap
+threshold: every large tensor is then mapped and faulted in anew, which slows a small teacher down."""
 
 
 @contextlib.contextmanager
-def connect(scheduler: str | None, workers: int, device: str, threads: int) -> Iterator[Any]:
+def connect(scheduler: str | None, workers: int, device: str, blocks: int = 2) -> Iterator[Any]:
     """A client of the given scheduler, or of a local cluster that ends with the build.
 
     The local cluster has one process per worker, with one GPU each where there are GPUs.
@@ -26,7 +34,7 @@ def connect(scheduler: str | None, workers: int, device: str, threads: int) -> I
         scheduler: address of a running Dask scheduler, or None.
         workers: processes of the local cluster.
         device: "cuda" or "cpu".
-        threads: arithmetic threads of each local worker.
+        blocks: blocks that each local worker has under way at once.
 
     Raises:
         ConfigError: no scheduler answers at that address, or it has no workers.
@@ -38,13 +46,13 @@ def connect(scheduler: str | None, workers: int, device: str, threads: int) -> I
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"no Dask scheduler answers at {scheduler}.",
-                "Start one with: dask scheduler, and workers with: dask worker ADDRESS --nthreads 1",
+                "Start one with: dask scheduler, and workers with: dask worker ADDRESS --nthreads 2",
             ) from error
         with client:
             if not client.ncores():
                 raise ConfigError(
                     f"the Dask scheduler at {scheduler} has no workers.",
-                    f"Start some with: dask worker {scheduler} --nthreads 1",
+                    f"Start some with: dask worker {scheduler} --nthreads 2",
                 )
             yield client
         return
@@ -56,12 +64,12 @@ def connect(scheduler: str | None, workers: int, device: str, threads: int) -> I
     with contextlib.ExitStack() as stack:
         with (
             _uninterrupted(),
-            require("dask", "build").config.set({PRE_SPAWN: _environment(threads)}),
+            require("dask", "build").config.set({PRE_SPAWN: ENVIRONMENT, PROFILER: False}),
         ):
             local = stack.enter_context(
                 cluster(
                     n_workers=workers,
-                    threads_per_worker=1,
+                    threads_per_worker=blocks,
                     memory_limit=0,
                     dashboard_address=":0",
                     silence_logs=logging.CRITICAL,
@@ -81,15 +89,3 @@ def _uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _environment(threads: int) -> dict[str, str]:
-    """Environment of a worker process, in place of Dask's own, which suits many small workers.
-
-    Dask gives each worker one arithmetic thread, and a trim threshold that, once set, keeps glibc from
-    raising its mmap threshold: every large tensor is then mapped and faulted in anew. Together they
-    cost a small teacher on a CPU more than half of its rate.
-    """
-    pools = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    keep = {"MALLOC_TRIM_THRESHOLD_": str(1 << 30), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
-    return {**keep, **dict.fromkeys(pools, str(threads))}

@@ -8,16 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from c2s_cache import ConfigError, DataError, Manifest, TeacherInfo, open_cache
 from c2s_cache.change import change
-from c2s_cache.writer import BlockWriter, build_lock, create_cache
+from c2s_cache.lock import build_lock
+from c2s_cache.writer import BlockWriter, create_cache
 from c2s_pipeline.build import (
     BuildReport,
     Machine,
     complete,
+    device,
     disk_errors,
     load_teacher,
     write_text,
@@ -25,7 +24,8 @@ from c2s_pipeline.build import (
 from c2s_pipeline.recorded import load_recorded, recorded_request, recorded_spec
 from c2s_pipeline.request import BuildRequest, make_manifest
 from c2s_pipeline.rows import PIXELS
-from c2s_pipeline.source import ImageSource
+from c2s_pipeline.source import ImageSource, SplitInfo
+from c2s_pipeline.task import Task
 from c2s_pipeline.teacher import Teacher, TeacherSpec
 
 TEACHER_FIELDS = ("teacher", "pretrained", "dense_size", "dense_features")
@@ -33,11 +33,10 @@ TEXT_FIELDS = ("prompts", "templates", "text_embeddings")
 
 
 @dataclass(frozen=True)
-class CacheSource:
-    """The data set behind a cache: images are the cache's own, label maps come from `labelled` if given."""
+class RecordedSplit:
+    """What a cache recorded of the split that it was built from: `SplitInfo` without the data set."""
 
     manifest: Manifest
-    labelled: ImageSource | None = None
 
     @property
     def name(self) -> str:
@@ -52,32 +51,17 @@ class CacheSource:
     @property
     def classes(self) -> tuple[str, ...]:
         """All class names in id order."""
-        return self.manifest.classes if self.labelled is None else self.labelled.classes
+        return self.manifest.classes
 
     @property
     def unseen(self) -> tuple[int, ...]:
         """Ids of the unseen classes."""
-        return self.manifest.unseen if self.labelled is None else self.labelled.unseen
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """Not known here: the order of a cache is the order of its rows."""
-        raise NotImplementedError
+        return self.manifest.unseen
 
     def identity(self) -> dict[str, Any]:
-        """What the cache recorded of the data set."""
+        """The facts that the data set had when the cache was built."""
         recorded: dict[str, Any] = self.manifest.requests["images"]["source"]
         return recorded
-
-    def encoded(self, image_id: str) -> bytes:
-        """Never asked for: a derived cache shares its images."""
-        raise NotImplementedError
-
-    def labels(self, image_id: str) -> NDArray[np.uint8]:
-        """Label map of the data set."""
-        if self.labelled is None:
-            raise DataError(f"the label map of {image_id} is needed, but no data set is at hand.")
-        return self.labelled.labels(image_id)
 
 
 def derive(
@@ -114,10 +98,10 @@ def derive(
             "files were added, removed or edited."
         )
     order = [image_id for b in range(cache.blocks) for image_id in cache.ids(b)]
-    source = CacheSource(before, labelled)
-    with disk_errors(out), build_lock(out):
+    split = labelled or RecordedSplit(before)
+    with disk_errors(out), build_lock(out) as token:
         info, spec, teacher = _teacher(before, request)
-        manifest = _manifest(before, source, request, order, info)
+        manifest = _manifest(before, split, request, order, info)
         changed = change(before, manifest)
         if "images" not in changed.kept:
             raise ConfigError(
@@ -135,7 +119,8 @@ def derive(
             teacher = load_recorded(before, spec)
         embedded = write_text(out, teacher, machine) if teacher is not None else 0
         del teacher  # the workers load their own
-        return complete(out, source, order, spec, machine, embedded, started, "derive")
+        task = Task(out, labelled, spec, device(), token)
+        return complete(task, order, machine, embedded, started, "derive")
 
 
 def _teacher(
@@ -151,13 +136,13 @@ def _teacher(
 
 def _manifest(
     before: Manifest,
-    source: CacheSource,
+    split: SplitInfo,
     request: BuildRequest,
     order: Sequence[str],
     teacher: TeacherInfo,
 ) -> Manifest:
     """The manifest of the derived cache; imported class embeddings stay unless others are asked for."""
-    manifest = make_manifest(source, request, order, teacher)
+    manifest = make_manifest(split, request, order, teacher)
     recorded = recorded_request(before)
     same_text = all(getattr(request, f) == getattr(recorded, f) for f in TEXT_FIELDS)
     if not (same_text and "imported" in before.requests["text"]):

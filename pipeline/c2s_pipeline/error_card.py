@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,31 +18,32 @@ WINDOW, ITERATIONS = 3, 10
 """Clustering by which tiers are judged, whatever the settings of the masks: of all tokens of a view."""
 
 
+@dataclass(frozen=True)
 class ErrorCard:
-    """How far the dense tier of a block is from the teacher's float32 tokens, summed up over its views."""
+    """How far a dense tier is from the teacher's float32 tokens, summed up over some views."""
 
-    def __init__(self) -> None:
-        self._backend = TorchKMeans("cuda" if torch.cuda.is_available() else "cpu")
-        self.tokens, self.agreeing = 0, 0
-        self.cosine_sum, self.cosine_min = 0.0, 1.0
+    tokens: int = 0
+    agreeing: int = 0
+    cosine_sum: float = 0.0
+    cosine_min: float = 1.0
 
-    def add(self, exact: NDArray[np.float32], stored: NDArray[np.float32]) -> None:
-        """Take in a batch of views: tokens [B, h, w, D], the teacher's and what the tier gives back."""
+    @classmethod
+    def of(cls, exact: NDArray[np.float32], stored: NDArray[np.float32]) -> ErrorCard:
+        """The card of a batch of views: tokens [B, h, w, D], the teacher's and what the tier gives back."""
         a, b = exact.astype(np.float64), stored.astype(np.float64)
         norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
         cosine = (a * b).sum(-1) / np.maximum(norms, 1e-30)
-        self.tokens += cosine.size
-        self.cosine_sum += float(cosine.sum())
-        self.cosine_min = min(self.cosine_min, float(cosine.min()))
-        pairs = zip(self._clusters(exact), self._clusters(stored), strict=True)
-        self.agreeing += sum(_agreeing(first, second) for first, second in pairs)
+        agreeing = map(_agreeing, _clusters(exact), _clusters(stored))
+        return cls(cosine.size, sum(agreeing), float(cosine.sum()), float(cosine.min()))
 
-    def _clusters(self, tokens: NDArray[np.float32]) -> list[NDArray[np.intp]]:
-        window = min(WINDOW, *tokens.shape[1:3])
-        free = np.zeros(tokens.shape[1:3], bool)
-        seeds = [initial_seeds(view, free, (window,)) for view in tokens]
-        flat = [view.reshape(-1, view.shape[-1]) for view in tokens]
-        return [labels for labels, _ in cluster(flat, seeds, ITERATIONS, self._backend)]
+    def __add__(self, other: ErrorCard) -> ErrorCard:
+        """The card of both. Sums of floats: their order decides the last bits."""
+        return ErrorCard(
+            self.tokens + other.tokens,
+            self.agreeing + other.agreeing,
+            self.cosine_sum + other.cosine_sum,
+            min(self.cosine_min, other.cosine_min),
+        )
 
     def notes(self) -> dict[str, Any]:
         """Numbers for the receipt of the block, rounded."""
@@ -51,6 +53,15 @@ class ErrorCard:
             "cosine_min": round(self.cosine_min, 8),
             "agreeing": self.agreeing,
         }
+
+
+def _clusters(tokens: NDArray[np.float32]) -> list[NDArray[np.intp]]:
+    backend = TorchKMeans("cuda" if torch.cuda.is_available() else "cpu")
+    window = min(WINDOW, *tokens.shape[1:3])
+    free = np.zeros(tokens.shape[1:3], bool)
+    seeds = [initial_seeds(view, free, (window,)) for view in tokens]
+    flat = [view.reshape(-1, view.shape[-1]) for view in tokens]
+    return [labels for labels, _ in cluster(flat, seeds, ITERATIONS, backend)]
 
 
 def decoded(tier: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:

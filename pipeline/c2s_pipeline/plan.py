@@ -26,8 +26,9 @@ from c2s_pipeline.teacher import Teacher
 from c2s_pipeline.text import class_embeddings
 
 GIB = 2**30
-COPIES = 3
-"""Of a block's arrays that a worker holds at most: computed, as stored, and read back."""
+COPIES = 4
+"""Of a block's arrays that a worker holds at most: computed, as stored, and read back, and meanwhile those
+of the next block."""
 
 
 class DoesNotFit(C2SError):

@@ -18,7 +18,7 @@ from c2s_pipeline.imported_text import load_embeddings
 from c2s_pipeline.kmeans import BackendName
 from c2s_pipeline.masks import MaskConfig, check_windows
 from c2s_pipeline.regions import RegionConfig
-from c2s_pipeline.source import ImageSource
+from c2s_pipeline.source import ImageSource, SplitInfo
 from c2s_pipeline.teacher import Precision
 from c2s_pipeline.templates import template_set
 
@@ -70,7 +70,7 @@ def row_order(source: ImageSource, request: BuildRequest) -> list[str]:
 
 
 def make_manifest(
-    source: ImageSource,
+    source: SplitInfo,
     request: BuildRequest,
     order: Sequence[str],
     teacher: TeacherInfo,
@@ -117,9 +117,7 @@ def make_manifest(
     )
 
 
-def _text_request(
-    source: ImageSource, request: BuildRequest, teacher: TeacherInfo
-) -> dict[str, Any]:
+def _text_request(source: SplitInfo, request: BuildRequest, teacher: TeacherInfo) -> dict[str, Any]:
     """Everything that determines the class embeddings."""
     classes = list(source.classes)
     if request.text_embeddings is not None:

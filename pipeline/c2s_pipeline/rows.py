@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,14 +26,20 @@ PIXELS = frozenset({"teacher", "dense", "masks", "regions"})
 class Row:
     """One image of a block. If `error` is set it cannot be used, and all else but `id` is empty.
 
-    `data` encoded bytes; `labels` uint8 [H, W] without unseen classes, empty if no stage asks for them.
+    `data` encoded bytes; `labels` uint8 [H, W] without unseen classes, empty if no stage asks for them;
+    `ignored` bool [H, W], pixels that the data set itself ignores, empty unless read from the source.
     """
 
     id: str
     data: bytes
     labels: NDArray[np.uint8]
+    ignored: NDArray[np.bool_]
     views: tuple[View, ...]
     error: str | None = None
+
+    def without_pixels(self) -> Row:
+        """The same without its cut views, which are large and of no use once the teacher has seen them."""
+        return replace(self, views=tuple(replace(v, native=None, dense=None) for v in self.views))
 
 
 class RowReader:
@@ -42,55 +47,50 @@ class RowReader:
 
     Args:
         manifest: the cache's manifest.
-        source: the data set; not touched if neither images nor labels are missing.
+        source: the data set; None if neither images nor labels are missing.
         first_row: number of the block's first row.
         missing: stages to be computed.
         stored: arrays of the stages that are there, by path, as `Cache.read` gives them.
-        threads: decoding threads.
     """
 
     def __init__(
         self,
         manifest: Manifest,
-        source: ImageSource,
+        source: ImageSource | None,
         first_row: int,
         missing: Sequence[str],
         stored: Stored,
-        threads: int = 2,
     ) -> None:
-        self.manifest, self.source, self.stored = manifest, source, stored
+        self.manifest, self._source, self.stored = manifest, source, stored
         self.first_row = first_row
-        self.missing, self.threads = frozenset(missing), threads
+        self.missing = frozenset(missing)
         self._data = _items(stored, "images/data", "images/end")
         self._labels = _items(stored, "labels/data", "labels/end")
 
-    def batches(self, ids: Sequence[str], size: int) -> Iterator[list[Row]]:
-        """Rows in groups of `size`, decoded one group ahead.
+    @property
+    def source(self) -> ImageSource:
+        """The data set."""
+        if self._source is None:
+            raise ValueError("the missing stages need the data set")
+        return self._source
+
+    def read(self, i: int, image_id: str) -> Row:
+        """Row `i` of the block; several threads may ask at once.
 
         Raises:
-            DataError: a label map is missing, holds a value outside the class list, or has changed.
+            DataError: its label map is missing, holds a value outside the class list, or has changed.
         """
-        rows = list(enumerate(ids))
-        groups = [rows[i : i + size] for i in range(0, len(rows), size)]
-        with ThreadPoolExecutor(self.threads) as pool:
-            pending = [pool.submit(self._read, *row) for row in groups[0]]
-            for following in [*groups[1:], []]:
-                ahead = [pool.submit(self._read, *row) for row in following]
-                yield [future.result() for future in pending]
-                pending = ahead
-
-    def _read(self, i: int, image_id: str) -> Row:
         try:
             data = self._encoded(i, image_id)
             image = decode_image(data) if self.missing & (PIXELS | {"images"}) else None
             size = image.shape[:2] if image is not None else tuple(self.stored["images/size"][i])
-            labels = self._label_map(i, image_id, size)
+            labels, ignored = self._label_map(i, image_id, size)
         except UnreadableImage as error:
-            return Row(image_id, b"", np.zeros((0, 0), np.uint8), (), error.what)
+            return Row(image_id, b"", *_no_labels(), (), error.what)
         views = self._views(i, labels)
         if image is not None and self.missing & PIXELS:
             views = tuple(self._cut(view, image) for view in views)
-        return Row(image_id, data, labels, views)
+        return Row(image_id, data, labels, ignored, views)
 
     def _encoded(self, i: int, image_id: str) -> bytes:
         if "images" in self.missing:
@@ -99,11 +99,14 @@ class RowReader:
             raise UnreadableImage("quarantined")
         return self._data[i].tobytes() if self._data else b""
 
-    def _label_map(self, i: int, image_id: str, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """Labels without unseen classes; new images must agree with their label maps in size."""
+    def _label_map(
+        self, i: int, image_id: str, size: tuple[int, int]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Labels and ignored pixels of a `Row`; new images must agree with their label maps in size."""
         new = "images" in self.missing
         if not new and "labels" not in self.missing:
-            return self._labels[i].reshape(size) if self._labels else np.zeros((0, 0), np.uint8)
+            blank, nothing = _no_labels()
+            return self._labels[i].reshape(size) if self._labels else blank, nothing
         labels = self.source.labels(image_id)
         if labels.shape != size:
             what = (
@@ -114,7 +117,7 @@ class RowReader:
             raise DataError(
                 f"{image_id}: {what} The label maps are not those the cache was built from."
             )
-        return without_unseen(labels, self.manifest.unseen, IGNORE)
+        return without_unseen(labels, self.manifest.unseen, IGNORE), labels == IGNORE
 
     def _views(self, i: int, labels: NDArray[np.uint8]) -> tuple[View, ...]:
         if "views" in self.missing:
@@ -142,6 +145,10 @@ class RowReader:
         if teacher.dense_size != teacher.image_size:
             dense = crop_image(image, view.box, view.flip, teacher.dense_size)
         return replace(view, native=native, dense=dense)
+
+
+def _no_labels() -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    return np.zeros((0, 0), np.uint8), np.zeros((0, 0), np.bool_)
 
 
 def _items(stored: Stored, path: str, end: str) -> list[NDArray[Any]]:

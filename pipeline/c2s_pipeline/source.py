@@ -1,4 +1,4 @@
-"""Invariant: the pipeline sees a data set only through this protocol, whatever its layout on disk."""
+"""Invariant: the pipeline sees a data set only through these protocols, whatever its layout on disk."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class ImageSource(Protocol):
-    """One split of a labelled data set. Implementations are small, picklable and open files lazily."""
+class SplitInfo(Protocol):
+    """What a manifest says of one split of a data set."""
 
     @property
     def name(self) -> str:
@@ -28,12 +28,16 @@ class ImageSource(Protocol):
     def unseen(self) -> tuple[int, ...]:
         """Ids of the classes whose annotations training must never see."""
 
+    def identity(self) -> dict[str, Any]:
+        """JSON-like facts that change whenever the content of the split does."""
+
+
+class ImageSource(SplitInfo, Protocol):
+    """One split of a labelled data set. Implementations are small, picklable and open files lazily."""
+
     @property
     def ids(self) -> Sequence[str]:
         """Image ids, sorted."""
-
-    def identity(self) -> dict[str, Any]:
-        """JSON-like facts that change whenever the content of the split does."""
 
     def encoded(self, image_id: str) -> bytes:
         """Encoded image bytes. Raises `UnreadableImage` if the file cannot be read."""

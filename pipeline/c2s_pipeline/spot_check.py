@@ -13,7 +13,6 @@ from c2s_cache import Cache
 from c2s_cache.integrity import Finding
 from c2s_cache.schema import RAGGED, ragged_ranges
 from c2s_pipeline.block import BlockComputer
-from c2s_pipeline.derive import CacheSource
 from c2s_pipeline.kmeans import create_backend
 from c2s_pipeline.teacher import Teacher
 
@@ -64,7 +63,7 @@ def spot_check(
     """
     manifest = cache.manifest
     backend = create_backend(manifest.requests["masks"]["backend"], teacher.device)
-    computer = BlockComputer(manifest, CacheSource(manifest), teacher, backend)
+    computer = BlockComputer(manifest, None, teacher, backend)
     worst = {"global": 1.0, "region": 1.0, "grid": 1.0}
     findings: list[Finding] = []
     passes = 0

@@ -1,8 +1,10 @@
-"""Invariant: a worker is sent paths and descriptions, never open stores or models, and owns its block."""
+"""Invariant: a task is sent paths and descriptions, never open stores or models, and owns its block."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,13 +27,18 @@ PROGRESS_TOPIC = "c2s-rows"
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker needs to build any block of a cache."""
+    """What a worker process needs to build any block of a cache.
+
+    `source` may be None if no images and labels are missing.
+    `token` shows that it works for the cache's owner; `lanes` threads compute in each process.
+    """
 
     path: Path
-    source: ImageSource
+    source: ImageSource | None
     spec: TeacherSpec
     device: str
-    threads: int
+    token: str
+    lanes: int = 1
 
 
 @dataclass(frozen=True)
@@ -47,16 +54,15 @@ class Done:
 def build_block(task: Task, block: int, ids: list[str]) -> Done:
     """Compute and store all missing stages of a block; runs in a worker. Twice is harmless."""
     report = _reporter()
-    writer = BlockWriter(task.path)
+    writer = BlockWriter(task.path, task.token)
     manifest = writer.manifest
     missing = tuple(s for s in writer.missing(block) if s != "text")
     if not missing:
         report(len(ids))
         return Done(block, (), 0, peak_memory())
-    torch.set_num_threads(task.threads)
-    teacher = _worker_teacher(task.spec, task.device) if PIXELS & set(missing) else None
+    teacher = _teacher(task.spec, task.device) if PIXELS & set(missing) else None
     backend = create_backend(manifest.requests["masks"]["backend"], task.device)
-    computer = BlockComputer(manifest, task.source, teacher, backend, max(task.threads, 2))
+    computer = BlockComputer(manifest, task.source, teacher, backend, _lanes(task.lanes))
     there = {spec.path for spec in array_specs(manifest) if spec.stage not in missing}
     stored = Cache(task.path).read(block, stored_inputs(missing) & there)
     first = manifest.block_range(block).start
@@ -66,9 +72,34 @@ def build_block(task: Task, block: int, ids: list[str]) -> Done:
     return Done(block, missing, result.passes, peak_memory())
 
 
+_LOADING = threading.Lock()
+"""Blocks that are under way in one process share its teacher and its lanes."""
+
+
+def _teacher(spec: TeacherSpec, device: str) -> Teacher:
+    with _LOADING:
+        return _load_teacher(spec, device)
+
+
 @lru_cache(maxsize=1)
-def _worker_teacher(spec: TeacherSpec, device: str) -> Teacher:
+def _load_teacher(spec: TeacherSpec, device: str) -> Teacher:
     return Teacher(spec, device)
+
+
+def _lanes(count: int) -> ThreadPoolExecutor:
+    """The threads of this process that compute, each alone.
+
+    A pass in one thread gives the same bits on any number of cores; several passes side by side use
+    them better than one pass that is shared out, and one lane decodes while another waits for a GPU.
+    """
+    with _LOADING:
+        return _start_lanes(count)
+
+
+@lru_cache(maxsize=1)
+def _start_lanes(count: int) -> ThreadPoolExecutor:
+    torch.set_num_threads(1)
+    return ThreadPoolExecutor(count, "lane", torch.set_num_threads, (1,))
 
 
 def _reporter() -> Callable[[int], None]:

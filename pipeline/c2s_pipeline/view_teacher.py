@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -46,6 +47,8 @@ class View:
 class ViewTeacher:
     """CLS tokens, dense features, latent grids and region tokens of batches of views.
 
+    Several threads may ask at once.
+
     Args:
         manifest: settings of every stage.
         teacher: the CLIP model; None if no stage that is asked for looks at pixels.
@@ -57,7 +60,7 @@ class ViewTeacher:
 
     def __init__(self, manifest: Manifest, teacher: Teacher | None, backend: KMeansBackend) -> None:
         self.manifest, self._teacher, self.backend = manifest, teacher, backend
-        self.passes = 0
+        self.passes, self._counting = 0, threading.Lock()
         requests = manifest.requests
         self.batch_size = int(requests["teacher"]["batch_size"])
         masks = {k: v for k, v in requests["masks"].items() if k in MaskConfig.model_fields}
@@ -85,10 +88,10 @@ class ViewTeacher:
         global_cls = tokens = None
         if same or dense:
             global_cls, tokens = self.teacher.dense_features(_stack(v.dense for v in views))
-            self.passes += len(views)
+            self._passed(len(views))
         if cls and not same:
             global_cls = self.teacher.cls_tokens(_stack(v.native for v in views))
-            self.passes += len(views)
+            self._passed(len(views))
         return _numpy(global_cls if cls else None), _numpy(tokens if dense else None)
 
     def grids(self, views: Sequence[View], tokens: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -112,7 +115,7 @@ class ViewTeacher:
             assert view.native is not None
             found.append(masked_regions(view.native, pseudo, self.region_config, self._mean_colour))
         images = np.concatenate([r.images for r in found])
-        self.passes += len(images)
+        self._passed(len(images))
         steps = range(0, len(images), self.batch_size)
         parts = [self.teacher.cls_tokens(images[i : i + self.batch_size]) for i in steps]
         cls = (
@@ -121,6 +124,10 @@ class ViewTeacher:
         ends = np.cumsum([len(r.ids) for r in found])[:-1]
         bare = [replace(r, images=r.images[:0].copy()) for r in found]
         return list(zip(bare, np.split(cls, ends), strict=True))
+
+    def _passed(self, images: int) -> None:
+        with self._counting:
+            self.passes += images
 
 
 def _numpy(values: torch.Tensor | None) -> NDArray[np.float32] | None:

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from c2s.datasets import load_dataset
-from c2s.demo.defaults import BUILD
-from c2s.demo.recipe import METHOD, TRAIN
+from c2s.demo.defaults import BUILD, TRAIN
 from c2s.methods.base import KnownClasses
 from c2s.online import load_online_teacher
 from c2s.students import create
@@ -42,7 +41,7 @@ def cache(scheduler, tmp_path_factory):
 
 def config(cache, folder, **more):
     options = {"iterations": STEPS, "batch_size": 8, "warmup": 5, "log_every": 1, "jitter": True}
-    defaults = {**TRAIN, "method": METHOD, **options, "cache": cache, "runs": folder}
+    defaults = {**TRAIN, **options, "cache": cache, "runs": folder}
     return load_config(defaults=defaults, **more)
 
 

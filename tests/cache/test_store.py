@@ -12,10 +12,10 @@ from tiny_cache import write_cache
 from c2s_cache import Cache, CacheError, open_cache
 from c2s_cache.change import change
 from c2s_cache.integrity import verify
-from c2s_cache.reader import TRAINING
+from c2s_cache.reader import TRANSDUCTIVE
 from c2s_cache.receipt import METADATA
 from c2s_cache.schema import array_specs
-from c2s_cache.writer import BlockWriter, build_lock, create_cache
+from c2s_cache.writer import BlockWriter, create_cache
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +176,18 @@ def files(folder):
     return {str(f.relative_to(folder)): f.read_bytes() for f in found}
 
 
+def test_what_a_killed_writer_left_is_gone_when_its_block_is_written(copy):
+    left = [copy / "masks/grid/c/1.abc.partial", copy / "receipts/masks/.000001.json.77.part"]
+    other = copy / "receipts/masks/.000000.json.77.part"
+    before = files(copy)
+    for file in (*left, other):
+        file.write_bytes(b"half a file")
+    BlockWriter(copy).write("masks", 1, Cache(copy).read(1, ["masks/grid"]))
+    assert not any(file.exists() for file in left)
+    other.unlink()
+    assert files(copy) == before
+
+
 def test_moved_receipts_are_noticed(copy):
     receipts = copy / "receipts/masks"
     shutil.copy(receipts / "000000.json", receipts / "000001.json")
@@ -196,18 +208,35 @@ def test_a_chunk_that_changed_is_one_sentence_when_read(copy):
 def test_training_reads_what_zarr_itself_reads(copy):
     cache = Cache(copy)
     for block in range(cache.blocks):
-        for path, values in cache.read(block, TRAINING).items():
-            np.testing.assert_array_equal(cache.read_block(block).arrays[path], values)
+        for path, values in cache.read(block, TRANSDUCTIVE).items():
+            read = cache.read_block(block, transductive=True).arrays[path]
+            np.testing.assert_array_equal(read, values)
+
+
+def test_which_pixels_are_ignored_is_read_only_if_asked_for(path):
+    block = open_cache(path).read_block(0)
+    assert "labels/ignored" not in block.arrays
+    assert block.sample(0).ignored is None
+    asked = open_cache(path).read_block(0, transductive=True).sample(0)
+    assert asked.ignored.shape == asked.labels.shape
+    hidden = (asked.labels == 255) & ~asked.ignored
+    assert hidden.any()
+    assert asked.ignored.any()
 
 
 def test_leaked_labels_are_found(copy):
-    cache = Cache(copy)
-    block = cache.read_block(0)
-    labels = block.arrays["labels/data"].copy()
-    labels[0] = cache.manifest.unseen[0]
-    ends = block.arrays["labels/end"]
-    BlockWriter(copy).write("labels", 0, {"labels/data": labels, "labels/end": ends})
+    arrays = Cache(copy).read(0, ["labels/data", "labels/ignored"])
+    arrays["labels/data"][0] = Cache(copy).manifest.unseen[0]
+    BlockWriter(copy).write("labels", 0, arrays)
     assert any(f.check == "leakage" for f in verify(Cache(copy)))
+
+
+def test_an_annotated_pixel_that_is_ignored_as_well_is_found(copy):
+    arrays = Cache(copy).read(0, ["labels/data", "labels/ignored"])
+    arrays["labels/ignored"][np.flatnonzero(arrays["labels/data"] != 255)[0]] = True
+    BlockWriter(copy).write("labels", 0, arrays)
+    (finding,) = {f.what for f in verify(Cache(copy)) if f.check == "values"}
+    assert "annotated pixel" in finding
 
 
 @pytest.mark.parametrize("content", [None, "not json", '{"attributes": {}}'])
@@ -221,8 +250,8 @@ def test_what_is_not_a_cache_is_one_sentence(tmp_path, content):
 
 def test_another_format_is_refused(copy):
     group = copy / "zarr.json"
-    group.write_text(group.read_text().replace('"format": 2', '"format": 7'))
-    with pytest.raises(CacheError, match="cache format 7; this version reads 2"):
+    group.write_text(group.read_text().replace('"format": 3', '"format": 2'))
+    with pytest.raises(CacheError, match=r"cache format 2; this version reads 3.*build it anew"):
         open_cache(copy)
 
 
@@ -236,12 +265,3 @@ def test_creation_that_was_cut_short_is_repeated(path, tmp_path):
     (target / "regions/zarr.json").unlink()
     assert create_cache(target, manifest) is None
     assert (target / "regions/zarr.json").exists()
-
-
-def test_the_lock_is_exclusive_and_released(tmp_path):
-    target = tmp_path / "a.zarr"
-    held = pytest.raises(CacheError, match="another process")
-    with build_lock(target), held, build_lock(target):
-        pass
-    with build_lock(target):
-        pass

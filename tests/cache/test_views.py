@@ -75,3 +75,13 @@ def test_truncated_files_are_unreadable(cut):
     data = encoded(photo(np.random.default_rng(0), 64, 64), "JPEG")
     with pytest.raises(UnreadableImage, match="cannot be decoded"):
         decode_image(data[:cut])
+
+
+def test_what_is_wrong_with_an_image_is_said_in_the_same_words_every_time():
+    """The words go into receipts, which a rebuild must repeat."""
+    said = set()
+    for data in (b"", b"no image", b"no image"):
+        with pytest.raises(UnreadableImage) as caught:
+            decode_image(data)
+        said.add(str(caught.value))
+    assert said == {"image cannot be decoded (no known image format)."}

@@ -15,13 +15,12 @@ def tokens(seed=0):
 
 @pytest.mark.parametrize("tier", ["int8", "float16"])
 def test_cosines_are_those_of_the_stored_tokens(tier):
-    exact, card = tokens(), ErrorCard()
+    exact = tokens()
     stored = decoded(dense_tier(exact, tier))
-    card.add(exact[:2], stored[:2])
-    card.add(exact[2:], stored[2:])
+    card = ErrorCard.of(exact[:2], stored[:2]) + ErrorCard.of(exact[2:], stored[2:])
     a, b = exact.reshape(-1, 32).astype(np.float64), stored.reshape(-1, 32).astype(np.float64)
     cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-    notes = card.notes()
+    notes = (ErrorCard() + card).notes()
     assert notes["tokens"] == len(a)
     assert notes["cosine_sum"] / len(a) == pytest.approx(cosine.mean(), abs=1e-7)
     assert notes["cosine_min"] == pytest.approx(cosine.min(), abs=1e-7)
@@ -30,9 +29,8 @@ def test_cosines_are_those_of_the_stored_tokens(tier):
 
 
 def test_equal_tokens_agree_wholly_and_others_do_not():
-    same, other = ErrorCard(), ErrorCard()
-    same.add(tokens(), tokens())
-    other.add(tokens(), tokens(1)[:, ::-1, ::-1])
+    same = ErrorCard.of(tokens(), tokens())
+    other = ErrorCard.of(tokens(), tokens(1)[:, ::-1, ::-1])
     assert same.notes()["agreeing"] == same.notes()["tokens"]
     assert same.notes()["cosine_min"] == pytest.approx(1)
     assert other.notes()["agreeing"] < other.notes()["tokens"]

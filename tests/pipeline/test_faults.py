@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import fcntl
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
 import time
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import distributed
 import numpy as np
 import pytest
 from conftest import make_coco_tree
 from pictures import photo
+from small_builds import contents
 
 from c2s.datasets import FolderSplit
 from c2s.datasets.coco_stuff import DESCRIPTOR
-from c2s_cache import open_cache
+from c2s_cache import Cache, open_cache
 from c2s_cache.integrity import verify
 from c2s_pipeline.build import build
 from c2s_pipeline.request import BuildRequest
 
 pytestmark = pytest.mark.slow
 SETTINGS = {"block_rows": 2, "batch_size": 2, "view_size": 32, "masks": {"windows": (2, 3)}}
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    found = (f for f in path.rglob("*") if f.is_file() and f.name != "provenance.jsonl")
-    return {str(f.relative_to(path)): f.read_bytes() for f in found}
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +60,14 @@ def start(reference, tiny_teacher, tmp_path):
     settings = ("--set", "masks.windows=[2,3]", "--set", "view_size=32")
     out = ("--out", str(tmp_path / "coco.zarr"))
     command = [sys.executable, "-c", "from c2s.cli import main; main()", *arguments, *options]
-    return partial(
-        subprocess.Popen,
-        [*command, *settings, *out],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+
+    def run(*more: str, **how: Any) -> subprocess.Popen[str]:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(
+            [*command, *settings, *out, *more], **pipes, start_new_session=True, **how
+        )
+
+    return run
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -103,3 +105,107 @@ def test_a_full_disk_ctrl_c_and_two_builders(start, reference, tmp_path):
     assert all(code == 0 or "another process is building" in err for code, err in ended)
     assert contents(out) == contents(reference[0])
     assert verify(open_cache(out)) == []
+
+
+def obey_permissions() -> None:
+    """Root passes over them; without CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH it does not."""
+    drop_from_bounding_set, libc = 24, ctypes.CDLL(None)
+    for capability in (1, 2):
+        libc.prctl(drop_from_bounding_set, capability, 0, 0, 0)
+
+
+def test_a_read_only_target_and_lost_permission(start, reference, tmp_path):
+    out = tmp_path / "coco.zarr"
+    sentence = f"error: {out} cannot be written: Permission denied."
+    tmp_path.chmod(0o555)
+    code, err = finish(start(preexec_fn=obey_permissions))
+    tmp_path.chmod(0o755)
+    assert code == 1, err
+    assert sentence in err
+    assert not out.exists()
+
+    process = start(preexec_fn=obey_permissions)
+    wait_for_receipts(out, process, 3)
+    os.killpg(process.pid, signal.SIGSTOP)
+    folders = [out, *(f for f in out.rglob("*") if f.is_dir())]
+    for folder in folders:
+        folder.chmod(0o555)
+    os.killpg(process.pid, signal.SIGCONT)
+    code, err = finish(process)
+    for folder in folders:
+        folder.chmod(0o755)
+    assert code == 1, err
+    assert sentence in err
+    assert "run the same command again to resume" in err
+
+    assert finish(start())[0] == 0
+    assert contents(out) == contents(reference[0])
+    assert verify(open_cache(out)) == []
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    """A Dask cluster of other processes: its address, and its only worker."""
+    module, file = "distributed.cli.dask_{}", tmp_path / "scheduler.json"
+    common = ("--scheduler-file", str(file), "--no-dashboard")
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    run = [sys.executable, "-m"]
+    scheduler = subprocess.Popen(
+        [*run, module.format("scheduler"), "--port", "0", *common], **quiet
+    )
+    options = ("--nthreads", "1", "--no-nanny", "--local-directory", str(tmp_path))
+    worker = subprocess.Popen([*run, module.format("worker"), *options, *common], **quiet)
+    with distributed.Client(scheduler_file=str(file), timeout="120s") as client:
+        client.wait_for_workers(1, timeout=120)
+        yield client, worker
+    for process in (worker, scheduler):
+        process.send_signal(signal.SIGCONT)
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def halted(worker: subprocess.Popen[bytes], out: Path) -> Iterator[None]:
+    """Halt a worker at the moment when it is about to write a stage, until the end of the block."""
+    owner = out.with_name(f".{out.name}.owner")
+    wait_until(lambda: owner.exists() and owner.read_text() != "")
+    with owner.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        waiting = re.compile(rf"-> FLOCK .*:{owner.stat().st_ino} ")
+        wait_until(lambda: waiting.search(Path("/proc/locks").read_text()) is not None)
+        worker.send_signal(signal.SIGSTOP)
+        wait_until(lambda: states(worker.pid) == {"T"})
+    yield
+    worker.send_signal(signal.SIGCONT)
+
+
+def states(pid: int) -> set[str]:
+    """States of a process' threads; T is stopped."""
+    stats = (file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/stat"))
+    return {stat.rpartition(")")[2].split()[0] for stat in stats}
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 200
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_worker_that_outlives_its_builder(start, reference, foreign, tiny_teacher, tmp_path):
+    """It wakes up in the middle of a block when the cache is another build's, of another request."""
+    client, worker = foreign
+    out = tmp_path / "coco.zarr"
+    source = FolderSplit(DESCRIPTOR, reference[1], "train")
+    masks = {"windows": (2, 3), "threshold": 0.5}
+    request = BuildRequest(teacher=tiny_teacher, **(SETTINGS | {"masks": masks}))
+    builder = start("--scheduler", client.scheduler.address)
+    with halted(worker, out):
+        os.killpg(builder.pid, signal.SIGKILL)
+        builder.communicate()
+        build(source, request, out, update=True)
+        whole = contents(out)
+        assert verify(open_cache(out)) == []
+    client.submit(os.getpid, pure=False).result(timeout=200)  # it waits for the block under way
+    assert contents(out) == whole
+    assert Cache(out).manifest.requests["masks"]["threshold"] == 0.5

@@ -11,6 +11,7 @@ from PIL import Image
 
 from c2s_cache import C2SError, ConfigError
 from c2s_cache.views import canonical_box, crop_image
+from c2s_pipeline import teacher as teacher_module
 from c2s_pipeline.teacher import Teacher, TeacherSpec, weights_digest
 from c2s_pipeline.text import class_embeddings
 
@@ -51,6 +52,18 @@ def test_dense_features_are_the_projected_last_tokens(teacher, tiny_teacher):
     for y in range(4):
         for x_ in range(4):
             torch.testing.assert_close(dense[:, y, x_], tokens[:, 1 + 4 * y + x_])
+
+
+def test_a_batch_that_is_cut_gives_the_same(teacher, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3)).astype(np.uint8)
+    cls, (dense_cls, dense) = teacher.cls_tokens(images), teacher.dense_features(images)
+    hidden, tokens = 4 * 64, 17
+    monkeypatch.setattr(teacher_module, "LARGEST", 2 * 4 * hidden * tokens + 5)
+    assert [len(p) for p in teacher._parts(images, teacher._visual)] == [2, 2, 1]
+    torch.testing.assert_close(teacher.cls_tokens(images), cls)
+    cut_cls, cut_dense = teacher.dense_features(images)
+    torch.testing.assert_close(cut_cls, dense_cls)
+    torch.testing.assert_close(cut_dense, dense)
 
 
 def test_another_dense_size_interpolates_positions(tiny_teacher):

@@ -7,9 +7,13 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from c2s.methods.base import KnownClasses, Method
-from c2s.methods.clip_to_seg.global_distillation import Aggregation, Distillation
+from c2s.methods.clip_to_seg.global_distillation import (
+    Aggregation,
+    Distillation,
+    GlobalNegatives,
+)
 from c2s.methods.clip_to_seg.latent_embedding import Calibration, Generator
-from c2s.methods.clip_to_seg.local_distillation import Negatives, Reduction
+from c2s.methods.clip_to_seg.local_distillation import Negatives, Reduction, Targets
 
 
 class LossWeights(BaseModel):
@@ -50,13 +54,39 @@ class ClipToSegConfig(BaseModel):
         default=True, description="InfoNCE on cosines; false: on the printed dot products"
     )
     aggregation: Aggregation = Field(default="attention", description="F_g, Table XI")
+    residual_scale: float = Field(
+        default=0.1, gt=0, description="weight of the correction in distillation=residual"
+    )
     bank_size: int = Field(
-        default=24, ge=0, description="CLS token bank (24 in the text, 6 best in Table IX)"
+        default=24,
+        ge=0,
+        description="CLS token bank (24 in the text, 6 best in Table IX); 0: no bank, the negatives are "
+        "the other images of the batch (with none at all Eq. 4 would be constant)",
+    )
+    global_negatives: GlobalNegatives = Field(
+        default="bank",
+        description="of Eq. 4: tokens of earlier iterations, or also those of the other images of "
+        "the batch",
     )
     local_reduction: Reduction = Field(
-        default="sum", description="over the regions of an image; printed: sum"
+        default="sum",
+        description="over the regions of an image; printed: sum; area: mean weighted by their pixels",
     )
-    local_negatives: Negatives = "image"
+    local_negatives: Negatives = Field(
+        default="image", description="of Eq. 6: regions of the image, or of the whole batch"
+    )
+    same_class: float = Field(
+        default=1.0,
+        ge=-1,
+        le=1,
+        description="local_negatives=batch: regions of other images whose CLS token has a cosine above "
+        "this to the own one are taken for the same class and left out; 1 leaves out only the same "
+        "seen class",
+    )
+    local_targets: Targets = Field(
+        default="own",
+        description="of Eq. 6: the region's own token, or the teacher's softmax over all of them",
+    )
     generator: Generator = Field(
         default="transformer", description="of latent embeddings, Table VIII"
     )

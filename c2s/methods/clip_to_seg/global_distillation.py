@@ -11,7 +11,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 Aggregation = Literal["attention", "mean", "max"]
-Distillation = Literal["infonce", "cosine", "l2"]
+Distillation = Literal["infonce", "cosine", "l2", "residual"]
+GlobalNegatives = Literal["bank", "both"]
 
 
 def aggregate(features: Tensor, global_cls: Tensor, how: Aggregation = "attention") -> Tensor:
@@ -65,6 +66,13 @@ def info_nce(
     push = torch.einsum("bd,bmd->bm", query, negatives)
     logits = torch.cat([pull[:, None], push], dim=1) / tau
     return (logits.logsumexp(1) - logits[:, 0]).mean()
+
+
+def others(tokens: Tensor) -> Tensor:
+    """For each row of a batch [B, D], the other rows: [B, B - 1, D]."""
+    row = torch.arange(len(tokens), device=tokens.device)
+    column = row[:-1].expand(len(tokens), -1)
+    return tokens[column + (column >= row[:, None])]  # no mask: a GPU would have to be waited for
 
 
 def match(student: Tensor, teacher: Tensor, kind: Literal["cosine", "l2"]) -> Tensor:

@@ -10,7 +10,8 @@ from einops import rearrange
 from torch import Tensor
 
 Negatives = Literal["image", "batch"]
-Reduction = Literal["sum", "mean"]
+Targets = Literal["own", "teacher"]
+Reduction = Literal["sum", "mean", "area"]
 
 
 def region_means(
@@ -87,6 +88,9 @@ def local_info_nce(
     negatives: Negatives = "image",
     region_ids: Tensor | None = None,
     num_classes: int = 0,
+    same_class: float = 1.0,
+    targets: Targets = "own",
+    pixels: Tensor | None = None,
 ) -> Tensor:
     """Eq. 6 with the -log that it lacks in print.
 
@@ -100,11 +104,17 @@ def local_info_nce(
         valid: bool [B, R], which slots hold a region.
         tau: temperature.
         normalize: compare directions (cosine); False takes the printed dot products.
-        reduction: "sum" over the regions of an image as printed, or their "mean".
+        reduction: over the regions of an image, see `reduce_regions`; printed: "sum".
         negatives: "image" as printed, or "batch": j runs over the regions of every image, except
             those of the same seen class in other images. Needs region_ids and num_classes.
         region_ids: int64 [B, R].
         num_classes: N; ids below it are seen classes.
+        same_class: with batch negatives, the cosine of two CLS tokens above which regions of
+            different images count as one class, whatever their ids; at 1 none do.
+        targets: "own": the own token is the one right answer, as printed. "teacher": the answers are
+            t_ij = softmax_j(c_i^T c_j / tau) and the term is KL(t_i || softmax_j(f_i^T c_j / tau)), so
+            that a region is drawn to the others as far as its token is.
+        pixels: int64 [B, R], pixels of each region, for reduction="area".
 
     Returns:
         Scalar; 0 if no slot is valid.
@@ -114,47 +124,72 @@ def local_info_nce(
         local_cls = functional.normalize(local_cls, dim=-1)
     batch, regions = valid.shape
     if negatives == "image":
-        logits = torch.einsum("bid,bjd->bij", local_features, local_cls) / tau
+        tokens = local_cls  # [B, C, D] with C = R
+        own = torch.arange(regions, device=valid.device).expand(batch, regions)
         allowed = valid[:, None, :].expand(batch, regions, regions)
-        own = torch.einsum("bii->bi", logits)
     else:
         if region_ids is None:
             raise ValueError("negatives='batch' needs region_ids and num_classes.")
-        scores = torch.einsum("bid,kjd->bikj", local_features, local_cls) / tau
-        allowed = rearrange(
-            _batch_negatives(region_ids, valid, num_classes), "b i k j -> b i (k j)"
-        )
-        own = torch.einsum("bibi->bi", scores)
-        logits = rearrange(scores, "b i k j -> b i (k j)")
+        tokens = rearrange(local_cls, "k j d -> (k j) d").expand(batch, -1, -1)  # C = B R
+        own = torch.arange(batch * regions, device=valid.device).view(batch, regions)
+        allowed = _batch_negatives(region_ids, valid, num_classes, local_cls, same_class)
     # Slots without a region have no term; letting them see every column keeps their unused row
     # finite.
-    hidden = ~allowed & valid[..., None]
-    terms = logits.masked_fill(hidden, float("-inf")).logsumexp(-1) - own
-    return reduce_regions(terms, valid, reduction)
+    hidden = ~allowed & valid[..., None]  # [B, R, C]
+    scores = _log_softmax(local_features, tokens, tau, hidden)
+    if targets == "own":
+        terms = -scores.gather(-1, own[..., None])[..., 0]
+    else:
+        answers = _log_softmax(local_cls, tokens, tau, hidden)
+        difference = (answers - scores).masked_fill(hidden, 0)
+        terms = (answers.exp() * difference).sum(-1)
+    return reduce_regions(terms, valid, reduction, pixels)
 
 
-def reduce_regions(terms: Tensor, valid: Tensor, reduction: Reduction) -> Tensor:
-    """Sum or mean over the valid regions of each image, then the mean over images that have one.
+def reduce_regions(
+    terms: Tensor, valid: Tensor, reduction: Reduction, pixels: Tensor | None = None
+) -> Tensor:
+    """Over the valid regions of each image, then the mean over images that have one.
 
     Args:
         terms: float [B, R].
         valid: bool [B, R].
-        reduction: "sum" or "mean".
+        reduction: "sum", "mean", or "area": the mean weighted by the regions' pixels.
+        pixels: int64 [B, R], needed for "area".
 
     Returns:
         Scalar; 0 if nothing is valid.
     """
-    per_image = torch.where(valid, terms, torch.zeros_like(terms)).sum(1)
-    regions = valid.sum(1)
-    if reduction == "mean":
-        per_image = per_image / regions.clamp(min=1)
-    return per_image.sum() / (regions > 0).sum().clamp(min=1)
+    weights = valid.to(terms.dtype)
+    if reduction == "area":
+        if pixels is None:
+            raise ValueError("reduction='area' needs the regions' pixels.")
+        weights = weights * pixels
+    per_image = (torch.where(valid, terms, torch.zeros_like(terms)) * weights).sum(1)
+    if reduction != "sum":
+        per_image = per_image / weights.sum(1).clamp(min=1)
+    return per_image.sum() / valid.any(1).sum().clamp(min=1)
 
 
-def _batch_negatives(region_ids: Tensor, valid: Tensor, num_classes: int) -> Tensor:
-    """Which region (k, j) may appear in the denominator of region (b, i): bool [B, R, B, R]."""
+def _log_softmax(queries: Tensor, tokens: Tensor, tau: float, hidden: Tensor) -> Tensor:
+    """log softmax of q_i^T c_j / tau over the columns that are not hidden: float [B, R, C]."""
+    logits = torch.einsum("bid,bcd->bic", queries, tokens) / tau
+    return logits.masked_fill(hidden, float("-inf")).log_softmax(-1)
+
+
+def _batch_negatives(
+    region_ids: Tensor, valid: Tensor, num_classes: int, local_cls: Tensor, same_class: float
+) -> Tensor:
+    """Which region (k, j) may be in the denominator of region (b, i): bool [B, R, B R].
+
+    Every valid one, except regions of other images that are of the same seen class or whose tokens
+    (local_cls, float [B, R, D]) have a cosine above `same_class`.
+    """
     batch = len(region_ids)
-    same_id = region_ids[:, :, None, None] == region_ids[None, None]
-    same_image = torch.eye(batch, dtype=torch.bool, device=valid.device)[:, None, :, None]
-    seen = (region_ids < num_classes)[:, :, None, None]
-    return valid[None, None] & ~(same_id & seen & ~same_image)
+    same = region_ids[:, :, None, None] == region_ids[None, None]  # [B, R, B, R]
+    same = same & (region_ids < num_classes)[:, :, None, None]
+    if same_class < 1:
+        unit = functional.normalize(local_cls, dim=-1)
+        same = same | (torch.einsum("bid,kjd->bikj", unit, unit) > same_class)
+    elsewhere = ~torch.eye(batch, dtype=torch.bool, device=valid.device)[:, None, :, None]
+    return rearrange(valid[None, None] & ~(same & elsewhere), "b i k j -> b i (k j)")

@@ -8,7 +8,13 @@ from torch import Tensor
 from c2s.methods.base import KnownClasses, Method
 from c2s.methods.batch import Batch
 from c2s.methods.clip_to_seg.config import ClipToSegConfig
-from c2s.methods.clip_to_seg.global_distillation import CLSBank, aggregate, info_nce, match
+from c2s.methods.clip_to_seg.global_distillation import (
+    CLSBank,
+    aggregate,
+    info_nce,
+    match,
+    others,
+)
 from c2s.methods.clip_to_seg.latent_embedding import LatentEmbedding, latent_ids
 from c2s.methods.clip_to_seg.local_distillation import (
     local_info_nce,
@@ -16,6 +22,7 @@ from c2s.methods.clip_to_seg.local_distillation import (
     region_means,
 )
 from c2s.methods.clip_to_seg.pixel_loss import class_scores, pixel_losses
+from c2s.methods.clip_to_seg.residual import ResidualProjector
 
 
 class ClipToSeg(Method):
@@ -44,6 +51,8 @@ class ClipToSeg(Method):
         dim = seen.embeddings.shape[1]
         if config.global_ and config.distillation == "infonce":
             self.bank = CLSBank(config.bank_size, dim)
+        if (config.global_ or config.local) and config.distillation == "residual":
+            self.residual = ResidualProjector(dim, config.residual_scale)
         if config.latent:
             if config.generator == "transformer" and dim % config.heads:
                 raise ValueError(f"method.heads={config.heads} does not divide the width {dim}.")
@@ -79,8 +88,11 @@ class ClipToSeg(Method):
         config = self.config
         global_feature = aggregate(features, batch.global_cls, config.aggregation)
         if config.distillation != "infonce":
-            return match(global_feature, batch.global_cls, config.distillation).mean()
+            return self._match(global_feature, batch.global_cls).mean()
         negatives = self.bank.filled().clone()
+        if config.bank_size == 0 or config.global_negatives == "both":
+            earlier = negatives.expand(len(batch), -1, -1)
+            negatives = torch.cat([others(batch.global_cls), earlier], 1)
         loss = info_nce(global_feature, batch.global_cls, negatives, config.tau, config.normalize)
         if self.training:
             self.bank.enqueue(batch.global_cls)
@@ -94,8 +106,8 @@ class ClipToSeg(Method):
         )
         valid = counts > 0
         if config.distillation != "infonce":
-            terms = match(local_features, batch.region_cls, config.distillation)
-            return reduce_regions(terms, valid, config.local_reduction)
+            terms = self._match(local_features, batch.region_cls)
+            return reduce_regions(terms, valid, config.local_reduction, counts)
         return local_info_nce(
             local_features,
             batch.region_cls,
@@ -106,7 +118,18 @@ class ClipToSeg(Method):
             config.local_negatives,
             batch.region_ids,
             self.num_classes,
+            config.same_class,
+            config.local_targets,
+            counts,
         )
+
+    def _match(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The distillations of Table VI other than InfoNCE, per pair of vectors [..., D]: [...]."""
+        kind = self.config.distillation
+        if kind == "residual":
+            return match(self.residual(student), teacher, "cosine")
+        assert kind != "infonce"
+        return match(student, teacher, kind)
 
     def pixel_loss(self, features: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Eq. 7 on seen and latent scores; with latent embeddings off, on the seen ones."""

@@ -1,4 +1,4 @@
-"""Transductive self-training: pixels without a label are labelled by the running model."""
+"""Transductive self-training: pixels of unseen classes are labelled by the running model."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from c2s.methods.clip_to_seg.method import ClipToSeg
 class SelfTraining(ClipToSeg):
     """C2S with the unseen names known (Table II, the protocol of the ZegCLIP family).
 
-    The pixel loss runs over all classes. A pixel that has no seen label (a latent pixel of the
-    pseudo mask) is labelled with the unseen class that the current features fit best, without
-    gradient; seen classes are never candidates. Latent embeddings have no part in it; distillation
-    stays as the configuration says.
+    The pixel loss runs over all classes. A pixel whose annotation was removed is labelled with the
+    unseen class that the current features fit best, without gradient; seen classes are never
+    candidates. Pixels that the data set itself ignores stay without supervision. Latent embeddings
+    have no part in it; distillation stays as the configuration says.
 
     Args:
         config: the switches; `latent` is taken as off.
@@ -41,22 +41,27 @@ class SelfTraining(ClipToSeg):
 
     def pixel_loss(self, features: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Eq. 7 over all classes, against seen labels and the model's own unseen ones."""
-        return super().pixel_loss(
-            features, replace(batch, pseudo=self.labelled(features, batch.pseudo))
-        )
+        return super().pixel_loss(features, replace(batch, pseudo=self.labelled(features, batch)))
 
     @torch.no_grad()
-    def labelled(self, features: Tensor, pseudo: Tensor) -> Tensor:
-        """The pseudo mask with unseen classes in place of latent ones.
+    def labelled(self, features: Tensor, batch: Batch) -> Tensor:
+        """Labels of a batch: seen ones as annotated, unseen ones by the running model.
 
         Args:
             features: F, float [B, D, h, w].
-            pseudo: int64 [B, S, S].
+            batch: with `unseen`.
 
         Returns:
-            int64 [B, S, S]: an unseen id wherever `pseudo` is latent, or -1 where the softmax
-            probability of that class among all classes is below `confidence`.
+            int64 [B, S, S]: the seen id where annotated; an unseen id at pixels of unseen classes, or
+            -1 where the softmax probability of that class among all classes is below `confidence`;
+            -1 elsewhere.
+
+        Raises:
+            ValueError: the batch does not say which pixels are of unseen classes.
         """
+        if batch.unseen is None:
+            raise ValueError("self-training needs to know which pixels are of unseen classes")
+        pseudo = batch.pseudo
         size = (pseudo.shape[1], pseudo.shape[2])
         unit = functional.normalize(features, dim=1)
         scores = torch.einsum("bdhw,nd->bnhw", unit, self.text)
@@ -69,4 +74,5 @@ class SelfTraining(ClipToSeg):
         labels = self.unseen_ids[index]
         if self.config.confidence > 0:
             labels = torch.where(best >= self.config.confidence, labels, -1)
-        return torch.where(pseudo >= self.num_classes, labels, pseudo)
+        seen = torch.where(pseudo < self.num_classes, pseudo, -1)
+        return torch.where(batch.unseen, labels, seen)

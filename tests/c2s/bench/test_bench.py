@@ -160,3 +160,31 @@ def test_build(scheduler, monkeypatch):
     facts = check(partial(bench.bench_build, images=6, rounds=2)(), "build", 2)
     assert facts["what"]["images"] == 6
     assert facts["what"]["regions per image"] > 1
+    assert facts["memory_growth_mib"].keys() == {"workers", "builder"}
+    used = facts["processor_ms_per_image"]
+    assert facts["processor_ratio"] == pytest.approx(used["teacher"] / used["c2s"], rel=1e-2)
+
+
+@pytest.mark.parametrize("student", ["shapes-net", "segformer-b0"])
+def test_infer(student):
+    from c2s.bench.infer import bench_infer
+
+    options = {"student": student, "classes": 5, "size": 64, "batch": 2, "rounds": 3}
+    facts = check(bench_infer(**options), "infer", 3)
+    rates = {k: np.median(v) for k, v in facts["sides"].items()}
+    assert facts["unfolded_ratio"] == pytest.approx(rates["unfolded"] / rates["stock"], rel=1e-2)
+    gflops, counts = facts["gflops"], facts["parameters"]
+    assert gflops["folded"] == gflops["stock"] < gflops["unfolded"]
+    norms = 1024 if student == "segformer-b0" else 0  # of the head's levels; transformers' has none
+    assert counts["folded"] - norms == counts["stock"] < counts["unfolded"]
+    assert (facts["what"]["classes"], facts["what"]["size"]) == (5, "64 px")
+    library = "transformers" if student == "segformer-b0" else "c2s"
+    assert facts["what"]["stock model of"] == library
+
+
+def test_memory_growth_leaves_out_the_warm_up():
+    from c2s.bench.processes import growth
+
+    assert growth([0.0, 900.0, *[1000.0] * 14]) == 0
+    assert growth([float(i) for i in range(16)]) == 8
+    assert growth([5.0]) == 0

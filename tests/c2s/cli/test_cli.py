@@ -45,9 +45,7 @@ HEAVY = {
 }
 
 
-@pytest.mark.parametrize(
-    "arguments", [("--help",), ("data", "list"), ("data", "show", "voc"), ("students", "list")]
-)
+@pytest.mark.parametrize("arguments", [("--help",), ("data", "list"), ("data", "show", "voc")])
 def test_light_commands_import_nothing_heavy(arguments):
     done = without(HEAVY, *arguments)
     assert done.returncode == 0, done.stderr

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from c2s.demo.scenes import SEEN
 from c2s_cache.errors import ConfigError
 
 SCORE = ("masks", "score", "--dataset", "shapes", "--split", "dev", "--limit", "2")
@@ -35,6 +36,17 @@ def test_the_table_names_the_settings(invoke):
     text = invoke(*SCORE, "--thresholds", "0.7")
     assert "plain" in text
     assert "3+7" in text
+
+
+def test_other_classes_may_be_the_unseen_ones(tmp_path, invoke):
+    """Unseen masks are then those that were seen, and the other way round."""
+    (tmp_path / "split.yaml").write_text(f"unseen: [{', '.join(SEEN)}]")
+    own = json.loads(invoke(*SCORE, "--thresholds", "0.7", "--json"))["rows"][0]
+    other = ("--split-file", tmp_path / "split.yaml")
+    swapped = json.loads(invoke(*SCORE, *other, "--thresholds", "0.7", "--json"))["rows"][0]
+    counts = [(r["unseen"]["masks"], r["seen"]["masks"]) for r in (own, swapped)]
+    assert counts[1] == counts[0][::-1]
+    assert counts[0][0] != counts[0][1]
 
 
 @pytest.mark.parametrize(

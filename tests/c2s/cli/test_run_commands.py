@@ -255,3 +255,14 @@ def test_students_show_has_the_promised_keys(invoke):
     facts = json.loads(invoke("students", "show", "segformer-b0", "--json"))
     assert {"parameters", "training_parameters", "gflops", "input_size"} <= set(facts)
     assert facts["input_size"] == 512
+
+
+def test_students_list_counts_them(invoke, monkeypatch):
+    names = ("segnext-b", "shapes-net")
+    monkeypatch.setattr("c2s.students.registry.NAMES", names)
+    students = json.loads(invoke("students", "list", "--json"))
+    assert tuple(facts["name"] for facts in students) == names
+    assert students[0] == json.loads(invoke("students", "show", "segnext-b", "--json"))
+    table = [line.split() for line in invoke("students", "list").splitlines()]
+    assert table[1] == ["segnext-b", "27.82", "M", "32.03", "M", "32.86"]
+    assert len(table) == 3

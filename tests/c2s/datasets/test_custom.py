@@ -50,6 +50,40 @@ def test_a_plain_name_may_be_a_folder(folder, monkeypatch):
     assert load_dataset(".").name == "my data"
 
 
+def test_hints_about_ones_own_data_name_no_archive(folder):
+    write_classes(folder, classes=["cat", "dog"])
+    split = load_dataset(str(folder)).split("train")
+    with pytest.raises(DataError, match=r"value 2, which is outside .* These are your own data"):
+        _ = [split.labels(i) for i in split.ids]
+    (folder / "masks/a.png").unlink()
+    with pytest.raises(DataError, match=r"no label map; .*a.png. These are your own data"):
+        _ = load_dataset(str(folder)).split("train").ids
+    write_classes(folder, classes=["cat", "dog"], splits={"train": "lists/train.txt"})
+    with pytest.raises(DataError, match=r"expected lists/train.txt. These are your own data"):
+        _ = load_dataset(str(folder)).split("train").ids
+
+
+def test_a_value_that_fits_no_form_of_a_key_is_one_sentence(folder):
+    write_classes(folder, classes=5, color=1)
+    with pytest.raises(ConfigError) as caught:
+        load_dataset(str(folder))
+    assert str(caught.value).count("got 5") == 1
+    assert str(caught.value).count("classes.yaml: ") == 2
+
+
+def test_a_root_may_be_or_hold_a_folder_of_that_name(folder, tmp_path, monkeypatch):
+    """So a cache, which knows no paths, finds its data set again: c2s cache derive --root."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for root in (folder, folder.parent):
+        assert load_dataset("my data", root).split("train").ids == ("a", "b", "c")
+    for root in (tmp_path / "elsewhere", None):
+        with pytest.raises(ConfigError, match="unknown data set 'my data'"):
+            load_dataset("my data", root)
+    with pytest.raises(ConfigError, match="unknown data set 'other'"):
+        load_dataset("other", folder)
+
+
 def test_masks_with_gaps_ignored_values_and_prompts(folder, rng):
     labels = class_map(rng, 2)
     write_values(folder / "masks/a.png", labels, (7, 200), 0)

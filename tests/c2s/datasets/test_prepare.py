@@ -121,7 +121,7 @@ def context(tmp_path, rng):
 def test_context_from_its_annotations(context, tmp_path):
     root, truth = context
     dataset = load_dataset("context", tmp_path)
-    with pytest.raises(DataError, match="Run: c2s data prepare context"):
+    with pytest.raises(DataError, match="then run: c2s data prepare context"):
         _ = dataset.split("train").ids
     originals = contents(root)
     plan = plan_preparation(dataset)

@@ -7,19 +7,14 @@ import json
 import pytest
 from PIL import Image
 
-from c2s.datasets import shapes
-from c2s.demo import recipe
 from c2s.demo import run as demo
 
 pytestmark = pytest.mark.slow
+SHORT = ("iterations=2", "batch_size=4", "warmup=1")
 
 
-def test_the_demo_writes_its_table_and_picture(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(demo, "BUILD", {**demo.BUILD, "limit": 48, "block_rows": 24})
-    monkeypatch.setitem(shapes.COUNTS, "val", 12)
-    for key, value in {"iterations": 2, "batch_size": 4, "warmup": 1}.items():
-        monkeypatch.setitem(recipe.TRAIN, key, value)
-    demo.run(1, tmp_path)
+def test_the_demo_writes_its_table_and_picture(tmp_path, capsys):
+    demo.run(1, tmp_path, images=48, limit=12, settings=SHORT)
     results = json.loads((tmp_path / "results.json").read_text())
     assert [row["name"] for row in results["rows"]] == [
         "baseline",
@@ -30,6 +25,8 @@ def test_the_demo_writes_its_table_and_picture(tmp_path, monkeypatch, capsys):
     for row in results["rows"]:
         assert all(0 <= row[key] <= 100 for key in ("sIoU", "uIoU", "hIoU"))
         assert row["seconds"] > 0
+    assert results["recipe"] == "best"
+    assert results["build"]["images"] == 48
     assert results["teacher"]["region_top1"] > 90
     assert {"python", "torch", "zarr"} <= set(results["versions"])
     with Image.open(tmp_path / "predictions.png") as picture:

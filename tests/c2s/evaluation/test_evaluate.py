@@ -20,7 +20,7 @@ from c2s.evaluation.vocabulary import foreign_vocabulary, stored_embeddings
 from c2s.training.config import load_config
 from c2s.training.run_folder import Run, RunInfo
 from c2s_cache import open_cache
-from c2s_cache.errors import ConfigError
+from c2s_cache.errors import ConfigError, DataError
 
 CLASSES = ("red", "green", "blue", "grey")
 
@@ -81,9 +81,73 @@ def test_result_has_the_promised_keys(opened):
 
 
 def test_seen_offset_shifts_towards_unseen_classes(opened):
-    result = evaluate(opened, [Item(0)], seen_offset=2.0, device="cpu")
+    result = evaluate(opened, [Item(0)], seen_offsets=[2.0], device="cpu")
     assert result.metrics.sIoU == 0
     assert result.metrics.uIoU > 0
+
+
+def test_a_classifier_takes_the_place_of_the_cosines(opened):
+    class Red(nn.Module):
+        def forward(self, images):
+            return torch.tensor([1.0, 0, 0, 0])[None, :, None, None].expand(1, 4, 8, 8)
+
+    metrics = evaluate(opened, [Item(0)], device="cpu", classifier=Red()).metrics
+    assert metrics.iou[0] > 0
+    assert metrics.iou[1] == metrics.iou[2] == 0
+
+
+def noisy(opened):
+    """The same run with a student that is often wrong, so that offsets matter."""
+
+    class Noisy(Hues):
+        def forward(self, images):
+            noise = torch.randn(
+                images.shape[0], 4, *images.shape[2:], generator=torch.Generator().manual_seed(0)
+            )
+            return super().forward(images) + noise
+
+    return dataclasses.replace(opened, student=Noisy().eval())
+
+
+def test_a_sweep_gives_at_every_offset_what_a_run_of_its_own_gives(opened, tmp_path):
+    run, items = noisy(opened), [Item(0), Item(1), Item(2)]
+    offsets = [0.1, 0.0, 0.7]
+    swept = evaluate(run, items, seen_offsets=offsets, device="cpu", ignored=[1])
+    alone = [evaluate(run, items, seen_offsets=[o], device="cpu", ignored=[1]) for o in offsets]
+    assert list(swept.sweep) == offsets
+    for offset, single in zip(offsets, alone, strict=True):
+        assert {k: str(v) for k, v in vars(swept.sweep[offset]).items()} == {
+            k: str(v) for k, v in vars(single.metrics).items()
+        }
+    assert len({m.hIoU for m in swept.sweep.values()}) == 3
+    facts = swept.as_dict()
+    first = alone[0].as_dict()
+    same = ("sIoU", "uIoU", "hIoU", "mIoU", "pAcc", "classes", "images")
+    assert {k: facts[k] for k in same} == {k: first[k] for k in same}
+    assert "sweep" not in first
+    assert [row["seen_offset"] for row in facts["sweep"]] == offsets
+    assert [row["hIoU"] for row in facts["sweep"]] == [a.as_dict()["hIoU"] for a in alone]
+    swept.write_csv(tmp_path / "s.csv")
+    head, *rows = (line.split(",") for line in (tmp_path / "s.csv").read_text().splitlines())
+    assert head == ["id", "name", "iou", "unseen", "iou@0", "iou@0.7"]
+    assert [float(rows[4 + 2][i]) for i in (2, 4, 5)] == [a.as_dict()["hIoU"] for a in alone]
+    ious = [str(a.as_dict()["classes"][0]["iou"]) for a in alone]
+    assert rows[0] == ["0", "red", ious[0], "False", *ious[1:]]
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(result_table(swept))
+    assert "offset 0.7" in captured.get()
+
+
+def test_images_are_read_in_order_and_an_unreadable_one_is_not_passed_over(opened):
+    class Broken(Item):
+        def read(self):
+            raise DataError("cut short")
+
+    moved = []
+    with pytest.raises(DataError, match="cut short"):
+        evaluate(opened, [Item(0), Broken(1), Item(2)], device="cpu", advance=moved.append)
+    assert moved == [1]
 
 
 def test_no_image_is_an_error(opened):
@@ -157,7 +221,7 @@ def test_either_spelling_of_a_class_counts(opened):
 
 def test_the_offset_is_taken_from_the_foreign_seen_classes(opened):
     words = foreign_vocabulary(opened, ("blue", "green"), np.eye(4)[[2, 1]])
-    result = evaluate(opened, [Shuffled(0)], seen_offset=2.0, device="cpu", vocabulary=words)
+    result = evaluate(opened, [Shuffled(0)], seen_offsets=[2.0], device="cpu", vocabulary=words)
     assert result.metrics.iou[1] == 0
 
 

@@ -7,10 +7,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
 
-from c2s.evaluation.inference import Predictor, resized, window_starts
+from c2s.evaluation.inference import CosineClassifier, Predictor, resized, window_starts
 from c2s.evaluation.overlay import overlay, palette
+from c2s.students.base import normalize_images
 
 
 class Colours(nn.Module):
@@ -70,7 +72,9 @@ def test_whole_images_are_brought_up_to_multiples_of_32():
             return images
 
     student = Sizes()
-    Predictor(student, embeddings(), 40, "whole").scores(np.zeros((40, 41, 3), np.uint8))
+    Predictor(CosineClassifier(student, embeddings()), 40, "whole").scores(
+        np.zeros((40, 41, 3), np.uint8)
+    )
     assert student.seen == (64, 64)
 
 
@@ -79,12 +83,14 @@ def test_stride_and_short_side_of_another_protocol():
         count = 0
 
         def forward(self, images):
-            self.count += 1
+            self.count += len(images)
             assert images.shape[-2:] == (32, 32)
             return super().forward(images)
 
     student = Windows()
-    Predictor(student, embeddings(), 32, stride=16, short_side=64).scores(image(40, 80))
+    Predictor(CosineClassifier(student, embeddings()), 32, stride=16, short_side=64).scores(
+        image(40, 80)
+    )
     assert student.count == 3 * 7
 
 
@@ -95,7 +101,7 @@ def test_short_side_is_brought_to_the_crop():
 
 @pytest.mark.parametrize("mode", ["slide", "whole"])
 def test_scores_are_cosines_at_the_images_own_size(mode):
-    predictor = Predictor(Colours(), embeddings(), 32, mode)
+    predictor = Predictor(CosineClassifier(Colours(), embeddings()), 32, mode)
     scores = predictor.scores(image())
     assert scores.shape == (5, 40, 72)
     assert scores.abs().max() <= 1 + 1e-5
@@ -103,8 +109,8 @@ def test_scores_are_cosines_at_the_images_own_size(mode):
 
 def test_one_window_equals_the_whole_image():
     picture = image(64, 64)
-    slide = Predictor(Colours(), embeddings(), 64, "slide").scores(picture)
-    whole = Predictor(Colours(), embeddings(), 64, "whole").scores(picture)
+    slide = Predictor(CosineClassifier(Colours(), embeddings()), 64, "slide").scores(picture)
+    whole = Predictor(CosineClassifier(Colours(), embeddings()), 64, "whole").scores(picture)
     torch.testing.assert_close(slide, whole)
 
 
@@ -115,12 +121,13 @@ def test_overlaps_are_averaged():
         calls = 0
 
         def forward(self, images):
-            out = torch.zeros(1, 2, *images.shape[-2:])
-            out[:, self.calls % 2] = 1
-            self.calls += 1
+            out = torch.zeros(len(images), 2, *images.shape[-2:])
+            for one in out:
+                one[self.calls % 2] = 1
+                self.calls += 1
             return out
 
-    predictor = Predictor(Counter(), torch.eye(2), 32, "slide")
+    predictor = Predictor(CosineClassifier(Counter(), torch.eye(2)), 32, "slide")
     scores = predictor.scores(np.zeros((32, 48, 3), np.uint8))
     starts = window_starts(48, 32)
     assert starts == [0, 16]
@@ -129,10 +136,47 @@ def test_overlaps_are_averaged():
     assert scores[:, 0, 47].tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("windows", [1, 2, 3, 50])
+def test_windows_together_give_what_windows_one_by_one_give(windows):
+    class Conv(nn.Module):
+        """A student whose output depends on where a window begins."""
+
+        def __init__(self):
+            super().__init__()
+            generator = torch.Generator().manual_seed(0)
+            self.weight = torch.randn(3, 3, 5, 5, generator=generator)
+            self.largest = 0
+
+        def forward(self, images):
+            self.largest = max(self.largest, len(images))
+            return nn.functional.conv2d(images, self.weight, stride=4, padding=2)
+
+    student, picture = Conv(), image(40, 72)
+    model = CosineClassifier(student, embeddings())
+    got = Predictor(model, 32, stride=7, short_side=44, windows=windows).scores(picture)
+    normed = normalize_images(
+        torch.from_numpy(
+            np.asarray(Image.fromarray(picture).resize((79, 44), Image.Resampling.BILINEAR)).copy()
+        ).permute(2, 0, 1)[None],
+        student,
+    )
+    total, visits = torch.zeros(1, 5, 44, 79), torch.zeros(44, 79)
+    places = [(t, x) for t in (0, 7, 12) for x in (0, 7, 14, 21, 28, 35, 42, 47)]
+    for top, left in places:
+        at = (..., slice(top, top + 32), slice(left, left + 32))
+        total[at] += nn.functional.interpolate(model(normed[at]), (32, 32), mode="bilinear")
+        visits[at] += 1
+    want = nn.functional.interpolate(total / visits, (40, 72), mode="bilinear")[0]
+    torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-6)
+    assert student.largest == min(windows, len(places))
+
+
 def test_a_penalty_moves_pixels_to_the_other_classes():
-    free = Predictor(Colours(), embeddings(), 32).predict(image())
+    free = Predictor(CosineClassifier(Colours(), embeddings()), 32).predict(image())
     penalty = torch.tensor([5.0, 5.0, 0.0, 0.0, 0.0])
-    held = Predictor(Colours(), embeddings(), 32, penalty=penalty).predict(image())
+    held = Predictor(CosineClassifier(Colours(), embeddings()), 32, penalty=penalty).predict(
+        image()
+    )
     assert (free < 2).any()
     assert not (held < 2).any()
 

@@ -10,7 +10,14 @@ import torch
 from pydantic import ValidationError
 
 from c2s.methods import Batch, KnownClasses
-from c2s.methods.clip_to_seg import ClipToSegConfig, LossWeights, cross_entropy_loss, region_means
+from c2s.methods.clip_to_seg import (
+    ClipToSegConfig,
+    LossWeights,
+    aggregate,
+    cross_entropy_loss,
+    info_nce,
+    region_means,
+)
 
 N, D, S = 7, 16, 8
 SEEN = (0, 1, 2, 4, 5)
@@ -122,6 +129,45 @@ def test_global_loss_uses_earlier_tokens_only(seen, batch):
     before = method.bank.filled().clone()
     method(features, batch)
     assert torch.equal(before, method.bank.filled())
+
+
+@pytest.mark.parametrize(
+    ("settings", "earlier"),
+    [({"bank_size": 0}, 0), ({"bank_size": 3, "global_negatives": "both"}, 3)],
+)
+def test_the_other_images_of_the_batch_can_be_negatives(settings, earlier, seen, batch):
+    method = ClipToSegConfig(local=False, latent=False, **settings).build(seen)
+    features = torch.randn(2, D, 4, 4)
+    first, second = (method(features, batch)["global"].item() for _ in range(2))
+    tokens, query = batch.global_cls, aggregate(features, batch.global_cls)
+    rival = tokens.flip(0)[:, None]  # of two images, the other one
+    assert first == pytest.approx(info_nce(query, tokens, rival, 0.07).item(), rel=1e-5)
+    bank = tokens.expand(2, -1, -1)[:, -earlier:] if earlier else rival[:, :0]
+    expected = info_nce(query, tokens, torch.cat([rival, bank], 1), 0.07).item()
+    assert second == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "l2", "residual"])
+def test_the_distillations_of_table_6_draw_features_to_tokens(kind, seen, batch):
+    torch.manual_seed(0)
+    config = ClipToSegConfig(distillation=kind, latent=False, aggregation="mean")
+    method = config.build(seen)
+    features = torch.randn(2, D, S, S, requires_grad=True)
+    losses = method(features, batch)
+    (losses["global"] + losses["local"]).backward()
+    assert features.grad is not None
+    moved = features.detach() - 5 * features.grad
+
+    def distances(f):
+        local, _ = region_means(f, batch.pseudo, batch.region_ids)
+        pairs = ((f.mean((2, 3)), batch.global_cls), (local[:, :2], batch.region_cls[:, :2]))
+        if kind == "l2":
+            return [(a - b).square().sum().item() for a, b in pairs]
+        return [1 - torch.nn.functional.cosine_similarity(a, b, -1).mean().item() for a, b in pairs]
+
+    for before, after in zip(distances(features.detach()), distances(moved), strict=True):
+        assert after < before
+    assert hasattr(method, "residual") == (kind == "residual")
 
 
 def test_supervision_at_feature_resolution(seen, batch):

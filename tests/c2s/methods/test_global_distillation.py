@@ -9,7 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from c2s.methods.clip_to_seg.global_distillation import CLSBank, aggregate, info_nce, match
+from c2s.methods.clip_to_seg.global_distillation import (
+    CLSBank,
+    aggregate,
+    info_nce,
+    match,
+    others,
+)
 
 
 def dot(a, b):
@@ -67,6 +73,13 @@ def test_info_nce_takes_negatives_per_query():
     assert info_nce(query, positive, negatives, 0.1).item() == pytest.approx(
         sum(each).item() / 2, rel=1e-5
     )
+
+
+def test_others_are_all_rows_but_the_own():
+    tokens = torch.randn(3, 2)
+    assert torch.equal(others(tokens)[1], tokens[[0, 2]])
+    assert others(tokens).shape == (3, 2, 2)
+    assert others(tokens[:1]).shape == (1, 0, 2)
 
 
 def test_match_by_hand():

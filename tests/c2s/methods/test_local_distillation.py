@@ -9,7 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from c2s.methods.clip_to_seg.local_distillation import local_info_nce, region_means
+from c2s.methods.clip_to_seg.local_distillation import (
+    local_info_nce,
+    reduce_regions,
+    region_means,
+)
 
 
 def naive_means(features, pseudo, region_ids):
@@ -106,6 +110,66 @@ def test_batch_negatives_leave_out_the_same_seen_class_elsewhere(seed):
     expected = naive_info_nce(f, c, valid, 0.3, "sum", allowed)
     got = local_info_nce(f, c, valid, 0.3, negatives="batch", region_ids=ids, num_classes=3)
     assert got.item() == pytest.approx(expected)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), threshold=st.floats(-0.9, 0.9))
+def test_batch_negatives_leave_out_regions_elsewhere_whose_tokens_are_alike(seed, threshold):
+    torch.manual_seed(seed)
+    f, c = torch.randn(3, 3, 4, dtype=torch.float64), torch.randn(3, 3, 4, dtype=torch.float64)
+    ids = torch.full((3, 3), 9)  # all latent: the id says nothing
+    valid = torch.rand(3, 3) < 0.8
+    unit = torch.nn.functional.normalize(c, dim=-1)
+
+    def allowed(a, b):
+        return a[0] == b[0] or float(unit[a] @ unit[b]) <= threshold
+
+    expected = naive_info_nce(f, c, valid, 0.3, "sum", allowed)
+    options = {"negatives": "batch", "region_ids": ids, "num_classes": 3, "same_class": threshold}
+    assert local_info_nce(f, c, valid, 0.3, **options).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("negatives", ["image", "batch"])
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_teacher_targets_are_a_divergence_of_the_two_softmaxes(negatives, seed):
+    torch.manual_seed(seed)
+    f, c = torch.randn(2, 3, 4, dtype=torch.float64), torch.randn(2, 3, 4, dtype=torch.float64)
+    ids = torch.arange(6).view(2, 3) + 10
+    valid = torch.rand(2, 3) < 0.8
+    norm = torch.nn.functional.normalize
+    fu, cu = norm(f, dim=-1), norm(c, dim=-1)
+    total, images = 0.0, set()
+    for b, i in valid.nonzero().tolist():
+        images.add(b)
+        slots = [(k, j) for k, j in valid.nonzero().tolist() if negatives == "batch" or k == b]
+        student = [math.exp(float(fu[b, i] @ cu[s]) / 0.3) for s in slots]
+        teacher = [math.exp(float(cu[b, i] @ cu[s]) / 0.3) for s in slots]
+        for s, t in zip(student, teacher, strict=True):
+            t = t / sum(teacher)
+            total += t * math.log(t / (s / sum(student)))
+    options = {"negatives": negatives, "region_ids": ids, "num_classes": 3, "targets": "teacher"}
+    got = local_info_nce(f, c, valid, 0.3, **options)
+    assert got.item() == pytest.approx(total / max(len(images), 1), abs=1e-9)
+
+
+def test_a_student_that_is_the_teacher_has_no_loss_under_teacher_targets():
+    c = torch.randn(2, 3, 8, requires_grad=True)
+    valid = torch.tensor([[True, True, False], [True, True, True]])
+    loss = local_info_nce(c, c.detach(), valid, 0.07, targets="teacher")
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert c.grad is not None
+    assert c.grad.isfinite().all()
+
+
+def test_the_area_mean_weighs_regions_by_their_pixels():
+    terms = torch.tensor([[1.0, 5.0, 100.0], [7.0, 0.0, 0.0], [3.0, 3.0, 3.0]])
+    valid = torch.tensor([[True, True, False], [True, False, False], [False] * 3])
+    pixels = torch.tensor([[3, 1, 50], [9, 0, 0], [4, 4, 4]])
+    assert reduce_regions(terms, valid, "area", pixels).item() == pytest.approx((2 + 7) / 2)
+    assert reduce_regions(terms, valid, "mean").item() == pytest.approx((3 + 7) / 2)
+    assert reduce_regions(terms, valid, "sum").item() == pytest.approx((6 + 7) / 2)
 
 
 def test_the_printed_dot_product():

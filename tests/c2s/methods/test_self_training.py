@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as functional
@@ -30,6 +31,7 @@ def batch(seed=0):
     generator = torch.Generator().manual_seed(seed)
     choices = torch.tensor([-1, *SEEN, N, N + 1])
     pseudo = choices[torch.randint(len(choices), (2, SIZE, SIZE), generator=generator)]
+    void = torch.rand(pseudo.shape, generator=generator) < 0.3
     ids = torch.tensor([[0, 3, N, N + 1], [2, N, -1, -1]])
     return Batch(
         image=torch.zeros(2, 3, SIZE, SIZE, dtype=torch.uint8),
@@ -39,6 +41,7 @@ def batch(seed=0):
         region_ids=ids,
         region_area=torch.full((2, 4), 0.1),
         rows=torch.arange(2),
+        unseen=~torch.isin(pseudo, torch.tensor(SEEN)) & ~void,
     )
 
 
@@ -46,39 +49,67 @@ def features(seed=1):
     return torch.randn(2, D, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
 
 
-def test_latent_pixels_take_the_best_unseen_class_and_no_other_pixel_changes():
-    objective, given, f = method(), batch(), features()
-    got = objective.labelled(f, given.pseudo)
-    text = {c: known([c]).embeddings[0] for c in UNSEEN}
-    for b in range(2):
-        for y in range(SIZE):
-            for x in range(SIZE):
-                before = int(given.pseudo[b, y, x])
-                want = before
-                if before >= N:
-                    pixel = f[b, :, y, x]
-                    want = max(UNSEEN, key=lambda c: float(pixel @ text[c]))
-                assert int(got[b, y, x]) == want
+def zegclip(logits, full):
+    """ZegCLIP's labels of one image (protocol of the family), from its label map before anything is removed.
+
+    A table of 256 entries: seen id -> itself, unseen id -> -1, 255 -> 255. Pixels of -1 get the class of
+    the largest sigmoid among the unseen ones. logits float [N, H, W]; full uint8 [H, W].
+    """
+    table = np.full(256, -1)
+    table[SEEN] = SEEN
+    table[255] = 255
+    labels = table[full]
+    scores = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    scores[SEEN] = -1
+    return np.where(labels == -1, scores.argmax(0), labels)
+
+
+@pytest.mark.parametrize("coarse", [SIZE, SIZE // 3])
+def test_labels_are_those_of_zegclip(coarse):
+    """On label maps as a data set has them: of all classes, with pixels of none."""
+    rng = np.random.default_rng(3)
+    full = rng.choice(np.array([*range(N), 255], np.uint8), (2, SIZE, SIZE))
+    seen = np.isin(full, SEEN)
+    latents = rng.choice([-1, N, N + 1], full.shape)
+    given = replace(
+        batch(),
+        pseudo=torch.from_numpy(np.where(seen, full, latents).astype(np.int64)),
+        unseen=torch.from_numpy(~seen & (full != 255)),
+    )
+    f = torch.randn(2, D, coarse, coarse, generator=torch.Generator().manual_seed(1))
+    logits = torch.einsum(
+        "bdhw,nd->bnhw", functional.normalize(f, dim=1), known(range(N)).embeddings
+    )
+    logits = functional.interpolate(14 * logits, (SIZE, SIZE), mode="bilinear", align_corners=False)
+    want = np.stack([zegclip(x.numpy(), y) for x, y in zip(logits, full, strict=True)])
+    got = method().labelled(f, given).numpy()
+    np.testing.assert_array_equal(np.where(got == -1, 255, got), want)
+    assert {*UNSEEN, *SEEN, 255} == set(np.unique(want))
 
 
 def test_a_pixel_that_looks_like_a_seen_class_still_gets_an_unseen_one():
     objective = method()
     given = batch()
     f = known([0]).embeddings[0].view(1, D, 1, 1).expand(2, D, SIZE, SIZE)
-    got = objective.labelled(f, given.pseudo)
-    assert set(got[given.pseudo >= N].tolist()) <= set(UNSEEN)
+    got = objective.labelled(f, given)
+    assert set(got[given.unseen].tolist()) <= set(UNSEEN)
+
+
+def test_a_batch_that_does_not_tell_unseen_pixels_is_refused():
+    with pytest.raises(ValueError, match="which pixels are of unseen classes"):
+        method().labelled(features(), replace(batch(), unseen=None))
 
 
 def test_confidence_leaves_doubtful_pixels_unlabelled():
     given, f = batch(), features()
-    latent = given.pseudo >= N
+    unseen = given.unseen
     config = ClipToSegConfig()
     text = torch.cat([known(SEEN).embeddings, known(UNSEEN).embeddings])
     scores = torch.einsum("bdhw,nd->bnhw", functional.normalize(f, dim=1), text)
     best = (config.alpha * scores).softmax(1)[:, len(SEEN) :].amax(1)
-    got = method(confidence=0.5).labelled(f, given.pseudo)
-    assert torch.equal(got[latent] >= 0, best[latent] >= 0.5)
-    assert torch.equal(got[~latent], given.pseudo[~latent])
+    got, sure = method(confidence=0.5).labelled(f, given), method().labelled(f, given)
+    assert torch.equal(got[unseen] >= 0, best[unseen] >= 0.5)
+    assert torch.equal(got[~unseen], sure[~unseen])
 
 
 def test_the_pixel_loss_is_the_supervised_one_on_the_new_labels():
@@ -86,7 +117,7 @@ def test_the_pixel_loss_is_the_supervised_one_on_the_new_labels():
     objective, given, f = method(), batch(), features().requires_grad_()
     losses = objective(f, given)
     everything = ClipToSegConfig(supervision="features", latent=False).build(known(range(N))).eval()
-    supervised = replace(given, pseudo=objective.labelled(f, given.pseudo))
+    supervised = replace(given, pseudo=objective.labelled(f, given))
     for name, want in everything.pixel_loss(f, supervised).items():
         torch.testing.assert_close(losses[name], want)
     inductive = ClipToSegConfig(supervision="features", latent=False).build(known(SEEN)).eval()
@@ -97,17 +128,17 @@ def test_the_pixel_loss_is_the_supervised_one_on_the_new_labels():
 def test_labels_carry_no_gradient_and_unseen_embeddings_are_not_learnt():
     objective = method()
     assert isinstance(objective, SelfTraining)
-    assert not objective.labelled(features().requires_grad_(), batch().pseudo).requires_grad
+    assert not objective.labelled(features().requires_grad_(), batch()).requires_grad
     assert [name for name, _ in objective.named_parameters() if "latent" in name] == []
 
 
 @pytest.mark.parametrize("supervision", ["image", "features"])
 def test_training_on_its_own_labels_sharpens_them(supervision):
-    """A feature map trained by the pixel loss alone: latent pixels move to their first unseen label."""
+    """A feature map trained by the pixel loss alone: unseen pixels move to their first label."""
     objective = method(supervision=supervision, global_=False, local=False)
     given = batch()
     f = features().requires_grad_()
-    first = objective.labelled(f, given.pseudo)
+    first = objective.labelled(f, given)
     optimizer = torch.optim.Adam([f], lr=0.05)
     start = float(objective(f.detach(), given)["loss"])
     for _ in range(30):
@@ -116,5 +147,4 @@ def test_training_on_its_own_labels_sharpens_them(supervision):
         loss.backward()
         optimizer.step()
     assert float(loss.detach()) < 0.5 * start
-    latent = given.pseudo >= N
-    assert (objective.labelled(f, given.pseudo) == first)[latent].float().mean() > 0.9
+    assert (objective.labelled(f, given) == first)[given.unseen].float().mean() > 0.9

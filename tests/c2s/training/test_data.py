@@ -94,6 +94,31 @@ def test_labels_are_mirrored_with_the_view_and_the_grid_is_not(tiny_views_cache)
     assert min(seen.values()) > 1000
 
 
+def test_only_a_transductive_stream_says_which_pixels_are_of_unseen_classes(tiny_views_cache):
+    """Replayed like labels: sampled at pixel centres, mirrored; padding is of no class."""
+    cache = open_cache(tiny_views_cache)
+    assert all(b.unseen is None for b in batches(cache))
+    stream = BatchStream(cache.path, sequence(cache), 0, 5, 32, False, transductive=True)
+    seen = {(flip, value): 0 for flip in (False, True) for value in (False, True)}
+    for step, batch in enumerate(stream):
+        for i, ref in enumerate(sequence(cache).batch(step)):
+            s = cache.read_block(ref.block, transductive=True).sample(ref.item, ref.view)
+            x0, y0, x1, y1 = s.box
+            for y, x in np.ndindex(32, 32):
+                across = 31 - x if s.flip else x
+                row = int(np.floor(y0 + (y + 0.5) * (y1 - y0) / 32))
+                column = int(np.floor(x0 + (across + 0.5) * (x1 - x0) / 32))
+                want = (
+                    0 <= row < s.labels.shape[0]
+                    and 0 <= column < s.labels.shape[1]
+                    and s.labels[row, column] == 255
+                    and not s.ignored[row, column]
+                )
+                assert bool(batch.unseen[i, y, x]) == want
+                seen[s.flip, want] += 1
+    assert min(seen.values()) > 500
+
+
 def test_dtypes_and_shapes(tiny_cache):
     batch = batches(open_cache(tiny_cache), stop=1)[0]
     assert batch.image.shape == (4, 3, 32, 32)
@@ -132,6 +157,9 @@ def test_processes_only_partition_a_batch(cache, world):
             if key == "max_id":
                 continue
             pieces = [getattr(rank, key) for rank in ranks]
+            if value is None:
+                assert pieces == [None] * world
+                continue
             if key.startswith("region"):
                 assert max(p.shape[1] for p in pieces) == slots
                 pieces = [padded(p, slots, -1 if key == "region_ids" else 0) for p in pieces]

@@ -17,6 +17,17 @@ def image(seed=0, height=6, width=5):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
 
 
+def test_torchvision_distorts_in_another_way():
+    """Why its transforms are not used: should this ever fail, they may be."""
+    from torchvision.transforms.v2 import functional
+
+    pixels = np.array([[[100, 200, 10], [50, 50, 50]]], np.uint8)
+    batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    ours = distorted(pixels, (0, 1.5, 1, 0, 1))
+    assert ours[0, 0].tolist() == [150, 255, 15]
+    assert functional.adjust_contrast(batch, 1.5)[0, :, 0, 0].tolist() == [100, 250, 0]
+
+
 def distorted(pixels, draws):
     """`photometric_jitter` on one image [H, W, 3]."""
     batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]

@@ -28,6 +28,7 @@ from c2s.training.run_folder import HALFWAY, RunError, open_run, read_config
 from c2s.training.self_training import inherited
 from c2s_cache import open_cache
 from c2s_cache.errors import ConfigError
+from c2s_cache.writer import BlockWriter
 
 STEPS = 4
 
@@ -170,27 +171,50 @@ def holds(chunk, row):
     return False
 
 
+def maps(cache, name):
+    """Label maps, or which of their pixels are ignored, of all usable images, as bytes."""
+    blocks = [cache.read_block(b, transductive=True) for b in range(cache.blocks)]
+    samples = [block.sample(i) for block in blocks for i in range(len(block))]
+    return [np.ascontiguousarray(getattr(s, name)).tobytes() for s in samples]
+
+
 def leaks(config, cache):
-    """Unseen rows of the text matrix that can be reached from the module and its batches."""
-    module = run.build_module(config, cache)
-    data = C2SDataModule(config, cache)
-    stream = data.stream(0, STEPS)
-    batches = list(stream)
+    """Unseen rows of the text matrix, maps of ignored pixels, and batches that tell unseen pixels from
+    pixels of no class: how many can be reached from the module, its stream and its batches."""
+    module, data = run.build_module(config, cache), C2SDataModule(config, cache)
+    stream = data.stream(0, config.total)
+    source = iter(stream)
+    batches = list(source)
     module.training_step(batches[0], 0)["loss"].backward()
     rows = cache.text("unseen").embeddings
-    chunks = list(reachable(module, data, stream, batches))
+    again = iter(stream)
+    batches.append(next(again))  # in the middle of its work, with the blocks it has read
+    frame = again.gi_frame.f_locals
+    chunks = list(reachable(module, data, stream, frame, batches))
     assert len(chunks) > 100
     seen = cache.text("seen").embeddings
     assert all(any(holds(chunk, row) for chunk in chunks) for row in seen)
-    return [any(holds(chunk, row) for chunk in chunks) for row in rows]
+    content = [chunk.tobytes() for chunk in chunks]
+    assert any(m in c for m in maps(cache, "labels") for c in content)
+    ignored = maps(cache, "ignored")
+    packed = [np.packbits(np.frombuffer(m, bool)).tobytes() for m in ignored]
+    return (
+        sum(any(holds(chunk, row) for chunk in chunks) for row in rows),
+        sum(any(m in c or p in c for c in content) for m, p in zip(ignored, packed, strict=True)),
+        sum(batch.unseen is not None for batch in batches),
+    )
 
 
-def test_unseen_text_cannot_be_reached_in_inductive_training(inductive, tiny_cache, tmp_path):
+def test_nothing_unseen_can_be_reached_in_inductive_training(inductive, tiny_cache, tmp_path):
     cache = open_cache(tiny_cache)
     config = settings(tiny_cache, tmp_path).resolved("tiny", 32)
-    assert leaks(config, cache) == [False] * len(UNSEEN)
+    assert leaks(config, cache) == (0, 0, 0)
     # The search does find them where they are known:
-    assert leaks(config.model_copy(update={"self_train": inductive}), cache) == [True, True]
+    known = config.model_copy(update={"self_train": inductive})
+    text, ignored, batches = leaks(known, cache)
+    assert text == len(UNSEEN)
+    assert ignored > 0
+    assert batches == STEPS + 1
 
 
 def test_other_unseen_embeddings_change_no_loss(inductive, tmp_path):
@@ -199,6 +223,28 @@ def test_other_unseen_embeddings_change_no_loss(inductive, tmp_path):
     assert losses(path) == losses(inductive)
     assert not np.array_equal(open_run(path).embeddings, open_run(inductive).embeddings)
     # They do where the names are known:
+    defaults = inherited(inductive)
+    records = []
+    for number, cache in enumerate((read_config(inductive).cache, other)):
+        config = settings(
+            cache, tmp_path, defaults, self_train=inductive, iterations=1, name=f"st{number}"
+        )
+        records.append(losses(run.train(config)))
+    assert records[0] != records[1]
+
+
+def test_which_pixels_are_ignored_changes_no_inductive_loss(inductive, tmp_path):
+    other = write_cache(tmp_path / "tiny.zarr")
+    writer = BlockWriter(other)
+    for block in range(writer.manifest.blocks):
+        arrays = open_cache(other).read(block, ["labels/data", "labels/ignored"])
+        unlabelled = arrays["labels/data"] == 255
+        writer.write(
+            "labels", block, arrays | {"labels/ignored": unlabelled & ~arrays["labels/ignored"]}
+        )
+    path = run.train(settings(other, tmp_path / "runs", name="inductive"))
+    assert losses(path) == losses(inductive)
+    # They do where unseen pixels are labelled:
     defaults = inherited(inductive)
     records = []
     for number, cache in enumerate((read_config(inductive).cache, other)):
@@ -219,10 +265,10 @@ def test_other_unseen_names_and_labels_at_the_source_change_no_loss(
     own = make_coco_tree(tmp_path / "own", 6)
     other = make_coco_tree(tmp_path / "other", 6)
     traded = 0
-    for file in other.rglob("*.png"):  # cow and grass, both unseen, trade their pixels
+    for file in other.rglob("*.png"):  # cow becomes grass, both unseen, and grass is not annotated
         values = np.asarray(Image.open(file))
         table = np.arange(256, dtype=np.uint8)
-        table[[20, 123]] = 123, 20
+        table[[20, 123]] = 123, 255
         Image.fromarray(table[values]).save(file)
         traded += int((table[values] != values).sum())
     assert traded > 100

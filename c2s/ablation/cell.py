@@ -1,0 +1,155 @@
+"""Invariant: a cell is known by its settings: the name of its run folder is a digest of all that decides it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from c2s.training.config import TrainConfig
+from c2s.training.logs import read_metrics
+from c2s.training.run_folder import RunError, read_config, saved_step
+from c2s_cache.fingerprint import canonical_json, digest
+from c2s_cache.receipt import write_atomic
+
+INDIFFERENT = frozenset(
+    {"cache", "name", "runs", "seed", "workers", "log_every", "checkpoint_every"}
+)
+"""Fields that do not change what a run learns, and the seed, which a run's name spells out."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What finished runs are scored on: a split of a data set, all of it or its first images."""
+
+    dataset: str
+    root: Path | None = None
+    split: str = "val"
+    limit: int | None = None
+
+    @property
+    def file(self) -> str:
+        """Where in a run folder the scores lie."""
+        some = "" if self.limit is None else f"-{self.limit}"
+        return f"scores/{self.dataset.replace('/', '_')}-{self.split}{some}.json"
+
+
+def run_name(config: TrainConfig, cache: dict[str, Any]) -> str:
+    """Name of a cell's run folder: equal for equal settings, on whatever path the cache lies.
+
+    Defaults are left out of the digest, so that a field that is new in a later version renames nothing;
+    `stored_scores` compares every field.
+
+    Args:
+        config: resolved for the cache.
+        cache: what identifies the cache, JSON values.
+    """
+    decides = config.model_dump(mode="json", exclude=set(INDIFFERENT), exclude_defaults=True)
+    code = digest(canonical_json({"train": decides, "cache": cache}))[:10]
+    return f"{config.student}-{code}-seed{config.seed}"
+
+
+def stored_scores(config: TrainConfig, scoring: Scoring) -> dict[str, Any] | None:
+    """Scores of a cell that is finished: its run folder holds this configuration, trained to its end."""
+    path = config.runs / config.run_name
+    try:
+        if not _same(read_config(path), config) or saved_step(path) != config.total:
+            return None
+        found: dict[str, Any] = json.loads((path / scoring.file).read_bytes())
+        return found
+    except (RunError, OSError, ValueError):
+        return None
+
+
+def run_cell(config: TrainConfig, scoring: Scoring) -> dict[str, Any]:
+    """Train what is not trained yet, or go on where it stopped, and score it.
+
+    Args:
+        config: resolved; its run folder is this cell's alone.
+        scoring: what to score on.
+
+    Returns:
+        `EvalResult.as_dict()` with `seconds` of training; also in the run folder, under `scoring.file`.
+
+    Raises:
+        C2SError: see `c2s.training.run` and `c2s.evaluation.evaluate`.
+    """
+    path = config.runs / config.run_name
+    with _alone(path):
+        stored = stored_scores(config, scoring)
+        if stored is not None:
+            return stored
+        _train(config, path)
+        result = {**_evaluate(path, scoring), "seconds": training_seconds(path, config.batch_size)}
+        (path / scoring.file).parent.mkdir(exist_ok=True)
+        write_atomic(path / scoring.file, (json.dumps(result, indent=2) + "\n").encode())
+        return result
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Wait until no other process is at this run; the kernel ends the wait when that one dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with lock_file(path).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def lock_file(path: Path) -> Path:
+    """Locked by the process that trains or scores a run; two commands may so share a folder."""
+    return path.with_name(f".{path.name}.lock")
+
+
+def training_seconds(path: Path, batch_size: int) -> float:
+    """Seconds that a run spent on its iterations, loading included, summed over interruptions."""
+    seconds, before = 0.0, 0
+    for record in read_metrics(path):
+        seconds += (record["step"] - before) * batch_size / record["images_per_s"]
+        before = record["step"]
+    return round(seconds, 1)
+
+
+def _train(config: TrainConfig, path: Path) -> None:
+    from c2s.online import load_online_teacher
+    from c2s.training.run import resume, train
+
+    try:
+        resumable = _same(read_config(path), config) and saved_step(path) is not None
+    except RunError:
+        resumable = False
+    if resumable:
+        resume(path, load_online_teacher)
+    else:
+        train(config, overwrite=True, load_teacher=load_online_teacher)
+
+
+def _evaluate(path: Path, scoring: Scoring) -> dict[str, Any]:
+    """Scores of a run as `c2s eval` gives them, and `images_per_s`."""
+    from c2s.datasets import load_dataset
+    from c2s.evaluation.evaluate import check_classes, evaluate
+    from c2s.training.run_folder import open_run
+
+    data = load_dataset(scoring.dataset, scoring.root)
+    run = open_run(path)
+    check_classes(run, data.classes, scoring.dataset)
+    items = list(data.split(scoring.split))[: scoring.limit]
+    field = data.protocol
+    device = "cpu" if run.config.accelerator == "cpu" else "auto"
+    result = evaluate(
+        run,
+        items,
+        device=device,
+        stride=field.stride / field.view_size,
+        short_side=field.short_side / field.view_size,
+    )
+    return result.as_dict()
+
+
+def _same(stored: TrainConfig, config: TrainConfig) -> bool:
+    """Whether two configurations learn the same from the same cache."""
+    other = INDIFFERENT - {"seed"}
+    return stored.model_dump(exclude=set(other)) == config.model_dump(exclude=set(other))

@@ -1,0 +1,70 @@
+"""Invariant: a grid says what its rows change and nothing else; everything else is shared by all rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from c2s.config import resolve
+from c2s_cache.errors import ConfigError
+
+SCORES = ("hIoU", "sIoU", "uIoU")
+"""In the paper's order."""
+
+
+class Row(BaseModel):
+    """A row of a table.
+
+    Attributes:
+        name: as the table shows it.
+        train: nested values of `TrainConfig` that are this row's.
+        build: nested values of `BuildRequest` that are this row's; they need a cache of their own.
+        paper: hIoU, sIoU, uIoU in per cent, where the paper has this row.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    train: dict[str, Any] = {}
+    build: dict[str, Any] = {}
+    paper: tuple[float, float, float] | None = None
+
+
+class Grid(BaseModel):
+    """Rows of named settings; every row is run with every student and seed.
+
+    Attributes:
+        name: of the report's files.
+        title: of the table.
+        rows: at least one, names distinct.
+        students: empty: the student that suits the cache's data set.
+        seeds: runs per row and student, with seeds 0, 1, ...
+        train: nested values of `TrainConfig` for all rows, above the recipe.
+        note: one line below the table.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    title: str = ""
+    rows: Annotated[tuple[Row, ...], Field(min_length=1)]
+    students: tuple[str, ...] = ()
+    seeds: Annotated[int, Field(ge=1)] = 1
+    train: dict[str, Any] = {}
+    note: str = ""
+
+
+def read_grid(file: Path) -> Grid:
+    """A grid from a YAML file with the fields of `Grid`; `name` defaults to the file's stem.
+
+    Raises:
+        ConfigError: the file cannot be read, a key or value is wrong, or two rows have one name.
+    """
+    grid = resolve(Grid, {"name": file.stem}, file, (), {})
+    names = [row.name for row in grid.rows]
+    twice = next((n for n in names if names.count(n) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"{file}: two rows have the name {twice!r}.")
+    return grid

@@ -1,0 +1,163 @@
+"""Invariant: every setting of a grid is checked before the first run begins; planning writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from c2s.ablation.cell import run_name
+from c2s.ablation.grid import Grid, Row
+from c2s.config import merge, resolve
+from c2s.demo.defaults import own_teacher, train_defaults
+from c2s.recipes import Recipe
+from c2s.training.config import TrainConfig, load_config
+from c2s_cache import Manifest, open_cache
+from c2s_cache.fingerprint import canonical_json, digest
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for beside the grids.
+
+    Attributes:
+        cache: complete cache that every row trains from, or derives its own from.
+        out: folder of runs, derived caches and reports.
+        recipe: settings of all rows.
+        file, settings: `--config` and `--set`, above the recipe.
+        options: fields of `TrainConfig`, above both; None: not given.
+        students: in place of the grids' own; empty: theirs.
+        seeds: in place of the grids' own; None: theirs.
+        teacher, pretrained: of caches to derive, if the teacher is not where it was.
+    """
+
+    cache: Path
+    out: Path
+    recipe: Recipe = field(default_factory=Recipe)
+    file: Path | None = None
+    settings: Sequence[str] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    students: tuple[str, ...] = ()
+    seeds: int | None = None
+    teacher: str | None = None
+    pretrained: str | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row with a student: one run per seed.
+
+    Attributes:
+        row: of the grid.
+        student: name.
+        runs: resolved configurations, one per seed; equal ones in other lines are the same run.
+    """
+
+    row: Row
+    student: str
+    runs: tuple[TrainConfig, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run.
+
+    Attributes:
+        tables: per grid its lines, in the grid's order.
+        derived: caches to derive first: path -> nested values of `BuildRequest` that differ.
+    """
+
+    tables: tuple[tuple[Grid, tuple[Line, ...]], ...]
+    derived: dict[Path, dict[str, Any]]
+
+    @property
+    def runs(self) -> list[TrainConfig]:
+        """Every run once, in the order of the tables, all rows of a seed before the next seed."""
+        lines = [line for _, lines in self.tables for line in lines]
+        most = max(len(line.runs) for line in lines)
+        found = [line.runs[i] for i in range(most) for line in lines if i < len(line.runs)]
+        return list({run.run_name: run for run in found}.values())
+
+    @property
+    def parts(self) -> list[Plan]:
+        """Each table as a plan of its own."""
+        used = [{run.cache for line in lines for run in line.runs} for _, lines in self.tables]
+        return [
+            Plan((table,), {p: c for p, c in self.derived.items() if p in caches})
+            for table, caches in zip(self.tables, used, strict=True)
+        ]
+
+
+def make_plan(grids: Sequence[Grid], request: Request) -> Plan:
+    """Resolve every row of every grid.
+
+    Raises:
+        CacheError: the cache is missing or not complete.
+        ConfigError: a wrong setting, or a row needs a cache that cannot be derived.
+    """
+    manifest = open_cache(request.cache).manifest
+    derived: dict[Path, dict[str, Any]] = {}
+    tables = []
+    for grid in grids:
+        lines = []
+        for row in grid.rows:
+            changes = merge(request.recipe.build, row.build)
+            cache = _cache(request, manifest, changes)
+            if cache != request.cache:
+                derived[cache] = changes
+            for student in request.students or grid.students or (None,):
+                runs = [
+                    _resolve(grid, row, student, seed, cache, request, manifest)
+                    for seed in range(request.seeds or grid.seeds)
+                ]
+                lines.append(Line(row, runs[0].student, tuple(runs)))
+        tables.append((grid, tuple(lines)))
+    return Plan(tuple(tables), derived)
+
+
+def _resolve(
+    grid: Grid,
+    row: Row,
+    student: str | None,
+    seed: int,
+    cache: Path,
+    request: Request,
+    manifest: Manifest,
+) -> TrainConfig:
+    """Data set, recipe, grid, file, --set, options; the row's own settings on top of all."""
+    defaults = merge(train_defaults(manifest.dataset, student), request.recipe.train)
+    place = {"cache": cache, "runs": request.out / "runs", "student": student, "seed": seed}
+    given = {k: v for k, v in {**request.options, **place}.items() if v is not None}
+    config = load_config(
+        request.file, request.settings, merge(defaults, grid.train), **merge(given, row.train)
+    )
+    config = config.resolved(manifest.dataset, manifest.view_size)
+    known = {"base": manifest.fingerprints, "derived": cache.name if cache != request.cache else ""}
+    return config.model_copy(update={"name": run_name(config, known)})
+
+
+def _cache(request: Request, manifest: Manifest, changes: dict[str, Any]) -> Path:
+    """The cache that has these build settings: the given one, or where a derived one is to lie."""
+    if not changes:
+        return request.cache
+    have, want = build_requests(request, manifest, changes)
+    if have == want:
+        return request.cache
+    code = digest(canonical_json(want.model_dump(mode="json", exclude={"teacher", "pretrained"})))
+    stem = request.cache.name.removesuffix(".zarr")
+    return request.out / "caches" / f"{stem}-{code[:10]}.zarr"
+
+
+def build_requests(
+    request: Request, manifest: Manifest, changes: dict[str, Any]
+) -> tuple[Any, Any]:
+    """The `BuildRequest` of the given cache, and the same with changes."""
+    from c2s_pipeline.recorded import recorded_request
+    from c2s_pipeline.request import BuildRequest
+
+    teacher = request.teacher or own_teacher(manifest.dataset, manifest.teacher.name)
+    options = {"teacher": teacher, "pretrained": request.pretrained}
+    recorded = recorded_request(manifest).model_dump()
+    have = resolve(BuildRequest, recorded, None, (), options)
+    return have, resolve(BuildRequest, have.model_dump(), None, (), changes)

@@ -1,0 +1,183 @@
+"""Reports in the paper's form: our means and spreads over seeds, and the paper's numbers beside them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from c2s.ablation.grid import SCORES, Grid
+from c2s.ablation.plan import Line
+from c2s_cache import C2SError
+from c2s_cache.receipt import write_atomic
+
+COLUMNS = ("row", *SCORES, "s", "paper: h / s / u", "as paper")
+
+
+def grid_facts(
+    grid: Grid, lines: Sequence[Line], outcomes: Mapping[str, dict[str, Any] | C2SError]
+) -> dict[str, Any]:
+    """Results of a grid as JSON values.
+
+    Returns:
+        `name`, `title`, `note`, `rows` and `order`. A row has `name`, `student`, `runs` (one per seed
+        that is done: `seed`, scores in per cent, `seconds` of training, `run`), their means under the
+        names of the scores, `spread` (standard deviations; from two seeds on), `paper`, and
+        `direction`. `order` counts the pairs of rows that the paper's hIoU orders, and how many of
+        them ours orders alike.
+    """
+    rows = [_row(line, outcomes) for line in lines]
+    for student in dict.fromkeys(line.student for line in lines):
+        _compare([row for row in rows if row["student"] == student])
+    pairs = [
+        (a["hIoU"] - b["hIoU"]) * (a["paper"]["hIoU"] - b["paper"]["hIoU"])
+        for a, b in combinations([r for r in rows if r["paper"] and r["hIoU"] is not None], 2)
+        if a["student"] == b["student"] and a["paper"]["hIoU"] != b["paper"]["hIoU"]
+    ]
+    order = {"pairs": len(pairs), "alike": sum(p > 0 for p in pairs)}
+    return {
+        "name": grid.name,
+        "title": grid.title or grid.name,
+        "note": grid.note,
+        "rows": rows,
+        "order": order,
+    }
+
+
+def _row(line: Line, outcomes: Mapping[str, dict[str, Any] | C2SError]) -> dict[str, Any]:
+    runs = []
+    for config in line.runs:
+        found = outcomes.get(config.run_name)
+        if isinstance(found, dict):
+            scores = {k: found[k] for k in (*SCORES, "seconds")}
+            runs.append({"seed": config.seed, **scores, "run": str(config.runs / config.run_name)})
+    values = {k: [r[k] for r in runs if r[k] is not None] for k in (*SCORES, "seconds")}
+    means = {k: round(fmean(v), 2) if v else None for k, v in values.items()}
+    spread = {k: round(stdev(values[k]), 2) for k in SCORES if len(values[k]) > 1}
+    paper = line.row.paper
+    return {
+        "name": line.row.name,
+        "student": line.student,
+        **means,
+        "spread": spread,
+        "runs": runs,
+        "paper": None if paper is None else dict(zip(SCORES, paper, strict=True)),
+        "direction": None,
+    }
+
+
+def _compare(rows: list[dict[str, Any]]) -> None:
+    """Say of each row whether its hIoU lies on the paper's side of the paper's best row.
+
+    `direction` gets `alike`, and `within_spread`: whether the difference is below the standard
+    deviations of the two rows, added in quadrature (None with one seed).
+    """
+    known = [r for r in rows if r["paper"] and r["hIoU"] is not None]
+    if not known:
+        return
+    best = max(known, key=lambda r: r["paper"]["hIoU"])
+    for row in known:
+        theirs = row["paper"]["hIoU"] - best["paper"]["hIoU"]
+        ours = row["hIoU"] - best["hIoU"]
+        if row is best or theirs == 0:
+            continue
+        spreads = [r["spread"].get("hIoU") for r in (row, best)]
+        within = None if None in spreads else abs(ours) < math.hypot(*spreads)
+        row["direction"] = {"alike": ours * theirs > 0, "within_spread": within}
+
+
+def grid_table(facts: Mapping[str, Any], scoring: Mapping[str, Any]) -> Table:
+    """A grid for the terminal."""
+    table = Table(
+        title=f"{facts['title']}: {_where(scoring)}, %", caption=_below(facts), box=box.SIMPLE
+    )
+    for number, name in enumerate(_columns(facts)):
+        table.add_column(name, justify="right" if number else "left", no_wrap=number > 0)
+    for row in facts["rows"]:
+        table.add_row(*_texts(row, facts))
+    return table
+
+
+def write_report(out: Path, facts: Mapping[str, Any]) -> None:
+    """NAME.md and NAME.json of a grid, which is the only one in `facts`."""
+    (grid,) = facts["grids"]
+    write_atomic(out / f"{grid['name']}.json", (json.dumps(facts, indent=2) + "\n").encode())
+    write_atomic(out / f"{grid['name']}.md", markdown(facts).encode())
+
+
+def markdown(facts: Mapping[str, Any]) -> str:
+    """A grid as Markdown, with what it cost."""
+    (grid,) = facts["grids"]
+    columns = _columns(grid)
+    lines = [f"### {grid['title']}", "", f"{_where(facts['scoring'])}, per cent.", ""]
+    lines += [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    lines += [f"| {' | '.join(_texts(row, grid))} |" for row in grid["rows"]]
+    lines += ["", _below(grid), "", *costs(facts)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def costs(facts: Mapping[str, Any]) -> list[str]:
+    """Sentences on caches, time and failures."""
+    lines = []
+    derived = {path: changes for path, changes in facts["caches"].items() if changes}
+    lines += [f"Derived: {path} with {json.dumps(c)}." for path, c in derived.items()]
+    teacher = facts["teacher"]
+    if teacher["saved_seconds"] is not None:
+        lines.append(
+            f"Teacher: {teacher['cached_seconds']:.0f} s for the caches; online, the {teacher['views']} views "
+            f"of these runs would have taken {teacher['online_seconds']:.0f} s at the rate of the build "
+            f"({teacher['images_per_s']:.1f} images/s): {teacher['saved_seconds']:.0f} s saved."
+        )
+    lines += [f"Failed: {name}: {why}" for name, why in facts["failed"].items()]
+    return lines
+
+
+def _where(scoring: Mapping[str, Any]) -> str:
+    some = "" if scoring["limit"] is None else f", first {scoring['limit']} images"
+    return f"{scoring['dataset']} {scoring['split']}{some}"
+
+
+def _below(grid: Mapping[str, Any]) -> str:
+    order, parts = grid["order"], []
+    if order["pairs"]:
+        parts.append(f"{order['alike']} of {order['pairs']} pairs of rows in the paper's order.")
+        if any((row["direction"] or {}).get("within_spread") for row in grid["rows"]):
+            parts.append("(±): within the spread over seeds.")
+    if grid["note"]:
+        parts.append(grid["note"])
+    return " ".join(parts)
+
+
+def _columns(grid: Mapping[str, Any]) -> list[str]:
+    """Without the paper's columns where no row has them."""
+    if any(row["paper"] for row in grid["rows"]):
+        return list(COLUMNS)
+    return list(COLUMNS[: 2 + len(SCORES)])
+
+
+def _texts(row: Mapping[str, Any], grid: Mapping[str, Any]) -> list[str]:
+    several = len({r["student"] for r in grid["rows"]}) > 1
+    name = f"{row['name']} ({row['student']})" if several else row["name"]
+    ours = [_figure(row[k], row["spread"].get(k)) for k in SCORES]
+    seconds = "-" if row["seconds"] is None else f"{row['seconds']:.0f}"
+    paper = " / ".join(f"{row['paper'][k]:.1f}" for k in SCORES) if row["paper"] else "-"
+    return [name, *ours, seconds, paper, _direction(row["direction"])][: len(_columns(grid))]
+
+
+def _direction(facts: Mapping[str, Any] | None) -> str:
+    if facts is None:
+        return "-"
+    return ("yes" if facts["alike"] else "no") + (" (±)" if facts["within_spread"] else "")
+
+
+def _figure(mean: float | None, spread: float | None) -> str:
+    if mean is None:
+        return "-"
+    return f"{mean:.1f}" if spread is None else f"{mean:.1f}±{spread:.1f}"

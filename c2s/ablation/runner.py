@@ -1,0 +1,126 @@
+"""Invariant: what is finished is known from run folders alone, so the same command always goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from c2s.ablation.cell import Scoring, stored_scores
+from c2s.ablation.plan import Plan, Request, build_requests
+from c2s.ablation.report import grid_facts, write_report
+from c2s.ablation.teacher_time import teacher_time
+from c2s.ablation.workers import Outcome, gpu_workers, run_all
+from c2s.training.config import TrainConfig
+from c2s.training.logs import read_metrics
+from c2s_cache import C2SError, open_cache
+
+if TYPE_CHECKING:
+    from c2s_pipeline.build import Progress
+
+Watch = Callable[["Board"], None]
+
+
+class Board:
+    """Where every run stands: what the live table shows.
+
+    Attributes:
+        plan: what is run.
+        outcomes: run name -> scores, or the error that ended it.
+        running: run name -> its configuration.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.outcomes: dict[str, Outcome] = {}
+        self.running: dict[str, TrainConfig] = {}
+
+    def state(self, config: TrainConfig) -> str:
+        """One word on a run: hIoU, failed, iterations done, or waiting."""
+        name = config.run_name
+        outcome = self.outcomes.get(name)
+        if isinstance(outcome, C2SError):
+            return "failed"
+        if outcome is not None:
+            return f"{outcome['hIoU'] or 0:.1f}"
+        if name not in self.running:
+            return "waiting"
+        records = read_metrics(config.runs / name)
+        return f"{records[-1]['step'] if records else 0}/{config.total}"
+
+
+def derive_caches(plan: Plan, request: Request, progress: Progress | None = None) -> None:
+    """Derive the caches that rows need beside the given one, once, into the output folder.
+
+    Raises:
+        C2SError: see `c2s_pipeline.derive.derive`; what is finished is kept.
+    """
+    from c2s_pipeline.build import Machine
+    from c2s_pipeline.derive import derive
+
+    manifest = open_cache(request.cache).manifest
+    for path, changes in plan.derived.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _, wanted = build_requests(request, manifest, changes)
+        machine = Machine() if progress is None else Machine(progress=progress)
+        derive(request.cache, wanted, path, machine)
+
+
+def ablate(plan: Plan, request: Request, scoring: Scoring, watch: Watch) -> dict[str, Any]:
+    """Run what is not finished, and report.
+
+    Writes `out`/NAME.md and NAME.json per grid.
+
+    Args:
+        plan: from `make_plan(grids, request)`, its caches derived.
+        request: cache, folder and settings.
+        scoring: what to score on.
+        watch: called whenever something changed, and about every second.
+
+    Returns:
+        `grids` (see `report.grid_facts`), `caches`, `teacher` (see `teacher_time`), `scoring`, `failed`
+        (run name -> sentence) and `seconds` of this command.
+
+    Raises:
+        C2SError: a worker died. Runs that fail are in `failed`.
+        KeyboardInterrupt: stopped; the same command goes on.
+    """
+    began = time.monotonic()
+    request.out.mkdir(parents=True, exist_ok=True)
+    board = Board(plan)
+    for config in plan.runs:
+        scores = stored_scores(config, scoring)
+        if scores is not None:
+            board.outcomes[config.run_name] = scores
+    watch(board)
+
+    def started(config: TrainConfig) -> None:
+        board.running[config.run_name] = config
+
+    def finished(config: TrainConfig, outcome: Outcome) -> None:
+        board.outcomes[config.run_name] = outcome
+
+    left = [config for config in plan.runs if config.run_name not in board.outcomes]
+    if left:
+        log = request.out / "ablate.log"
+        run_all(left, scoring, gpu_workers(), log, started, finished, lambda: watch(board))
+    watch(board)
+    seconds = round(time.monotonic() - began, 1)
+    for part in plan.parts:
+        write_report(request.out, _facts(part, request, scoring, board, seconds))
+    return _facts(plan, request, scoring, board, seconds)
+
+
+def _facts(
+    plan: Plan, request: Request, scoring: Scoring, board: Board, seconds: float
+) -> dict[str, Any]:
+    outcomes = {run.run_name: board.outcomes[run.run_name] for run in plan.runs}
+    caches = [request.cache, *plan.derived]
+    return {
+        "grids": [grid_facts(grid, lines, outcomes) for grid, lines in plan.tables],
+        "scoring": {"dataset": scoring.dataset, "split": scoring.split, "limit": scoring.limit},
+        "caches": {str(path): plan.derived.get(path, {}) for path in caches},
+        "teacher": teacher_time(caches, plan.runs),
+        "failed": {name: str(o) for name, o in outcomes.items() if isinstance(o, C2SError)},
+        "seconds": seconds,
+    }

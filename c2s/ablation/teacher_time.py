@@ -1,0 +1,62 @@
+"""What the teacher cost, and what it would have cost in the training loop: from what builds recorded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from c2s.training.config import TrainConfig
+from c2s_cache import Cache
+
+
+def teacher_time(caches: Sequence[Path], runs: Sequence[TrainConfig]) -> dict[str, Any]:
+    """Seconds spent on caches, and those of online training at the rate that the first one was built.
+
+    Online, every view of every batch goes through the teacher once per run, at best as fast as in the
+    build; that rate is images per second of `provenance.jsonl`, all of a build counted.
+
+    Args:
+        caches: the base cache, then those derived for this grid.
+        runs: every run of the grid.
+
+    Returns:
+        `cached_seconds`, `images_per_s` of the base cache's build, `views` that the runs saw,
+        `online_seconds` = views / images_per_s, `saved_seconds`. None for what no build recorded.
+    """
+    spent = [_recorded(path) for path in caches]
+    seconds = None if None in spent else round(sum(s or 0.0 for s in spent), 1)
+    views = sum(run.total * run.batch_size for run in runs)
+    rate = _build_rate(caches[0])
+    online = None if rate is None else round(views / rate, 1)
+    known = online is not None and seconds is not None
+    return {
+        "cached_seconds": seconds,
+        "images_per_s": None if rate is None else round(rate, 2),
+        "views": views,
+        "online_seconds": online,
+        "saved_seconds": round(online - seconds, 1) if known else None,  # type: ignore[operator]
+    }
+
+
+def _entries(cache: Path) -> list[dict[str, Any]]:
+    file = cache / "provenance.jsonl"
+    if not file.is_file():
+        return []
+    found: list[dict[str, Any]] = [json.loads(line) for line in file.read_text().splitlines()]
+    return found
+
+
+def _recorded(cache: Path) -> float | None:
+    """Seconds of all commands that wrote this cache; None if it does not say."""
+    entries = _entries(cache)
+    return sum(float(e["seconds"]) for e in entries) if entries else None
+
+
+def _build_rate(cache: Path) -> float | None:
+    """Views per second of the commands that ran the teacher on the cache's views."""
+    full = [e for e in _entries(cache) if e.get("stages", {}).get("teacher")]
+    seconds = sum(float(e["seconds"]) for e in full)
+    rows = sum(int(e["stages"]["teacher"]) for e in full)
+    return rows * Cache(cache).manifest.views / seconds if seconds else None

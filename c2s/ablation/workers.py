@@ -1,0 +1,136 @@
+"""Invariant: a worker is a process of its own with one GPU; it ends with its parent, and its run survives it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from c2s.ablation.cell import Scoring, run_cell
+from c2s.training.config import TrainConfig
+from c2s_cache.errors import C2SError
+
+Outcome = dict[str, Any] | C2SError
+
+
+def run_all(
+    runs: list[TrainConfig],
+    scoring: Scoring,
+    devices: list[str],
+    log: Path,
+    started: Callable[[TrainConfig], None],
+    finished: Callable[[TrainConfig, Outcome], None],
+    tick: Callable[[], None],
+) -> None:
+    """Run cells, one worker process per device; a cell that fails does not stop the others.
+
+    Args:
+        runs: resolved configurations.
+        scoring: what to score on.
+        devices: a worker each: a GPU's index, or "" for whatever device the configuration names.
+        log: file that takes the workers' output.
+        started, finished: called when a cell begins and ends, with its scores or its error.
+        tick: called about every second.
+
+    Raises:
+        C2SError: a worker died.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the workers have saved what they had.
+    """
+    context = multiprocessing.get_context("spawn")
+    waiting = list(reversed(runs))
+    busy: dict[Connection, tuple[Any, TrainConfig]] = {}
+    processes = []
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    try:
+        for device in devices[: len(runs)]:
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, device, log))
+            process.start()
+            theirs.close()
+            processes.append(process)
+            busy[ours] = (process, _give(ours, waiting.pop(), scoring, started))
+        while busy:
+            for ready in wait(list(busy), timeout=1.0):
+                assert isinstance(ready, Connection)
+                process, config = busy.pop(ready)
+                finished(config, _take(ready, process, config, log))
+                if waiting:
+                    busy[ready] = (process, _give(ready, waiting.pop(), scoring, started))
+                else:
+                    ready.close()
+            tick()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        for connection in busy:
+            connection.close()
+        for process in processes:
+            if sys.exc_info()[0] is not None and process.is_alive():
+                process.terminate()  # SIGTERM: training saves a checkpoint, then stops
+            process.join()
+
+
+def _give(
+    connection: Connection,
+    config: TrainConfig,
+    scoring: Scoring,
+    started: Callable[[TrainConfig], None],
+) -> TrainConfig:
+    connection.send((config, scoring))
+    started(config)
+    return config
+
+
+def _take(connection: Connection, process: Any, config: TrainConfig, log: Path) -> Outcome:
+    try:
+        outcome: Outcome = connection.recv()
+    except (EOFError, ConnectionError):
+        process.join()
+        raise C2SError(
+            f"the process that trained {config.run_name} died (exit code {process.exitcode}); its memory "
+            f"may have run out. Its last words are in {log}.",
+            "The same command goes on where it stopped.",
+        ) from None
+    return outcome
+
+
+def _serve(connection: Connection, device: str, log: Path) -> None:
+    """Run cells until the parent closes the pipe, or is gone."""
+    os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which then asks once, by SIGTERM
+    with log.open("a", buffering=1) as file:
+        os.dup2(file.fileno(), sys.stdout.fileno())
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    if device:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device  # before anything has touched CUDA
+    while True:
+        try:
+            config, scoring = connection.recv()
+        except EOFError:
+            return
+        try:
+            outcome: Outcome = run_cell(config, scoring)
+        except C2SError as error:
+            outcome = error
+        except Exception as error:
+            traceback.print_exc()
+            outcome = C2SError(f"{type(error).__name__}: {error} (see {log}).")
+        try:
+            connection.send(outcome)
+        except (BrokenPipeError, EOFError):
+            return
+
+
+def gpu_workers() -> list[str]:
+    """A worker per visible GPU, by index; without a GPU one worker."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if count < 2:
+        return [""]
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return shown.split(",")[:count] if shown else [str(i) for i in range(count)]

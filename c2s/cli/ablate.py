@@ -1,0 +1,176 @@
+"""`c2s ablate`: a grid of runs from one cache, such as a table of the paper."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from c2s_cache.errors import C2SError, ConfigError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from c2s.ablation.cell import Scoring
+    from c2s.ablation.grid import Grid
+    from c2s.ablation.plan import Plan, Request
+    from c2s.ablation.runner import Board
+
+
+def ablate(
+    cache: Annotated[Path, typer.Option(help="Cache to train from.")],
+    table: Annotated[
+        list[str] | None, typer.Option(help="Table of the paper, IV to XI, or all. Repeatable.")
+    ] = None,
+    grid: Annotated[
+        list[Path] | None, typer.Option(help="YAML file of rows of your own. Repeatable.")
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="Settings of all rows: paper or best.")] = "paper",
+    student: Annotated[
+        list[str] | None,
+        typer.Option(help="Student [default: the one that suits the data set]. Repeatable."),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Seeds per row [default: the grid's, else 1].")
+    ] = None,
+    iterations: Annotated[int | None, typer.Option(help="Iterations per run.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per iteration.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Data set to score on [default: the cache's].")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Its folder, or the one that holds it [C2S_DATA].")
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="Split to score on; choose settings on `dev`.")
+    ] = "val",
+    limit: Annotated[int | None, typer.Option(min=1, help="Score only the first N images.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings of all rows.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, e.g. method.tau=0.05.")
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="Of caches to derive: open_clip model or local-dir, if it moved."),
+    ] = None,
+    pretrained: Annotated[
+        str | None, typer.Option(help="Its weight tag or file, if it moved.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of runs, derived caches and reports.")] = Path(
+        "runs/ablate"
+    ),
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Train and score every row of a grid with every student and seed, and set the paper's rows beside.
+
+    Runs that are finished are not repeated and stopped ones go on, so the same command resumes; equal
+    rows of several tables are one run. One run at a time, or one per GPU where there are several.
+    """
+    from c2s.ablation.cell import Scoring
+    from c2s.ablation.plan import Request, make_plan
+    from c2s.recipes import load_recipe
+    from c2s_cache.reader import read_manifest
+
+    grids = _grids(table or [], grid or [])
+    request = Request(
+        cache,
+        out,
+        load_recipe(recipe),
+        config,
+        tuple(set_ or ()),
+        {"iterations": iterations, "batch_size": batch_size},
+        tuple(student or ()),
+        seeds,
+        teacher,
+        pretrained,
+    )
+    scoring = Scoring(dataset or read_manifest(cache).dataset, root, split, limit)
+    facts = run_grids(make_plan(grids, request), request, scoring)
+    if json_:
+        typer.echo(json.dumps(facts))
+    else:
+        _print(facts)
+    if facts["failed"]:
+        raise C2SError(
+            f"{len(facts['failed'])} runs failed; the report says why.",
+            "The same command tries them again.",
+        )
+
+
+def run_grids(plan: Plan, request: Request, scoring: Scoring) -> dict[str, Any]:
+    """Derive caches and run everything, with a live table on a terminal's stderr."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from c2s.ablation.runner import ablate, derive_caches
+    from c2s.cli.progress import BuildBar
+
+    console = Console(stderr=True)
+    if plan.derived:
+        from c2s_pipeline.extras import require
+
+        require("open_clip", "build")
+        require("distributed", "build")
+        for path, changes in plan.derived.items():
+            console.print(f"{path} is derived with {json.dumps(changes)}", highlight=False)
+        with BuildBar() as bar:
+            derive_caches(plan, request, bar)
+    shown: set[str] = set()
+
+    def watch(board: Board) -> None:
+        if console.is_terminal:
+            live.update(_live_table(board))
+        else:
+            for name in board.outcomes.keys() - shown:
+                shown.add(name)
+                state = board.state(next(r for r in plan.runs if r.run_name == name))
+                done = f"{len(board.outcomes)} of {len(plan.runs)}"
+                print(f"{done}: {name}, hIoU {state}", file=sys.stderr, flush=True)
+
+    try:
+        with Live(console=console, auto_refresh=False, transient=True) as live:
+            return ablate(plan, request, scoring, watch)
+    except KeyboardInterrupt:
+        raise C2SError("Stopped.", "The same command goes on where it stopped.") from None
+
+
+def _grids(tables: list[str], files: list[Path]) -> list[Grid]:
+    from c2s.ablation.grid import read_grid
+    from c2s.ablation.tables import TABLES
+
+    names = list(TABLES) if "all" in tables else [name.upper() for name in tables]
+    unknown = [name for name in names if name not in TABLES]
+    if unknown:
+        raise ConfigError(
+            f"the paper has no ablation table {unknown[0]!r}.", f"Tables: {', '.join(TABLES)}, all."
+        )
+    if not names and not files:
+        raise ConfigError("c2s ablate needs --table NAME or --grid FILE.")
+    return [*(TABLES[name] for name in names), *(read_grid(file) for file in files)]
+
+
+def _live_table(board: Board) -> Table:
+    from rich.table import Table
+
+    seeds = max(len(line.runs) for _, lines in board.plan.tables for line in lines)
+    table = Table("table", "row", "student", *(f"seed {i}" for i in range(seeds)))
+    for grid, lines in board.plan.tables:
+        for line in lines:
+            states = (board.state(run) for run in line.runs)
+            table.add_row(grid.name, line.row.name, line.student, *states)
+    return table
+
+
+def _print(facts: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from c2s.ablation.report import costs, grid_table
+
+    console = Console()
+    for grid in facts["grids"]:
+        console.print(grid_table(grid, facts["scoring"]))
+    for line in costs(facts):
+        console.print(line, highlight=False, soft_wrap=True)

@@ -1,0 +1,62 @@
+"""What `c2s cache build` and `derive` print."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+
+
+def report_build(report: Any, as_json: bool) -> None:
+    """Print what a build did (`BuildReport`): one JSON object, or sentences on stdout and quarantined
+    images on stderr."""
+    from c2s_cache import Cache
+
+    cache = Cache(report.path)
+    quarantine = cache.quarantine
+    if as_json:
+        facts = {
+            "path": str(report.path),
+            "rows": report.rows,
+            "built": report.built,
+            "reused": report.reused,
+            "seconds": round(report.seconds, 3),
+            "computed": report.computed,
+            "teacher_passes": report.passes,
+            "teacher_passes_saved": report.passes_saved,
+            "peak_memory_bytes": report.memory,
+            "quarantined": quarantine,
+        }
+        typer.echo(json.dumps(facts))
+        return
+    shown = _relative(report.path)
+    if not report.computed:
+        typer.echo(f"{shown} is complete: nothing to do ({report.rows} images).")
+    else:
+        rate = report.built / max(report.seconds, 1e-9)
+        typer.echo(
+            f"{shown}: {report.built} images built, {report.reused} were there already, "
+            f"{report.seconds:.1f} s ({rate:.1f} images/s), peak {report.memory / 2**30:.2f} GiB."
+        )
+        rows = ", ".join(f"{stage} {count}" for stage, count in report.computed.items())
+        kept = ", ".join(s for s in cache.manifest.stages if s not in report.computed) or "nothing"
+        passes = f"{report.passes} teacher passes done, {report.passes_saved} saved"
+        typer.echo(f"rows computed: {rows}; taken as they were: {kept}; {passes}.")
+    _show_quarantine(quarantine)
+    typer.echo(f"Train from it with: c2s train --cache {shown}")
+
+
+def _show_quarantine(quarantine: list[dict[str, Any]]) -> None:
+    if quarantine:
+        typer.echo(f"{len(quarantine)} images could not be used and are left out:", err=True)
+        for entry in quarantine[:10]:
+            typer.echo(f"  {entry['id']}: {entry['reason']}", err=True)
+
+
+def _relative(path: Path) -> Path:
+    try:
+        return path.relative_to(Path.cwd())
+    except ValueError:
+        return path

@@ -1,0 +1,70 @@
+"""Options that several `c2s cache` commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DatasetOption = Annotated[
+    str, typer.Option(help="Data set (see c2s data list), or your own folder with a classes.yaml.")
+]
+SplitFileOption = Annotated[
+    Path | None, typer.Option(help="YAML file with `unseen:`, class names or ids.")
+]
+RootOption = Annotated[
+    Path | None, typer.Option(help="Folder of the data set, or the one that holds it [C2S_DATA].")
+]
+SplitOption = Annotated[str, typer.Option(help="Split to build from.")]
+OutOption = Annotated[
+    Path | None, typer.Option(help="Cache directory [default: cache/<data set>.zarr].")
+]
+ViewsOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Views per image: 1 is CLIP's own canonical view, more are random views (resize ratio, "
+        "crop, flip; --set augment.ratio=[0.5,2.0]) that training replays [default: 1].",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value, e.g. masks.threshold=0.8.")
+]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="Worker processes [default: one per GPU, else 1].")
+]
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Running Dask scheduler whose workers see the same paths, e.g. tcp://host:8786.",
+    ),
+]
+AddressArgument = Annotated[
+    str, typer.Argument(help="Cache: directory, or URL such as s3://bucket/coco.zarr.")
+]
+PathArgument = Annotated[Path, typer.Argument(help="Cache directory.")]
+TeacherOption = Annotated[
+    str | None, typer.Option(help="open_clip ViT model name [default: ViT-B-16].")
+]
+PretrainedOption = Annotated[
+    str | None, typer.Option(help="Weight tag, checkpoint file, or 'random' [default: openai].")
+]
+MovedTeacherOption = Annotated[
+    str | None,
+    typer.Option("--teacher", help="open_clip model or local-dir, if it is not where it was."),
+]
+MovedPretrainedOption = Annotated[
+    str | None, typer.Option("--pretrained", help="Weight tag or file, if it is not where it was.")
+]
+DenseOption = Annotated[
+    str | None, typer.Option(help="Dense feature tier: none, int8 or float16 [default: none].")
+]
+DenseSizeOption = Annotated[
+    int | None, typer.Option(help="Input side of the dense pass [default: the native size].")
+]
+TemplatesOption = Annotated[
+    str | None, typer.Option(help="single, zegclip15, imagenet80 or maskclip85 [default: single].")
+]
+ConfigOption = Annotated[Path | None, typer.Option(help="YAML file of settings.")]

@@ -1,0 +1,151 @@
+"""Invariant: folding changes the last layer alone, so the model is the stock one with a K-class head.
+
+The student's last layer gives features F = W x + b, and class k scores a_k . F = (a_k W) x + a_k b: the
+embeddings A [K, D] fold into W' = A W, b' = A b. That is the cosine times the norm of F, so at every
+position of the feature map the best class is the same.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from c2s import __version__
+from c2s.deploy.export import export_program
+from c2s.deploy.info import ModelError, ModelInfo, Scores
+from c2s.deploy.model import SegmentationModel
+from c2s.evaluation.vocabulary import Vocabulary, own_vocabulary
+from c2s.students.base import Student
+from c2s.training.run_folder import Run
+
+
+def fold_classifier(
+    state: Mapping[str, Tensor], classifier: str, embeddings: Tensor
+) -> dict[str, Tensor]:
+    """A student's weights with class embeddings folded into its last layer.
+
+    Args:
+        state: of a student of width D.
+        classifier: dotted name of its last layer, a linear layer or a convolution of any kernel, with
+            weight [D, ...] and, if it has one, bias [D].
+        embeddings: A, float [K, D].
+
+    Returns:
+        The same tensors, but for the layer's weight A W [K, ...] and bias A b [K].
+    """
+    rows = embeddings.double()
+    names = [name for name in (f"{classifier}.weight", f"{classifier}.bias") if name in state]
+    folded = {
+        name: torch.einsum("kd,d...->k...", rows, state[name].double()).to(state[name].dtype)
+        for name in names
+    }
+    return {**state, **folded}
+
+
+def fold_run(
+    run: Run, words: Vocabulary | None = None, license: str | None = None
+) -> SegmentationModel:
+    """A trained run as a segmentation model of K classes.
+
+    Args:
+        run: opened run.
+        words: the classes; default: the run's own.
+        license: identifier of the hub; default: apache-2.0, the licence of c2s and of what it ships, or
+            "other" if the training started from other weights.
+
+    Raises:
+        ModelError: a result of `c2s eval` in the run folder is damaged.
+    """
+    words = words or own_vocabulary(run)
+    student, info, config = cast(Student, run.student), run.info, run.config
+    weights = None if config.weights == "random" else config.weights
+    facts = ModelInfo(
+        student=config.student,
+        architecture=info.architecture,
+        classes=words.classes,
+        unseen=words.unseen,
+        crop=config.image_size or info.view_size,
+        mean=student.mean,
+        std=student.std,
+        dataset=info.dataset,
+        iterations=run.step,
+        transductive=config.self_train is not None,
+        backbone=weights,
+        teacher={key: info.teacher[key] for key in ("name", "pretrained", "digest")},
+        license=license or ("other" if weights else "apache-2.0"),
+        versions={"c2s": __version__, **info.versions},
+        scores=run_scores(run.path, words.classes),
+    )
+    model = SegmentationModel(facts)
+    embeddings = torch.from_numpy(words.embeddings)
+    state = fold_classifier(student.state_dict(), student.classifier, embeddings)
+    model.student.load_state_dict(state)
+    return model.eval()
+
+
+def run_scores(path: Path, classes: tuple[str, ...]) -> tuple[Scores, ...]:
+    """Results on these classes that `c2s eval --out RUN/eval*.json` left in a run folder.
+
+    Raises:
+        ModelError: such a file holds no result.
+    """
+    found = []
+    for file in sorted(path.glob("eval*.json")):
+        try:
+            facts = json.loads(file.read_bytes())
+            names = tuple(c["name"] for c in facts["classes"])
+            scores = Scores.model_validate(facts)
+        except (ValueError, KeyError, TypeError, ValidationError) as error:
+            raise ModelError(
+                f"{file} is no result of c2s eval.", "Write it again with --out, or remove it."
+            ) from error
+        if names == classes:
+            found.append(scores)
+    return tuple(found)
+
+
+def write_model(
+    model: SegmentationModel, out: Path, overwrite: bool = False, export: bool = False
+) -> None:
+    """Write weights, `config.json`, the model card and, if asked for, the exported program.
+
+    The folder appears under its name only when it is whole.
+
+    Args:
+        model: in evaluation mode.
+        out: the folder.
+        overwrite: replace a folded model that is there.
+        export: also write `model.pt2`.
+
+    Raises:
+        ModelError: something else is there, it cannot be written, or the export failed.
+    """
+    if out.exists() and not overwrite:
+        raise ModelError(f"{out} exists.", "Choose another --out, or replace it with --overwrite.")
+    if out.exists() and not (out / "config.json").is_file():
+        raise ModelError(
+            f"{out} is no folded model, so it is not replaced.", "Choose another --out."
+        )
+    out = out.absolute()
+    new, old = (out.with_name(f".{out.name}.{age}") for age in ("new", "old"))
+    try:
+        shutil.rmtree(new, ignore_errors=True)
+        model.save_pretrained(new)
+        if export:
+            export_program(model, new / "model.pt2")
+        if out.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            out.rename(old)
+        new.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise ModelError(f"{out} cannot be written ({error.strerror or error}).") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)

@@ -1,0 +1,95 @@
+"""Invariant: `config.json` says all that a folded model needs besides its weights, and where it is from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from c2s_cache.errors import C2SError
+
+
+class ModelError(C2SError):
+    """A folded model is missing, damaged, in the way, or cannot be exported."""
+
+
+class Scores(BaseModel):
+    """A result of `c2s eval`, in per cent; None = not measured."""
+
+    model_config = ConfigDict(frozen=True)
+
+    dataset: str
+    split: str
+    setting: str
+    mode: str
+    seen_offset: float
+    folded: bool
+    images: int
+    sIoU: float | None
+    uIoU: float | None
+    hIoU: float | None
+    mIoU: float | None
+    pAcc: float | None
+
+
+class ModelInfo(BaseModel):
+    """What `config.json` holds.
+
+    Attributes:
+        format: 1.
+        student: its name, the architecture.
+        architecture: what the student says of itself beyond its name (`Student.architecture`).
+        classes: names in the order of the logits.
+        unseen: ids of the classes that training never annotated.
+        crop: side of the training views and of the sliding window in pixels.
+        mean, std: normalisation of the inputs, RGB, in units of pixel / 255.
+        dataset: name of the data set it was trained on.
+        iterations: of that training.
+        transductive: whether the training knew the names of the unseen classes.
+        backbone: pretrained weights that the training started from; None: the student's default.
+        teacher: name, pretrained and digest of the CLIP whose text embeddings are folded in.
+        license: its identifier on the Hugging Face hub.
+        versions: of the packages that folded it.
+        scores: results of the run on these classes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = 1
+    student: str
+    architecture: dict[str, Any] | None = None
+    classes: tuple[str, ...]
+    unseen: tuple[int, ...]
+    crop: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    dataset: str
+    iterations: int
+    transductive: bool
+    backbone: str | None
+    teacher: dict[str, Any]
+    license: str
+    versions: dict[str, str]
+    scores: tuple[Scores, ...] = ()
+
+
+def encode_info(info: ModelInfo) -> dict[str, Any]:
+    """JSON form."""
+    return info.model_dump(mode="json")
+
+
+def decode_info(facts: Any) -> ModelInfo:
+    """The reverse of `encode_info`.
+
+    Raises:
+        ModelError: names the first key that is missing, unknown or wrong.
+    """
+    try:
+        return ModelInfo.model_validate(facts)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise ModelError(
+            f"config.json is not that of a folded c2s model ({where}: {first['msg']}).",
+            "Make one with: c2s fold --run RUN --out DIR",
+        ) from error

@@ -1,0 +1,123 @@
+"""Invariant: the folded model is the stock architecture with K outputs; nothing of CLIP is left but
+numbers in its last layer."""
+
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+
+from c2s.deploy.card import model_card
+from c2s.deploy.info import ModelError, ModelInfo, decode_info, encode_info
+from c2s.evaluation.inference import Mode, Predictor
+from c2s.students import create
+
+WEIGHTS = "model.safetensors"
+
+# No `from __future__ import annotations` here: the mixin reads the annotation of `config` as a class.
+
+
+class SegmentationModel(nn.Module, ModelHubMixin, coders={ModelInfo: (encode_info, decode_info)}):
+    """A student whose classifier has the class embeddings folded in: images to K logits.
+
+    `from_pretrained(folder or hub id)`, `save_pretrained(folder)` and `push_to_hub(id)` are those of
+    `huggingface_hub.ModelHubMixin`: `model.safetensors`, `config.json`, and `README.md`, the model card.
+
+    Args:
+        config: architecture, classes, sizes, provenance.
+
+    Attributes:
+        config: the same.
+        student: the architecture with K outputs; random weights until they are loaded.
+        mean, std: normalisation of the inputs, RGB, in units of pixel / 255.
+
+    Raises:
+        ConfigError: there is no such student.
+    """
+
+    def __init__(self, config: ModelInfo) -> None:
+        super().__init__()
+        self.config = config
+        self.mean, self.std = config.mean, config.std
+        self.student = create(config.student, len(config.classes), "random", config.architecture)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits float [B, K, h, w] of normalised images [B, 3, H, W], at the student's resolution.
+
+        A logit is the cosine of feature and class embedding times the norm of the feature.
+        """
+        logits: Tensor = self.student(images)
+        return logits
+
+    def predictor(self, mode: Mode = "slide") -> Predictor:
+        """The test protocol (window and short side of `config.crop` pixels) on this model's device."""
+        return Predictor(self, self.config.crop, mode, device=next(self.parameters()).device)
+
+    def segment(
+        self, image: Image.Image | NDArray[np.uint8], mode: Mode = "slide"
+    ) -> NDArray[np.int64]:
+        """Class of every pixel of a picture: int64 [H, W], indices into `config.classes`.
+
+        Args:
+            image: a PIL image, or uint8 RGB [H, W, 3] of any size.
+            mode: "slide" (windows of `config.crop` pixels) or "whole".
+        """
+        if isinstance(image, Image.Image):
+            image = np.asarray(image.convert("RGB"))
+        return self.predictor(mode).predict(image)
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The card that `save_pretrained` writes."""
+        return ModelCard(model_card(self.config))
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_model(self.student, str(save_directory / WEIGHTS))
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        **model_kwargs: Any,
+    ) -> Self:
+        # The mixin for PyTorch would fall back to pickles, and accept weights that do not fit.
+        if "config" not in model_kwargs:
+            raise ModelError(f"{model_id} has no config.json, so it is no folded c2s model.")
+        file: str | Path = Path(model_id) / WEIGHTS
+        local = Path(model_id).is_dir()
+        student = model_kwargs["config"].student
+        if not local and student.startswith("python:"):
+            raise ModelError(
+                f"{model_id} calls code of this machine ({student}), which no download may do.",
+                "Download the folder and load that, if you trust it.",
+            )
+        model = cls(**model_kwargs)
+        if not local:
+            file = hf_hub_download(
+                model_id,
+                WEIGHTS,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                token=token,
+                local_files_only=local_files_only,
+            )
+        try:
+            load_model(model.student, file)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise ModelError(
+                f"{file} is missing, damaged, or not the {model.config.student} of its config.json: "
+                f"{reason}"
+            ) from error
+        return model.eval()

@@ -1,0 +1,68 @@
+"""Rows that need a cache of their own: Table X and recipes that change the build."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from c2s.ablation.plan import Request, make_plan
+from c2s.ablation.runner import derive_caches
+from c2s.ablation.tables import TABLES
+from c2s.datasets import load_dataset
+from c2s.demo.defaults import BUILD
+from c2s.recipes import Recipe
+from c2s_cache import ConfigError, open_cache
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory, scheduler):
+    """A cache of six scenes with the bundled teacher."""
+    from c2s_pipeline.build import build
+    from c2s_pipeline.request import BuildRequest
+
+    out = tmp_path_factory.mktemp("shapes") / "shapes.zarr"
+    request = BuildRequest.model_validate({**BUILD, "limit": 6, "block_rows": 6})
+    build(load_dataset("shapes").split("train"), request, out, scheduler=scheduler)
+    return out
+
+
+def test_table_10_derives_the_caches_that_differ_once(shapes, tmp_path):
+    request = Request(shapes, tmp_path / "out")
+    whole = make_plan([TABLES["X"]], request)
+    three, seven, both = (line.runs[0] for line in whole.tables[0][1])
+    assert both.cache == shapes
+    assert whole.derived == {
+        three.cache: {"masks": {"windows": [3]}},
+        seven.cache: {"masks": {"windows": [7]}},
+    }
+    assert len({run.run_name for run in (three, seven, both)}) == 3
+    rows = TABLES["X"].rows
+    plan = make_plan([TABLES["X"].model_copy(update={"rows": (rows[0], rows[2])})] * 2, request)
+    assert not request.out.exists()
+
+    derive_caches(plan, request)
+    made = open_cache(three.cache).manifest
+    assert made.requests["masks"]["windows"] == [3]
+    assert made.requests["masks"]["threshold"] == BUILD["masks"]["threshold"]
+    stamp = (three.cache / "provenance.jsonl").read_text()
+    derive_caches(plan, request)
+    assert (three.cache / "provenance.jsonl").read_text() == stamp
+
+
+def test_a_recipe_may_change_the_build_of_all_rows(shapes, tmp_path):
+    recipe = Recipe(build={"masks": {"threshold": 0.5}})
+    plan = make_plan([TABLES["IV"], TABLES["X"]], Request(shapes, tmp_path, recipe))
+    caches = {line.runs[0].cache for _, lines in plan.tables for line in lines}
+    assert shapes not in caches
+    assert len(caches) == 3
+    full, windows = plan.tables[0][1][3], plan.tables[1][1][2]
+    assert full.runs == windows.runs
+
+
+def test_a_wrong_build_setting_is_found_in_planning(shapes, tmp_path):
+    request = replace(Request(shapes, tmp_path), recipe=Recipe(build={"mask": {}}))
+    with pytest.raises(ConfigError, match="unknown key 'mask'"):
+        make_plan([TABLES["IV"]], request)

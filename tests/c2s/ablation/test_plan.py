@@ -1,0 +1,64 @@
+"""Planning: precedence, one run for equal rows, caches that rows derive."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from c2s.ablation.plan import make_plan
+from c2s.recipes import Recipe
+from c2s_cache import ConfigError
+
+
+def test_equal_rows_are_one_run_and_seeds_come_last(grid, request_):
+    plan = make_plan([grid, grid], request_)
+    assert [[len(line.runs) for line in lines] for _, lines in plan.tables] == [[2, 2, 2]] * 2
+    assert [run.seed for run in plan.runs] == [0, 0, 1, 1]
+    (_, lines), _ = plan.tables
+    assert lines[0].runs == lines[2].runs
+    assert lines[0].runs[0].run_name != lines[1].runs[0].run_name
+    assert not request_.out.exists()
+
+
+def test_a_row_wins_over_options_those_over_set_and_that_over_recipe_and_grid(grid, request_):
+    request = replace(
+        request_,
+        recipe=Recipe(
+            train={
+                "method": {"latent": True, "tau": 0.5, "dropout": 0.2, "alpha": 2.0, "beta": 3.0}
+            }
+        ),
+        settings=("method.latent=true", "method.tau=0.6", "iterations=5", "method.alpha=4"),
+        options={"iterations": 6, "batch_size": None},
+    )
+    grid = grid.model_copy(
+        update={"train": {**grid.train, "method": {"heads": 2, "tau": 0.4, "dropout": 0.3}}}
+    )
+    plain = make_plan([grid], request).tables[0][1][1].runs[0]
+    assert (plain.iterations, plain.batch_size) == (6, 2)
+    method = plain.method
+    assert (method.latent, method.tau, method.alpha, method.beta) == (False, 0.6, 4.0, 3.0)
+    assert (method.heads, method.dropout) == (2, 0.3)
+
+
+def test_what_a_run_does_not_learn_from_is_not_in_its_name(grid, request_):
+    def names(**options):
+        plan = make_plan([grid], replace(request_, options=options))
+        return [run.run_name for run in plan.runs]
+
+    assert names() == names(workers=3, log_every=7)
+    assert not set(names()) & set(names(lr=1e-3))
+
+
+def test_students_and_seeds_of_the_request_replace_the_grids(grid, request_):
+    request = replace(request_, students=("segformer-b0", "shapes-net"), seeds=1)
+    lines = make_plan([grid.model_copy(update={"train": {}})], request).tables[0][1]
+    assert [line.student for line in lines] == ["segformer-b0", "shapes-net"] * 3
+    assert len(lines[0].runs) == 1
+
+
+def test_a_wrong_setting_in_the_last_row_is_found_before_anything_runs(grid, request_):
+    rows = [*grid.rows, grid.rows[0].model_copy(update={"name": "z", "train": {"tau": 1}})]
+    with pytest.raises(ConfigError, match="unknown key 'tau'"):
+        make_plan([grid.model_copy(update={"rows": tuple(rows)})], request_)

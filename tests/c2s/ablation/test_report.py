@@ -1,0 +1,96 @@
+"""Reports, by hand."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from c2s.ablation.plan import make_plan
+from c2s.ablation.report import costs, grid_facts, markdown
+from c2s.ablation.teacher_time import teacher_time
+from c2s_cache import C2SError
+
+SCORING = {"dataset": "tiny", "split": "val", "limit": None}
+
+
+def outcome(h, seconds=2.0):
+    return {"hIoU": h, "sIoU": h + 1, "uIoU": h + 2, "seconds": seconds}
+
+
+@pytest.fixture
+def tables(grid, request_):
+    return make_plan([grid], request_).tables[0]
+
+
+def facts_of(tables, plain, full):
+    grid, lines = tables
+    values = zip((lines[0], lines[1]), (full, plain), strict=True)
+    outcomes = {
+        run.run_name: v for line, of in values for run, v in zip(line.runs, of, strict=True)
+    }
+    return grid_facts(grid, lines, outcomes)
+
+
+def test_means_spreads_and_directions(tables):
+    facts = facts_of(tables, [outcome(30), outcome(34)], [outcome(50), outcome(52)])
+    full, plain, again = facts["rows"]
+    assert (plain["hIoU"], plain["sIoU"], plain["uIoU"]) == (32, 33, 34)
+    assert plain["spread"]["hIoU"] == pytest.approx(8**0.5, abs=0.01)
+    assert plain["direction"] == {"alike": True, "within_spread": False}
+    assert full["direction"] is None
+    assert again["direction"] is None
+    assert facts["order"] == {"pairs": 1, "alike": 1}
+    costs = {"caches": {}, "failed": {}, "teacher": {"saved_seconds": None}}
+    report = markdown({"grids": [facts], "scoring": SCORING, **costs})
+    assert "| plain | 32.0±2.8 | 33.0±2.8 | 34.0±2.8 | 2 | 40.0 / 50.0 / 30.0 | yes |" in report
+    assert "1 of 1 pairs of rows in the paper's order." in report
+
+
+def test_a_difference_below_the_spreads_is_called_so(tables):
+    facts = facts_of(tables, [outcome(52), outcome(56)], [outcome(50), outcome(54)])
+    assert facts["rows"][1]["direction"] == {"alike": False, "within_spread": True}
+    assert facts["order"] == {"pairs": 1, "alike": 0}
+
+
+def test_equal_means_are_no_order(tables):
+    facts = facts_of(tables, [outcome(50), outcome(54)], [outcome(50), outcome(54)])
+    assert facts["order"] == {"pairs": 1, "alike": 0}
+
+
+def test_what_failed_or_is_not_done_leaves_a_dash(tables):
+    facts = facts_of(tables, [C2SError("no"), outcome(30)], [C2SError("no"), C2SError("no")])
+    full, plain, _ = facts["rows"]
+    assert (full["hIoU"], full["runs"]) == (None, [])
+    assert (plain["hIoU"], plain["spread"]) == (30, {})
+    assert facts["order"]["pairs"] == 0
+
+
+def test_teacher_time_is_what_the_builds_recorded(tiny_cache, tmp_path, tables):
+    import shutil
+
+    cache, derived = tmp_path / "a.zarr", tmp_path / "b.zarr"
+    for path in (cache, derived):
+        shutil.copytree(tiny_cache, path)
+    lines = [
+        {"seconds": 4.0, "stages": {"images": 8, "teacher": 8}},
+        {"seconds": 1.0, "stages": {"images": 2, "teacher": 2}},
+    ]
+    (cache / "provenance.jsonl").write_text("".join(json.dumps(e) + "\n" for e in lines))
+    assert teacher_time([cache, derived], [])["cached_seconds"] is None
+    derive = {"seconds": 3.0, "stages": {"masks": 10}}
+    (derived / "provenance.jsonl").write_text(json.dumps(derive) + "\n")
+    runs = [run for line in tables[1][:2] for run in line.runs]  # 4 runs of 4 iterations of 2
+    assert teacher_time([cache, derived], runs) == {
+        "cached_seconds": 8.0,
+        "images_per_s": 2.0,
+        "views": 32,
+        "online_seconds": 16.0,
+        "saved_seconds": 8.0,
+    }
+
+
+def test_a_cost_that_no_build_recorded_is_not_invented(tiny_cache, tables):
+    teacher = teacher_time([tiny_cache], [])
+    assert teacher["online_seconds"] is None
+    assert costs({"caches": {}, "failed": {}, "teacher": teacher}) == []

@@ -1,0 +1,124 @@
+"""Grids end to end on a tiny cache, in worker processes: resuming, failing, dying."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+
+from c2s.ablation import cell, runner
+from c2s.ablation.cell import run_cell, stored_scores
+from c2s.ablation.plan import make_plan
+from c2s.ablation.runner import ablate
+from c2s.training.logs import read_metrics
+from c2s.training.run_folder import saved_step
+from c2s_cache import C2SError
+
+pytestmark = pytest.mark.slow
+
+
+def silent(board):
+    pass
+
+
+def scores(facts):
+    return [[{**r, "seconds": 0} for r in row["runs"]] for row in facts["grids"][0]["rows"]]
+
+
+def test_a_grid_runs_reports_and_is_done_when_asked_again(grid, request_, scoring, monkeypatch):
+    monkeypatch.setattr(runner, "gpu_workers", lambda: ["", ""])  # two at a time
+    plan = make_plan([grid], request_)
+    seen = []
+    facts = ablate(plan, request_, scoring, lambda board: seen.append(dict(board.outcomes)))
+    assert facts["failed"] == {}
+    assert len(seen[-1]) == 4
+    rows = facts["grids"][0]["rows"]
+    assert [len(row["runs"]) for row in rows] == [2, 2, 2]
+    assert rows[0]["runs"] == rows[2]["runs"]
+    assert rows[0]["seconds"] > 0
+    report = (request_.out / "small.md").read_text()
+    assert "| plain |" in report
+    assert json.loads((request_.out / "small.json").read_text()) == facts
+
+    stamps = {p: p.stat().st_mtime_ns for p in (request_.out / "runs").rglob("*")}
+    again = ablate(plan, request_, scoring, silent)
+    assert scores(again) == scores(facts)
+    assert stamps == {p: p.stat().st_mtime_ns for p in (request_.out / "runs").rglob("*")}
+
+    other = replace(scoring, split="train")  # other images: scored again, not trained again
+    weights = plan.runs[0].runs / plan.runs[0].run_name / "checkpoint/student.safetensors"
+    before = weights.stat().st_mtime_ns
+    assert scores(ablate(plan, request_, other, silent)) != scores(facts)
+    assert weights.stat().st_mtime_ns == before
+
+
+def test_a_grid_that_is_stopped_goes_on_to_the_same_scores(grid, request_, scoring, tmp_path):
+    whole = replace(request_, out=tmp_path / "whole")
+    expected = [run_cell(run, scoring) for run in make_plan([grid], whole).runs[:1]]
+    request = replace(request_, seeds=1)
+    plan = make_plan([grid], request)
+    first = plan.runs[0]
+
+    def stop(board):
+        if read_metrics(first.runs / first.run_name):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        ablate(plan, request, scoring, stop)
+    assert not multiprocessing.active_children()
+    assert saved_step(first.runs / first.run_name) is not None
+    facts = ablate(plan, request, scoring, silent)
+    got = facts["grids"][0]["rows"][0]["runs"][0]
+    assert {k: got[k] for k in ("hIoU", "sIoU", "uIoU")} == {
+        k: expected[0][k] for k in ("hIoU", "sIoU", "uIoU")
+    }
+
+
+def test_a_run_that_fails_is_reported_and_the_others_go_on(grid, request_, scoring):
+    broken = grid.rows[1].model_copy(update={"train": {"weights": "nowhere.safetensors"}})
+    grid = grid.model_copy(update={"rows": (broken, grid.rows[0]), "seeds": 1})
+    plan = make_plan([grid], request_)
+    facts = ablate(plan, request_, scoring, silent)
+    assert list(facts["failed"]) == [plan.runs[0].run_name]
+    assert "nowhere.safetensors" in facts["failed"][plan.runs[0].run_name]
+    rows = facts["grids"][0]["rows"]
+    assert (rows[0]["hIoU"], len(rows[1]["runs"])) == (None, 1)
+    assert "Failed: " in (request_.out / "small.md").read_text()
+
+
+def test_a_worker_that_dies_is_one_sentence(grid, request_, scoring):
+    def kill(board):
+        if board.running:
+            multiprocessing.active_children()[0].kill()
+
+    with pytest.raises(C2SError, match=r"died \(exit code -9\)"):
+        ablate(make_plan([grid], request_), request_, scoring, kill)
+
+
+def test_scores_of_another_configuration_are_not_taken(grid, request_, scoring):
+    run = make_plan([grid], request_).runs[0]
+    run_cell(run, scoring)
+    assert stored_scores(run, scoring) is not None
+    assert stored_scores(run, replace(scoring, limit=1)) is None
+    other = run.model_copy(update={"lr": 1e-3})  # under the same name
+    assert stored_scores(other, scoring) is None
+
+
+def test_nobody_else_trains_a_run_that_is_being_trained(grid, request_, scoring, monkeypatch):
+    run = make_plan([grid], request_).runs[0]
+
+    def train(config, path):
+        with cell.lock_file(path).open("w") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        raise C2SError("seen")
+
+    monkeypatch.setattr(cell, "_train", train)
+    with pytest.raises(C2SError, match="seen"):
+        run_cell(run, scoring)
+    with cell.lock_file(run.runs / run.run_name).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # free again

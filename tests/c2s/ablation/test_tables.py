@@ -1,0 +1,51 @@
+"""The paper's tables: every number is the paper's, every row a valid configuration."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from c2s.ablation.tables import FULL, TABLES
+from c2s.methods.clip_to_seg import ClipToSegConfig
+
+SHARED_PAPER = "papers/c2s.txt"
+
+
+@pytest.fixture(scope="module")
+def printed(shared_data):
+    """Rows of numbers by table, as the paper's text has them."""
+    paper = shared_data.parent / SHARED_PAPER
+    if not paper.is_file():
+        pytest.skip("the paper's text is not beside this checkout")
+    tables = {}
+    for part in re.split(r"^TABLE (?=[IVX]+:)", paper.read_text(), flags=re.MULTILINE)[1:]:
+        name, _, rest = part.partition(":")
+        lines = rest.split("\n\n")[1].splitlines() if "\n\n" in rest else []
+        rows = [re.findall(r"(?<=\t)\d+\.\d(?=\t|$)", line) for line in lines]
+        tables[name] = [tuple(float(v) for v in row) for row in rows if len(row) == 3]
+    return tables
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_numbers_are_those_of_the_paper(name, printed):
+    assert [row.paper for row in TABLES[name].rows] == printed[name]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_row_is_a_configuration_of_its_own(name):
+    configs = []
+    for row in TABLES[name].rows:
+        assert set(row.train) <= {"method"}
+        configs.append((ClipToSegConfig(**row.train.get("method", {})), str(row.build)))
+    assert len({str(c) for c in configs}) == len(configs)
+
+
+def test_the_full_method_is_one_setting_in_all_tables_without_a_number_of_their_own():
+    full = {
+        name: [row for row in grid.rows if row.paper == FULL and not row.build]
+        for name, grid in TABLES.items()
+    }
+    for name in ("IV", "V", "VI", "VII", "VIII", "XI"):
+        assert [row.train for row in full[name]] == [{}]
+    assert [row.train for row in full["IX"]] == [{"method": {"bank_size": 6}}]

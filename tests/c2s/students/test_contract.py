@@ -1,0 +1,185 @@
+"""What every student promises, whichever library its architecture comes from.
+
+A new name is one line in `STUDENTS`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import ConvNextConfig, DPTConfig, MobileViTConfig, UperNetConfig
+
+from c2s.students import create
+from c2s.students.base import Student, parameter_groups
+from c2s.students.cost import student_cost
+
+DIM = 24
+STUDENTS = (
+    "segformer-b0",
+    "shapes-net",
+    "smp:unet/resnet18",
+    "smp:fpn/tu-test_convnext",
+    "hf:upernet",
+    "hf:dpt",
+    "hf:mobilevit",
+    "torchvision:deeplabv3_mobilenet_v3_large",
+    "torchvision:lraspp_mobilenet_v3_large",
+    "timm:test_convnext",
+    "timm:test_vit",
+    "python:plain_models:convolutional",
+    "python:plain_models:tokens",
+    "python:plain_models:of_any_classes",
+)
+IDLE = {
+    "hf:dpt": r"model\.dpt\.layernorm|fusion_stage\.layers\.0\.residual_layer1",
+    "python:plain_models:convolutional": r"model\.early",
+    "python:plain_models:of_any_classes": r"model\.early",
+}
+"""Parameters that no feature depends on: a last norm that is not read, an auxiliary head."""
+ODD = ((33, 47), (65, 64), (97, 61))
+CONFIGS = {
+    "upernet": lambda: UperNetConfig(
+        backbone_config=ConvNextConfig(
+            hidden_sizes=[8, 16, 24, 32],
+            depths=[1, 1, 1, 1],
+            out_features=["stage1", "stage2", "stage3", "stage4"],
+        ),
+        hidden_size=16,
+    ),
+    "dpt": lambda: DPTConfig(
+        hidden_size=24,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=64,
+        backbone_out_indices=[0, 1, 2, 3],
+        neck_hidden_sizes=[8, 16, 24, 32],
+        fusion_hidden_size=16,
+        is_hybrid=False,
+    ),
+    "mobilevit": lambda: MobileViTConfig(
+        hidden_sizes=[16, 24, 32],
+        neck_hidden_sizes=[8, 8, 16, 16, 24, 32, 32],
+        aspp_out_channels=16,
+    ),
+}
+"""Small architectures of transformers; their names above stand for folders."""
+
+
+@pytest.fixture(scope="module", params=STUDENTS)
+def case(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def name(case: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What `create` calls the student."""
+    library, _, model = case.partition(":")
+    if library != "hf":
+        return case
+    folder = tmp_path_factory.mktemp(model)
+    CONFIGS[model]().save_pretrained(folder)
+    return f"hf:{folder}"
+
+
+@pytest.fixture(scope="module")
+def idle(case: str) -> str:
+    """Pattern of the parameters that cannot learn."""
+    return IDLE.get(case, "(?!)")
+
+
+@pytest.fixture(scope="module")
+def student(name: str) -> Iterator[Student]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield create(name, DIM, "random").eval()
+    torch.set_num_threads(threads)
+
+
+def images(*size: int) -> torch.Tensor:
+    return torch.randn(size[0], 3, *size[1:], generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def test_images_of_any_size_give_features_of_width_d(student: Student) -> None:
+    assert student.dim == DIM
+    assert all(len(values) == 3 for values in (student.mean, student.std))
+    for size in ((64, 96), *ODD):
+        x = images(1, *size)
+        features = student(x)
+        assert features.shape[:2] == (1, DIM)
+        assert 1 <= features.shape[2] <= size[0] + 32
+        assert features.isfinite().all()
+        assert torch.equal(student(x), features), "evaluation is not deterministic"
+
+
+def test_every_parameter_learns(student: Student, idle: str) -> None:
+    model = copy.deepcopy(student).train()
+    torch.manual_seed(0)
+    model(images(2, 96, 128)).square().mean().backward()
+    still = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert still == [n for n, _ in model.named_parameters() if re.search(idle, n)]
+
+
+def test_saved_and_read_back_it_is_the_same(student: Student, name: str, tmp_path) -> None:
+    save_file(
+        {k: v.contiguous() for k, v in student.state_dict().items()}, tmp_path / "s.safetensors"
+    )
+    torch.manual_seed(5)
+    again = create(name, DIM, "random", json.loads(json.dumps(student.architecture))).eval()
+    again.load_state_dict(load_file(tmp_path / "s.safetensors"))
+    x = images(2, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(student(x), again(x))
+    outputs = []
+    for model in (copy.deepcopy(student).train(), again.train()):
+        torch.manual_seed(6)
+        outputs.append(model(x))
+    assert torch.equal(*outputs)
+
+
+def test_parameter_groups_hold_every_parameter_once(student: Student) -> None:
+    groups = parameter_groups(student, lr=1.0, weight_decay=0.1, head_lr_mult=10)
+    names = [name for group in groups for name in group["names"]]
+    assert sorted(names) == sorted(n for n, _ in student.named_parameters())
+    slow = {name for group in groups if group["lr"] == 1.0 for name in group["names"]}
+    assert slow
+    assert not [n for n in slow if n.startswith(f"{student.classifier}.")]
+
+
+@torch.no_grad()
+def test_class_embeddings_fold_into_the_classifier(student: Student) -> None:
+    """A F + a comes out where A W + a takes the place of the last layer W."""
+    x, layer = images(1, 65, 64), student.get_submodule(student.classifier)
+    classes, shift = torch.randn(5, DIM), torch.arange(5.0)
+    expected = torch.einsum("kd,bdhw->bkhw", classes, student(x)) + shift[:, None, None]
+    folded = copy.deepcopy(student)
+    last = copy.deepcopy(layer)
+    last.weight = nn.Parameter(torch.einsum("kd,d...->k...", classes, layer.weight))
+    last.bias = nn.Parameter(classes @ layer.bias + shift)
+    folded.set_submodule(student.classifier, last)
+    torch.testing.assert_close(folded(x), expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_torch_export_gives_the_same_features(student: Student) -> None:
+    x = images(1, 65, 64)
+    program = torch.export.export(student, (x,)).module()
+    torch.testing.assert_close(program(x), student(x))
+
+
+def test_its_cost_is_counted(student: Student, name: str) -> None:
+    cost = student_cost(name, DIM, 128)
+    assert cost.parameters == sum(p.numel() for p in student.parameters())
+    with FlopCounterMode(display=False) as counter:
+        student(images(1, 128, 128))
+    assert cost.gflops == round(counter.get_total_flops() / 2e9, 2)

@@ -1,0 +1,34 @@
+"""Recipes: known by name, valid, and the paper's is what the defaults are."""
+
+from __future__ import annotations
+
+import pytest
+
+from c2s.config import resolve
+from c2s.methods.clip_to_seg import ClipToSegConfig
+from c2s.recipes import NAMES, load_recipe
+from c2s.training.config import load_config
+from c2s_cache import ConfigError
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_is_valid(name):
+    request = pytest.importorskip("c2s_pipeline.request")
+    recipe = load_recipe(name)
+    load_config(defaults=recipe.train, cache="x")
+    resolve(request.BuildRequest, recipe.build, None, (), {})
+
+
+def test_the_paper_recipe_is_the_method_with_its_defaults():
+    recipe = load_recipe("paper")
+    assert ClipToSegConfig(**recipe.train["method"]) == ClipToSegConfig()
+    assert recipe.build == {}
+
+
+def test_without_a_name_nothing_changes():
+    assert load_recipe(None).train == {}
+
+
+def test_an_unknown_recipe_names_the_known_ones():
+    with pytest.raises(ConfigError, match=r"'bset'. Recipes: paper, best"):
+        load_recipe("bset")

@@ -1,0 +1,83 @@
+"""Runs of other libraries' models: they resume exactly and open without what they were made from."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import SegformerConfig
+
+from c2s.evaluation.inference import CosineClassifier, Predictor
+from c2s.training import run
+from c2s.training.callbacks import Recorder
+from c2s.training.config import load_config
+from c2s.training.run_folder import open_run
+
+STEPS = 3
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def settings(cache, tmp_path, student, name):
+    return load_config(
+        cache=cache,
+        student=student,
+        iterations=STEPS,
+        batch_size=4,
+        workers=0,
+        checkpoint_every=1,
+        accelerator="cpu",
+        runs=tmp_path / "runs",
+        name=name,
+    )
+
+
+@pytest.mark.parametrize("library", ["timm", "hf"])
+def test_a_run_resumes_exactly_and_opens_anywhere(library, tiny_cache, tmp_path, monkeypatch):
+    student = "timm:test_convnext"
+    if library == "hf":
+        config = SegformerConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1])
+        config.save_pretrained(tmp_path / "model")
+        student = f"hf:{tmp_path / 'model'}"
+    whole = run.train(settings(tiny_cache, tmp_path, student, "whole"))
+
+    recorded = Recorder.on_train_batch_end
+
+    def interrupting(self, trainer, module, *rest):
+        recorded(self, trainer, module, *rest)
+        if module.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Recorder, "on_train_batch_end", interrupting)
+    with pytest.raises(run.Interrupted):
+        run.train(settings(tiny_cache, tmp_path, student, "cut"))
+    monkeypatch.setattr(Recorder, "on_train_batch_end", recorded)
+    shutil.rmtree(tmp_path / "model", ignore_errors=True)
+    cut = run.resume(tmp_path / "runs" / "cut")
+
+    first, second = (load_file(p / "checkpoint" / "student.safetensors") for p in (whole, cut))
+    assert first.keys() == second.keys()
+    assert [k for k in first if not torch.equal(first[k], second[k])] == []
+    opened = open_run(cut)
+    assert opened.student.architecture == json.loads((cut / "run.json").read_text())["architecture"]
+    classifier = CosineClassifier(opened.student, torch.from_numpy(opened.embeddings))
+    predictor = Predictor(classifier, opened.info.view_size)
+    labels = predictor.predict(np.full((37, 50, 3), 90, np.uint8))
+    assert labels.shape == (37, 50)
+
+
+def test_the_run_folder_of_a_model_is_one_folder(tmp_path):
+    config = settings(tmp_path / "coco.zarr", tmp_path, "smp:unet/tu-vit_tiny.augreg", None)
+    assert config.run_name == "smp-unet-tu-vit_tiny.augreg-coco-seed0"

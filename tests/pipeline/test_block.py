@@ -1,0 +1,83 @@
+"""A block's bytes do not depend on how many lanes compute it, nor on which one is faster."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from small_builds import request
+
+from c2s_cache import Cache, DataError
+from c2s_pipeline.block import BlockComputer
+from c2s_pipeline.kmeans import create_backend
+from c2s_pipeline.request import make_manifest, row_order
+from c2s_pipeline.teacher import Teacher, TeacherSpec
+
+ROWS = 20
+"""Two rows a portion, so ten portions."""
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Uneven:
+    """A data set whose images come at different speeds."""
+
+    def __init__(self, source) -> None:
+        self.source = source
+
+    def __getattr__(self, name):
+        return getattr(self.source, name)
+
+    def encoded(self, image_id):
+        time.sleep(0.02 * (int(image_id) % 3))
+        return self.source.encoded(image_id)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_lanes_change_nothing(tiny_teacher, coco_tree):
+    from c2s.datasets import FolderSplit
+    from c2s.datasets.coco_stuff import DESCRIPTOR
+
+    source = FolderSplit(DESCRIPTOR, coco_tree(count=ROWS), "train")
+    wanted = request(tiny_teacher, block_rows=ROWS, views=2, dense="int8", batch_size=3)
+    teacher = Teacher(TeacherSpec(tiny_teacher, None))
+    order = row_order(source, wanted)
+    manifest = make_manifest(source, wanted, order, teacher.info())
+    missing = [s for s in manifest.stages if s != "text"]
+    results = []
+    for lanes in (None, 1, 4):
+        pool = lanes and ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,))
+        done: list[int] = []
+        computer = BlockComputer(manifest, Uneven(source), teacher, create_backend("torch"), pool)
+        results.append(computer.compute(order, 0, missing, {}, done.append))
+        assert done == [2] * 10
+    first = results[0]
+    assert first.passes == ROWS * 2 + len(first.stages["regions"]["regions/id"])
+    assert first.notes["dense"]["error"]["tokens"] == ROWS * 2 * 16
+    for other in results[1:]:
+        assert (other.notes, other.passes) == (first.notes, first.passes)
+        for stage, arrays in first.stages.items():
+            for path, values in arrays.items():
+                np.testing.assert_array_equal(other.stages[stage][path], values, path)
+
+
+def test_a_lane_that_fails_fails_the_block(built, tiny_teacher):
+    class Broken(Uneven):
+        def labels(self, image_id):
+            raise DataError("no label map")
+
+    manifest, source = Cache(built[0]).manifest, Broken(built[1])
+    backend = create_backend("torch")
+    with ThreadPoolExecutor(2) as pool, pytest.raises(DataError, match="no label map"):
+        BlockComputer(manifest, source, None, backend, pool).compute(
+            Cache(built[0]).ids(0), 0, ["images", "labels"], {}
+        )

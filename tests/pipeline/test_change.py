@@ -1,0 +1,91 @@
+"""Changing a request, in place or into a derived cache, against a build from scratch."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+import pytest
+from small_builds import contents, request
+
+from c2s.datasets import FolderSplit
+from c2s.datasets.coco_stuff import DESCRIPTOR
+from c2s_cache import Cache, open_cache
+from c2s_cache.integrity import verify
+from c2s_pipeline.build import Machine
+from c2s_pipeline.derive import derive
+from c2s_pipeline.recorded import recorded_request
+from c2s_pipeline.request import BuildRequest
+
+CHANGES = {
+    "threshold": ({"masks": {"windows": (2, 3), "threshold": 0.5}}, {"masks", "regions"}),
+    "windows": ({"masks": {"windows": (3,)}}, {"masks", "regions"}),
+    "masking": ({"regions": {"masking": "box"}}, {"regions"}),
+    "no dense tier": ({"dense": "none"}, set()),
+    "another dense tier": ({"dense": "int8"}, {"dense"}),
+    "dense size": ({"dense_size": 48}, {"teacher", "dense", "masks", "regions"}),
+    "templates": ({"templates": ("a {}", "the {}")}, {"text"}),
+    "unseen": ({}, {"labels", "masks", "regions"}),
+    "views": ({"views": 3}, {"views", "teacher", "dense", "masks", "regions"}),
+}
+"""Changes of a request, and the stages that depend on each."""
+FAST = ("threshold", "templates")
+
+
+def partition(root, unseen):
+    return FolderSplit(dataclasses.replace(DESCRIPTOR, unseen=unseen), root, "train")
+
+
+def without_files(source, root, downstream):
+    """The same data set with zeros in place of all that a change does not need to read."""
+    shutil.copytree(source, root)
+    needed = "stuffthingmaps_trainval2017" if "labels" in downstream else "nothing"
+    for file in root.rglob("*.*"):
+        if needed not in file.parts:
+            file.write_bytes(bytes(file.stat().st_size))
+    return root
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in CHANGES]
+)
+def test_a_change_computes_what_depends_on_it(
+    build, built, tiny_teacher, scheduler, tmp_path, name
+):
+    """In place and derived, against a build from scratch: equal bytes, only stages downstream computed."""
+    out, source = built
+    changes, downstream = CHANGES[name]
+    wanted = request(tiny_teacher, **changes)
+    changed = shutil.copytree(out, tmp_path / "changed.zarr")
+    classes = (0, 156) if name == "unseen" else DESCRIPTOR.unseen
+    source = partition(source.root, classes)
+    emptied = without_files(source.root, tmp_path / "data", downstream)
+    report = build(partition(emptied, classes), wanted, changed, update=True)
+    assert set(report.computed) == downstream
+    scratch = build(source, wanted, tmp_path / "scratch.zarr")
+    assert contents(changed) == contents(scratch.path)
+    assert verify(open_cache(changed)) == []
+    assert report.passes + report.passes_saved == scratch.passes
+    assert build(source, wanted, changed).computed == {}
+    before = contents(out)
+    derived = tmp_path / "derived.zarr"
+    settings = recorded_request(Cache(out).manifest).model_dump() | {"teacher": tiny_teacher}
+    labelled = partition(emptied, classes) if "labels" in downstream else None
+    asked = BuildRequest.model_validate(settings | changes)
+    report = derive(out, asked, derived, Machine(scheduler=scheduler), labelled)
+    assert set(report.computed) == downstream
+    assert contents(derived) == contents(scratch.path)
+    assert (derived / "images/data/c/0/0").samefile(out / "images/data/c/0/0")
+    assert derive(out, asked, derived, Machine(scheduler=scheduler), labelled).computed == {}
+    assert contents(out) == before
+
+
+@pytest.mark.slow
+def test_random_views_follow_the_partition(build, built_views, tiny_teacher, tmp_path):
+    """They are drawn from the annotated pixels, so all but images and text is computed again."""
+    out, source = built_views
+    changed = shutil.copytree(out, tmp_path / "changed.zarr")
+    other, wanted = partition(source.root, (0, 156)), request(tiny_teacher, views=3)
+    report = build(other, wanted, changed, update=True)
+    assert set(report.computed) == {"labels", "views", "teacher", "dense", "masks", "regions"}
+    assert contents(changed) == contents(build(other, wanted, tmp_path / "scratch.zarr").path)

@@ -1,0 +1,52 @@
+"""The live check finds what no checksum tells."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+
+from c2s_cache import C2SError, Cache, CacheError, open_cache
+from c2s_cache.schema import array_specs
+from c2s_cache.writer import BlockWriter
+from c2s_pipeline.recorded import load_recorded, recorded_spec
+from c2s_pipeline.spot_check import sample_rows, spot_check
+from c2s_pipeline.teacher import Teacher, TeacherSpec
+
+
+@pytest.mark.parametrize(
+    ("stage", "path", "message"),
+    [
+        ("teacher", "teacher/global_cls", "the global CLS has cosine"),
+        ("masks", "masks/grid", "of the grid cells are as clustering gives them"),
+        ("regions", "regions/cls", "a region CLS has cosine"),
+        ("regions", "regions/id", "its regions are not those of its label map and grid"),
+    ],
+)
+def test_a_live_check_finds_tokens_of_other_images(
+    built, tiny_teacher, tmp_path, stage, path, message
+):
+    """Values of other rows under valid receipts: no checksum tells, the teacher does."""
+    out, _ = built
+    teacher = Teacher(TeacherSpec(tiny_teacher, None))
+    cache = open_cache(out)
+    sound = spot_check(cache, teacher, sample_rows(cache, 9, 0))
+    assert sound.findings == ()
+    assert sound.rows == (0, 1, 2, 3, 4)
+    assert min(sound.global_cosine, sound.region_cosine, sound.grid_agreement) > 0.9999
+    copy = shutil.copytree(out, tmp_path / "copy.zarr")
+    writer = BlockWriter(copy)
+    arrays = cache.read(0, [s.path for s in array_specs(cache.manifest) if s.stage == stage])
+    mixed = np.roll(arrays[path].reshape(-1), 5).reshape(arrays[path].shape)
+    writer.write(stage, 0, arrays | {path: mixed})
+    found = spot_check(open_cache(copy), teacher, [0, 1]).findings
+    assert any(message in f.what for f in found)
+
+
+def test_a_live_check_takes_no_other_teacher(built, tiny_teacher, tmp_path):
+    manifest = Cache(built[0]).manifest
+    with pytest.raises(CacheError, match="has weights"):
+        load_recorded(manifest, recorded_spec(manifest, "ViT-B-32", "random"))
+    with pytest.raises(C2SError, match=r"cannot be loaded.*--pretrained FILE.* another way out"):
+        load_recorded(manifest, recorded_spec(manifest), "another way out")

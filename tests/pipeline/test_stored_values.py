@@ -1,0 +1,102 @@
+"""What a build stores, recomputed from the photos with independent means."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.cluster import KMeans
+from small_builds import request
+
+from c2s.datasets.coco_stuff import DESCRIPTOR
+from c2s_cache import Cache, open_cache
+from c2s_cache.augment import AugmentConfig, draw_view, view_rng
+from c2s_cache.integrity import verify
+from c2s_cache.pseudo_mask import pseudo_mask
+from c2s_cache.views import canonical_box, crop_image, crop_labels, decode_image, inside_image
+from c2s_pipeline.merge import merge_clusters
+from c2s_pipeline.seeds import annotated_cells, initial_seeds
+from c2s_pipeline.teacher import Teacher, TeacherSpec
+
+UNSEEN = set(DESCRIPTOR.unseen)
+
+
+def test_every_stored_value_follows_from_the_photo(any_built, tiny_teacher):
+    """Recompute each view from its file with open_clip, scikit-learn and the published steps."""
+    out, source, views = any_built
+    cache = open_cache(out)
+    assert verify(cache) == []
+    error = cache.dense_error
+    assert error is not None
+    assert 0.9999 < error["cosine_min"] <= error["cosine_mean"] <= 1.000001
+    assert 0.9 < error["cluster_agreement"] <= 1
+    teacher = Teacher(TeacherSpec(tiny_teacher, None))
+    dense_tier = np.asarray(cache.array("teacher/dense")[:])
+    seen, flips, padded = [], 0, 0
+    for b in range(cache.blocks):
+        block, ids = cache.read_block(b), cache.ids(b)
+        for i, v in np.ndindex(len(block), views):
+            s = block.sample(i, v)
+            name = ids[s.row - block.start]
+            assert s.image == source.encoded(name)
+            labels = source.labels(name)
+            labels[np.isin(labels, DESCRIPTOR.unseen)] = 255
+            np.testing.assert_array_equal(s.labels, labels)
+            image = decode_image(s.image)
+            box, flip = canonical_box(*image.shape[:2], 32), False
+            if views > 1:
+                box, flip = draw_view(labels, 32, view_rng(0, s.row, v), AugmentConfig())
+            np.testing.assert_array_equal(s.box, box)
+            assert s.flip == flip
+            view = crop_image(image, box, flip, 32)
+            inside = inside_image(*labels.shape, box, flip, 32)
+            cls, dense = teacher.dense_features(view[None])
+            np.testing.assert_allclose(s.global_cls, cls[0], atol=4e-3)
+            np.testing.assert_allclose(dense_tier[s.row, v], dense[0], atol=4e-3)
+            small = crop_labels(labels, box, flip, 32)
+            closed = annotated_cells(small, inside, (4, 4))
+            np.testing.assert_array_equal(s.grid, expected_grid(dense[0].numpy(), closed))
+            pseudo = pseudo_mask(small, s.grid, 171, inside)
+            for region, token, area in zip(s.region_ids, s.region_cls, s.region_area, strict=True):
+                mask = pseudo == region
+                assert area == pytest.approx(mask.mean())
+                masked = view * mask[..., None]
+                want = teacher.cls_tokens(masked[None])[0]
+                np.testing.assert_allclose(token, want, atol=4e-3)
+            assert set(s.region_ids) == {
+                r for r in np.unique(pseudo) if r >= 0 and (pseudo == r).mean() >= 0.0025
+            }
+            assert not set(np.unique(s.labels)) & UNSEEN
+            seen.append((s.row, v))
+            flips, padded = flips + flip, padded + (not inside.all())
+    assert sorted(seen) == [(row, v) for row in range(5) for v in range(views)]
+    if views > 1:
+        assert min(flips, 15 - flips, padded, 15 - padded) > 0
+
+
+def expected_grid(dense, closed):
+    grid = np.full(closed.shape, 255, np.uint8)
+    seeds = initial_seeds(dense, closed, (2, 3))
+    if not len(seeds):
+        return grid
+    tokens = dense[~closed]
+    first = np.array([((t - seeds) ** 2).sum(1).argmin() for t in tokens])
+    seeds = seeds[np.unique(first)]
+    labels = KMeans(len(seeds), init=seeds, n_init=1, max_iter=10, tol=0).fit_predict(tokens)
+    used, labels = np.unique(labels, return_inverse=True)
+    centres = np.stack([tokens[labels == i].mean(0) for i in range(len(used))])
+    out = np.zeros(len(tokens), np.uint8)
+    for number, group in enumerate(merge_clusters(centres, 0.9)):
+        out[np.isin(labels, group)] = number
+    grid[~closed] = out
+    return grid
+
+
+def test_int8_tier_is_close_to_float16(build, built, tiny_teacher, tmp_path):
+    out, source = built
+    build(source, request(tiny_teacher, dense="int8"), tmp_path / "int8.zarr")
+    coarse = Cache(tmp_path / "int8.zarr")
+    scale = np.asarray(coarse.array("teacher/dense_scale")[:], np.float32)[..., None]
+    got = np.asarray(coarse.array("teacher/dense")[:]) * scale
+    want = np.asarray(Cache(out).array("teacher/dense")[:], np.float32)
+    cosine = (got * want).sum(-1) / np.linalg.norm(got, axis=-1) / np.linalg.norm(want, axis=-1)
+    assert cosine.min() > 0.9995
