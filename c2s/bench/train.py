@@ -3,10 +3,10 @@ the loop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -24,6 +24,7 @@ from c2s.training.run import build_module
 from c2s.training.sampler import BatchSequence
 from c2s_cache import C2SError, Cache
 
+StudentOption = Literal["compile", "channels_last"]
 ONLINE_SHARE = 5
 """Iterations per round of the other sides for one with CLIP in the loop, which takes far longer."""
 
@@ -38,6 +39,8 @@ def bench_train(
     batch_size: int | None = None,
     workers: int | None = None,
     rounds: int = 5,
+    image_size: int | None = None,
+    student_options: Sequence[StudentOption] = (),
     advance: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Iterations per second: forward, losses, backward, optimizer step, and what feeds them.
@@ -45,7 +48,8 @@ def bench_train(
     `ratio` compares batches streamed from the cache with the same batches held in memory: what the
     loader costs. `labels_only_ratio` compares with the student on labels alone, streamed too: what
     distillation costs. `online_ratio` compares with `--teacher online` on the same views, or is None, and
-    `online_reason` says why. Optimizer and student are those of a run; checkpoints and logs are left out.
+    `online_reason` says why. For every student option, `<option>_ratio` compares with it on against the
+    same batches in memory without it. Optimizer and student are those of a run; checkpoints and logs are left out.
 
     Args:
         cache: default a temporary one of Shapes scenes.
@@ -56,11 +60,18 @@ def bench_train(
         steps: iterations per round.
         batch_size, workers: of the run; default the data set's.
         rounds: timed rounds of each side.
+        image_size: side of the views in pixels; default the cache's.
+        student_options: "compile" and "channels_last".
         advance: called after every round.
     """
     with cache_of(cache, images, teacher, pretrained) as opened:
         defaults = train_defaults(opened.manifest.dataset, student)
-        options = {"student": student, "batch_size": batch_size, "workers": workers}
+        options = {
+            "student": student,
+            "batch_size": batch_size,
+            "workers": workers,
+            "image_size": image_size,
+        }
         config = load_config(
             None, (), {**defaults, "accelerator": "auto"}, cache=opened.path, **options
         )
@@ -72,9 +83,12 @@ def bench_train(
         total = steps * (rounds + 1)
         sides = {
             "streamed": _side(config, opened, _stream(opened, config, total), steps),
-            "memory": _side(config, opened, (b for _ in range(rounds + 1) for b in held), steps),
+            "memory": _side(config, opened, held * (rounds + 1), steps),
             "labels only": _side(plain, opened, _stream(opened, config, total), steps),
         }
+        for option in student_options:
+            changed = config.model_copy(update={option: True})
+            sides[option] = _side(changed, opened, held * (rounds + 1), steps)
         reason = None
         try:
             weights = teacher if teacher and ":" in teacher else pretrained
@@ -97,6 +111,7 @@ def bench_train(
         more = {
             "labels_only_ratio": rates["streamed"].median / rates["labels only"].median,
             "online_ratio": online and rates["streamed"].median / online,
+            **{f"{o}_ratio": rates[o].median / rates["memory"].median for o in student_options},
             **({"online_reason": reason} if reason else {}),
         }
         return result("train", rates, "streamed", "memory", "iterations/s", what, **more)
@@ -126,18 +141,19 @@ def _stream(
 def _side(
     config: TrainConfig,
     cache: Cache,
-    batches: Iterator[Batch | list[Replay]],
+    batches: Iterable[Batch | list[Replay]],
     steps: int,
     teacher: OnlineTeacher | None = None,
 ) -> Side:
     """`steps` iterations per round on the next batches; every side has a model of its own."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    module = build_module(config, cache, 0, teacher).to(device).train()
+    module = build_module(config, cache, teacher).to(device).train()
     groups = parameter_groups(module, config.lr, config.weight_decay, config.head_lr_mult)
     optimizer = torch.optim.AdamW(groups)
+    stream = iter(batches)
 
     def run() -> int:
-        for batch in islice(batches, steps):
+        for batch in islice(stream, steps):
             _step(module, optimizer, module.transfer_batch_to_device(batch, device, 0))
         if device.type == "cuda":
             torch.cuda.synchronize()

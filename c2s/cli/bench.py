@@ -93,18 +93,24 @@ def train(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per iteration.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Loader processes.")] = None,
     rounds: RoundsOption = 5,
+    image_size: Annotated[
+        int | None, typer.Option(min=32, help="Side of the views in pixels [default: the cache's].")
+    ] = None,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Also time a compiled student.")
+    ] = False,
+    channels_last: Annotated[
+        bool, typer.Option("--channels-last", help="Also time a student in this memory layout.")
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
     """Training from a cache against batches in memory, labels alone, and CLIP in the loop."""
-    from c2s.bench.train import bench_train
+    from c2s.bench.train import StudentOption, bench_train
 
-    _run(
-        "train",
-        json_,
-        lambda tick: bench_train(
-            cache, teacher, pretrained, student, images, steps, batch_size, workers, rounds, tick
-        ),
-    )
+    asked: list[StudentOption] = ["compile"] if compile_ else []
+    asked += ["channels_last"] if channels_last else []
+    options = (student, images, steps, batch_size, workers, rounds, image_size, asked)
+    _run("train", json_, lambda tick: bench_train(cache, teacher, pretrained, *options, tick))
 
 
 @app.command()

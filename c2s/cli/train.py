@@ -87,8 +87,9 @@ def train(
             raise ConfigError(f"--resume continues a run as it was configured; drop {extra}.")
         from c2s.online import load_online_teacher
         from c2s.training import run
+        from c2s.validation import load_validation_set
 
-        path = run.resume(resume, load_online_teacher)
+        path = run.resume(resume, load_online_teacher, load_validation_set)
     else:
         if cache is None and config is None and self_train is None:
             raise ConfigError(
@@ -100,12 +101,20 @@ def train(
         from c2s.training import run
         from c2s.training.config import load_config
         from c2s.training.self_training import inherited
+        from c2s.validation import load_validation_set
 
         defaults = _defaults(cache, student) if self_train is None else inherited(self_train)
         defaults = merge(defaults, load_recipe(recipe).train)
         path = run.train(
-            load_config(config, set_ or (), defaults, **options), overwrite, load_online_teacher
+            load_config(config, set_ or (), defaults, **options),
+            overwrite,
+            load_online_teacher,
+            load_validation_set,
         )
+    from c2s.training.logs import first_process
+
+    if not first_process():
+        return
     typer.echo(f"{path} is complete.")
     typer.echo(f"Evaluate it with: c2s eval --run {path} --dataset {_dataset(path)}")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +27,8 @@ class Batch:
         extent: int64 [B, 4], top, left, bottom, right of the part of the view that shows the image;
             the rest is padding. None: no padding.
         jitter: float32 [B, 5], photometric distortion of each image, or None.
+        max_id: no id in `pseudo` or `region_ids` is larger. The loader knows it; where it is None, the
+            method has to look, and on a GPU to wait for what it sees.
         unseen: bool [B, S, S], pixels of unseen classes, whichever: their annotation was removed. Only in
             a self-training; None otherwise, so that they cannot be told from pixels of no class.
     """
@@ -38,6 +42,14 @@ class Batch:
     rows: Tensor
     extent: Tensor | None = None
     jitter: Tensor | None = None
+    max_id: int | None = None
+
+    def largest_id(self) -> int:
+        """`max_id`, looked up if it was not given."""
+        if self.max_id is not None:
+            return self.max_id
+        return max(int(self.pseudo.max()), int(self.region_ids.max()))
+
     unseen: Tensor | None = None
 
     def __len__(self) -> int:
@@ -45,12 +57,13 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""
-        return Batch(**{k: v.to(device, non_blocking=non_blocking) for k, v in self._items()})
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory (the loader calls this)."""
-        return Batch(**{k: v.pin_memory() for k, v in self._items()})
+        return self._each(lambda tensor: tensor.pin_memory())
 
-    def _items(self) -> list[tuple[str, Tensor]]:
-        found = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return [(name, value) for name, value in found if value is not None]
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {k: change(v) for k, v in values.items() if isinstance(v, Tensor)}
+        return Batch(**(values | tensors))

@@ -1,80 +1,126 @@
 """Invariant: a checkpoint is safetensors and JSON, is replaced as a whole, and resumes exactly.
 
-`checkpoint/student.safetensors` is the student alone; `state.safetensors` holds the method (with
-its bank), the optimizer's moments and the random states; `state.json` the iteration, written last.
-On a CPU a resumed run equals an uninterrupted one bit for bit; on a GPU as far as its kernels repeat.
+It is Lightning's own checkpoint in another container. `checkpoint/student.safetensors` is the student
+alone, the averaged one where weights are averaged; `state.safetensors` holds all other tensors (the
+method with its bank, the optimizer's moments, the student that is trained on where another one is
+saved); `state.json` the rest, written last. On a CPU a resumed run equals an uninterrupted one bit for
+bit; on a GPU as far as its kernels repeat.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from lightning_fabric.plugins.io import CheckpointIO
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from c2s.training.run_folder import (
     HALFWAY,
     RunError,
     checkpoint_folder,
     load_tensors,
-    load_weights,
 )
 from c2s_cache.receipt import sync_directory, write_atomic
 
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint in memory. `tensors` is the content of state.safetensors."""
-
-    step: int
-    student: dict[str, Tensor]
-    tensors: dict[str, Tensor]
-    scaler: dict[str, Any]
+FORMAT = 2
+STUDENT, AVERAGED = "state_dict/student.", "state_dict/averaged.module."
+TENSOR, ITEMS = "$tensor", "$items"
+"""Marks, in the JSON, of a tensor (by its name) and of a mapping whose keys are no texts."""
 
 
-def save(
-    run: Path,
-    step: int,
-    student: nn.Module,
-    method: nn.Module,
-    optimizer: Optimizer,
-    scaler: dict[str, Any],
-) -> None:
-    """Replace the run's checkpoint. Killed at any instant, the folder still holds a whole one.
+class SafetensorsIO(CheckpointIO):
+    """Reads and writes the checkpoints of a Trainer in the folder `checkpoint` of a run."""
 
-    Args:
-        run: run folder.
-        step: iterations done.
-        student, method: the modules; the optimizer's groups must carry `names` of their parameters.
-        optimizer: its per-parameter state is stored by parameter name.
-        scaler: state of the gradient scaler, JSON values; empty without one.
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Replace the checkpoint. Killed at any instant, the folder still holds a whole one.
+
+        Args:
+            checkpoint: Lightning's: nested dicts and lists of tensors and JSON values.
+            path: RUN/checkpoint.
+            storage_options: unused.
+
+        Raises:
+            TypeError: it holds something else.
+        """
+        run = Path(path).parent
+        tensors: dict[str, Tensor] = {}
+        skeleton = _split(checkpoint, "", tensors)
+        prefix = AVERAGED if any(k.startswith(AVERAGED) for k in tensors) else STUDENT
+        student = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+        others = {k: v for k, v in tensors.items() if not k.startswith(prefix)}
+        state = {
+            "format": FORMAT,
+            "step": checkpoint["global_step"],
+            "complete": checkpoint.get("complete", False),
+            "student": prefix,
+            "checkpoint": skeleton,
+        }
+        new, old, current = run / "checkpoint.new", run / "checkpoint.old", run / "checkpoint"
+        keep = checkpoint_folder(run)
+        for leftover in (new, old):
+            if leftover != keep:
+                shutil.rmtree(leftover, ignore_errors=True)
+        if keep != current and keep.is_dir():
+            keep.rename(current)
+        new.mkdir()
+        save_file(_plain(student), new / "student.safetensors")
+        save_file(_plain(others), new / "state.safetensors")
+        write_atomic(new / "state.json", (json.dumps(state) + "\n").encode())
+        if current.is_dir():
+            current.rename(old)
+        new.rename(current)
+        sync_directory(run)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """What was saved, with all tensors on the CPU.
+
+        Raises:
+            RunError: there is none, it is damaged, or of an earlier version.
+        """
+        run = Path(path).parent
+        state, folder = read_state(run), checkpoint_folder(run)
+        if state["format"] != FORMAT:
+            raise RunError(
+                f"The checkpoint of {run} is of format {state['format']}, expected {FORMAT}: it can be "
+                "evaluated, not continued.",
+                "Start it anew with --overwrite.",
+            )
+        tensors = load_tensors(folder / "state.safetensors")
+        student = load_tensors(folder / "student.safetensors")
+        tensors |= {state["student"] + k: v for k, v in student.items()}
+        try:
+            joined: dict[str, Any] = _join(state["checkpoint"], tensors)
+        except KeyError as error:
+            raise RunError(f"{folder} lacks the tensor {error}.", "Train the run again.") from error
+        return joined
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Delete it."""
+        shutil.rmtree(path)
+
+
+def read_state(run: Path) -> dict[str, Any]:
+    """`state.json` of the run's checkpoint: format, step, complete and more.
+
+    Raises:
+        RunError: there is none, or it is damaged.
     """
-    tensors = {f"method/{k}": v for k, v in method.state_dict().items()}
-    tensors |= {f"optimizer/{k}": v for k, v in _optimizer_state(optimizer).items()}
-    tensors |= _random_state()
-    new, old, current = run / "checkpoint.new", run / "checkpoint.old", run / "checkpoint"
-    keep = checkpoint_folder(run)
-    for leftover in (new, old):
-        if leftover != keep:
-            shutil.rmtree(leftover, ignore_errors=True)
-    if keep != current and keep.is_dir():
-        keep.rename(current)
-    new.mkdir()
-    save_file(_plain(student.state_dict()), new / "student.safetensors")
-    save_file(_plain(tensors), new / "state.safetensors")
-    state = json.dumps({"format": 1, "step": step, "scaler": scaler}) + "\n"
-    write_atomic(new / "state.json", state.encode())
-    if current.is_dir():
-        current.rename(old)
-    new.rename(current)
-    sync_directory(run)
-    shutil.rmtree(old, ignore_errors=True)
+    try:
+        state: dict[str, Any] = json.loads((checkpoint_folder(run) / "state.json").read_bytes())
+        return {"complete": False, **state, "step": int(state["step"])}
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(
+            f"{run} has no checkpoint to resume from.", "Start it anew with --overwrite."
+        ) from error
 
 
 def save_halfway(run: Path, student: nn.Module) -> None:
@@ -86,86 +132,32 @@ def save_halfway(run: Path, student: nn.Module) -> None:
     partial.replace(file)
 
 
-def load(run: Path) -> Checkpoint:
-    """Read the run's checkpoint.
-
-    Raises:
-        RunError: there is none, or it is damaged.
-    """
-    folder = checkpoint_folder(run)
-    try:
-        state = json.loads((folder / "state.json").read_bytes())
-        step, scaler = int(state["step"]), dict(state["scaler"])
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(
-            f"{run} has no checkpoint to resume from.", "Start it anew with --overwrite."
-        ) from error
-    return Checkpoint(
-        step,
-        load_tensors(folder / "student.safetensors"),
-        load_tensors(folder / "state.safetensors"),
-        scaler,
-    )
+def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """The value with tensors replaced by their names, which are their paths in it."""
+    if isinstance(value, Tensor):
+        if name in tensors:  # a/b beside a with an inner b
+            name = f"{name}#{len(tensors)}"
+        tensors[name] = value
+        return {TENSOR: name}
+    if isinstance(value, dict):
+        inner = [(k, _split(v, f"{name}/{k}".lstrip("/"), tensors)) for k, v in value.items()]
+        return dict(inner) if all(isinstance(k, str) for k in value) else {ITEMS: inner}
+    if isinstance(value, (list, tuple)):
+        return [_split(v, f"{name}/{i}", tensors) for i, v in enumerate(value)]
+    return value
 
 
-def restore_modules(
-    checkpoint: Checkpoint, run: Path, student: nn.Module, method: nn.Module
-) -> None:
-    """Fill student and method, before they move to their device."""
-    load_weights(student, checkpoint.student, checkpoint_folder(run) / "student.safetensors")
-    state = _under(checkpoint.tensors, "method/")
-    load_weights(method, state, checkpoint_folder(run) / "state.safetensors")
-
-
-def restore_optimizer(checkpoint: Checkpoint, optimizer: Optimizer) -> None:
-    """Fill the optimizer's moments; its groups stay as the configuration made them.
-
-    Raises:
-        RunError: the checkpoint has state of parameters that the optimizer does not know.
-    """
-    stored = _under(checkpoint.tensors, "optimizer/")
-    state: dict[int, dict[str, Tensor]] = {}
-    index = 0
-    for group in optimizer.param_groups:
-        for name in group["names"]:
-            found = _under(stored, f"{name}/")
-            if found:
-                state[index] = found
-            index += 1
-    if sum(len(s) for s in state.values()) != len(stored):
-        raise RunError("The checkpoint's optimizer state is of another student or method.")
-    optimizer.load_state_dict(
-        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-    )
-
-
-def restore_random(checkpoint: Checkpoint) -> None:
-    """Set torch's random states, on the CPU and on every device the checkpoint knows."""
-    torch.set_rng_state(checkpoint.tensors["rng/cpu"])
-    if torch.cuda.is_available():
-        for i in range(torch.cuda.device_count()):
-            if f"rng/cuda/{i}" in checkpoint.tensors:
-                torch.cuda.set_rng_state(checkpoint.tensors[f"rng/cuda/{i}"], i)
-
-
-def _random_state() -> dict[str, Tensor]:
-    states = {"rng/cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states |= {f"rng/cuda/{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
-    return states
-
-
-def _optimizer_state(optimizer: Optimizer) -> dict[str, Tensor]:
-    return {
-        f"{name}/{key}": value
-        for group in optimizer.param_groups
-        for name, param in zip(group["names"], group["params"], strict=True)
-        for key, value in optimizer.state.get(param, {}).items()
-    }
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+def _join(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Inverse of `_split`; tuples come back as lists."""
+    if isinstance(value, list):
+        return [_join(v, tensors) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {TENSOR}:
+        return tensors[value[TENSOR]]
+    if value.keys() == {ITEMS}:
+        return {k: _join(v, tensors) for k, v in value[ITEMS]}
+    return {k: _join(v, tensors) for k, v in value.items()}
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

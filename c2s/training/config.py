@@ -20,6 +20,24 @@ DEFAULT_ITERATIONS = 20_000
 STOCK_WARMUP = 1500
 
 
+class ValidationConfig(BaseModel):
+    """Scoring during training, on labelled images of the run's data set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    every: int = Field(gt=0, description="iterations")
+    split: str = "val"
+    limit: int | None = Field(default=None, gt=0, description="only the first K images")
+    root: Path | None = Field(default=None, description="folder of the data set")
+    mode: Literal["slide", "whole"] = "slide"
+    patience: int | None = Field(
+        default=None,
+        gt=0,
+        description="stop after so many scores in a row without a better mIoU of the seen classes "
+        "among themselves; nothing of an unseen class has a part in it",
+    )
+
+
 class TrainConfig(BaseModel):
     """Everything that determines a training run. The defaults are the stock SegFormer schedule."""
 
@@ -56,7 +74,12 @@ class TrainConfig(BaseModel):
     iterations: int | None = Field(
         default=None, gt=0, description="default: 20 k / 40 k / 80 k by dataset"
     )
-    batch_size: int = Field(default=16, gt=0, description="over all devices together")
+    batch_size: int = Field(
+        default=16, gt=0, description="of an iteration, over all devices and micro-batches together"
+    )
+    accumulate: int = Field(
+        default=1, gt=0, description="micro-batches in which an iteration is computed"
+    )
     image_size: int | None = Field(default=None, gt=0, description="default: the cache's view size")
     seed: int = Field(default=0, ge=0)
     jitter: bool = Field(default=True, description="photometric distortion")
@@ -74,12 +97,26 @@ class TrainConfig(BaseModel):
         default=1.0, ge=0, description="power of the decay after warm-up; 0 = constant"
     )
 
+    ema: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="decay of a moving average of the student's weights, which is then the run's student",
+    )
+
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
-    devices: int = Field(default=1, gt=0)
+    compile: bool = Field(default=False, description="torch.compile the student")
+    channels_last: bool = Field(default=False, description="memory layout of the student")
+    devices: int = Field(default=1, gt=0, description="per node")
+    nodes: int = Field(default=1, gt=0)
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     workers: int = Field(default=4, ge=0, description="loader processes; never changes the batches")
     log_every: int = Field(default=50, gt=0, description="iterations")
     checkpoint_every: int = Field(default=1000, gt=0, description="iterations")
+    validation: ValidationConfig | None = None
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
+        default=("tensorboard",), description="beside metrics.jsonl and metrics.csv"
+    )
 
     name: str | None = Field(
         default=None, description="run folder under runs/; default student-cache-seedN"
@@ -90,6 +127,11 @@ class TrainConfig(BaseModel):
     def _check(self) -> TrainConfig:
         if self.views == "fresh" and self.teacher != "online":
             raise ValueError("views=fresh needs teacher=online: a cache holds no fresh views")
+        parts = self.nodes * self.devices * self.accumulate
+        if self.batch_size % parts:
+            raise ValueError(
+                f"batch_size {self.batch_size} is no multiple of nodes x devices x accumulate = {parts}"
+            )
         return self
 
     @property

@@ -136,6 +136,7 @@ def collate(views: Sequence[View]) -> Batch:
     """Stack views; regions are padded to the largest number among them (at least one slot)."""
     regions = max(1, *(len(v.region_ids) for v in views))
     draws = [v.jitter for v in views if v.jitter is not None]
+    ids = [a for v in views for a in (v.pseudo, v.region_ids) if a.size]
     unseen = [v.unseen for v in views if v.unseen is not None]
     return Batch(
         image=torch.from_numpy(np.stack([v.image.transpose(2, 0, 1) for v in views])),
@@ -147,14 +148,17 @@ def collate(views: Sequence[View]) -> Batch:
         rows=torch.tensor([v.row for v in views]),
         extent=torch.from_numpy(np.stack([v.extent for v in views])),
         jitter=torch.from_numpy(np.stack(draws)) if draws else None,
+        max_id=max(int(a.max()) for a in ids),
         unseen=torch.from_numpy(np.stack(unseen)) if unseen else None,
     )
 
 
 class BatchStream(IterableDataset[Batch | list[Replay]]):
-    """Batches `start`, `start` + 1, ..., `stop` - 1 of a sequence, or this process's part of them.
+    """What one process loads of the batches `start`, `start` + 1, ..., `stop` - 1 of a sequence.
 
-    With W loader workers, worker w makes every W-th batch; the loader takes them in turn.
+    Every batch is cut into `accumulate` micro-batches and each of these into equal parts, one per
+    process: the stream is the process's part of every micro-batch. With W loader workers, worker w
+    makes every W-th item; the loader takes them in turn.
 
     Args:
         cache: a cache, or the path of one to be opened in the worker.
@@ -162,7 +166,8 @@ class BatchStream(IterableDataset[Batch | list[Replay]]):
         start, stop: range of iterations.
         size: S, side of the views in pixels.
         jitter: draw photometric distortions.
-        rank, world_size: which part of each batch.
+        rank, world_size: which part of each micro-batch.
+        accumulate: micro-batches per batch.
         teacher_sizes: sides of the views of an online teacher; batches are then lists of replays,
             which become a `Batch` once the teacher has answered.
         fresh: how to draw new views in place of the cached ones; only with `teacher_sizes`.
@@ -181,6 +186,7 @@ class BatchStream(IterableDataset[Batch | list[Replay]]):
         world_size: int = 1,
         teacher_sizes: tuple[int, ...] = (),
         fresh: AugmentConfig | None = None,
+        accumulate: int = 1,
         transductive: bool = False,
     ) -> None:
         self.cache = cache
@@ -189,6 +195,7 @@ class BatchStream(IterableDataset[Batch | list[Replay]]):
         self.size, self.jitter = size, jitter
         self.rank, self.world_size = rank, world_size
         self.teacher_sizes, self.fresh = teacher_sizes, fresh
+        self.accumulate = accumulate
         self.transductive = transductive
 
     def __iter__(self) -> Iterator[Batch | list[Replay]]:
@@ -196,8 +203,11 @@ class BatchStream(IterableDataset[Batch | list[Replay]]):
         blocks = _BlockWindow(cache, self.sequence.window, self.transductive)
         worker = get_worker_info()
         first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        for step in range(self.start + first, self.stop, stride):
-            refs = self.sequence.batch(step, self.rank, self.world_size)
+        parts = self.accumulate * self.world_size
+        begin, end = self.start * self.accumulate, self.stop * self.accumulate
+        for number in range(begin + first, end, stride):
+            step, micro = divmod(number, self.accumulate)
+            refs = self.sequence.batch(step, micro * self.world_size + self.rank, parts)
             views = [self._replay(blocks, ref) for ref in refs]
             if self.teacher_sizes:
                 yield views
@@ -240,7 +250,7 @@ def block_sizes(cache: Cache) -> tuple[int, ...]:
 
 
 def loader(stream: BatchStream, workers: int, pin_memory: bool) -> DataLoader[Batch | list[Replay]]:
-    """The loader of a stream. It leaves the global random state alone, on which resuming relies."""
+    """The loader of a stream; it leaves the global random state alone."""
     return DataLoader(
         stream,
         batch_size=None,

@@ -1,18 +1,28 @@
-"""Invariant: a metrics file has one record per logged iteration, in order, also across resumes."""
+"""Invariant: a metrics file has the records of a run in order, also across resumes."""
 
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
+import os
+import uuid
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
-class MetricsLog:
-    """`metrics.jsonl`, `metrics.csv` and, if tensorboard is installed, `tensorboard/`.
+from c2s.training.config import TrainConfig
+from c2s_cache.errors import MissingExtra
 
-    Records beyond `start`, left by a run that went on after its last checkpoint, are removed.
+
+class MetricsLog(Logger):
+    """`metrics.jsonl` and `metrics.csv`; the table has a column for every key of any record.
+
+    Records beyond `start`, left by a run that went on after its last checkpoint, are removed with
+    the first new one.
 
     Args:
         run: run folder.
@@ -20,37 +30,46 @@ class MetricsLog:
     """
 
     def __init__(self, run: Path, start: int = 0) -> None:
+        super().__init__()
+        self.run, self.start = run, start
         self.jsonl, self.csv = run / "metrics.jsonl", run / "metrics.csv"
-        records = [r for r in read_metrics(run) if r["step"] <= start]
-        self.jsonl.write_text("".join(json.dumps(r) + "\n" for r in records))
-        self._columns: list[str] = list(records[0]) if records else []
-        if records:
-            with self.csv.open("w", newline="") as file:
-                writer = csv.DictWriter(file, self._columns)
-                writer.writeheader()
-                writer.writerows(records)
-        else:
-            self.csv.unlink(missing_ok=True)
-        self._board = _board(run / "tensorboard", start)
+        self._columns: list[str] | None = None
 
-    def write(self, step: int, metrics: dict[str, float]) -> None:
+    @property
+    def name(self) -> str:
+        """Of the run."""
+        return self.run.name
+
+    @property
+    def version(self) -> str:
+        """There is one."""
+        return ""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append the record of an iteration."""
+        if self._columns is None:
+            records = [r for r in read_metrics(self.run) if r["step"] <= self.start]
+            self.jsonl.write_text("".join(json.dumps(r) + "\n" for r in records))
+            self._write_table(records)
         record = {"step": step, **{k: round(v, 9) for k, v in metrics.items()}}
         with self.jsonl.open("a") as lines:
             lines.write(json.dumps(record) + "\n")
-        with self.csv.open("a", newline="") as table:
-            writer = csv.DictWriter(table, self._columns or list(record), extrasaction="ignore")
-            if not self._columns:
-                self._columns = list(record)
-                writer.writeheader()
-            writer.writerow(record)
-        if self._board is not None:
-            self._board.log_metrics(metrics, step)
+        if record.keys() <= set(self._columns or ()):
+            with self.csv.open("a", newline="") as table:
+                csv.DictWriter(table, self._columns or []).writerow(record)
+        else:
+            self._write_table(read_metrics(self.run))
 
-    def close(self) -> None:
-        """Flush what is buffered."""
-        if self._board is not None:
-            self._board.finalize("success")
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the configuration lies beside the metrics."""
+
+    def _write_table(self, records: list[dict[str, Any]]) -> None:
+        self._columns = list(dict.fromkeys(key for record in records for key in record))
+        with self.csv.open("w", newline="") as file:
+            table = csv.DictWriter(file, self._columns)
+            table.writeheader()
+            table.writerows(records)
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -65,11 +84,54 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _board(folder: Path, start: int) -> Any:
-    if importlib.util.find_spec("tensorboard") is None:
-        return None
-    from pytorch_lightning.loggers import TensorBoardLogger
+def first_process() -> bool:
+    """Whether this is the process that writes and speaks; of one, it is."""
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
 
-    return TensorBoardLogger(
-        folder.parent, name="", version=folder.name, purge_step=start + 1 if start else None
-    )
+
+def require_loggers(config: TrainConfig) -> None:
+    """Refuse a logger that is not installed.
+
+    Raises:
+        MissingExtra: names the command that installs it.
+    """
+    if "wandb" in config.loggers and find_spec("wandb") is None:
+        raise MissingExtra(
+            "Weights & Biases is not installed.", "Install it: pip install 'c2s[wandb]'"
+        )
+
+
+def create_loggers(config: TrainConfig, run: Path, start: int) -> list[Logger]:
+    """The loggers of a run: its metrics files, and those that the configuration names.
+
+    Weights & Biases obeys its own variables (WANDB_MODE=offline, WANDB_PROJECT, ...); a run that is
+    resumed continues there under the id that it keeps in `wandb-id`.
+
+    Args:
+        config: resolved.
+        run: run folder.
+        start: iterations done so far.
+    """
+    loggers: list[Logger] = [MetricsLog(run, start)]
+    if "tensorboard" in config.loggers:
+        purge = start + 1 if start else None
+        loggers.append(TensorBoardLogger(run, name="", version="tensorboard", purge_step=purge))
+    if "wandb" in config.loggers:
+        settings = config.model_dump(mode="json")
+        project = os.environ.get("WANDB_PROJECT", "c2s")
+        name, identity = config.run_name, _wandb_id(run / "wandb-id")
+        loggers.append(WandbLogger(name, run, id=identity, project=project, config=settings))
+    return loggers
+
+
+def close_loggers(loggers: list[Logger]) -> None:
+    """Let go of what is kept open across fits: a Weights & Biases run would take in the next one's."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
+
+
+def _wandb_id(file: Path) -> str | None:
+    if first_process() and not file.exists():
+        file.write_text(uuid.uuid4().hex[:16])
+    return file.read_text() if file.exists() else None

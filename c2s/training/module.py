@@ -1,12 +1,19 @@
-"""Invariant: the module only joins student, method and schedule; losses live in the method."""
+"""Invariant: the module only joins student, method and schedule; losses live in the method.
+
+What an iteration learns is a function of its weights, its images, the seed and the iteration's number:
+torch's random state is set anew for every micro-batch, so that resuming has none to restore.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from c2s.methods.base import Method
 from c2s.methods.batch import Batch
@@ -15,6 +22,8 @@ from c2s.training.config import TrainConfig
 from c2s.training.data import Replay, collate, taught
 from c2s.training.jitter import photometric_jitter
 from c2s.training.online import OnlineTeacher
+from c2s.training.recorder import Recorder
+from c2s.training.sampler import dropout_seed
 from c2s.training.schedule import lr_factor
 
 
@@ -42,20 +51,26 @@ def _inside(extent: Tensor, size: int) -> Tensor:
 class DistillationModule(pl.LightningModule):
     """One training step: images through the student, features through the method.
 
+    It brings its own callback that logs losses, rates and speed, so a plain `pl.Trainer` will do.
+
     Args:
         student: the student.
         method: the objective, built for the seen classes.
         config: resolved configuration.
-        start: iterations done before this fit began.
         teacher: CLIP in the loop; None if the batches come with what it says.
+
+    Attributes:
+        averaged: moving average of the student's weights and buffers, or None; W' = d W' + (1 - d) W
+            after every iteration, from the first one's weights on.
     """
+
+    averaged: AveragedModel | None
 
     def __init__(
         self,
         student: nn.Module,
         method: Method,
         config: TrainConfig,
-        start: int = 0,
         teacher: OnlineTeacher | None = None,
     ) -> None:
         super().__init__()
@@ -63,19 +78,61 @@ class DistillationModule(pl.LightningModule):
         self.student = student
         self.method = method
         self.config = config
-        self.start = start
+        self.averaged = None
+        if config.channels_last:
+            student.to(memory_format=torch.channels_last)
+        if config.ema is not None:
+            average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
+            self.averaged = AveragedModel(student, multi_avg_fn=average, use_buffers=True)
+            self.averaged.requires_grad_(False)
+        # A function, not a module: names of weights stay as they are, and evaluation, whose images
+        # are of other sizes, runs the student as it is.
+        self._compiled = torch.compile(student.forward) if config.compile else None
 
     @property
     def step(self) -> int:
-        """Iterations done since the beginning of the run."""
-        return self.start + self.global_step
+        """Iterations done since the beginning of the run; micro-batches are none."""
+        return self.global_step
+
+    @property
+    def trained_student(self) -> nn.Module:
+        """What the run is about: the averaged student, or the student where nothing is averaged."""
+        return self.student if self.averaged is None else self.averaged.module
+
+    def ends_iteration(self, batch_idx: int) -> bool:
+        """Whether a micro-batch is the last of its iteration."""
+        return (batch_idx + 1) % self.config.accumulate == 0
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """The log of losses, rates and speed."""
+        return [Recorder(self.config.log_every)]
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Set torch's random state: a function of seed, iteration, micro-batch and process."""
+        micro = batch_idx % self.config.accumulate
+        part = micro * self.trainer.world_size + self.global_rank
+        torch.manual_seed(dropout_seed(self.config.seed, self.step, part))
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Losses of one batch, "loss" among them."""
-        losses: dict[str, Tensor] = self.method(
-            self.student(student_input(batch, self.student)), batch
-        )
+        images = student_input(batch, self.student)
+        if self.config.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        features = (self._compiled or self.student)(images)
+        losses: dict[str, Tensor] = self.method(features, batch)
         return losses
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: torch.optim.Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Lightning's own, then the moving average."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.student)
 
     def transfer_batch_to_device(
         self, batch: Batch | list[Replay], device: torch.device, dataloader_idx: int
@@ -98,7 +155,7 @@ class DistillationModule(pl.LightningModule):
         warmup = config.warmup or 0
 
         def factor(step: int) -> float:
-            return lr_factor(self.start + step, config.total, warmup, config.poly_power)
+            return lr_factor(step, config.total, warmup, config.poly_power)
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from pathlib import Path
 from typing import Literal
@@ -16,10 +15,10 @@ from torch import nn
 from c2s.methods.base import KnownClasses
 from c2s.students import create
 from c2s.training import checkpoint
-from c2s.training.callbacks import Bar, Recorder, Saver
+from c2s.training.callbacks import Bar, Saver
 from c2s.training.config import TrainConfig
-from c2s.training.data import BatchStream, block_sizes, loader
-from c2s.training.logs import MetricsLog
+from c2s.training.datamodule import C2SDataModule
+from c2s.training.logs import close_loggers, create_loggers, require_loggers
 from c2s.training.module import DistillationModule
 from c2s.training.online import OnlineTeacher, TeacherFactory
 from c2s.training.run_folder import (
@@ -30,8 +29,8 @@ from c2s.training.run_folder import (
     read_config,
     read_info,
 )
-from c2s.training.sampler import BatchSequence
 from c2s.training.self_training import halfway_student
+from c2s.training.validation import Validation, ValidationSetFactory
 from c2s_cache.errors import C2SError, ConfigError
 from c2s_cache.reader import Cache, open_cache
 
@@ -41,7 +40,10 @@ class Interrupted(C2SError):
 
 
 def train(
-    config: TrainConfig, overwrite: bool = False, load_teacher: TeacherFactory | None = None
+    config: TrainConfig,
+    overwrite: bool = False,
+    load_teacher: TeacherFactory | None = None,
+    load_validation: ValidationSetFactory | None = None,
 ) -> Path:
     """Train a student from a cache.
 
@@ -49,6 +51,7 @@ def train(
         config: the run; values that depend on the cache may be left open.
         overwrite: replace a run folder of the same name.
         load_teacher: loads CLIP for `teacher=online`.
+        load_validation: finds the images for `validation`.
 
     Returns:
         The run folder.
@@ -61,15 +64,20 @@ def train(
     """
     cache = open_cache(config.cache)
     config = config.resolved(cache.manifest.dataset, cache.manifest.view_size)
-    return _fit(config, cache, None, overwrite, load_teacher)
+    return _fit(config, cache, 0, overwrite, load_teacher, load_validation)
 
 
-def resume(path: Path | str, load_teacher: TeacherFactory | None = None) -> Path:
+def resume(
+    path: Path | str,
+    load_teacher: TeacherFactory | None = None,
+    load_validation: ValidationSetFactory | None = None,
+) -> Path:
     """Continue a run from its checkpoint, exactly as if it had not been interrupted.
 
     Args:
         path: run folder.
         load_teacher: loads CLIP for a run with `teacher=online`.
+        load_validation: finds the images for a run with `validation`.
 
     Returns:
         The same folder; a run that is complete is left alone.
@@ -89,65 +97,62 @@ def resume(path: Path | str, load_teacher: TeacherFactory | None = None) -> Path
             f"{', '.join(changed)} {'differs' if len(changed) == 1 else 'differ'}.",
             "Restore that cache, or train a new run.",
         )
-    state = checkpoint.load(path)
-    if state.step >= config.total:
+    state = checkpoint.read_state(path)
+    if state["complete"] or state["step"] >= config.total:
         return path
-    return _fit(config, cache, state, load_teacher=load_teacher)
+    return _fit(config, cache, state["step"], False, load_teacher, load_validation)
 
 
 def _fit(
     config: TrainConfig,
     cache: Cache,
-    state: checkpoint.Checkpoint | None,
-    overwrite: bool = False,
-    load_teacher: TeacherFactory | None = None,
+    start: int,
+    overwrite: bool,
+    load_teacher: TeacherFactory | None,
+    load_validation: ValidationSetFactory | None,
 ) -> Path:
     _quiet()
     path = config.runs / config.run_name
-    start = 0 if state is None else state.step
+    require_loggers(config)
+    validation = _validation(config, cache, load_validation)
     teacher = _teacher(config, cache, load_teacher)
-    module = build_module(config, cache, start, teacher)
-    if state is not None:
-        checkpoint.restore_modules(state, path, module.student, module.method)
-    sequence = _sequence(config, cache)
+    module = build_module(config, cache, teacher, resumed=start > 0)
+    data = C2SDataModule(config, cache, () if teacher is None else teacher.sizes)
+    saver = Saver(path, config.checkpoint_every, validation)
+    callbacks: list[pl.Callback] = [Bar(config.total, config.log_every), saver]
+    trainer = _trainer(config, callbacks if validation is None else [*callbacks, validation])
     # Only now, when nothing is left that a wrong setting could stop, does the folder appear.
-    first = int(os.environ.get("LOCAL_RANK", "0")) == 0
-    if state is None and first:
+    if start == 0 and trainer.is_global_zero:
         create_run(config, cache, module.student, overwrite)
-    saver = Saver(path, config.checkpoint_every, state)
-    log = MetricsLog(path, start) if first else None
-    trainer = _trainer(config, saver, log, start)
-    size = config.image_size or cache.manifest.view_size
-    part = (trainer.global_rank, trainer.world_size)
-    stream = BatchStream(
-        cache.address,
-        sequence,
-        start,
-        config.total,
-        size,
-        config.jitter,
-        *part,
-        teacher_sizes=() if teacher is None else teacher.sizes,
-        fresh=config.augment if config.views == "fresh" else None,
-        transductive=config.self_train is not None,
-    )
-    on_gpu = trainer.strategy.root_device.type == "cuda"
+    trainer.loggers = create_loggers(config, path, start)
     try:
-        trainer.fit(module, loader(stream, config.workers, on_gpu))
+        trainer.fit(module, data, ckpt_path=path / "checkpoint" if start else None)
     except torch.OutOfMemoryError as error:
         raise C2SError(
-            f"GPU memory ran out at batch size {config.batch_size} and {size} pixels.",
-            "Lower --batch-size, or take --set precision=bf16-mixed or method.supervision=features.",
+            f"GPU memory ran out at batch size {config.batch_size} and {data.config.image_size} pixels.",
+            "Take --set accumulate=2 (or 4, ...), precision=bf16-mixed or method.supervision=features.",
         ) from error
-    if log is not None:
-        log.close()
-    if saver.stopped_by is not None and module.step < config.total:
+    finally:
+        close_loggers(trainer.loggers)
+    if trainer.is_global_zero and not saver.complete(module):
+        signal = saver.stopped_by or "a signal to another process"
         raise Interrupted(
-            f"Stopped by {saver.stopped_by} at iteration {module.step} of {config.total}; "
+            f"Stopped by {signal} at iteration {module.step} of {config.total}; "
             f"the checkpoint is saved.",
             f"Continue with: c2s train --resume {path}",
         )
     return path
+
+
+def _validation(
+    config: TrainConfig, cache: Cache, load: ValidationSetFactory | None
+) -> Validation | None:
+    if config.validation is None:
+        return None
+    if load is None:
+        raise ConfigError("validation needs a function that finds images (load_validation).")
+    size = config.image_size or cache.manifest.view_size
+    return Validation(config.validation, load(config, cache.manifest), cache, size)
 
 
 def _teacher(
@@ -162,15 +167,30 @@ def _teacher(
 
 
 def build_module(
-    config: TrainConfig, cache: Cache, start: int, teacher: OnlineTeacher | None
+    config: TrainConfig,
+    cache: Cache | None = None,
+    teacher: OnlineTeacher | None = None,
+    resumed: bool = False,
 ) -> DistillationModule:
     """Student and method at the state that the seed gives them, or that a run to continue gives.
 
     Of the text, only the seen classes' is read, unless this is a self-training.
+
+    Args:
+        config: the run; values that depend on the cache may be left open.
+        cache: the opened cache, if it is open already.
+        teacher: CLIP in the loop.
+        resumed: the weights will come from the run's checkpoint; its student is built as it says.
+
+    Raises:
+        CacheError: the cache is missing, incomplete or damaged.
+        ConfigError: the student or its weights do not exist, or a setting does not fit.
     """
+    cache = cache or open_cache(config.cache)
+    config = config.resolved(cache.manifest.dataset, cache.manifest.view_size)
     pl.seed_everything(config.seed, workers=False, verbose=False)
     unseen = None
-    student = _student(config, cache.manifest.teacher.dim, start > 0)
+    student = _student(config, cache.manifest.teacher.dim, resumed)
     if config.self_train is not None:
         weights = halfway_student(config.self_train, cache.manifest)
         load_weights(student, weights, config.self_train / HALFWAY)
@@ -179,7 +199,7 @@ def build_module(
         method = config.method.build(_classes(cache, "seen"), unseen)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return DistillationModule(student, method, config, start, teacher)
+    return DistillationModule(student, method, config, teacher)
 
 
 def _student(config: TrainConfig, dim: int, resumed: bool) -> nn.Module:
@@ -199,47 +219,29 @@ def _classes(cache: Cache, which: Literal["seen", "unseen"]) -> KnownClasses:
     )
 
 
-def _sequence(config: TrainConfig, cache: Cache) -> BatchSequence:
-    sizes = block_sizes(cache)
-    if sum(sizes) == 0:
-        raise ConfigError(
-            f"{config.cache} has no usable image.", f"See: c2s cache info {config.cache}"
-        )
-    if config.batch_size % config.devices:
-        raise ConfigError(
-            f"batch_size {config.batch_size} is no multiple of devices {config.devices}."
-        )
-    return BatchSequence(sizes, config.batch_size, config.seed, config.window, cache.manifest.views)
-
-
-def _trainer(config: TrainConfig, saver: Saver, log: MetricsLog | None, start: int) -> pl.Trainer:
-    callbacks: list[pl.Callback] = [Bar(config.total, start, config.log_every)]
-    if log is not None:
-        callbacks.append(Recorder(log, config.log_every))
+def _trainer(config: TrainConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
+    several = config.devices * config.nodes > 1
+    on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
     try:
-        return _lightning_trainer(config, [*callbacks, saver], start)
+        return pl.Trainer(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            num_nodes=config.nodes,
+            # A batch without any latent class leaves the latent embedding's parameters unused.
+            strategy="ddp_find_unused_parameters_true" if several else "auto",
+            sync_batchnorm=several and on_gpu,
+            precision=config.precision,
+            max_steps=config.total,
+            accumulate_grad_batches=config.accumulate,
+            callbacks=callbacks,
+            plugins=[checkpoint.SafetensorsIO()],
+            logger=False,
+            use_distributed_sampler=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
     except MisconfigurationException as error:
         raise ConfigError(f"accelerator={config.accelerator}: {error}") from error
-
-
-def _lightning_trainer(config: TrainConfig, callbacks: list[pl.Callback], start: int) -> pl.Trainer:
-    several = config.devices > 1
-    on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
-    return pl.Trainer(
-        accelerator=config.accelerator,
-        devices=config.devices,
-        # A batch without any latent class leaves the latent embedding's parameters unused.
-        strategy="ddp_find_unused_parameters_true" if several else "auto",
-        sync_batchnorm=several and on_gpu,
-        precision=config.precision,
-        max_steps=config.total - start,
-        callbacks=callbacks,
-        logger=False,
-        use_distributed_sampler=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
 
 
 def _quiet() -> None:

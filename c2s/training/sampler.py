@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-_ORDER, _VIEWS, _JITTER, _FRESH = range(4)  # separate random streams of one seed
+_ORDER, _VIEWS, _JITTER, _FRESH, _DROPOUT = range(5)  # separate random streams of one seed
 
 
 class SampleRef(NamedTuple):
@@ -35,7 +35,7 @@ class BatchSequence:
 
     Attributes:
         block_sizes: usable rows per block; blocks of size 0 are allowed.
-        batch_size: samples per batch, over all processes.
+        batch_size: samples per batch, over all processes and micro-batches.
         seed: of the run.
         window: blocks that are shuffled together.
         views: cached views per row.
@@ -47,19 +47,17 @@ class BatchSequence:
     window: int = 8
     views: int = 1
 
-    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> list[SampleRef]:
-        """Batch `step`, or the contiguous part of it that belongs to one of several processes.
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> list[SampleRef]:
+        """Batch `step`, or one of equal contiguous parts of it (a process's, a micro-batch).
 
         Raises:
             ValueError: the batch cannot be divided evenly.
         """
-        if self.batch_size % world_size:
-            raise ValueError(
-                f"batch size {self.batch_size} is no multiple of {world_size} processes"
-            )
-        part = self.batch_size // world_size
-        start = step * self.batch_size + rank * part
-        return [self.sample(position) for position in range(start, start + part)]
+        if self.batch_size % parts:
+            raise ValueError(f"batch size {self.batch_size} is no multiple of {parts} parts")
+        size = self.batch_size // parts
+        start = step * self.batch_size + part * size
+        return [self.sample(position) for position in range(start, start + size)]
 
     def sample(self, position: int) -> SampleRef:
         """The sample at a position of the run."""
@@ -109,3 +107,9 @@ def jitter_rng(seed: int, position: int) -> np.random.Generator:
 def fresh_view_rng(seed: int, position: int) -> np.random.Generator:
     """Random stream of the geometry of the sample at a position, where views are not replayed."""
     return np.random.default_rng([seed, _FRESH, position])
+
+
+def dropout_seed(seed: int, step: int, part: int) -> int:
+    """Seed of torch's random state (dropout, stochastic depth) for one part of iteration `step`."""
+    state = np.random.SeedSequence([seed, _DROPOUT, step, part]).generate_state(1, np.uint64)
+    return int(state[0] >> np.uint64(1))  # torch.manual_seed takes 63 bits

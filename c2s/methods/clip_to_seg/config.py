@@ -102,8 +102,8 @@ class ClipToSegConfig(BaseModel):
     )
     supervision: Literal["image", "features"] = Field(
         default="image",
-        description="resolution of the pixel loss: scores brought up, or mask brought down (which "
-        "takes a sixteenth of the memory at features of 1/4)",
+        description="resolution of the pixel loss: scores brought up, or mask brought down (a "
+        "sixteenth of the work at features of 1/4)",
     )
     confidence: float = Field(
         default=0.0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -97,7 +97,8 @@ class CLSBank(nn.Module):
     """First-in first-out memory of the global CLS tokens of earlier iterations (the set V of Eq.
     4).
 
-    All of its state is in buffers, so a checkpoint holds it. Under several processes every process
+    All of its state is in buffers, so a checkpoint holds it; the host counts along, so that no step has
+    to ask the device how many tokens there are. Under several processes every process
     enqueues the tokens of all, in rank order, and the banks stay equal.
 
     Args:
@@ -110,13 +111,13 @@ class CLSBank(nn.Module):
 
     def __init__(self, size: int, dim: int) -> None:
         super().__init__()
-        self.size = size
+        self.size, self._count = size, 0
         self.register_buffer("tokens", torch.zeros(size, dim))
         self.register_buffer("written", torch.zeros((), dtype=torch.int64))
 
     def filled(self) -> Tensor:
         """The tokens held now, float32 [M, D], M <= size; the order is of no meaning."""
-        return self.tokens[: min(int(self.written), self.size)]
+        return self.tokens[: min(self._count, self.size)]
 
     @torch.no_grad()
     def enqueue(self, global_cls: Tensor) -> None:
@@ -127,8 +128,13 @@ class CLSBank(nn.Module):
             parts = [torch.empty_like(global_cls) for _ in range(dist.get_world_size())]
             dist.all_gather(parts, global_cls.contiguous())
             global_cls = torch.cat(parts)
-        total = int(self.written) + len(global_cls)
+        total = self._count + len(global_cls)
         kept = global_cls[-self.size :]
         slots = torch.arange(total - len(kept), total, device=kept.device) % self.size
         self.tokens[slots] = kept.detach().to(self.tokens.dtype)
         self.written.fill_(total)
+        self._count = total
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._count = int(self.written)

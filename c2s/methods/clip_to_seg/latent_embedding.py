@@ -11,19 +11,20 @@ Generator = Literal["transformer", "prototype", "prototype-mlp", "cls", "cls-mlp
 Calibration = Literal["both", "global", "local"]
 
 
-def latent_ids(pseudo: Tensor, num_classes: int) -> Tensor:
+def latent_ids(pseudo: Tensor, num_classes: int, max_id: int | None = None) -> Tensor:
     """Latent classes present in each pseudo mask.
 
     Args:
         pseudo: int64 [B, H, W]; latent class u is N + u.
         num_classes: N.
+        max_id: no id in `pseudo` is larger; None: it is looked up.
 
     Returns:
-        int64 [B, U], U the largest latent id in the batch plus one: slot u holds N + u if latent
-        class u occurs in that image, else -1.
+        int64 [B, U], U the largest latent id (of the batch, or that `max_id` allows) plus one: slot u
+        holds N + u if latent class u occurs in that image, else -1.
     """
     batch = len(pseudo)
-    total = max(int(pseudo.max()) + 1 - num_classes, 0)
+    total = max((int(pseudo.max()) if max_id is None else max_id) + 1 - num_classes, 0)
     shifted = (pseudo - num_classes + 1).clamp(min=0).flatten(1)  # 0: not latent, u + 1: latent u
     present = torch.zeros(batch, total + 1, dtype=torch.bool, device=pseudo.device)
     present.scatter_(1, shifted, True)

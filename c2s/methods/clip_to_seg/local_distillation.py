@@ -14,7 +14,9 @@ Targets = Literal["own", "teacher"]
 Reduction = Literal["sum", "mean", "area"]
 
 
-def region_means(features: Tensor, pseudo: Tensor, region_ids: Tensor) -> tuple[Tensor, Tensor]:
+def region_means(
+    features: Tensor, pseudo: Tensor, region_ids: Tensor, max_id: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Local features F_l (Eq. 5): the mean of F over the pixels of each region.
 
     Every pixel of the pseudo mask takes the feature of the cell that contains it, so at equal
@@ -27,20 +29,23 @@ def region_means(features: Tensor, pseudo: Tensor, region_ids: Tensor) -> tuple[
         pseudo: pseudo mask, int64 [B, H, W]; H and W need not be multiples of h and w.
         region_ids: int64 [B, R], ids in the pseudo mask's encoding; -1 marks a padded slot. The ids
             of one image are distinct.
+        max_id: no id in `pseudo` or `region_ids` is larger; None: it is looked up.
 
     Returns:
         means: F_l, float [B, R, D]; zero where the region has no pixel or the slot is padded.
         counts: int64 [B, R], pixels of each region.
     """
     height, width = features.shape[-2:]
-    per_cell = cell_counts(pseudo, region_ids, height, width)
+    per_cell = cell_counts(pseudo, region_ids, height, width, max_id)
     counts = per_cell.sum(-1)
     weights = per_cell.to(features.dtype) / counts.clamp(min=1)[..., None].to(features.dtype)
     means = torch.einsum("brl,bdl->brd", weights, rearrange(features, "b d h w -> b d (h w)"))
     return means, counts
 
 
-def cell_counts(pseudo: Tensor, region_ids: Tensor, height: int, width: int) -> Tensor:
+def cell_counts(
+    pseudo: Tensor, region_ids: Tensor, height: int, width: int, max_id: int | None = None
+) -> Tensor:
     """Pixels of each region in each of the height x width cells: int64 [B, R, height * width]."""
     batch, regions = region_ids.shape
     rows, cols = pseudo.shape[-2:]
@@ -48,22 +53,25 @@ def cell_counts(pseudo: Tensor, region_ids: Tensor, height: int, width: int) -> 
     y = torch.arange(rows, device=device) * height // rows
     x = torch.arange(cols, device=device) * width // cols
     cell = (y[:, None] * width + x[None, :]).expand(batch, rows, cols)  # [B, H, W]
-    slot = region_slots(pseudo, region_ids)  # [B, H, W], R where no region matches
+    slot = region_slots(pseudo, region_ids, max_id)  # [B, H, W], R where no region matches
     image = torch.arange(batch, device=device)[:, None, None]
     index = (image * (regions + 1) + slot) * (height * width) + cell
-    counted = torch.bincount(index.flatten(), minlength=batch * (regions + 1) * height * width)
+    # Not bincount, which makes the host wait for a GPU and is slower on a CPU as well.
+    counted = torch.zeros(batch * (regions + 1) * height * width, dtype=torch.int64, device=device)
+    counted.scatter_add_(0, index.flatten(), index.new_ones(1).expand(index.numel()))
     return rearrange(counted, "(b r l) -> b r l", b=batch, r=regions + 1)[:, :regions]
 
 
-def region_slots(pseudo: Tensor, region_ids: Tensor) -> Tensor:
+def region_slots(pseudo: Tensor, region_ids: Tensor, max_id: int | None = None) -> Tensor:
     """Slot 0..R-1 of the region each pixel belongs to, R for none: int64 [B, H, W]."""
     batch, regions = region_ids.shape
     if regions == 0:
         return torch.zeros_like(pseudo)
     # Table per image from id + 1 to slot; entry 0 stays "none", for pixels and padded slots of id
     # -1.
-    top = max(int(pseudo.max()), int(region_ids.max())) + 2
-    table = torch.full((batch, top), regions, dtype=torch.int64, device=pseudo.device)
+    if max_id is None:
+        max_id = max(int(pseudo.max()), int(region_ids.max()))
+    table = torch.full((batch, max_id + 2), regions, dtype=torch.int64, device=pseudo.device)
     slots = torch.arange(regions, device=pseudo.device).expand(batch, regions)
     table.scatter_(1, region_ids + 1, slots)
     table[:, 0] = regions

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as functional
 from torch import Tensor
 
 from c2s.methods.base import KnownClasses, Method
@@ -22,12 +21,7 @@ from c2s.methods.clip_to_seg.local_distillation import (
     reduce_regions,
     region_means,
 )
-from c2s.methods.clip_to_seg.pixel_loss import (
-    class_scores,
-    cross_entropy_loss,
-    dice_loss,
-    focal_loss,
-)
+from c2s.methods.clip_to_seg.pixel_loss import class_scores, pixel_losses
 from c2s.methods.clip_to_seg.residual import ResidualProjector
 
 
@@ -107,7 +101,9 @@ class ClipToSeg(Method):
     def local_distillation(self, features: Tensor, batch: Batch) -> Tensor:
         """Eq. 5 and 6 over the regions that have a CLS token."""
         config = self.config
-        local_features, counts = region_means(features, batch.pseudo, batch.region_ids)
+        local_features, counts = region_means(
+            features, batch.pseudo, batch.region_ids, batch.largest_id()
+        )
         valid = counts > 0
         if config.distillation != "infonce":
             terms = self._match(local_features, batch.region_cls)
@@ -142,19 +138,11 @@ class ClipToSeg(Method):
         scores = class_scores(
             features, self.text, embeddings, config.alpha, config.beta, config.normalize_seen
         )
-        target = self._target(batch.pseudo, valid)
+        target = self._target(batch.pseudo, valid, batch.largest_id())
         if config.supervision == "features":
             target = _nearest(target, scores.shape[2], scores.shape[3])
-        else:
-            size = (target.shape[1], target.shape[2])
-            scores = functional.interpolate(scores, size, mode="bilinear", align_corners=False)
         absent = torch.cat([valid.new_zeros(len(valid), len(self.text)), ~valid], 1)
-        scores = scores.masked_fill(absent[:, :, None, None], float("-inf"))
-        losses = {
-            "focal": focal_loss(scores, target),
-            "dice": dice_loss(scores, target),
-            "ce": cross_entropy_loss(scores, target),
-        }
+        losses = pixel_losses(scores, target, absent)
         weights = config.weights
         losses["pixel"] = (
             weights.focal * losses["focal"]
@@ -168,23 +156,24 @@ class ClipToSeg(Method):
         if not self.config.latent:
             empty = features.new_zeros(len(batch), 0, features.shape[1])
             return empty, torch.zeros(len(batch), 0, dtype=torch.bool, device=features.device)
-        ids = latent_ids(batch.pseudo, self.num_classes)
-        prototypes, _ = region_means(features, batch.pseudo, ids)
+        ids = latent_ids(batch.pseudo, self.num_classes, batch.largest_id())
+        prototypes, _ = region_means(features, batch.pseudo, ids, batch.largest_id())
         embeddings, valid = self.latent(
             ids, prototypes, batch.global_cls, batch.region_cls, batch.region_ids
         )
         return embeddings, valid
 
-    def _target(self, pseudo: Tensor, valid: Tensor) -> Tensor:
+    def _target(self, pseudo: Tensor, valid: Tensor, max_id: int) -> Tensor:
         """Channel of every pixel: seen classes, then latent slot u at Ns + u; else -1.
 
         Args:
             pseudo: int64 [B, S, S].
             valid: bool [B, U], latent slots that have an embedding.
+            max_id: no id in `pseudo` is larger.
         """
         slots = torch.arange(valid.shape[1], device=pseudo.device) + len(self.text)
         latent = torch.where(valid, slots, slots.new_tensor(-1))  # [B, U]
-        beyond = max(int(pseudo.max()) + 1 - self.num_classes - valid.shape[1], 0)
+        beyond = max(max_id + 1 - self.num_classes - valid.shape[1], 0)
         table = torch.cat(
             [
                 self.channel.new_full((len(pseudo), 1), -1),

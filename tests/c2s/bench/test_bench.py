@@ -101,11 +101,15 @@ def test_train(tmp_path):
 
     path = write_cache(tmp_path / "tiny.zarr")
     options = {"student": "shapes-net", "steps": 2, "batch_size": 2, "workers": 0, "rounds": 2}
+    options |= {"student_options": ["channels_last"], "image_size": 64}
     facts = check(bench_train(path, **options), "train", 2)
     rates = {k: np.median(v) for k, v in facts["sides"].items()}
     wanted = rates["streamed"] / rates["labels only"]
     assert facts["labels_only_ratio"] == pytest.approx(wanted, rel=1e-2)
     assert (facts["online_ratio"] is None) == ("online_reason" in facts)
+    wanted = rates["channels_last"] / rates["memory"]
+    assert facts["channels_last_ratio"] == pytest.approx(wanted, rel=1e-2)
+    assert facts["what"]["view"] == "64 px"
 
 
 @pytest.mark.slow

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from c2s.training import checkpoint, run
-from c2s.training.callbacks import Recorder
 from c2s.training.config import load_config
 from c2s.training.logs import MetricsLog, read_metrics
+from c2s.training.recorder import Recorder
 from c2s.training.run_folder import RunError, open_run, read_config, saved_step
 from c2s_cache import open_cache
 from c2s_cache.errors import C2SError, ConfigError
@@ -182,7 +182,7 @@ def test_a_swap_that_was_cut_short_still_has_a_checkpoint(finished, survivor):
     current.rename(finished / survivor)
     try:
         assert saved_step(finished) == STEPS
-        assert checkpoint.load(finished).step == STEPS
+        assert checkpoint.read_state(finished)["step"] == STEPS
     finally:
         (finished / survivor).rename(current)
 
@@ -192,10 +192,22 @@ def test_a_half_written_checkpoint_is_not_taken(finished):
     new.mkdir()
     try:
         (new / "student.safetensors").write_bytes(b"half")
-        assert checkpoint.load(finished).step == STEPS
+        assert checkpoint.read_state(finished)["step"] == STEPS
     finally:
         (new / "student.safetensors").unlink()
         new.rmdir()
+
+
+def test_a_checkpoint_of_an_earlier_format_is_not_continued(finished):
+    file = finished / "checkpoint" / "state.json"
+    content = file.read_text()
+    try:
+        file.write_text(json.dumps({"format": 1, "step": 2, "scaler": {}}))
+        with pytest.raises(RunError, match=r"format 1, expected 2: it can be evaluated"):
+            run.resume(finished)
+        assert open_run(finished).step == 2
+    finally:
+        file.write_text(content)
 
 
 def test_damaged_weights_are_one_sentence(finished):
@@ -211,7 +223,7 @@ def test_damaged_weights_are_one_sentence(finished):
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_views_cache, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "c2s.methods.clip_to_seg.method.dice_loss",
+        "c2s.methods.clip_to_seg.pixel_loss.dice_loss",
         lambda scores, target: scores.sum() * float("nan"),
     )
     with pytest.raises(C2SError, match=r"loss is nan at iteration 1"):
@@ -241,11 +253,11 @@ def test_a_full_disk_is_one_sentence(tiny_views_cache, tmp_path, monkeypatch):
 def test_records_after_the_checkpoint_are_dropped_on_resume(tmp_path):
     log = MetricsLog(tmp_path)
     for step in range(1, 5):
-        log.write(step, {"loss": step / 3})
+        log.log_metrics({"loss": step / 3}, step)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "lo')
     log = MetricsLog(tmp_path, start=2)
-    log.write(3, {"loss": 9.0})
+    log.log_metrics({"loss": 9.0}, 3)
     assert [(r["step"], r["loss"]) for r in read_metrics(tmp_path)] == [
         (1, 0.333333333),
         (2, 0.666666667),
@@ -270,6 +282,7 @@ sys.meta_path[:] = [Without(f) for f in sys.meta_path if hasattr(f, "find_spec")
 from pathlib import Path
 from c2s.training.config import load_config
 from c2s.training.run import train
+from c2s.training.recorder import Recorder
 from c2s.training.run_folder import open_run
 import c2s.evaluation.evaluate
 path = train(load_config(cache=Path(sys.argv[1]), runs=Path(sys.argv[2]), student="segformer-b0",

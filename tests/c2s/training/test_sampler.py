@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from c2s.training.sampler import BatchSequence, epoch_order, jitter_rng
+from c2s.training.sampler import BatchSequence, dropout_seed, epoch_order, jitter_rng
 
 sizes = st.lists(st.integers(0, 5), min_size=1, max_size=8).map(tuple).filter(sum)
 sequences = st.builds(
@@ -85,3 +85,13 @@ def test_order_is_pinned():
     """A golden value: this order must never change between versions, or resumed runs would bend."""
     order = epoch_order((3, 2, 4), 0, 0, 2)
     assert order.tolist() == GOLDEN
+
+
+@given(sequence=sequences, step=st.integers(0, 9), parts=st.integers(1, 4))
+def test_dropout_seeds_differ_by_iteration_and_part(sequence, step, parts):
+    seeds = [dropout_seed(sequence.seed, s, p) for s in (step, step + 1) for p in range(parts)]
+    assert len(set(seeds)) == 2 * parts
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert seeds == [
+        dropout_seed(sequence.seed, s, p) for s in (step, step + 1) for p in range(parts)
+    ]

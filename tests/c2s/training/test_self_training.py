@@ -20,9 +20,10 @@ from c2s.datasets import FolderSplit
 from c2s.datasets.coco_stuff import DESCRIPTOR
 from c2s.methods.clip_to_seg import SelfTraining
 from c2s.training import run
-from c2s.training.callbacks import Recorder
 from c2s.training.config import load_config
+from c2s.training.datamodule import C2SDataModule
 from c2s.training.logs import read_metrics
+from c2s.training.recorder import Recorder
 from c2s.training.run_folder import HALFWAY, RunError, open_run, read_config
 from c2s.training.self_training import inherited
 from c2s_cache import open_cache
@@ -89,7 +90,7 @@ def test_it_takes_over_the_run_with_half_its_iterations(inductive, tiny_cache):
     changed = {k for k in type(config).model_fields if getattr(config, k) != getattr(before, k)}
     assert changed == {"iterations", "name", "self_train", "warmup", "runs"}
     assert (config.total, config.run_name) == (STEPS // 2, "inductive-st")
-    module = run.build_module(config, open_cache(tiny_cache), 0, None)
+    module = run.build_module(config, open_cache(tiny_cache))
     kept = load_file(inductive / HALFWAY)
     assert all(torch.equal(v, kept[k]) for k, v in module.student.state_dict().items())
     assert isinstance(module.method, SelfTraining)
@@ -177,14 +178,11 @@ def maps(cache, name):
     return [np.ascontiguousarray(getattr(s, name)).tobytes() for s in samples]
 
 
-def leaks(config, cache, monkeypatch):
+def leaks(config, cache):
     """Unseen rows of the text matrix, maps of ignored pixels, and batches that tell unseen pixels from
     pixels of no class: how many can be reached from the module, its stream and its batches."""
-    module = run.build_module(config, cache, 0, None)
-    streams = []
-    monkeypatch.setattr(run, "loader", lambda stream, *rest: streams.append(stream) or stream)
-    run._fit(config, cache, None, overwrite=True)
-    (stream,) = streams
+    module, data = run.build_module(config, cache), C2SDataModule(config, cache)
+    stream = data.stream(0, config.total)
     source = iter(stream)
     batches = list(source)
     module.training_step(batches[0], 0)["loss"].backward()
@@ -192,7 +190,7 @@ def leaks(config, cache, monkeypatch):
     again = iter(stream)
     batches.append(next(again))  # in the middle of its work, with the blocks it has read
     frame = again.gi_frame.f_locals
-    chunks = list(reachable(module, stream, frame, batches, config))
+    chunks = list(reachable(module, data, stream, frame, batches))
     assert len(chunks) > 100
     seen = cache.text("seen").embeddings
     assert all(any(holds(chunk, row) for chunk in chunks) for row in seen)
@@ -207,15 +205,13 @@ def leaks(config, cache, monkeypatch):
     )
 
 
-def test_nothing_unseen_can_be_reached_in_inductive_training(
-    inductive, tiny_cache, tmp_path, monkeypatch
-):
+def test_nothing_unseen_can_be_reached_in_inductive_training(inductive, tiny_cache, tmp_path):
     cache = open_cache(tiny_cache)
     config = settings(tiny_cache, tmp_path).resolved("tiny", 32)
-    assert leaks(config, cache, monkeypatch) == (0, 0, 0)
+    assert leaks(config, cache) == (0, 0, 0)
     # The search does find them where they are known:
     known = config.model_copy(update={"self_train": inductive})
-    text, ignored, batches = leaks(known, cache, monkeypatch)
+    text, ignored, batches = leaks(known, cache)
     assert text == len(UNSEEN)
     assert ignored > 0
     assert batches == STEPS + 1

@@ -1,0 +1,92 @@
+"""Invariant: batches go on from the trainer's global step, which is all that resuming needs to know."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+
+from c2s.methods.batch import Batch
+from c2s.training.config import TrainConfig
+from c2s.training.data import BatchStream, Replay, block_sizes, loader
+from c2s.training.sampler import BatchSequence
+from c2s_cache.errors import ConfigError
+from c2s_cache.reader import Cache, open_cache
+
+
+class C2SDataModule(pl.LightningDataModule):
+    """The training batches of a cache, in the order that the configuration's seed gives.
+
+    The stream has no epochs for Lightning to count: give the Trainer `max_steps`. Every process
+    loads its part of each batch; a Trainer that resumes goes on with the batch after its last one.
+
+    Args:
+        config: the run; its cache, batch size, seed, jitter, window and workers are read here.
+        cache: the opened cache, if it is open already.
+        teacher_sizes: sides in pixels of the views of an online teacher.
+
+    Raises:
+        CacheError: the cache is missing, incomplete or damaged.
+        ConfigError: it holds no usable image.
+    """
+
+    def __init__(
+        self, config: TrainConfig, cache: Cache | None = None, teacher_sizes: tuple[int, ...] = ()
+    ) -> None:
+        super().__init__()
+        self.cache = cache or open_cache(config.cache)
+        manifest = self.cache.manifest
+        self.config = config.resolved(manifest.dataset, manifest.view_size)
+        self.teacher_sizes = teacher_sizes
+        sizes = block_sizes(self.cache)
+        if sum(sizes) == 0:
+            raise ConfigError(
+                f"{config.cache} has no usable image.", f"See: c2s cache info {config.cache}"
+            )
+        self.sequence = BatchSequence(
+            sizes, config.batch_size, config.seed, config.window, manifest.views
+        )
+
+    def train_dataloader(self) -> DataLoader[Batch | list[Replay]]:
+        """The batches that the trainer has still to see.
+
+        Raises:
+            ConfigError: the Trainer has no `max_steps`, or does not divide the batches as the
+                configuration does.
+        """
+        trainer, config = self.trainer, self.config
+        assert trainer is not None
+        if trainer.max_steps < 0:
+            raise ConfigError("The batches of a cache never end.", "Give the Trainer max_steps.")
+        if trainer.accumulate_grad_batches != config.accumulate:
+            raise ConfigError(
+                f"The Trainer accumulates {trainer.accumulate_grad_batches} batches, the configuration "
+                f"{config.accumulate}.",
+                "Set accumulate in the one and accumulate_grad_batches in the other alike.",
+            )
+        if config.batch_size % (trainer.world_size * config.accumulate):
+            raise ConfigError(
+                f"batch_size {config.batch_size} is no multiple of {trainer.world_size} processes x "
+                f"accumulate {config.accumulate}."
+            )
+        on_gpu = trainer.strategy.root_device.type == "cuda"
+        start, stop = trainer.global_step, trainer.max_steps
+        part = (trainer.global_rank, trainer.world_size)
+        return loader(self.stream(start, stop, *part), config.workers, on_gpu)
+
+    def stream(self, start: int, stop: int, rank: int = 0, world_size: int = 1) -> BatchStream:
+        """What one of `world_size` processes loads of iterations `start` ... `stop` - 1."""
+        config = self.config
+        return BatchStream(
+            self.cache.address,
+            self.sequence,
+            start,
+            stop,
+            config.image_size or self.cache.manifest.view_size,
+            config.jitter,
+            rank,
+            world_size,
+            teacher_sizes=self.teacher_sizes,
+            fresh=config.augment if config.views == "fresh" else None,
+            accumulate=config.accumulate,
+            transductive=config.self_train is not None,
+        )

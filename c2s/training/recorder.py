@@ -1,0 +1,79 @@
+"""Invariant: a record is of one iteration, over all of its micro-batches and processes."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from c2s.methods.batch import Batch
+from c2s_cache.errors import C2SError
+
+if TYPE_CHECKING:
+    from c2s.training.module import DistillationModule
+
+
+class Recorder(pl.Callback):
+    """Sends losses, learning rates and speed to the trainer's loggers every `every` iterations.
+
+    Losses are means over micro-batches and processes. `images_per_s` counts what happened since the
+    last record, checkpoints and validation included.
+
+    Raises:
+        C2SError: the loss is not finite (checked when it is recorded).
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self._since, self._steps = 0.0, 0
+        self._rates: list[float] = []
+        self._losses: dict[str, Tensor] = {}
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Keep the rates of this step; after it the scheduler has moved on."""
+        self._rates = [group["lr"] for group in optimizer.param_groups]
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._since, self._steps = time.perf_counter(), 0
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Record if it is time to; only then are losses brought to the host."""
+        m = cast("DistillationModule", module)
+        for name, value in outputs.items():
+            if isinstance(value, Tensor):
+                # Lightning has divided the one to minimise already.
+                part = value.detach() if name == "loss" else value.detach() / m.config.accumulate
+                self._losses[name] = self._losses[name] + part if name in self._losses else part
+        if not m.ends_iteration(batch_idx):
+            return
+        losses, self._losses = self._losses, {}
+        self._steps += 1
+        if m.step % self.every and m.step != trainer.max_steps:
+            return
+        means = trainer.strategy.reduce(torch.stack(list(losses.values())), reduce_op="mean")
+        record = dict(zip(losses, means.tolist(), strict=True))
+        if not abs(record["loss"]) < float("inf"):  # nan compares false
+            raise C2SError(
+                f"The loss is {record['loss']} at iteration {m.step}.",
+                "Lower lr, or train with --set precision=32-true.",
+            )
+        now = time.perf_counter()
+        record |= {f"lr{i}": rate for i, rate in enumerate(self._rates)}
+        record["images_per_s"] = self._steps * m.config.batch_size / (now - self._since)
+        self._since, self._steps = now, 0
+        for logger in trainer.loggers:
+            logger.log_metrics(record, m.step)

@@ -1,0 +1,143 @@
+"""Scores of the running student on labelled images.
+
+Invariant: scores leave this callback as numbers; no name or label of an unseen class reaches training,
+and none has a part in the score that may stop it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+
+from c2s.evaluation.confusion import IGNORE, ConfusionMatrix
+from c2s.evaluation.evaluate import Item
+from c2s.evaluation.inference import Predictor
+from c2s.methods.batch import Batch
+from c2s.training.config import TrainConfig, ValidationConfig
+from c2s.training.module import DistillationModule
+from c2s_cache.manifest import Manifest
+from c2s_cache.reader import Cache
+
+SCORES = ("sIoU", "uIoU", "hIoU", "pAcc")
+MONITORED = "val/seen_mIoU"
+
+
+@dataclass(frozen=True)
+class ValidationSet:
+    """Labelled images of the run's data set, whose ids are those of the cache.
+
+    `stride` and `short_side` of the test protocol are fractions of the training views' side, None for
+    the usual ones.
+    """
+
+    items: Sequence[Item]
+    stride: float | None = None
+    short_side: float | None = None
+
+
+ValidationSetFactory = Callable[[TrainConfig, Manifest], ValidationSet]
+"""Finds the images that `validation` asks for; the command line brings one that knows the data sets."""
+
+
+class Validation(pl.Callback):
+    """Scores the student (the averaged one, if there is one) every so many iterations.
+
+    Logs val/sIoU, val/uIoU, val/hIoU, val/pAcc as `c2s eval` computes them, and val/seen_mIoU: the mean
+    IoU of the seen classes among themselves, on pixels labelled with them. That last score is what
+    `patience` watches. All are in per cent; one without a pixel to measure is left out. Several
+    processes share the images.
+
+    Args:
+        config: when to score, and how long to wait for a better one.
+        data: the images.
+        cache: text embeddings of all classes, and which are unseen.
+        image_size: side of the training views in pixels.
+    """
+
+    def __init__(
+        self, config: ValidationConfig, data: ValidationSet, cache: Cache, image_size: int
+    ) -> None:
+        self.config, self.data, self.size = config, data, image_size
+        self.embeddings = torch.from_numpy(np.ascontiguousarray(cache.text("all").embeddings))
+        self.unseen = cache.manifest.unseen
+        self.best, self.waited = -1.0, 0  # any score is better
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether patience has run out."""
+        return self.config.patience is not None and self.waited >= self.config.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        """Best score so far, and how many scores came since."""
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.best, self.waited = state["best"], state["waited"]
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Score if it is time to; ask the trainer to stop if patience has run out."""
+        assert isinstance(module, DistillationModule)
+        if not module.ends_iteration(batch_idx) or module.step % self.config.every:
+            return
+        scores = self.scores(trainer, module)
+        for logger in trainer.loggers:
+            logger.log_metrics(scores, module.step)
+        score = scores.get(MONITORED, -1.0)
+        self.best, self.waited = (score, 0) if score > self.best else (self.best, self.waited + 1)
+        if self.exhausted:
+            trainer.should_stop = True
+
+    def scores(self, trainer: pl.Trainer, module: DistillationModule) -> dict[str, float]:
+        """Scores of the student as it is, in per cent, the same in every process."""
+        student = module.trained_student
+        training = student.training
+        predictor = self._predictor(student.eval(), module.device)
+        every, seen = (ConfusionMatrix(len(self.embeddings)) for _ in range(2))
+        label = np.arange(256, dtype=np.uint8)
+        label[list(self.unseen)] = IGNORE
+        known = [i for i in range(len(self.embeddings)) if i not in self.unseen]
+        for item in self.data.items[trainer.global_rank :: trainer.world_size]:
+            image, labels = item.read()
+            scores = predictor.scores(image)
+            every.update(labels, _ids(scores.argmax(0)))
+            seen.update(label[labels], np.array(known)[_ids(scores[known].argmax(0))])
+        student.train(training)
+        for matrix in (every, seen):
+            counts = torch.from_numpy(matrix.counts).to(module.device)
+            matrix.counts = trainer.strategy.reduce(counts, reduce_op="sum").cpu().numpy()
+        metrics = every.metrics(self.unseen)
+        found = {f"val/{name}": getattr(metrics, name) for name in SCORES}
+        found[MONITORED] = seen.metrics(self.unseen).sIoU
+        return {k: 100 * v for k, v in found.items() if not math.isnan(v)}
+
+    def _predictor(self, student: torch.nn.Module, device: torch.device) -> Predictor:
+        stride, short = self.data.stride, self.data.short_side
+        return Predictor(
+            student,
+            self.embeddings.to(device),
+            self.size,
+            self.config.mode,
+            None,
+            device,
+            None if stride is None else max(1, round(stride * self.size)),
+            None if short is None else round(short * self.size),
+        )
+
+
+def _ids(best: torch.Tensor) -> NDArray[np.int64]:
+    return best.cpu().numpy()

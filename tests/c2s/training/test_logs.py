@@ -1,0 +1,69 @@
+"""Loggers: metrics files with every key, and Weights & Biases without a network."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+
+from c2s.training import logs, run
+from c2s.training.config import load_config
+from c2s.training.logs import MetricsLog, read_metrics
+from c2s_cache.errors import MissingExtra
+
+
+def settings(cache, runs, **more):
+    options = {
+        "cache": cache,
+        "student": "shapes-net",
+        "iterations": 1,
+        "batch_size": 2,
+        "workers": 0,
+        "accelerator": "cpu",
+        "runs": runs,
+    }
+    return load_config(defaults={"method": {"heads": 4}}, **(options | more))
+
+
+def test_the_table_has_a_column_for_every_key(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.log_metrics({"loss": 3.0}, 1)
+    log.log_metrics({"val/sIoU": 40.0}, 1)
+    log.log_metrics({"loss": 2.0}, 2)
+    assert [r["step"] for r in read_metrics(tmp_path)] == [1, 1, 2]
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [(r["step"], r["loss"], r["val/sIoU"]) for r in table] == [
+        ("1", "3.0", ""),
+        ("1", "", "40.0"),
+        ("2", "2.0", ""),
+    ]
+
+
+def test_tensorboard_is_there_unless_it_is_not_asked_for(tiny_cache, tmp_path):
+    path = run.train(settings(tiny_cache, tmp_path, name="with"))
+    assert list((path / "tensorboard").glob("events*"))
+    path = run.train(settings(tiny_cache, tmp_path, name="without", loggers=()))
+    assert not (path / "tensorboard").exists()
+
+
+def test_a_missing_wandb_is_one_line_and_no_folder(tiny_cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(logs, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"pip install 'c2s\[wandb\]'"):
+        run.train(settings(tiny_cache, tmp_path / "runs", loggers=("wandb",)))
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # wandb's own
+def test_wandb_works_offline_and_keeps_its_id(tiny_cache, tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="needs c2s[wandb]")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    path = run.train(settings(tiny_cache, tmp_path, loggers=("wandb",)))
+    (folder,) = (path / "wandb").glob("offline-run-*")
+    (file,) = folder.glob("*.wandb")
+    content = file.read_bytes()
+    assert folder.name.endswith((path / "wandb-id").read_text())
+    for word in (b"images_per_s", b"focal", b"shapes-net"):
+        assert word in content
