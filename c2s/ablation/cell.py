@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from c2s.training.checkpoint import read_state
 from c2s.training.config import TrainConfig
 from c2s.training.logs import read_metrics
 from c2s.training.run_folder import RunError, read_config, saved_step
@@ -17,7 +19,7 @@ from c2s_cache.fingerprint import canonical_json, digest
 from c2s_cache.receipt import write_atomic
 
 INDIFFERENT = frozenset(
-    {"cache", "name", "runs", "seed", "workers", "log_every", "checkpoint_every"}
+    {"cache", "name", "runs", "seed", "workers", "log_every", "checkpoint_every", "loggers"}
 )
 """Fields that do not change what a run learns, and the seed, which a run's name spells out."""
 
@@ -50,14 +52,15 @@ def run_name(config: TrainConfig, cache: dict[str, Any]) -> str:
     """
     decides = config.model_dump(mode="json", exclude=set(INDIFFERENT), exclude_defaults=True)
     code = digest(canonical_json({"train": decides, "cache": cache}))[:10]
-    return f"{config.student}-{code}-seed{config.seed}"
+    student = re.sub(r"[^\w.-]+", "-", config.student)  # smp:unet/resnet34 is no name of a folder
+    return f"{student}-{code}-seed{config.seed}"
 
 
 def stored_scores(config: TrainConfig, scoring: Scoring) -> dict[str, Any] | None:
     """Scores of a cell that is finished: its run folder holds this configuration, trained to its end."""
     path = config.runs / config.run_name
     try:
-        if not _same(read_config(path), config) or saved_step(path) != config.total:
+        if not _same(read_config(path), config) or not _trained(path, config):
             return None
         found: dict[str, Any] = json.loads((path / scoring.file).read_bytes())
         return found
@@ -116,15 +119,22 @@ def training_seconds(path: Path, batch_size: int) -> float:
 def _train(config: TrainConfig, path: Path) -> None:
     from c2s.online import load_online_teacher
     from c2s.training.run import resume, train
+    from c2s.validation import load_validation_set
 
     try:
         resumable = _same(read_config(path), config) and saved_step(path) is not None
     except RunError:
         resumable = False
     if resumable:
-        resume(path, load_online_teacher)
+        resume(path, load_online_teacher, load_validation_set)
     else:
-        train(config, overwrite=True, load_teacher=load_online_teacher)
+        train(config, True, load_online_teacher, load_validation_set)
+
+
+def _trained(path: Path, config: TrainConfig) -> bool:
+    """Whether a run's checkpoint is its last: at the end of the schedule, or stopped early for good."""
+    state = read_state(path)
+    return bool(state["complete"]) or state["step"] >= config.total
 
 
 def _evaluate(path: Path, scoring: Scoring) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from c2s.config import merge, resolve
 from c2s.demo.defaults import own_teacher, train_defaults
 from c2s.recipes import Recipe
 from c2s.training.config import TrainConfig, load_config
-from c2s_cache import Manifest, open_cache
+from c2s_cache import ConfigError, Manifest, open_cache
 from c2s_cache.fingerprint import canonical_json, digest
 
 
@@ -22,7 +23,7 @@ class Request:
     """What a user asks for beside the grids.
 
     Attributes:
-        cache: complete cache that every row trains from, or derives its own from.
+        cache: complete cache that every row trains from, or derives its own from; directory or URL.
         out: folder of runs, derived caches and reports.
         recipe: settings of all rows.
         file, settings: `--config` and `--set`, above the recipe.
@@ -32,7 +33,7 @@ class Request:
         teacher, pretrained: of caches to derive, if the teacher is not where it was.
     """
 
-    cache: Path
+    cache: str
     out: Path
     recipe: Recipe = field(default_factory=Recipe)
     file: Path | None = None
@@ -104,7 +105,7 @@ def make_plan(grids: Sequence[Grid], request: Request) -> Plan:
         for row in grid.rows:
             changes = merge(request.recipe.build, row.build)
             cache = _cache(request, manifest, changes)
-            if cache != request.cache:
+            if isinstance(cache, Path):
                 derived[cache] = changes
             for student in request.students or grid.students or (None,):
                 runs = [
@@ -121,7 +122,7 @@ def _resolve(
     row: Row,
     student: str | None,
     seed: int,
-    cache: Path,
+    cache: Path | str,
     request: Request,
     manifest: Manifest,
 ) -> TrainConfig:
@@ -133,19 +134,29 @@ def _resolve(
         request.file, request.settings, merge(defaults, grid.train), **merge(given, row.train)
     )
     config = config.resolved(manifest.dataset, manifest.view_size)
-    known = {"base": manifest.fingerprints, "derived": cache.name if cache != request.cache else ""}
+    derived = cache.name if isinstance(cache, Path) else ""
+    known = {"base": manifest.fingerprints, "derived": derived}
     return config.model_copy(update={"name": run_name(config, known)})
 
 
-def _cache(request: Request, manifest: Manifest, changes: dict[str, Any]) -> Path:
-    """The cache that has these build settings: the given one, or where a derived one is to lie."""
+def _cache(request: Request, manifest: Manifest, changes: dict[str, Any]) -> Path | str:
+    """The cache that has these build settings: the given one (str), or where a derived one is to lie.
+
+    Raises:
+        ConfigError: one would have to be derived from a cache that is not on a local disk.
+    """
     if not changes:
         return request.cache
     have, want = build_requests(request, manifest, changes)
     if have == want:
         return request.cache
     code = digest(canonical_json(want.model_dump(mode="json", exclude={"teacher", "pretrained"})))
-    stem = request.cache.name.removesuffix(".zarr")
+    if "://" in request.cache:
+        raise ConfigError(
+            f"Rows that change the build ({json.dumps(changes)}) derive a cache, but {request.cache} is remote.",
+            "Copy it to a local disk first.",
+        )
+    stem = Path(request.cache).name.removesuffix(".zarr")
     return request.out / "caches" / f"{stem}-{code[:10]}.zarr"
 
 

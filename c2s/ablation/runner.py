@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from c2s.ablation.cell import Scoring, stored_scores
@@ -63,7 +64,7 @@ def derive_caches(plan: Plan, request: Request, progress: Progress | None = None
         path.parent.mkdir(parents=True, exist_ok=True)
         _, wanted = build_requests(request, manifest, changes)
         machine = Machine() if progress is None else Machine(progress=progress)
-        derive(request.cache, wanted, path, machine)
+        derive(Path(request.cache), wanted, path, machine)
 
 
 def ablate(plan: Plan, request: Request, scoring: Scoring, watch: Watch) -> dict[str, Any]:
@@ -115,11 +116,11 @@ def _facts(
     plan: Plan, request: Request, scoring: Scoring, board: Board, seconds: float
 ) -> dict[str, Any]:
     outcomes = {run.run_name: board.outcomes[run.run_name] for run in plan.runs}
-    caches = [request.cache, *plan.derived]
+    caches = [request.cache, *map(str, plan.derived)]
     return {
         "grids": [grid_facts(grid, lines, outcomes) for grid, lines in plan.tables],
         "scoring": {"dataset": scoring.dataset, "split": scoring.split, "limit": scoring.limit},
-        "caches": {str(path): plan.derived.get(path, {}) for path in caches},
+        "caches": {request.cache: {}, **{str(p): c for p, c in plan.derived.items()}},
         "teacher": teacher_time(caches, plan.runs),
         "failed": {name: str(o) for name, o in outcomes.items() if isinstance(o, C2SError)},
         "seconds": seconds,

@@ -11,14 +11,14 @@ from c2s.training.config import TrainConfig
 from c2s_cache import Cache
 
 
-def teacher_time(caches: Sequence[Path], runs: Sequence[TrainConfig]) -> dict[str, Any]:
+def teacher_time(caches: Sequence[str], runs: Sequence[TrainConfig]) -> dict[str, Any]:
     """Seconds spent on caches, and those of online training at the rate that the first one was built.
 
     Online, every view of every batch goes through the teacher once per run, at best as fast as in the
     build; that rate is images per second of `provenance.jsonl`, all of a build counted.
 
     Args:
-        caches: the base cache, then those derived for this grid.
+        caches: addresses of the base cache, then those derived for this grid.
         runs: every run of the grid.
 
     Returns:
@@ -40,21 +40,21 @@ def teacher_time(caches: Sequence[Path], runs: Sequence[TrainConfig]) -> dict[st
     }
 
 
-def _entries(cache: Path) -> list[dict[str, Any]]:
-    file = cache / "provenance.jsonl"
+def _entries(cache: str) -> list[dict[str, Any]]:
+    file = Path(cache) / "provenance.jsonl"  # of a cache behind a URL nothing is known
     if not file.is_file():
         return []
     found: list[dict[str, Any]] = [json.loads(line) for line in file.read_text().splitlines()]
     return found
 
 
-def _recorded(cache: Path) -> float | None:
+def _recorded(cache: str) -> float | None:
     """Seconds of all commands that wrote this cache; None if it does not say."""
     entries = _entries(cache)
     return sum(float(e["seconds"]) for e in entries) if entries else None
 
 
-def _build_rate(cache: Path) -> float | None:
+def _build_rate(cache: str) -> float | None:
     """Views per second of the commands that ran the teacher on the cache's views."""
     full = [e for e in _entries(cache) if e.get("stages", {}).get("teacher")]
     seconds = sum(float(e["seconds"]) for e in full)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def ablate(
-    cache: Annotated[Path, typer.Option(help="Cache to train from.")],
+    cache: Annotated[str, typer.Option(help="Cache to train from: directory or URL.")],
     table: Annotated[
         list[str] | None, typer.Option(help="Table of the paper, IV to XI, or all. Repeatable.")
     ] = None,

@@ -65,7 +65,7 @@ def run(
         built = build(load_dataset("shapes").split("train"), request, cache, progress=progress)
     teacher = {"folder": TEACHER_FOLDER.name, **region_accuracy(TEACHER_FOLDER, 200, "val")}
     console.rule(f"2 of 3: the rows of Table IV, recipe {recipe}, from the cache")
-    asked = Request(cache, out, chosen, settings=settings, seeds=seeds)
+    asked = Request(str(cache), out, chosen, settings=settings, seeds=seeds)
     scoring = Scoring("shapes", limit=limit)
     facts = run_grids(make_plan([TABLES["IV"]], asked), asked, scoring)
     if facts["failed"]:

@@ -43,7 +43,7 @@ def scoring(tmp_path):
 
 @pytest.fixture
 def request_(tiny_cache, tmp_path):
-    return Request(tiny_cache, tmp_path / "out")
+    return Request(str(tiny_cache), tmp_path / "out")
 
 
 @pytest.fixture

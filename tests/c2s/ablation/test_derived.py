@@ -31,7 +31,7 @@ def shapes(tmp_path_factory, scheduler):
 
 
 def test_table_10_derives_the_caches_that_differ_once(shapes, tmp_path):
-    request = Request(shapes, tmp_path / "out")
+    request = Request(str(shapes), tmp_path / "out")
     whole = make_plan([TABLES["X"]], request)
     three, seven, both = (line.runs[0] for line in whole.tables[0][1])
     assert both.cache == str(shapes)
@@ -55,7 +55,7 @@ def test_table_10_derives_the_caches_that_differ_once(shapes, tmp_path):
 
 def test_a_recipe_may_change_the_build_of_all_rows(shapes, tmp_path):
     recipe = Recipe(build={"masks": {"threshold": 0.5}})
-    plan = make_plan([TABLES["IV"], TABLES["X"]], Request(shapes, tmp_path, recipe))
+    plan = make_plan([TABLES["IV"], TABLES["X"]], Request(str(shapes), tmp_path, recipe))
     caches = {line.runs[0].cache for _, lines in plan.tables for line in lines}
     assert str(shapes) not in caches
     assert len(caches) == 3
@@ -64,6 +64,13 @@ def test_a_recipe_may_change_the_build_of_all_rows(shapes, tmp_path):
 
 
 def test_a_wrong_build_setting_is_found_in_planning(shapes, tmp_path):
-    request = replace(Request(shapes, tmp_path), recipe=Recipe(build={"mask": {}}))
+    request = replace(Request(str(shapes), tmp_path), recipe=Recipe(build={"mask": {}}))
     with pytest.raises(ConfigError, match="unknown key 'mask'"):
         make_plan([TABLES["IV"]], request)
+
+
+def test_a_remote_cache_is_derived_from_only_after_a_copy(shapes, tmp_path):
+    request = Request(f"file://{shapes}", tmp_path)
+    assert len(make_plan([TABLES["IV"]], request).runs) == 4
+    with pytest.raises(ConfigError, match="Copy it to a local disk first"):
+        make_plan([TABLES["X"]], request)

@@ -58,6 +58,12 @@ def test_students_and_seeds_of_the_request_replace_the_grids(grid, request_):
     assert len(lines[0].runs) == 1
 
 
+def test_a_run_is_a_folder_whatever_its_student_is_called(grid, request_):
+    request = replace(request_, students=("smp:unet/resnet34",))
+    names = [r.run_name for r in make_plan([grid.model_copy(update={"train": {}})], request).runs]
+    assert all(name.startswith("smp-unet-resnet34-") for name in names)
+
+
 def test_a_wrong_setting_in_the_last_row_is_found_before_anything_runs(grid, request_):
     rows = [*grid.rows, grid.rows[0].model_copy(update={"name": "z", "train": {"tau": 1}})]
     with pytest.raises(ConfigError, match="unknown key 'tau'"):

@@ -77,11 +77,11 @@ def test_teacher_time_is_what_the_builds_recorded(tiny_cache, tmp_path, tables):
         {"seconds": 1.0, "stages": {"images": 2, "teacher": 2}},
     ]
     (cache / "provenance.jsonl").write_text("".join(json.dumps(e) + "\n" for e in lines))
-    assert teacher_time([cache, derived], [])["cached_seconds"] is None
+    assert teacher_time([str(cache), str(derived)], [])["cached_seconds"] is None
     derive = {"seconds": 3.0, "stages": {"masks": 10}}
     (derived / "provenance.jsonl").write_text(json.dumps(derive) + "\n")
     runs = [run for line in tables[1][:2] for run in line.runs]  # 4 runs of 4 iterations of 2
-    assert teacher_time([cache, derived], runs) == {
+    assert teacher_time([str(cache), str(derived)], runs) == {
         "cached_seconds": 8.0,
         "images_per_s": 2.0,
         "views": 32,
@@ -91,6 +91,6 @@ def test_teacher_time_is_what_the_builds_recorded(tiny_cache, tmp_path, tables):
 
 
 def test_a_cost_that_no_build_recorded_is_not_invented(tiny_cache, tables):
-    teacher = teacher_time([tiny_cache], [])
+    teacher = teacher_time([str(tiny_cache)], [])
     assert teacher["online_seconds"] is None
     assert costs({"caches": {}, "failed": {}, "teacher": teacher}) == []

@@ -15,6 +15,7 @@ from c2s.ablation import cell, runner
 from c2s.ablation.cell import run_cell, stored_scores
 from c2s.ablation.plan import make_plan
 from c2s.ablation.runner import ablate
+from c2s.training.config import dump_yaml
 from c2s.training.logs import read_metrics
 from c2s.training.run_folder import saved_step
 from c2s_cache import C2SError
@@ -107,6 +108,19 @@ def test_scores_of_another_configuration_are_not_taken(grid, request_, scoring):
     assert stored_scores(run, replace(scoring, limit=1)) is None
     other = run.model_copy(update={"lr": 1e-3})  # under the same name
     assert stored_scores(other, scoring) is None
+
+
+def test_a_run_that_stopped_early_for_good_is_finished(grid, request_, scoring):
+    run = make_plan([grid], request_).runs[0]
+    scored = run_cell(run, scoring)
+    path = run.runs / run.run_name
+    longer = run.model_copy(update={"iterations": 9})
+    (path / "config.yaml").write_text(dump_yaml(longer))
+    state = path / "checkpoint/state.json"
+    for complete, expected in ((False, None), (True, scored)):
+        content = json.loads(state.read_text()) | {"complete": complete}
+        state.write_text(json.dumps(content))
+        assert stored_scores(longer, scoring) == expected
 
 
 def test_nobody_else_trains_a_run_that_is_being_trained(grid, request_, scoring, monkeypatch):
