@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from c2s.evaluation.confusion import IGNORE, ConfusionMatrix
 from c2s.evaluation.evaluate import Item
-from c2s.evaluation.inference import Predictor
+from c2s.evaluation.inference import CosineClassifier, Predictor
 from c2s.methods.batch import Batch
 from c2s.training.config import TrainConfig, ValidationConfig
 from c2s.training.module import DistillationModule
@@ -128,8 +128,7 @@ class Validation(pl.Callback):
     def _predictor(self, student: torch.nn.Module, device: torch.device) -> Predictor:
         stride, short = self.data.stride, self.data.short_side
         return Predictor(
-            student,
-            self.embeddings.to(device),
+            CosineClassifier(student, self.embeddings).to(device),
             self.size,
             self.config.mode,
             None,
