@@ -128,7 +128,7 @@ class Validation(pl.Callback):
     def _predictor(self, student: torch.nn.Module, device: torch.device) -> Predictor:
         stride, short = self.data.stride, self.data.short_side
         return Predictor(
-            CosineClassifier(student, self.embeddings.to(device)),
+            CosineClassifier(student, self.embeddings).to(device),
             self.size,
             self.config.mode,
             None,

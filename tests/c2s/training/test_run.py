@@ -234,7 +234,7 @@ def test_a_wrong_setting_leaves_no_folder_behind(tiny_views_cache, tmp_path):
     for wrong, message in (
         ({"student": "segformer-b9"}, "no student"),
         ({"settings": ["method.heads=5"]}, "heads=5"),
-        ({"weights": str(tmp_path / "nowhere")}, "No SegFormer encoder"),
+        ({"weights": str(tmp_path / "nowhere")}, "no encoder weights"),
     ):
         with pytest.raises(ConfigError, match=message):
             run.train(settings(tiny_views_cache, tmp_path, **wrong))
