@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from c2s.cli.evaluate import Mode
-from c2s_cache.errors import ConfigError, DataError, MissingExtra
+from c2s_cache.errors import ConfigError, DataError, MissingExtra, UnreadableImage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +22,7 @@ DEFAULT_TEMPLATES = ("a photo of a {}",)
 
 
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     run: Annotated[Path, typer.Option(help="Run folder, or that of a folded model.")],
     out: Annotated[
         Path, typer.Option(help="Folder for NAME.png (class numbers) and NAME_overlay.png.")
@@ -40,29 +40,73 @@ def predict(
 
     Names the run knows need nothing else; others need the teacher's text tower (c2s[build]).
     """
-    from PIL import Image
+    from c2s.cli.progress import bar
 
-    from c2s.evaluation.overlay import overlay
-    from c2s_cache.views import decode_image
+    files = _image_files(images)
+    model, names = _predictor(run, classes, mode, device)
+    out.mkdir(parents=True, exist_ok=True)
+    lost: list[str] = []
+    with bar("predict", len(files), "images") as advance:
+        for path in files:
+            try:
+                _segment(path, model, names, out)
+            except DataError as error:
+                lost.append(str(error))
+            else:
+                typer.echo(str(out / f"{path.stem}.png"))
+            advance(1)
+    if lost:
+        raise DataError(
+            f"{len(lost)} of {len(files)} images could not be segmented: {' '.join(lost)}"
+        )
 
-    stems = [path.stem for path in images]
+
+def _image_files(given: list[Path]) -> list[Path]:
+    """The images that are meant, those of folders by name.
+
+    Raises:
+        ConfigError: a folder holds none, or two outputs would have one name.
+    """
+    from c2s.datasets.custom import SUFFIXES
+
+    files: list[Path] = []
+    for path in given:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        found = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES)
+        if not found:
+            raise ConfigError(f"There is no image in {path} ({', '.join(SUFFIXES)}).")
+        files += found
+    stems = [path.stem for path in files]
     twice = sorted({s for s in stems if stems.count(s) > 1})
     if twice:
         raise ConfigError(
             f"Several images are called {twice[0]}; their outputs would overwrite each other."
         )
-    model, names = _predictor(run, classes, mode, device)
-    out.mkdir(parents=True, exist_ok=True)
-    for path in images:
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise DataError(f"{path} cannot be read ({error.strerror}).") from error
-        image = decode_image(data)
-        labels = model.predict(image).astype("uint8")
-        Image.fromarray(labels).save(out / f"{path.stem}.png")
-        overlay(image, labels, names).save(out / f"{path.stem}_overlay.png")
-        typer.echo(str(out / f"{path.stem}.png"))
+    return files
+
+
+def _segment(path: Path, model: Predictor, names: list[str], out: Path) -> None:
+    """Write the label map and the overlay of one image.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    from PIL import Image
+
+    from c2s.evaluation.overlay import overlay
+    from c2s_cache.views import decode_image
+
+    try:
+        image = decode_image(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}).") from error
+    except UnreadableImage as error:
+        raise DataError(f"{path}: {error.what}") from error
+    labels = model.predict(image).astype("uint8")
+    Image.fromarray(labels).save(out / f"{path.stem}.png")
+    overlay(image, labels, names).save(out / f"{path.stem}_overlay.png")
 
 
 def _predictor(

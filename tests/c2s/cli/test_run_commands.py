@@ -17,7 +17,7 @@ import c2s.datasets
 from c2s.cli import app
 from c2s.cli.predict import class_embeddings
 from c2s.datasets.descriptor import Protocol
-from c2s_cache.errors import C2SError, ConfigError, MissingExtra
+from c2s_cache.errors import C2SError, ConfigError, DataError, MissingExtra
 
 FAST = ("--student", "segformer-b0", "--iterations", "2", "--batch-size", "2", "--workers", "0")
 
@@ -190,6 +190,21 @@ def test_predict_writes_labels_and_overlays(trained, tmp_path, invoke):
     assert labels.shape == (40, 60)
     assert set(np.unique(labels)) <= {0, 1}
     assert (out / "a photo_overlay.png").is_file()
+
+
+def test_predict_takes_folders_and_goes_on_after_a_broken_photo(trained, tmp_path, invoke):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for name in ("b.png", "c.JPG"):
+        Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(photos / name)
+    (photos / "a.jpg").write_bytes(b"no picture")
+    (photos / "notes.txt").write_text("no picture either")
+    with pytest.raises(DataError, match=r"1 of 3 images .*a\.jpg: image cannot be decoded"):
+        invoke("predict", photos, "--run", trained, "--out", out)
+    written = {path.name for path in out.iterdir()}
+    assert written == {"b.png", "b_overlay.png", "c.png", "c_overlay.png"}
+    with pytest.raises(ConfigError, match="There is no image in"):
+        invoke("predict", trained, "--run", trained, "--out", out)
 
 
 def test_predict_needs_the_text_tower_for_other_names(trained, tmp_path, monkeypatch, invoke):
