@@ -17,6 +17,8 @@ from c2s.training.config import TrainConfig
 from c2s_cache.errors import C2SError
 
 Outcome = dict[str, Any] | C2SError
+NAME = "c2s-ablate"
+"""Of the worker processes."""
 
 
 def run_all(
@@ -50,7 +52,7 @@ def run_all(
     try:
         for device in devices[: len(runs)]:
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, device, log))
+            process = context.Process(name=NAME, target=_serve, args=(theirs, device, log))
             process.start()
             theirs.close()
             processes.append(process)

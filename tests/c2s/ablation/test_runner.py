@@ -15,6 +15,7 @@ from c2s.ablation import cell, runner
 from c2s.ablation.cell import run_cell, stored_scores
 from c2s.ablation.plan import make_plan
 from c2s.ablation.runner import ablate
+from c2s.ablation.workers import NAME
 from c2s.training.config import dump_yaml
 from c2s.training.logs import read_metrics
 from c2s.training.run_folder import saved_step
@@ -58,6 +59,11 @@ def test_a_grid_runs_reports_and_is_done_when_asked_again(grid, request_, scorin
     assert weights.stat().st_mtime_ns == before
 
 
+def workers():
+    """The runner's processes; those of the other tests' cluster are children, too."""
+    return [p for p in multiprocessing.active_children() if p.name == NAME]
+
+
 def test_a_grid_that_is_stopped_goes_on_to_the_same_scores(grid, request_, scoring, tmp_path):
     whole = replace(request_, out=tmp_path / "whole")
     expected = [run_cell(run, scoring) for run in make_plan([grid], whole).runs[:1]]
@@ -71,7 +77,7 @@ def test_a_grid_that_is_stopped_goes_on_to_the_same_scores(grid, request_, scori
 
     with pytest.raises(KeyboardInterrupt):
         ablate(plan, request, scoring, stop)
-    assert not multiprocessing.active_children()
+    assert not workers()
     assert saved_step(first.runs / first.run_name) is not None
     facts = ablate(plan, request, scoring, silent)
     got = facts["grids"][0]["rows"][0]["runs"][0]
@@ -95,7 +101,7 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(grid, request_, scori
 def test_a_worker_that_dies_is_one_sentence(grid, request_, scoring):
     def kill(board):
         if board.running:
-            multiprocessing.active_children()[0].kill()
+            workers()[0].kill()
 
     with pytest.raises(C2SError, match=r"died \(exit code -9\)"):
         ablate(make_plan([grid], request_), request_, scoring, kill)

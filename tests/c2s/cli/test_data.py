@@ -26,6 +26,20 @@ from c2s.datasets import prepare
 write = prepare._write_labels
 prepare._write_labels = lambda job: (write(job), time.sleep(0.2))
 """
+READING = """
+import itertools, time
+from c2s.datasets import check
+
+read, calls = check._read, itertools.count()
+
+def slowly(*arguments):
+    if next(calls) == 0:
+        print("reading", flush=True)
+    time.sleep(0.05)
+    return read(*arguments)
+
+check._read = slowly
+"""
 
 
 def start(*arguments, before=""):
@@ -199,8 +213,8 @@ def test_a_killed_preparation_resumes_to_the_same_files(c2s, many):
 
 
 def test_an_interrupted_check_ends_at_once_without_a_traceback():
-    process = start("data", "check", "shapes")
-    time.sleep(1)
+    process = start("data", "check", "shapes", before=READING)  # would take a minute
+    assert process.stdout.readline() == "reading\n"
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
