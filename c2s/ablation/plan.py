@@ -80,6 +80,16 @@ class Plan:
         found = [line.runs[i] for i in range(most) for line in lines if i < len(line.runs)]
         return list({run.run_name: run for run in found}.values())
 
+    def label(self, name: str) -> str:
+        """What a run is in the tables: grid, row, student and seed of its first place."""
+        return next(
+            f"{grid.name} {line.row.name}, {line.student}, seed {run.seed}"
+            for grid, lines in self.tables
+            for line in lines
+            for run in line.runs
+            if run.run_name == name
+        )
+
     @property
     def parts(self) -> list[Plan]:
         """Each table as a plan of its own."""

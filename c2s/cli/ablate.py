@@ -128,7 +128,7 @@ def run_grids(plan: Plan, request: Request, scoring: Scoring) -> dict[str, Any]:
                 shown.add(name)
                 state = board.state(next(r for r in plan.runs if r.run_name == name))
                 done = f"{len(board.outcomes)} of {len(plan.runs)}"
-                print(f"{done}: {name}, hIoU {state}", file=sys.stderr, flush=True)
+                print(f"{done}: {plan.label(name)}, hIoU {state}", file=sys.stderr, flush=True)
 
     try:
         with Live(console=console, auto_refresh=False, transient=True) as live:
