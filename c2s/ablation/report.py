@@ -96,7 +96,11 @@ def _compare(rows: list[dict[str, Any]]) -> None:
 def grid_table(facts: Mapping[str, Any], scoring: Mapping[str, Any]) -> Table:
     """A grid for the terminal."""
     table = Table(
-        title=f"{facts['title']}: {_where(scoring)}, %", caption=_below(facts), box=box.SIMPLE
+        title=f"{facts['title']}: {_where(scoring)}, %",
+        caption=_below(facts),
+        box=box.SIMPLE,
+        collapse_padding=True,
+        pad_edge=False,
     )
     for number, name in enumerate(_columns(facts)):
         table.add_column(name, justify="right" if number else "left", no_wrap=number > 0)

@@ -215,6 +215,7 @@ def test_a_killed_preparation_resumes_to_the_same_files(c2s, many):
 def test_an_interrupted_check_ends_at_once_without_a_traceback():
     process = start("data", "check", "shapes", before=READING)  # would take a minute
     assert process.stdout.readline() == "reading\n"
+    time.sleep(0.5)  # in the middle of it
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
