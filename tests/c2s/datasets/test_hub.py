@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import pickle
 import subprocess
@@ -31,6 +32,8 @@ def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     datasets.disable_progress_bars()
     _opened.cache_clear()
+    yield
+    gc.collect()  # `datasets` leaves metadata.csv open: its warning belongs here, not to a later test
 
 
 @pytest.fixture
