@@ -21,6 +21,7 @@ from c2s.cli import (
     students,
     train,
 )
+from c2s.processor import prepare
 from c2s_cache.errors import C2SError, ConfigError
 
 INTERRUPTED = 130
@@ -62,6 +63,7 @@ def _options(
 
 def main() -> None:
     """Entry point: run the app, turn every `C2SError` into one line, exit 1 (2 for wrong usage)."""
+    prepare()
     try:
         app()
     except C2SError as error:

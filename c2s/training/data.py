@@ -9,9 +9,10 @@ from __future__ import annotations
 import signal
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ from c2s_cache.manifest import IGNORE
 from c2s_cache.pseudo_mask import pseudo_mask
 from c2s_cache.reader import Block, Cache, Sample
 from c2s_cache.views import Crop, crop, crop_image, crop_labels, decode_image
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,8 @@ def load_view(
 
 def extent(inside: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Top, left, bottom, right of the part of a view that shows the image: int64 [4], zeros if none."""
+    if inside.all():
+        return np.array((0, 0, *inside.shape), np.int64)
     rows, cols = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
     edges = (rows[0], cols[0], rows[-1] + 1, cols[-1] + 1) if len(rows) else (0, 0, 0, 0)
     return np.array(edges, np.int64)
@@ -139,12 +144,12 @@ def collate(views: Sequence[View]) -> Batch:
     ids = [a for v in views for a in (v.pseudo, v.region_ids) if a.size]
     unseen = [v.unseen for v in views if v.unseen is not None]
     return Batch(
-        image=torch.from_numpy(np.stack([v.image.transpose(2, 0, 1) for v in views])),
-        pseudo=torch.from_numpy(np.stack([v.pseudo for v in views])).long(),
-        global_cls=torch.from_numpy(np.stack([v.global_cls for v in views])).float(),
-        region_cls=_padded([v.region_cls for v in views], regions, 0).float(),
-        region_ids=_padded([v.region_ids for v in views], regions, -1).long(),
-        region_area=_padded([v.region_area for v in views], regions, 0).float(),
+        image=torch.from_numpy(np.stack([v.image for v in views]).transpose(0, 3, 1, 2).copy()),
+        pseudo=_stacked([v.pseudo for v in views], np.int64),
+        global_cls=_stacked([v.global_cls for v in views], np.float32),
+        region_cls=_padded([v.region_cls for v in views], regions, 0, np.float32),
+        region_ids=_padded([v.region_ids for v in views], regions, -1, np.int64),
+        region_area=_padded([v.region_area for v in views], regions, 0, np.float32),
         rows=torch.tensor([v.row for v in views]),
         extent=torch.from_numpy(np.stack([v.extent for v in views])),
         jitter=torch.from_numpy(np.stack(draws)) if draws else None,
@@ -199,6 +204,9 @@ class BatchStream(IterableDataset[Batch | list[Replay]]):
         self.transductive = transductive
 
     def __iter__(self) -> Iterator[Batch | list[Replay]]:
+        return self._batches() if get_worker_info() else _ahead(self._batches())
+
+    def _batches(self) -> Iterator[Batch | list[Replay]]:
         cache = Cache(self.cache) if isinstance(self.cache, (str, Path)) else self.cache
         blocks = _BlockWindow(cache, self.sequence.window, self.transductive)
         worker = get_worker_info()
@@ -222,6 +230,16 @@ class BatchStream(IterableDataset[Batch | list[Replay]]):
             sample = replace(sample, box=np.array(box), flip=flip)
         rng = jitter_rng(self.sequence.seed, ref.position) if self.jitter else None
         return replay(sample, self.size, rng, self.teacher_sizes)
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, the next one made by a thread while the last one is used."""
+    end = object()
+    with ThreadPoolExecutor(1, "loader") as thread:
+        following = thread.submit(next, items, end)
+        while (item := following.result()) is not end:
+            following = thread.submit(next, items, end)
+            yield cast(T, item)
 
 
 class _BlockWindow:
@@ -269,8 +287,13 @@ def _init_worker(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def _padded(arrays: Sequence[NDArray[Any]], length: int, fill: int) -> Tensor:
-    out = np.full((len(arrays), length, *arrays[0].shape[1:]), fill, dtype=arrays[0].dtype)
+def _stacked(arrays: Sequence[NDArray[Any]], dtype: type) -> Tensor:
+    # Converted here, not by torch, which would wake the threads that the training step is using.
+    return torch.from_numpy(np.stack(arrays, dtype=dtype))
+
+
+def _padded(arrays: Sequence[NDArray[Any]], length: int, fill: int, dtype: type) -> Tensor:
+    out = np.full((len(arrays), length, *arrays[0].shape[1:]), fill, dtype)
     for i, array in enumerate(arrays):
         out[i, : len(array)] = array
     return torch.from_numpy(out)

@@ -30,13 +30,13 @@ def pseudo_mask(
     """
     height, width = labels.shape
     filled = nearest_latent(grid).astype(np.int16)
+    cells = np.where(filled == IGNORE, np.int16(-1), filled + np.int16(num_classes))
     rows = np.arange(height) * grid.shape[0] // height
     cols = np.arange(width) * grid.shape[1] // width
-    latent = filled[rows[:, None], cols[None, :]]
-    latent = np.where(latent == IGNORE, np.int16(-1), latent + np.int16(num_classes))
-    if inside is not None:
-        latent = np.where(inside, latent, np.int16(-1))
-    return np.where(labels == IGNORE, latent, labels.astype(np.int16))
+    latent = cells.take(rows, 0).take(cols, 1)
+    if inside is not None and not inside.all():
+        latent[~inside] = -1
+    return np.where(labels == IGNORE, latent, labels)
 
 
 def nearest_latent(grid: NDArray[np.uint8]) -> NDArray[np.uint8]:

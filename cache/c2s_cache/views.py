@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -16,6 +17,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from c2s_cache.errors import UnreadableImage
 from c2s_cache.manifest import IGNORE
+
+# Corrupt EXIF blocks and the like: the pixels are still whole. Once and for all, because a filter
+# around each call would not be safe among threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _T = TypeVar("_T", bound=np.generic)
 Box = tuple[float, float, float, float]
@@ -57,11 +62,9 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
         UnreadableImage: the bytes are truncated or no known image format.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # corrupt EXIF blocks warn; the pixels are still whole
-            with Image.open(io.BytesIO(data)) as image:
-                ImageOps.exif_transpose(image, in_place=True)  # copies only what it has to turn
-                return np.asarray(image.convert("RGB"))
+        with Image.open(io.BytesIO(data)) as image:
+            ImageOps.exif_transpose(image, in_place=True)  # copies only what it has to turn
+            return np.asarray(image.convert("RGB"))
     except (
         UnidentifiedImageError
     ) as error:  # its text has an address in memory, which no receipt may have
@@ -108,7 +111,9 @@ def crop_image(
     """
     height, width = image.shape[:2]
     x0, y0, x1, y1 = (float(v) for v in box)
-    if x0 >= 0 and y0 >= 0 and x1 <= width and y1 <= height:
+    if (x0, y0, x1, y1) == (0, 0, size, size) and height == width == size:
+        out = image
+    elif x0 >= 0 and y0 >= 0 and x1 <= width and y1 <= height:
         across, down = _raster(x0, x1, width, size), _raster(y0, y1, height, size)
         whole = Image.fromarray(image)
         if across is not None and down is not None and size in (across[0], down[0]):
@@ -195,8 +200,13 @@ def _inside(start: float, stop: float, limit: int, size: int) -> tuple[int, int]
     return (int(index[0]), int(index[-1]) + 1) if len(index) else (0, 0)
 
 
+@lru_cache(maxsize=64)  # the canonical views of images of one size are all alike
 def _samples(
     start: float, stop: float, limit: int, size: int
 ) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
     position = np.floor(start + (np.arange(size) + 0.5) * ((stop - start) / size)).astype(np.intp)
-    return np.clip(position, 0, limit - 1), (position >= 0) & (position < limit)
+    inside = (position >= 0) & (position < limit)
+    position = np.clip(position, 0, limit - 1)
+    for array in (position, inside):
+        array.setflags(write=False)
+    return position, inside
