@@ -30,13 +30,22 @@ def aggregate(features: Tensor, global_cls: Tensor, how: Aggregation = "attentio
     Returns:
         F_g, float [B, D].
     """
-    flat = rearrange(features, "b d h w -> b d (h w)")
-    if how == "mean":
-        return flat.mean(-1)
     if how == "max":
-        return flat.amax(-1)
-    scores = torch.einsum("bd,bdl->bl", global_cls, flat) / flat.shape[1] ** 0.5
-    return torch.einsum("bl,bdl->bd", scores.softmax(-1), flat)
+        return features.amax((2, 3))
+    weights = aggregation_weights(features, global_cls, how)
+    return torch.einsum("bl,bdl->bd", weights, rearrange(features, "b d h w -> b d (h w)"))
+
+
+def aggregation_weights(
+    features: Tensor, global_cls: Tensor, how: Literal["attention", "mean"] = "attention"
+) -> Tensor:
+    """W of `aggregate`: float [B, h * w], rows add up to 1."""
+    batch, dim, height, width = features.shape
+    if how == "mean":
+        cells = height * width
+        return features.new_full((batch, cells), 1 / cells)
+    scores: Tensor = torch.einsum("bd,bdhw->bhw", global_cls, features) / dim**0.5
+    return scores.flatten(1).softmax(-1)
 
 
 def info_nce(

@@ -36,11 +36,27 @@ def region_means(
         counts: int64 [B, R], pixels of each region.
     """
     height, width = features.shape[-2:]
+    weights, counts = region_weights(pseudo, region_ids, height, width, max_id)
+    return weighted_means(features, weights.to(features.dtype)), counts
+
+
+def region_weights(
+    pseudo: Tensor, region_ids: Tensor, height: int, width: int, max_id: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Share of each region's pixels in each of the height x width cells: the weights of Eq. 5.
+
+    Returns:
+        weights: float [B, R, height * width], rows add up to 1; zero where the region has no pixel.
+        counts: int64 [B, R], pixels of each region.
+    """
     per_cell = cell_counts(pseudo, region_ids, height, width, max_id)
     counts = per_cell.sum(-1)
-    weights = per_cell.to(features.dtype) / counts.clamp(min=1)[..., None].to(features.dtype)
-    means = torch.einsum("brl,bdl->brd", weights, rearrange(features, "b d h w -> b d (h w)"))
-    return means, counts
+    return per_cell / counts.clamp(min=1)[..., None], counts
+
+
+def weighted_means(features: Tensor, weights: Tensor) -> Tensor:
+    """Means of a feature map [B, D, h, w] under weights of its cells [B, K, h * w]: [B, K, D]."""
+    return torch.einsum("bkl,bdl->bkd", weights, rearrange(features, "b d h w -> b d (h w)"))
 
 
 def cell_counts(

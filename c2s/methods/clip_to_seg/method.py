@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from c2s.methods.batch import Batch
 from c2s.methods.clip_to_seg.config import ClipToSegConfig
 from c2s.methods.clip_to_seg.global_distillation import (
     CLSBank,
-    aggregate,
+    aggregation_weights,
     info_nce,
     match,
     others,
@@ -19,10 +21,27 @@ from c2s.methods.clip_to_seg.latent_embedding import LatentEmbedding, latent_ids
 from c2s.methods.clip_to_seg.local_distillation import (
     local_info_nce,
     reduce_regions,
-    region_means,
+    region_weights,
+    weighted_means,
 )
 from c2s.methods.clip_to_seg.pixel_loss import class_scores, pixel_losses
 from c2s.methods.clip_to_seg.residual import ResidualProjector
+
+
+class Pooled(NamedTuple):
+    """Means of a feature map.
+
+    `image` F_g, float [B, 1, D] (no row with global distillation off); `local` F_l, float [B, R, D], and
+    `pixels`, int64 [B, R], of the regions with a CLS token (R = 0 with local distillation off); `latent`
+    int64 [B, U], ids of the latent classes, -1 in empty slots, and `prototypes` F_u, float [B, U, D], of
+    them (U = 0 with latent embeddings off).
+    """
+
+    image: Tensor
+    local: Tensor
+    pixels: Tensor
+    latent: Tensor
+    prototypes: Tensor
 
 
 class ClipToSeg(Method):
@@ -71,22 +90,46 @@ class ClipToSeg(Method):
         weights = self.config.weights
         with torch.autocast(features.device.type, enabled=False):
             features = features.float()
+            pooled = self._pooled(features, batch)
             losses: dict[str, Tensor] = {}
             total = features.new_zeros(())
             if self.config.global_:
-                losses["global"] = self.global_distillation(features, batch)
+                losses["global"] = self.global_distillation(pooled.image[:, 0], batch)
                 total = total + weights.global_ * losses["global"]
             if self.config.local:
-                losses["local"] = self.local_distillation(features, batch)
+                losses["local"] = self.local_distillation(pooled.local, pooled.pixels, batch)
                 total = total + weights.local * losses["local"]
-            losses |= self.pixel_loss(features, batch)
+            losses |= self.pixel_loss(features, batch, *self._latent_embeddings(pooled, batch))
             total = total + weights.pixel * losses["pixel"]
         return {"loss": total, **losses}
 
-    def global_distillation(self, features: Tensor, batch: Batch) -> Tensor:
-        """Eq. 4 against the tokens of earlier iterations; the bank takes this batch's after."""
+    def _pooled(self, features: Tensor, batch: Batch) -> Pooled:
+        """All means in one product: each alone would cost a pass over F and a gradient of its size."""
+        config, (height, width) = self.config, features.shape[-2:]
+        none, largest = batch.region_ids[:, :0], batch.largest_id()
+        latent = latent_ids(batch.pseudo, self.num_classes, largest) if config.latent else none
+        regions = batch.region_ids if config.local else none
+        over_regions, pixels = region_weights(batch.pseudo, regions, height, width, largest)
+        over_latent, _ = region_weights(batch.pseudo, latent, height, width, largest)
+        over_image = over_regions[:, :0]
+        if config.global_ and config.aggregation != "max":
+            how = config.aggregation
+            over_image = aggregation_weights(features, batch.global_cls, how)[:, None]
+        weights = (over_image, over_regions, over_latent)
+        means = weighted_means(features, torch.cat(weights, 1))
+        image, local, prototypes = torch.split(means, [w.shape[1] for w in weights], 1)
+        if config.global_ and config.aggregation == "max":
+            image = features.amax((2, 3))[:, None]
+        return Pooled(image, local, pixels, latent, prototypes)
+
+    def global_distillation(self, global_feature: Tensor, batch: Batch) -> Tensor:
+        """Eq. 4 against the tokens of earlier iterations; the bank takes this batch's after.
+
+        Args:
+            global_feature: F_g, float [B, D].
+            batch: the batch.
+        """
         config = self.config
-        global_feature = aggregate(features, batch.global_cls, config.aggregation)
         if config.distillation != "infonce":
             return self._match(global_feature, batch.global_cls).mean()
         negatives = self.bank.filled().clone()
@@ -98,16 +141,19 @@ class ClipToSeg(Method):
             self.bank.enqueue(batch.global_cls)
         return loss
 
-    def local_distillation(self, features: Tensor, batch: Batch) -> Tensor:
-        """Eq. 5 and 6 over the regions that have a CLS token."""
+    def local_distillation(self, local_features: Tensor, pixels: Tensor, batch: Batch) -> Tensor:
+        """Eq. 6 over the regions that have a CLS token.
+
+        Args:
+            local_features: F_l, float [B, R, D].
+            pixels: int64 [B, R], pixels of each region.
+            batch: the batch.
+        """
         config = self.config
-        local_features, counts = region_means(
-            features, batch.pseudo, batch.region_ids, batch.largest_id()
-        )
-        valid = counts > 0
+        valid = pixels > 0
         if config.distillation != "infonce":
             terms = self._match(local_features, batch.region_cls)
-            return reduce_regions(terms, valid, config.local_reduction, counts)
+            return reduce_regions(terms, valid, config.local_reduction, pixels)
         return local_info_nce(
             local_features,
             batch.region_cls,
@@ -120,7 +166,7 @@ class ClipToSeg(Method):
             self.num_classes,
             config.same_class,
             config.local_targets,
-            counts,
+            pixels,
         )
 
     def _match(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -131,9 +177,17 @@ class ClipToSeg(Method):
         assert kind != "infonce"
         return match(student, teacher, kind)
 
-    def pixel_loss(self, features: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Eq. 7 on seen and latent scores; with latent embeddings off, on the seen ones."""
-        embeddings, valid = self._latent_embeddings(features, batch)
+    def pixel_loss(
+        self, features: Tensor, batch: Batch, embeddings: Tensor, valid: Tensor
+    ) -> dict[str, Tensor]:
+        """Eq. 7 on seen and latent scores; with latent embeddings off (U = 0), on the seen ones.
+
+        Args:
+            features: F, float [B, D, h, w].
+            batch: the batch.
+            embeddings: A'_u, float [B, U, D].
+            valid: bool [B, U], which slots hold one.
+        """
         config = self.config
         scores = class_scores(
             features, self.text, embeddings, config.alpha, config.beta, config.normalize_seen
@@ -151,15 +205,12 @@ class ClipToSeg(Method):
         )
         return losses
 
-    def _latent_embeddings(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _latent_embeddings(self, pooled: Pooled, batch: Batch) -> tuple[Tensor, Tensor]:
         """A'_u [B, U, D] and which slots are valid [B, U]; U = 0 with latent embeddings off."""
         if not self.config.latent:
-            empty = features.new_zeros(len(batch), 0, features.shape[1])
-            return empty, torch.zeros(len(batch), 0, dtype=torch.bool, device=features.device)
-        ids = latent_ids(batch.pseudo, self.num_classes, batch.largest_id())
-        prototypes, _ = region_means(features, batch.pseudo, ids, batch.largest_id())
+            return pooled.prototypes, pooled.latent >= 0
         embeddings, valid = self.latent(
-            ids, prototypes, batch.global_cls, batch.region_cls, batch.region_ids
+            pooled.latent, pooled.prototypes, batch.global_cls, batch.region_cls, batch.region_ids
         )
         return embeddings, valid
 

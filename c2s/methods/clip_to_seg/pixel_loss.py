@@ -41,13 +41,14 @@ def class_scores(
         float [B, Ns + U, h, w].
     """
     # The norms divide the scores, not F: the same cosines with far less memory traffic.
-    norm = features.norm(dim=1, keepdim=True).clamp(min=1e-12)  # [B, 1, h, w]
-    scores_seen = alpha * torch.einsum("bdhw,nd->bnhw", features, seen)
+    norm: Tensor = features.norm(dim=1, keepdim=True).clamp(min=1e-12)  # [B, 1, h, w]
+    embeddings = torch.cat(
+        [alpha * seen.expand(len(features), -1, -1), beta * functional.normalize(latent, dim=-1)], 1
+    )
+    scores: Tensor = torch.einsum("bdhw,bcd->bchw", features, embeddings)
     if normalize:
-        scores_seen = scores_seen / norm
-    unit_latent = functional.normalize(latent, dim=-1)
-    scores_latent = beta * torch.einsum("bdhw,bud->buhw", features, unit_latent) / norm
-    return torch.cat([scores_seen, scores_latent], dim=1)
+        return scores / norm
+    return torch.cat([scores[:, : len(seen)], scores[:, len(seen) :] / norm], 1)
 
 
 def pixel_losses(scores: Tensor, target: Tensor, absent: Tensor) -> dict[str, Tensor]:

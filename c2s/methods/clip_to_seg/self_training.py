@@ -39,9 +39,12 @@ class SelfTraining(ClipToSeg):
         super().__init__(config.model_copy(update={"latent": False}), every)
         self.register_buffer("unseen_ids", unseen.ids, persistent=False)
 
-    def pixel_loss(self, features: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def pixel_loss(
+        self, features: Tensor, batch: Batch, embeddings: Tensor, valid: Tensor
+    ) -> dict[str, Tensor]:
         """Eq. 7 over all classes, against seen labels and the model's own unseen ones."""
-        return super().pixel_loss(features, replace(batch, pseudo=self.labelled(features, batch)))
+        labelled = replace(batch, pseudo=self.labelled(features, batch))
+        return super().pixel_loss(features, labelled, embeddings, valid)
 
     @torch.no_grad()
     def labelled(self, features: Tensor, batch: Batch) -> Tensor:

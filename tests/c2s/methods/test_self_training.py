@@ -116,10 +116,11 @@ def test_the_pixel_loss_is_the_supervised_one_on_the_new_labels():
     """With labels instead of latents, an inductive method that knows every class agrees."""
     objective, given, f = method(), batch(), features().requires_grad_()
     losses = objective(f, given)
-    everything = ClipToSegConfig(supervision="features", latent=False).build(known(range(N))).eval()
-    supervised = replace(given, pseudo=objective.labelled(f, given))
-    for name, want in everything.pixel_loss(f, supervised).items():
-        torch.testing.assert_close(losses[name], want)
+    labels_only = {"latent": False, "global_": False, "local": False}
+    everything = ClipToSegConfig(supervision="features", **labels_only).build(known(range(N)))
+    want = everything.eval()(f, replace(given, pseudo=objective.labelled(f, given)))
+    for name in ("focal", "dice", "ce", "pixel"):
+        torch.testing.assert_close(losses[name], want[name])
     inductive = ClipToSegConfig(supervision="features", latent=False).build(known(SEEN)).eval()
     for name in ("global", "local"):
         torch.testing.assert_close(losses[name], inductive(f, given)[name])
