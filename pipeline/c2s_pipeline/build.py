@@ -148,8 +148,7 @@ def write_text(
     if imported is None:
         text = writer.manifest.requests["text"]
         progress = machine.progress.text
-        with _all_cores():
-            imported = class_embeddings(teacher, text["names"], text["templates"], progress)
+        imported = class_embeddings(teacher, text["names"], text["templates"], progress)
     writer.write("text", 0, {"text/embeddings": imported})
     return len(imported)
 
@@ -317,20 +316,6 @@ def _submit_all(
 def _ids(order: list[str], manifest: Manifest, block: int) -> list[str]:
     rows = manifest.block_range(block)
     return order[rows.start : rows.stop]
-
-
-@contextlib.contextmanager
-def _all_cores() -> Iterator[None]:
-    """Compute with as many threads as there are cores, whatever OMP_NUM_THREADS says.
-
-    The number of threads decides the last bits, and a resumed build must repeat them.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import torch
-
 from c2s_cache import Cache
 from c2s_cache.schema import array_specs
 from c2s_cache.writer import BlockWriter
 from c2s_pipeline.block import BlockComputer, stored_inputs
 from c2s_pipeline.extras import require
 from c2s_pipeline.kmeans import create_backend
+from c2s_pipeline.lanes import start_lanes
 from c2s_pipeline.memory import peak_memory
 from c2s_pipeline.rows import PIXELS
 from c2s_pipeline.source import ImageSource
@@ -87,19 +86,12 @@ def _load_teacher(spec: TeacherSpec, device: str) -> Teacher:
 
 
 def _lanes(count: int) -> ThreadPoolExecutor:
-    """The threads of this process that compute, each alone.
-
-    A pass in one thread gives the same bits on any number of cores; several passes side by side use
-    them better than one pass that is shared out, and one lane decodes while another waits for a GPU.
-    """
+    """The lanes of this process."""
     with _LOADING:
         return _start_lanes(count)
 
 
-@lru_cache(maxsize=1)
-def _start_lanes(count: int) -> ThreadPoolExecutor:
-    torch.set_num_threads(1)
-    return ThreadPoolExecutor(count, "lane", torch.set_num_threads, (1,))
+_start_lanes = lru_cache(maxsize=1)(start_lanes)
 
 
 def _reporter() -> Callable[[int], None]:

@@ -165,13 +165,18 @@ class Teacher:
         grid_h, grid_w = self.grid
         return cls.float(), rearrange(dense.float(), "b (h w) c -> b h w c", h=grid_h, w=grid_w)
 
-    @torch.inference_mode()
-    def text_features(self, texts: list[str]) -> Tensor:
-        """Unit-norm text embeddings float32 [n, D] of the given sentences."""
+    def tokens(self, texts: list[str]) -> Tensor:
+        """Token ids int64 [n, L] of sentences."""
         open_clip = require("open_clip", "build")
         with _quiet():
             tokenizer = open_clip.get_tokenizer(self.spec.name)
-        features: Tensor = self._model.encode_text(tokenizer(texts).to(self.device), normalize=True)
+        ids: Tensor = tokenizer(texts)
+        return ids
+
+    @torch.inference_mode()
+    def text_features(self, tokens: Tensor) -> Tensor:
+        """Unit-norm text embeddings float32 [n, D] of sentences given as token ids [n, L]."""
+        features: Tensor = self._model.encode_text(tokens.to(self.device), normalize=True)
         return features.float()
 
     def _parts(self, images: NDArray[np.uint8], visual: Any) -> list[NDArray[np.uint8]]:

@@ -10,6 +10,7 @@ from einops import rearrange
 from numpy.typing import NDArray
 
 from c2s_cache import ConfigError
+from c2s_pipeline.lanes import lanes
 from c2s_pipeline.teacher import Teacher, TeacherSpec, default_pretrained
 from c2s_pipeline.templates import SINGLE
 
@@ -38,12 +39,14 @@ def class_embeddings(
         raise ConfigError("every prompt template must hold one {} for the class name.")
     sentences = [t.format(n) for n in names for t in templates]
     features = []
-    for start in range(0, len(sentences), BATCH):
-        features.append(teacher.text_features(sentences[start : start + BATCH]))
-        if progress is not None:
-            progress(min(start + BATCH, len(sentences)), len(sentences))
-    mean = rearrange(torch.cat(features), "(n t) d -> n t d", t=len(templates)).mean(1)
-    return torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
+    with lanes(teacher.device) as pool:
+        parts = torch.split(teacher.tokens(sentences), BATCH)
+        for number, part in enumerate(pool.map(teacher.text_features, parts), start=1):
+            features.append(part)
+            if progress is not None:
+                progress(min(number * BATCH, len(sentences)), len(sentences))
+        mean = rearrange(torch.cat(features), "(n t) d -> n t d", t=len(templates)).mean(1)
+        return torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
 
 
 def embed_names(

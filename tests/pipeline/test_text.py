@@ -14,7 +14,7 @@ from conftest import make_coco_tree
 from c2s.datasets import load_dataset
 from c2s.demo.defaults import build_defaults
 from c2s_cache import ConfigError, open_cache
-from c2s_pipeline.build import _all_cores, build
+from c2s_pipeline.build import build
 from c2s_pipeline.imported_text import TEMPLATE_PAIR, check_order, load_embeddings
 from c2s_pipeline.request import BuildRequest, make_manifest
 from c2s_pipeline.teacher import Teacher, TeacherSpec
@@ -211,12 +211,23 @@ def test_wrong_rows_are_refused_before_a_cache_comes_to_be(shapes, tmp_path):
         assert not (tmp_path / "refused.zarr").exists()
 
 
-def test_class_embeddings_of_a_build_take_all_cores_whatever_the_environment_says():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def test_class_embeddings_do_not_depend_on_the_number_of_cores(shapes, monkeypatch):
+    _, teacher, _ = shapes
+    before, found, threads = torch.get_num_threads(), [], set()
+    encode = teacher.text_features
+
+    def watched(tokens):
+        threads.add(torch.get_num_threads())
+        return encode(tokens)
+
+    monkeypatch.setattr(teacher, "text_features", watched)
     try:
-        with _all_cores():
-            assert torch.get_num_threads() == os.cpu_count()
-        assert torch.get_num_threads() == 1
+        for cores in (1, 2, 5):
+            monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+            torch.set_num_threads(cores)
+            found.append(class_embeddings(teacher, COCO, ("a {}.", "one {}.")).tobytes())
+            assert torch.get_num_threads() == cores
     finally:
         torch.set_num_threads(before)
+    assert len(set(found)) == 1
+    assert threads == {1}
