@@ -12,6 +12,10 @@ import numpy as np
 import pytest
 from pictures import label_map, photo
 
+from c2s.processor import prepare
+
+prepare()  # before torch: two processes of tests share the cores
+
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 faulthandler.enable()

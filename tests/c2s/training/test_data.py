@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from c2s.training.data import BatchStream, block_sizes, collate, load_view, loader
+from c2s.training.data import BatchStream, _ahead, block_sizes, collate, load_view, loader
 from c2s.training.jitter import NEUTRAL
 from c2s.training.module import student_input
 from c2s.training.sampler import BatchSequence
-from c2s_cache import open_cache
+from c2s_cache import UnreadableImage, open_cache
 from c2s_cache.augment import AugmentConfig
 from c2s_cache.views import crop_image, decode_image, inside_image
 
@@ -229,6 +232,41 @@ def test_worker_processes_change_nothing(cache):
     alone = batches(cache)
     for workers in (1, 2):
         assert all(map(equal, alone, batches(cache, workers)))
+
+
+def test_the_next_batch_is_made_while_one_is_used(cache):
+    made = []
+
+    def items():
+        for number in range(3):
+            made.append((number, threading.current_thread().name))
+            yield number
+        raise UnreadableImage("the fourth")
+
+    stream = _ahead(items())
+    assert next(stream) == 0
+    wait_until(lambda: len(made) == 2)
+    assert [next(stream), next(stream)] == [1, 2]
+    with pytest.raises(UnreadableImage, match="the fourth"):
+        next(stream)
+    assert all(name.startswith("loader") for _, name in made)
+
+
+def test_a_stream_that_is_left_ends_its_thread(cache):
+    stream = iter(BatchStream(str(cache.path), sequence(cache), 0, 5, 32, True))
+    next(stream)
+    before = {t.name for t in threading.enumerate()}
+    stream.close()
+    assert any(name.startswith("loader") for name in before)
+    assert not any(t.name.startswith("loader") for t in threading.enumerate())
+
+
+def wait_until(condition):
+    for _ in range(1000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not come true")
 
 
 def test_images_without_regions_get_one_empty_slot(tiny_cache):
