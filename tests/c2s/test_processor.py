@@ -11,7 +11,7 @@ import pytest
 CHURN = """
 import resource
 import torch
-x = torch.zeros(64, 2**15)  # 8 MB, like a feature map of a small student
+x = torch.zeros(64, 2**16)  # 16 MB, like a feature map of a small student
 for turn in range(20):
     if turn == 10:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
