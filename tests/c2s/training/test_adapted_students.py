@@ -9,6 +9,7 @@ import signal
 
 import numpy as np
 import pytest
+import tiny_runs
 import torch
 from safetensors.torch import load_file
 from transformers import SegformerConfig
@@ -16,33 +17,15 @@ from transformers import SegformerConfig
 from c2s.deploy import SegmentationModel, fold_run
 from c2s.evaluation.inference import CosineClassifier, Predictor
 from c2s.training import run
-from c2s.training.config import load_config
 from c2s.training.recorder import Recorder
 from c2s.training.run_folder import open_run
 
 STEPS = 3
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def settings(cache, tmp_path, student, name):
-    return load_config(
-        cache=cache,
-        student=student,
-        iterations=STEPS,
-        batch_size=4,
-        workers=0,
-        checkpoint_every=1,
-        accelerator="cpu",
-        runs=tmp_path / "runs",
-        name=name,
-    )
+    options = {"student": student, "iterations": STEPS, "checkpoint_every": 1, "name": name}
+    return tiny_runs.settings(cache, tmp_path / "runs", **options)
 
 
 @pytest.mark.parametrize("library", ["timm", "hf"])

@@ -8,13 +8,13 @@ import signal
 
 import numpy as np
 import pytest
+import tiny_runs
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
 from c2s.evaluation.evaluate import evaluate
 from c2s.training import checkpoint, run
-from c2s.training.config import load_config
 from c2s.training.logs import read_metrics
 from c2s.training.module import DistillationModule
 from c2s.training.recorder import Recorder
@@ -27,28 +27,9 @@ from c2s_cache.views import decode_image
 STEPS = 6
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def settings(cache, runs, **more):
-    options = {
-        "cache": cache,
-        "student": "shapes-net",
-        "iterations": STEPS,
-        "batch_size": 4,
-        "workers": 0,
-        "log_every": 1,
-        "checkpoint_every": 2,
-        "accelerator": "cpu",
-        "runs": runs,
-        "loggers": (),
-    }
-    return load_config(defaults={"method": {"heads": 4}}, **(options | more))
+    options = {"student": "shapes-net", "iterations": STEPS, "checkpoint_every": 2}
+    return tiny_runs.settings(cache, runs, {"method": {"heads": 4}}, **(options | more))
 
 
 class Scene:
@@ -96,7 +77,6 @@ EVERYTHING = {
 
 @pytest.fixture(scope="module")
 def everything(tiny_views_cache, tmp_path_factory):
-    torch.set_num_threads(1)
     config = settings(tiny_views_cache, tmp_path_factory.mktemp("runs"), name="whole", **EVERYTHING)
     return run.train(config, load_validation=load_scenes)
 

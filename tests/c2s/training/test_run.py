@@ -11,11 +11,11 @@ import sys
 
 import numpy as np
 import pytest
+import tiny_runs
 import torch
 from safetensors.torch import load_file
 
 from c2s.training import checkpoint, run
-from c2s.training.config import load_config
 from c2s.training.logs import MetricsLog, read_metrics
 from c2s.training.recorder import Recorder
 from c2s.training.run_folder import RunError, open_run, read_config, saved_step
@@ -25,32 +25,13 @@ from c2s_cache.errors import C2SError, ConfigError
 STEPS = 5
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def settings(cache, tmp_path, **more):
-    options = {
-        "cache": cache,
-        "student": "segformer-b0",
-        "iterations": STEPS,
-        "batch_size": 4,
-        "workers": 0,
-        "log_every": 1,
-        "checkpoint_every": 2,
-        "accelerator": "cpu",
-        "runs": tmp_path / "runs",
-    }
-    return load_config(**(options | more))
+    options = {"iterations": STEPS, "checkpoint_every": 2}
+    return tiny_runs.settings(cache, tmp_path / "runs", **(options | more))
 
 
 @pytest.fixture(scope="module")
 def finished(tiny_views_cache, tmp_path_factory):
-    torch.set_num_threads(1)
     return run.train(settings(tiny_views_cache, tmp_path_factory.mktemp("finished"), name="whole"))
 
 

@@ -10,6 +10,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 
 import numpy as np
 import pytest
+import tiny_runs
 import torch
 from conftest import make_coco_tree
 from PIL import Image
@@ -33,31 +34,13 @@ from c2s_cache.writer import BlockWriter
 STEPS = 4
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def settings(cache, runs, defaults=None, **more):
-    options = {
-        "cache": cache,
-        "student": "segformer-b0",
-        "iterations": STEPS,
-        "batch_size": 2,
-        "workers": 0,
-        "log_every": 1,
-        "accelerator": "cpu",
-        "runs": runs,
-    }
-    return load_config(defaults=defaults, **(options | more))
+    options = {"iterations": STEPS, "batch_size": 2}
+    return tiny_runs.settings(cache, runs, defaults, **(options | more))
 
 
 @pytest.fixture(scope="module")
 def inductive(tiny_cache, tmp_path_factory):
-    torch.set_num_threads(1)
     return run.train(settings(tiny_cache, tmp_path_factory.mktemp("runs"), name="inductive"))
 
 
