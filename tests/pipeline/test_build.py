@@ -15,6 +15,7 @@ from small_builds import contents, request
 
 from c2s_cache import CacheError, MismatchError, open_cache
 from c2s_cache.integrity import verify
+from c2s_pipeline.build import build as build_cache
 
 
 def test_building_again_does_nothing(build, any_built, tiny_teacher):
@@ -94,6 +95,15 @@ def test_killed_builds_resume_to_the_same_bytes(build, any_built, tiny_teacher, 
     assert final.rows == 5
     assert contents(out) == contents(reference)
     assert verify(open_cache(out)) == []
+
+
+@pytest.mark.slow
+def test_processes_that_build_do_not_decide_the_bytes(any_built, tiny_teacher, tmp_path):
+    """One process of several lanes built the first; here are two, started by the build itself."""
+    out, source, views = any_built
+    again = tmp_path / "again.zarr"
+    build_cache(source, request(tiny_teacher, views=views), again, workers=2)
+    assert contents(again) == contents(out)
 
 
 def test_two_builders_on_one_cache(build, source, tiny_teacher, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -42,6 +43,18 @@ def test_a_live_check_finds_tokens_of_other_images(
     writer.write(stage, 0, arrays | {path: mixed})
     found = spot_check(open_cache(copy), teacher, [0, 1]).findings
     assert any(message in f.what for f in found)
+
+
+def test_a_live_check_of_a_cache_in_an_object_store(built, tiny_teacher):
+    files, root = fsspec.core.url_to_fs("memory://bucket/coco.zarr")
+    files.put(str(built[0]), root, recursive=True)
+    try:
+        cache = open_cache("memory://bucket/coco.zarr")
+        teacher = Teacher(recorded_spec(cache.manifest, tiny_teacher))
+        found = spot_check(cache, teacher, sample_rows(cache, 9, 0))
+        assert (found.findings, found.rows) == ((), (0, 1, 2, 3, 4))
+    finally:
+        files.rm(root, recursive=True)
 
 
 def test_a_live_check_takes_no_other_teacher(built, tiny_teacher, tmp_path):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 
+import fsspec
 import numpy as np
 import pytest
 import tiny_runs
@@ -33,6 +34,18 @@ def settings(cache, tmp_path, **more):
 @pytest.fixture(scope="module")
 def finished(tiny_views_cache, tmp_path_factory):
     return run.train(settings(tiny_views_cache, tmp_path_factory.mktemp("finished"), name="whole"))
+
+
+def test_a_run_from_an_object_store_is_the_same(finished, tiny_views_cache, tmp_path):
+    files, root = fsspec.core.url_to_fs("memory://bucket/tiny.zarr")
+    files.put(str(tiny_views_cache), root, recursive=True)
+    try:
+        path = run.train(settings("memory://bucket/tiny.zarr", tmp_path, name="whole"))
+    finally:
+        files.rm(root, recursive=True)
+    first, second = tensors(finished), tensors(path)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[k], second[k]) for k in first)
 
 
 def tensors(path):
