@@ -128,6 +128,9 @@ def _defaults(cache: str | None, student: str | None) -> dict[str, Any]:
 
 
 def _dataset(path: Path) -> str:
+    """What `c2s eval --dataset` takes: the name, or for a folder of one's own a path."""
+    from c2s.datasets.registry import NAMES
     from c2s.training.run_folder import read_info
 
-    return read_info(path).dataset
+    name = read_info(path).dataset
+    return name if name in NAMES else f"PATH/TO/{name}"

@@ -31,7 +31,7 @@ def trained(tiny_cache, tmp_path_factory):
         app, ["train", "--cache", str(tiny_cache), *FAST, "--seed", "3", "--runs", str(runs)]
     )
     assert done.exit_code == 0, done.exception
-    assert f"c2s eval --run {path} --dataset tiny" in done.stdout
+    assert f"c2s eval --run {path} --dataset PATH/TO/tiny" in done.stdout
     return path
 
 
