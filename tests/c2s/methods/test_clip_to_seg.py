@@ -16,6 +16,7 @@ from c2s.methods.clip_to_seg import (
     aggregate,
     cross_entropy_loss,
     info_nce,
+    local_info_nce,
     region_means,
 )
 
@@ -129,6 +130,25 @@ def test_global_loss_uses_earlier_tokens_only(seen, batch):
     before = method.bank.filled().clone()
     method(features, batch)
     assert torch.equal(before, method.bank.filled())
+
+
+@pytest.mark.parametrize("how", ["attention", "mean", "max"])
+@pytest.mark.parametrize("latent", [True, False])
+def test_means_taken_together_are_those_of_the_single_losses(how, latent, seen, batch):
+    config = ClipToSegConfig(aggregation=how, bank_size=0, latent=latent)
+    features = torch.randn(2, D, 4, 4, requires_grad=True)
+    losses = config.build(seen).eval()(features, batch)
+    image = aggregate(features, batch.global_cls, how)
+    rival = batch.global_cls.flip(0)[:, None]
+    regions, pixels = region_means(features, batch.pseudo, batch.region_ids)
+    alone = {
+        "global": info_nce(image, batch.global_cls, rival, config.tau),
+        "local": local_info_nce(regions, batch.region_cls, pixels > 0, config.tau),
+    }
+    for name, want in alone.items():
+        torch.testing.assert_close(losses[name], want)
+        (got,) = torch.autograd.grad(losses[name], features, retain_graph=True)
+        torch.testing.assert_close(got, torch.autograd.grad(want, features, retain_graph=True)[0])
 
 
 @pytest.mark.parametrize(
