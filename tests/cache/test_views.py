@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pictures import photo
 from PIL import Image
@@ -55,6 +55,22 @@ def test_the_canonical_box_is_a_square_of_the_short_side_inside_the_image(h, w, 
     assert 0 <= x0 < x1 <= w
     assert 0 <= y0 < y1 <= h
     assert min(x1 - x0, y1 - y0) == pytest.approx(min(h, w))
+
+
+@given(st.integers(8, 60), st.integers(8, 60), st.integers(4, 40), st.booleans())
+@example(24, 24, 24, False)
+@example(24, 24, 24, True)
+@example(24, 24, 12, False)
+@example(24, 30, 24, True)
+def test_the_canonical_view_is_the_image_resized_and_cut_at_its_middle(h, w, size, flip):
+    image = photo(np.random.default_rng(h * 61 + w), h, w)
+    short = min(h, w)
+    tall, wide = (size if side == short else int(size * side / short) for side in (h, w))
+    resized = np.asarray(image.resize((wide, tall), Image.Resampling.BICUBIC))
+    top, left = round((tall - size) / 2), round((wide - size) / 2)
+    want = resized[top : top + size, left : left + size]
+    got = crop_image(np.asarray(image), canonical_box(h, w, size), flip, size)
+    np.testing.assert_array_equal(got, want[:, ::-1] if flip else want)
 
 
 def encoded(image: Image.Image, form: str, **options) -> bytes:
