@@ -37,6 +37,7 @@ class RateColumn(ProgressColumn):
 
 
 def _progress(unit: str) -> Progress:
+    console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -45,7 +46,8 @@ def _progress(unit: str) -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
+        disable=not console.is_terminal,
         speed_estimate_period=120.0,
     )
 
