@@ -8,7 +8,7 @@ import sys
 
 SPINS = "2000"
 """Turns, some microseconds. libgomp's own 300,000 make a thread whose partner another process has
-displaced burn its core until that one is back: two trainings side by side took twenty times as long."""
+displaced burn its core until that one is back."""
 KEPT = 1 << 30
 """Bytes. glibc hands tensors of a few MB back to the system at every turn and has them faulted in anew, up
 to a fifth of a small student's training step."""

@@ -25,6 +25,13 @@ def test_the_paper_recipe_is_the_method_with_its_defaults():
     assert recipe.build == {}
 
 
+def test_the_best_recipe_keeps_what_the_paper_measured():
+    """It fills in what the paper leaves open; where Tables VII, VIII, X and XI decide, they do."""
+    method = load_recipe("best").train["method"]
+    assert not method.keys() & {"generator", "calibration", "aggregation", "distillation"}
+    assert "windows" not in load_recipe("best").build["masks"]
+
+
 def test_without_a_name_nothing_changes():
     assert load_recipe(None).train == {}
 
