@@ -7,7 +7,7 @@ import json
 import pytest
 import yaml
 
-from c2s.ablation import runner
+from c2s.ablation import plan, runner
 from c2s.training.run_folder import read_config
 from c2s_cache import C2SError
 
@@ -47,7 +47,11 @@ def test_the_table_shows_the_paper_beside(c2s, instant, tiny_cache):
     assert [c.method.bank_size for c in instant] == [0, 2, 6, 14] * 2
 
 
-def test_a_grid_of_ones_own_with_the_best_recipe(c2s, instant, tiny_cache, tmp_path):
+def test_a_grid_of_ones_own_with_the_best_recipe(c2s, instant, tiny_cache, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        plan, "_cache", lambda request, _, changes: asked.append(changes) or request.cache
+    )
     rows = [{"name": "a"}, {"name": "b", "train": {"lr": 0.1}}]
     (tmp_path / "lr.yaml").write_text(yaml.safe_dump({"rows": rows}))
     arguments = ("--grid", "lr.yaml", "--recipe", "best", "--iterations", "7", "--out", "here")
@@ -55,6 +59,7 @@ def test_a_grid_of_ones_own_with_the_best_recipe(c2s, instant, tiny_cache, tmp_p
     assert code == 0, err
     assert [(c.lr, c.iterations) for c in instant] == [(6e-5, 7), (0.1, 7)]
     assert instant[0].method.local_negatives == "batch"
+    assert asked == [{"masks": {"threshold": 0.6}}] * 2
     assert "as paper" not in out
     assert (tmp_path / "here/lr.md").is_file()
 
