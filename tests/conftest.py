@@ -10,9 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from pictures import label_map, photo
 
 from c2s.processor import prepare
+
+# The suite is repeatable; look for new counterexamples with: pytest --hypothesis-profile=explore
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("explore", max_examples=1000)
+settings.load_profile("repeatable")
 
 prepare()  # before torch: two processes of tests share the cores
 

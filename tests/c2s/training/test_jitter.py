@@ -7,7 +7,7 @@ import colorsys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from c2s.training.jitter import NEUTRAL, draw_jitter, photometric_jitter
@@ -73,12 +73,26 @@ all_draws = st.tuples(
 
 
 @settings(max_examples=60)
+@example(draws=(0.0, 0.65, 1.25, 0.0, 1.5), seed=0)
 @given(draws=all_draws, seed=st.integers(0, 99))
 def test_each_pixel_follows_the_definition(draws, seed):
     got = distorted(image(seed), draws)
     want, clear = by_definition(image(seed), draws)
     np.testing.assert_array_equal(got[clear], want[clear])
-    assert np.abs(got - want).max() <= 2
+    assert np.abs(got - want).max() <= farthest(draws)
+
+
+def farthest(draws):
+    """How far close calls can carry a pixel: each moves it by 1, which every later factor scales.
+
+    A channel after the turn is v - s c w(p): v the value, c the chroma, p = (difference of two channels) / c +
+    constant, and w has slopes of at most 1. If channels move by e, c and the difference move by 2 e and
+    c w(p) by 2 e + 2 (2 e).
+    """
+    _, before, saturation, _, after = draws
+    moved = before + 1
+    moved = moved * (1 + 6 * saturation) + 1
+    return moved * after + 1
 
 
 def test_most_pixels_are_clear():
