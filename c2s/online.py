@@ -11,8 +11,8 @@ import torch
 
 from c2s.demo.defaults import TEACHER, TEACHER_FOLDER
 from c2s.training.config import TrainConfig
-from c2s.training.data import Replay
 from c2s.training.online import Answer
+from c2s.training.view import Replay
 from c2s_cache import Manifest
 
 if TYPE_CHECKING:

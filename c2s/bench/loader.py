@@ -11,8 +11,9 @@ from typing import Any
 from c2s.bench.inputs import cache_of
 from c2s.bench.measure import Side, alternate, result
 from c2s.bench.rivals import Reader, pack, rivals, unpack
-from c2s.training.data import BatchStream, block_sizes, collate, load_view
 from c2s.training.sampler import BatchSequence
+from c2s.training.stream import BatchStream, block_sizes
+from c2s.training.view import collate, load_view
 from c2s_cache import Cache, MissingExtra
 from c2s_pipeline.memory import peak_memory
 

@@ -16,12 +16,12 @@ from c2s.bench.measure import Side, alternate, device_name, result
 from c2s.demo.defaults import train_defaults
 from c2s.methods.batch import Batch
 from c2s.online import OnlineTeacher, load_online_teacher
-from c2s.students.base import parameter_groups
 from c2s.training.config import TrainConfig, load_config
-from c2s.training.data import BatchStream, Replay, block_sizes, loader
 from c2s.training.module import DistillationModule
 from c2s.training.run import build_module
 from c2s.training.sampler import BatchSequence
+from c2s.training.stream import BatchStream, block_sizes, kept_bytes, loader
+from c2s.training.view import Replay
 from c2s_cache import C2SError, Cache
 
 StudentOption = Literal["compile", "channels_last"]
@@ -133,7 +133,14 @@ def _stream(
     )
     size = config.image_size or m.view_size
     stream = BatchStream(
-        cache.path, sequence, 0, steps, size, config.jitter, teacher_sizes=teacher_sizes
+        cache.path,
+        sequence,
+        0,
+        steps,
+        size,
+        config.jitter,
+        teacher_sizes=teacher_sizes,
+        keep=kept_bytes(config),
     )
     yield from loader(stream, config.workers, torch.cuda.is_available())
 
@@ -148,8 +155,7 @@ def _side(
     """`steps` iterations per round on the next batches; every side has a model of its own."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module = build_module(config, cache, teacher).to(device).train()
-    groups = parameter_groups(module, config.lr, config.weight_decay, config.head_lr_mult)
-    optimizer = torch.optim.AdamW(groups)
+    optimizer = module.configure_optimizers()["optimizer"]
     stream = iter(batches)
 
     def run() -> int:

@@ -84,6 +84,11 @@ class TrainConfig(BaseModel):
     seed: int = Field(default=0, ge=0)
     jitter: bool = Field(default=True, description="photometric distortion")
     window: int = Field(default=8, gt=0, description="blocks held and shuffled together in memory")
+    keep: float = Field(
+        default=1.0,
+        ge=0,
+        description="GiB of memory per machine for finished views; where all of a cache fit, each is decoded once",
+    )
 
     lr: float = Field(default=6e-5, gt=0, description="learning rate of the backbone")
     head_lr_mult: float = Field(

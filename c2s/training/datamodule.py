@@ -7,8 +7,9 @@ from torch.utils.data import DataLoader
 
 from c2s.methods.batch import Batch
 from c2s.training.config import TrainConfig
-from c2s.training.data import BatchStream, Replay, block_sizes, loader
 from c2s.training.sampler import BatchSequence
+from c2s.training.stream import BatchStream, block_sizes, kept_bytes, loader
+from c2s.training.view import Replay
 from c2s_cache.errors import ConfigError
 from c2s_cache.reader import Cache, open_cache
 
@@ -89,4 +90,5 @@ class C2SDataModule(pl.LightningDataModule):
             fresh=config.augment if config.views == "fresh" else None,
             accumulate=config.accumulate,
             transductive=config.self_train is not None,
+            keep=kept_bytes(config),
         )

@@ -19,12 +19,12 @@ from c2s.methods.base import Method
 from c2s.methods.batch import Batch
 from c2s.students.base import normalize_images, parameter_groups
 from c2s.training.config import TrainConfig
-from c2s.training.data import Replay, collate, taught
 from c2s.training.jitter import photometric_jitter
 from c2s.training.online import OnlineTeacher
 from c2s.training.recorder import Recorder
 from c2s.training.sampler import dropout_seed
 from c2s.training.schedule import lr_factor
+from c2s.training.view import Replay, collate, taught
 
 
 def student_input(batch: Batch, student: nn.Module) -> Tensor:

@@ -13,7 +13,7 @@ from c2s_cache.manifest import Manifest
 
 if TYPE_CHECKING:
     from c2s.training.config import TrainConfig
-    from c2s.training.data import Replay
+    from c2s.training.view import Replay
 
 
 @dataclass(frozen=True)

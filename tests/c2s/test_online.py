@@ -15,10 +15,11 @@ from c2s.online import load_online_teacher
 from c2s.students import create
 from c2s.training import run
 from c2s.training.config import load_config
-from c2s.training.data import BatchStream, block_sizes, collate, taught
 from c2s.training.logs import read_metrics
 from c2s.training.module import DistillationModule
 from c2s.training.sampler import BatchSequence
+from c2s.training.stream import BatchStream, block_sizes
+from c2s.training.view import collate, taught
 from c2s_cache import open_cache
 from c2s_cache.errors import C2SError
 

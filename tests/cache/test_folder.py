@@ -79,8 +79,8 @@ def items(value):
 
 
 def test_batches_are_those_of_the_disk(path, url):
-    from c2s.training.data import BatchStream, block_sizes
     from c2s.training.sampler import BatchSequence
+    from c2s.training.stream import BatchStream, block_sizes
 
     sequence = BatchSequence(block_sizes(Cache(path)), 4, seed=3, window=2, views=2)
     here, there = (list(BatchStream(a, sequence, 0, 5, 32, True)) for a in (path, url))

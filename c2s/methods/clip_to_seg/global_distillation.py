@@ -7,15 +7,16 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 import torch.nn.functional as functional
-from einops import rearrange
 from torch import Tensor, nn
+
+from c2s.methods.feature_map import FeatureMap
 
 Aggregation = Literal["attention", "mean", "max"]
 Distillation = Literal["infonce", "cosine", "l2", "residual"]
 GlobalNegatives = Literal["bank", "both"]
 
 
-def aggregate(features: Tensor, global_cls: Tensor, how: Aggregation = "attention") -> Tensor:
+def aggregate(features: FeatureMap, global_cls: Tensor, how: Aggregation = "attention") -> Tensor:
     """Global feature F_g of each feature map.
 
     attention: W = softmax(C_g^T F / sqrt(D)) over the L = h * w positions, F_g = W F^T, with C_g
@@ -23,7 +24,7 @@ def aggregate(features: Tensor, global_cls: Tensor, how: Aggregation = "attentio
     pool every channel over the positions and do not look at C_g.
 
     Args:
-        features: F, float [B, D, h, w].
+        features: F, [B, D, h, w].
         global_cls: C_g, float [B, D].
         how: the aggregation.
 
@@ -31,21 +32,19 @@ def aggregate(features: Tensor, global_cls: Tensor, how: Aggregation = "attentio
         F_g, float [B, D].
     """
     if how == "max":
-        return features.amax((2, 3))
-    weights = aggregation_weights(features, global_cls, how)
-    return torch.einsum("bl,bdl->bd", weights, rearrange(features, "b d h w -> b d (h w)"))
+        return features.tensor.amax((2, 3))
+    return features.sums(aggregation_weights(features, global_cls, how)[:, None])[:, 0]
 
 
 def aggregation_weights(
-    features: Tensor, global_cls: Tensor, how: Literal["attention", "mean"] = "attention"
+    features: FeatureMap, global_cls: Tensor, how: Literal["attention", "mean"] = "attention"
 ) -> Tensor:
     """W of `aggregate`: float [B, h * w], rows add up to 1."""
-    batch, dim, height, width = features.shape
     if how == "mean":
-        cells = height * width
-        return features.new_full((batch, cells), 1 / cells)
-    scores: Tensor = torch.einsum("bd,bdhw->bhw", global_cls, features) / dim**0.5
-    return scores.flatten(1).softmax(-1)
+        cells = features.height * features.width
+        return global_cls.new_full((len(global_cls), cells), 1 / cells)
+    scores: Tensor = features.products(global_cls[:, None])[:, 0] / global_cls.shape[1] ** 0.5
+    return scores.softmax(-1)
 
 
 def info_nce(

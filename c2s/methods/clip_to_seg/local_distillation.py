@@ -9,13 +9,15 @@ import torch.nn.functional as functional
 from einops import rearrange
 from torch import Tensor
 
+from c2s.methods.feature_map import FeatureMap
+
 Negatives = Literal["image", "batch"]
 Targets = Literal["own", "teacher"]
 Reduction = Literal["sum", "mean", "area"]
 
 
 def region_means(
-    features: Tensor, pseudo: Tensor, region_ids: Tensor, max_id: int | None = None
+    features: FeatureMap, pseudo: Tensor, region_ids: Tensor, max_id: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Local features F_l (Eq. 5): the mean of F over the pixels of each region.
 
@@ -25,7 +27,7 @@ def region_means(
     exactly, and no region vanishes however small it is.
 
     Args:
-        features: F, float [B, D, h, w].
+        features: F, [B, D, h, w].
         pseudo: pseudo mask, int64 [B, H, W]; H and W need not be multiples of h and w.
         region_ids: int64 [B, R], ids in the pseudo mask's encoding; -1 marks a padded slot. The ids
             of one image are distinct.
@@ -35,9 +37,9 @@ def region_means(
         means: F_l, float [B, R, D]; zero where the region has no pixel or the slot is padded.
         counts: int64 [B, R], pixels of each region.
     """
-    height, width = features.shape[-2:]
-    weights, counts = region_weights(pseudo, region_ids, height, width, max_id)
-    return weighted_means(features, weights.to(features.dtype)), counts
+    size = features.height, features.width
+    weights, counts = region_weights(pseudo, region_ids, *size, max_id)
+    return features.sums(weights.to(features.tensor.dtype)), counts
 
 
 def region_weights(
@@ -52,11 +54,6 @@ def region_weights(
     per_cell = cell_counts(pseudo, region_ids, height, width, max_id)
     counts = per_cell.sum(-1)
     return per_cell / counts.clamp(min=1)[..., None], counts
-
-
-def weighted_means(features: Tensor, weights: Tensor) -> Tensor:
-    """Means of a feature map [B, D, h, w] under weights of its cells [B, K, h * w]: [B, K, D]."""
-    return torch.einsum("bkl,bdl->bkd", weights, rearrange(features, "b d h w -> b d (h w)"))
 
 
 def cell_counts(

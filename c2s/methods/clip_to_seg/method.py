@@ -22,10 +22,10 @@ from c2s.methods.clip_to_seg.local_distillation import (
     local_info_nce,
     reduce_regions,
     region_weights,
-    weighted_means,
 )
 from c2s.methods.clip_to_seg.pixel_loss import class_scores, pixel_losses
 from c2s.methods.clip_to_seg.residual import ResidualProjector
+from c2s.methods.feature_map import FeatureMap
 
 
 class Pooled(NamedTuple):
@@ -89,37 +89,37 @@ class ClipToSeg(Method):
         """
         weights = self.config.weights
         with torch.autocast(features.device.type, enabled=False):
-            features = features.float()
-            pooled = self._pooled(features, batch)
+            fmap = FeatureMap(features.float())
+            pooled = self._pooled(fmap, batch)
             losses: dict[str, Tensor] = {}
-            total = features.new_zeros(())
+            total = fmap.tensor.new_zeros(())
             if self.config.global_:
                 losses["global"] = self.global_distillation(pooled.image[:, 0], batch)
                 total = total + weights.global_ * losses["global"]
             if self.config.local:
                 losses["local"] = self.local_distillation(pooled.local, pooled.pixels, batch)
                 total = total + weights.local * losses["local"]
-            losses |= self.pixel_loss(features, batch, *self._latent_embeddings(pooled, batch))
+            losses |= self.pixel_loss(fmap, batch, *self._latent_embeddings(pooled, batch))
             total = total + weights.pixel * losses["pixel"]
         return {"loss": total, **losses}
 
-    def _pooled(self, features: Tensor, batch: Batch) -> Pooled:
-        """All means in one product: each alone would cost a pass over F and a gradient of its size."""
-        config, (height, width) = self.config, features.shape[-2:]
+    def _pooled(self, features: FeatureMap, batch: Batch) -> Pooled:
+        """All means in one product: each alone would cost a pass over F."""
+        config, size = self.config, (features.height, features.width)
         none, largest = batch.region_ids[:, :0], batch.largest_id()
         latent = latent_ids(batch.pseudo, self.num_classes, largest) if config.latent else none
         regions = batch.region_ids if config.local else none
-        over_regions, pixels = region_weights(batch.pseudo, regions, height, width, largest)
-        over_latent, _ = region_weights(batch.pseudo, latent, height, width, largest)
+        over_regions, pixels = region_weights(batch.pseudo, regions, *size, largest)
+        over_latent, _ = region_weights(batch.pseudo, latent, *size, largest)
         over_image = over_regions[:, :0]
         if config.global_ and config.aggregation != "max":
             how = config.aggregation
             over_image = aggregation_weights(features, batch.global_cls, how)[:, None]
         weights = (over_image, over_regions, over_latent)
-        means = weighted_means(features, torch.cat(weights, 1))
+        means = features.sums(torch.cat(weights, 1))
         image, local, prototypes = torch.split(means, [w.shape[1] for w in weights], 1)
         if config.global_ and config.aggregation == "max":
-            image = features.amax((2, 3))[:, None]
+            image = features.tensor.amax((2, 3))[:, None]
         return Pooled(image, local, pixels, latent, prototypes)
 
     def global_distillation(self, global_feature: Tensor, batch: Batch) -> Tensor:
@@ -178,12 +178,12 @@ class ClipToSeg(Method):
         return match(student, teacher, kind)
 
     def pixel_loss(
-        self, features: Tensor, batch: Batch, embeddings: Tensor, valid: Tensor
+        self, features: FeatureMap, batch: Batch, embeddings: Tensor, valid: Tensor
     ) -> dict[str, Tensor]:
         """Eq. 7 on seen and latent scores; with latent embeddings off (U = 0), on the seen ones.
 
         Args:
-            features: F, float [B, D, h, w].
+            features: F, [B, D, h, w].
             batch: the batch.
             embeddings: A'_u, float [B, U, D].
             valid: bool [B, U], which slots hold one.

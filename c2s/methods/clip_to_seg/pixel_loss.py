@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as functional
+from einops import rearrange
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from c2s.methods.feature_map import FeatureMap
 
 CHUNK_BYTES = 2**28
 """Scores that are brought to the target's resolution at a time; about ten maps of this size are held."""
 
 
 def class_scores(
-    features: Tensor,
+    features: FeatureMap,
     seen: Tensor,
     latent: Tensor,
     alpha: float,
@@ -29,7 +32,7 @@ def class_scores(
     """X = cat(X_s, X_u) with X_s = alpha F^T A_s and X_u = beta cos(F, A'_u).
 
     Args:
-        features: F, float [B, D, h, w].
+        features: F, [B, D, h, w].
         seen: A_s, float [Ns, D], unit norm.
         latent: A'_u, float [B, U, D]; U may be 0.
         alpha: scale of the seen scores.
@@ -41,14 +44,17 @@ def class_scores(
         float [B, Ns + U, h, w].
     """
     # The norms divide the scores, not F: the same cosines with far less memory traffic.
-    norm: Tensor = features.norm(dim=1, keepdim=True).clamp(min=1e-12)  # [B, 1, h, w]
+    norms = features.norms().clamp(min=1e-12)  # [B, 1, h * w]
     embeddings = torch.cat(
-        [alpha * seen.expand(len(features), -1, -1), beta * functional.normalize(latent, dim=-1)], 1
+        [alpha * seen.expand(len(latent), -1, -1), beta * functional.normalize(latent, dim=-1)], 1
     )
-    scores: Tensor = torch.einsum("bdhw,bcd->bchw", features, embeddings)
+    scores = features.products(embeddings)
     if normalize:
-        return scores / norm
-    return torch.cat([scores[:, : len(seen)], scores[:, len(seen) :] / norm], 1)
+        scores = scores / norms
+    else:  # the seen scores as they are
+        bare, cosines = scores[:, : len(seen)], scores[:, len(seen) :]
+        scores = torch.cat([bare, cosines / norms], 1)
+    return rearrange(scores, "b c (h w) -> b c h w", h=features.height)
 
 
 def pixel_losses(scores: Tensor, target: Tensor, absent: Tensor) -> dict[str, Tensor]:

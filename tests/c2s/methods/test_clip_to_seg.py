@@ -19,6 +19,7 @@ from c2s.methods.clip_to_seg import (
     local_info_nce,
     region_means,
 )
+from c2s.methods.feature_map import FeatureMap
 
 N, D, S = 7, 16, 8
 SEEN = (0, 1, 2, 4, 5)
@@ -95,7 +96,9 @@ def test_latent_pixels_are_classified_by_their_own_embedding(seen, batch):
     config = ClipToSegConfig(generator="prototype", global_=False, local=False, alpha=2.0, beta=3.0)
     features = torch.randn(2, D, S, S)
     got = config.build(seen)(features, batch)["ce"]
-    prototypes, _ = region_means(features, batch.pseudo, torch.tensor([[N, N + 2], [-1, -1]]))
+    prototypes, _ = region_means(
+        FeatureMap(features), batch.pseudo, torch.tensor([[N, N + 2], [-1, -1]])
+    )
     costs = []
     for b in range(2):
         unit = torch.nn.functional.normalize(features[b].flatten(1), dim=0)
@@ -138,9 +141,9 @@ def test_means_taken_together_are_those_of_the_single_losses(how, latent, seen, 
     config = ClipToSegConfig(aggregation=how, bank_size=0, latent=latent)
     features = torch.randn(2, D, 4, 4, requires_grad=True)
     losses = config.build(seen).eval()(features, batch)
-    image = aggregate(features, batch.global_cls, how)
+    image = aggregate(FeatureMap(features), batch.global_cls, how)
     rival = batch.global_cls.flip(0)[:, None]
-    regions, pixels = region_means(features, batch.pseudo, batch.region_ids)
+    regions, pixels = region_means(FeatureMap(features), batch.pseudo, batch.region_ids)
     alone = {
         "global": info_nce(image, batch.global_cls, rival, config.tau),
         "local": local_info_nce(regions, batch.region_cls, pixels > 0, config.tau),
@@ -159,7 +162,7 @@ def test_the_other_images_of_the_batch_can_be_negatives(settings, earlier, seen,
     method = ClipToSegConfig(local=False, latent=False, **settings).build(seen)
     features = torch.randn(2, D, 4, 4)
     first, second = (method(features, batch)["global"].item() for _ in range(2))
-    tokens, query = batch.global_cls, aggregate(features, batch.global_cls)
+    tokens, query = batch.global_cls, aggregate(FeatureMap(features), batch.global_cls)
     rival = tokens.flip(0)[:, None]  # of two images, the other one
     assert first == pytest.approx(info_nce(query, tokens, rival, 0.07).item(), rel=1e-5)
     bank = tokens.expand(2, -1, -1)[:, -earlier:] if earlier else rival[:, :0]
@@ -179,7 +182,7 @@ def test_the_distillations_of_table_6_draw_features_to_tokens(kind, seen, batch)
     moved = features.detach() - 5 * features.grad
 
     def distances(f):
-        local, _ = region_means(f, batch.pseudo, batch.region_ids)
+        local, _ = region_means(FeatureMap(f), batch.pseudo, batch.region_ids)
         pairs = ((f.mean((2, 3)), batch.global_cls), (local[:, :2], batch.region_cls[:, :2]))
         if kind == "l2":
             return [(a - b).square().sum().item() for a, b in pairs]

@@ -16,6 +16,7 @@ from c2s.methods.clip_to_seg.global_distillation import (
     match,
     others,
 )
+from c2s.methods.feature_map import FeatureMap
 
 
 def dot(a, b):
@@ -32,7 +33,7 @@ def test_attention_is_the_printed_softmax_over_positions():
         torch.randn(2, 6, 3, 4, dtype=torch.float64),
         torch.randn(2, 6, dtype=torch.float64),
     )
-    out = aggregate(features, cls)
+    out = aggregate(FeatureMap(features), cls)
     for b in range(2):
         columns = [features[b, :, y, x].tolist() for y in range(3) for x in range(4)]
         scores = [math.exp(dot(cls[b], column) / math.sqrt(6)) for column in columns]
@@ -47,10 +48,10 @@ def test_mean_and_max_pool_every_channel():
     for b in range(2):
         for d in range(5):
             values = features[b, d].flatten().tolist()
-            assert aggregate(features, cls, "mean")[b, d].item() == pytest.approx(
+            assert aggregate(FeatureMap(features), cls, "mean")[b, d].item() == pytest.approx(
                 sum(values) / 6, abs=1e-6
             )
-            assert aggregate(features, cls, "max")[b, d].item() == max(values)
+            assert aggregate(FeatureMap(features), cls, "max")[b, d].item() == max(values)
 
 
 @pytest.mark.parametrize("normalize", [True, False])

@@ -14,6 +14,7 @@ from c2s.methods.clip_to_seg.local_distillation import (
     reduce_regions,
     region_means,
 )
+from c2s.methods.feature_map import FeatureMap
 
 
 def naive_means(features, pseudo, region_ids):
@@ -47,7 +48,7 @@ def test_region_means_are_equation_5(seed, rows, cols, cells, regions):
     features = torch.randn(2, 3, *cells, dtype=torch.float64)
     pseudo = torch.randint(-1, 5, (2, rows, cols))
     ids = torch.stack([torch.randperm(7)[:regions] - 1 for _ in range(2)])
-    means, counts = region_means(features, pseudo, ids)
+    means, counts = region_means(FeatureMap(features), pseudo, ids)
     expected, expected_counts = naive_means(features, pseudo, ids)
     assert torch.equal(counts, expected_counts)
     torch.testing.assert_close(means, expected)
@@ -56,7 +57,7 @@ def test_region_means_are_equation_5(seed, rows, cols, cells, regions):
 def test_region_means_at_equal_resolution_are_plain_means():
     features = torch.randn(1, 4, 5, 6)
     pseudo = torch.randint(0, 2, (1, 5, 6))
-    means, _ = region_means(features, pseudo, torch.tensor([[1]]))
+    means, _ = region_means(FeatureMap(features), pseudo, torch.tensor([[1]]))
     torch.testing.assert_close(means[0, 0], features[0][:, pseudo[0] == 1].mean(1))
 
 
@@ -64,7 +65,7 @@ def test_a_one_pixel_region_does_not_vanish():
     pseudo = torch.zeros(1, 16, 16, dtype=torch.int64)
     pseudo[0, 13, 2] = 4
     features = torch.randn(1, 2, 4, 4)
-    means, counts = region_means(features, pseudo, torch.tensor([[4]]))
+    means, counts = region_means(FeatureMap(features), pseudo, torch.tensor([[4]]))
     assert counts.item() == 1
     torch.testing.assert_close(means[0, 0], features[0, :, 3, 0])
 

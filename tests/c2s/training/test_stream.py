@@ -10,10 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from c2s.training.data import BatchStream, _ahead, block_sizes, collate, load_view, loader
+import c2s.training.stream as stream_module
+from c2s.training.config import TrainConfig
 from c2s.training.jitter import NEUTRAL
 from c2s.training.module import student_input
 from c2s.training.sampler import BatchSequence
+from c2s.training.stream import BatchStream, _ahead, block_sizes, kept_bytes, loader
+from c2s.training.view import collate, load_view
 from c2s_cache import UnreadableImage, open_cache
 from c2s_cache.augment import AugmentConfig
 from c2s_cache.views import crop_image, decode_image, inside_image
@@ -225,6 +228,51 @@ def test_views_differ_between_epochs(tiny_views_cache):
             differ += row in first and not torch.equal(first[row], cls)
             first[row] = cls
     assert differ == 32 - 10
+
+
+def pixels(cache):
+    return 10 * cache.manifest.views * 32 * 32
+
+
+@pytest.mark.parametrize("transductive", [False, True])
+def test_views_that_fit_into_memory_are_decoded_once(cache, monkeypatch, transductive):
+    decoded = []
+    original = stream_module.load_view
+
+    def counting(sample, num_classes, size):
+        decoded.append(sample.row)
+        return original(sample, num_classes, size)
+
+    monkeypatch.setattr(stream_module, "load_view", counting)
+    args = (cache.path, sequence(cache), 0, 30, 32, True)
+    enough = (6 if transductive else 5) * pixels(cache)
+
+    def run(keep):
+        decoded.clear()
+        return list(BatchStream(*args, transductive=transductive, keep=keep)), len(decoded)
+
+    again, each_time = run(enough - 1)
+    kept, once = run(enough)
+    assert each_time == 30 * 4
+    assert once == 10 * cache.manifest.views
+    assert all(map(equal, again, kept))
+    assert len({tuple(b.jitter[0].tolist()) for b in kept}) > 25  # distortions are drawn anew
+
+
+def test_what_is_counted_of_a_kept_view_is_what_it_holds(tiny_cache):
+    """Pixels; the tokens of its regions are a fraction of them and not counted."""
+    block = open_cache(tiny_cache).read_block(0)
+    view = load_view(block.sample(0), 6, 32)
+    assert view.image.nbytes + view.pseudo.nbytes == stream_module.PIXEL_BYTES * 32 * 32
+    assert view.image.base is None or view.image.base.nbytes <= view.image.nbytes
+
+
+def test_the_memory_for_views_is_shared_by_all_loader_processes_of_a_machine():
+    def config(**fields):
+        return TrainConfig(cache="x", keep=1.0, **fields)
+
+    assert kept_bytes(config(workers=0)) == kept_bytes(config(workers=1)) == 2**30
+    assert kept_bytes(config(workers=4, devices=2)) == 2**30 // 8
 
 
 @pytest.mark.slow

@@ -1,0 +1,186 @@
+"""Invariant: what a batch holds follows from the cache and the batch sequence, whoever loads it.
+
+A cache travels to a loader process as its path and is opened there; processes are spawned, not
+forked.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from c2s.methods.batch import Batch
+from c2s.training.config import TrainConfig
+from c2s.training.jitter import draw_jitter
+from c2s.training.sampler import BatchSequence, SampleRef, fresh_view_rng, jitter_rng
+from c2s.training.view import Replay, View, collate, load_view, replay
+from c2s_cache.augment import AugmentConfig, draw_view
+from c2s_cache.reader import Block, Cache
+
+T = TypeVar("T")
+V = TypeVar("V", View, Replay)
+PIXEL_BYTES = 5
+"""Of a finished view: three of colour, two of pseudo mask."""
+
+
+class BatchStream(IterableDataset[Batch | list[Replay]]):
+    """What one process loads of the batches `start`, `start` + 1, ..., `stop` - 1 of a sequence.
+
+    Every batch is cut into `accumulate` micro-batches and each of these into equal parts, one per
+    process: the stream is the process's part of every micro-batch. With W loader workers, worker w
+    makes every W-th item; the loader takes them in turn.
+
+    Args:
+        cache: a cache, or the path of one to be opened in the worker.
+        sequence: the batches.
+        start, stop: range of iterations.
+        size: S, side of the views in pixels.
+        jitter: draw photometric distortions.
+        rank, world_size: which part of each micro-batch.
+        accumulate: micro-batches per batch.
+        teacher_sizes: sides of the views of an online teacher; batches are then lists of replays,
+            which become a `Batch` once the teacher has answered.
+        fresh: how to draw new views in place of the cached ones; only with `teacher_sizes`.
+        transductive: also say which pixels are of unseen classes; for a self-training and nothing else.
+        keep: bytes of finished views that may be kept. If all views of the cache fit, each is made once.
+    """
+
+    def __init__(
+        self,
+        cache: Any,
+        sequence: BatchSequence,
+        start: int,
+        stop: int,
+        size: int,
+        jitter: bool,
+        rank: int = 0,
+        world_size: int = 1,
+        teacher_sizes: tuple[int, ...] = (),
+        fresh: AugmentConfig | None = None,
+        accumulate: int = 1,
+        transductive: bool = False,
+        keep: int = 0,
+    ) -> None:
+        self.cache = cache
+        self.sequence = sequence
+        self.start, self.stop = start, stop
+        self.size, self.jitter = size, jitter
+        self.rank, self.world_size = rank, world_size
+        self.teacher_sizes, self.fresh = teacher_sizes, fresh
+        self.accumulate = accumulate
+        self.transductive = transductive
+        pixels = sum(sequence.block_sizes) * sequence.views * size**2
+        self.keeps = pixels * (PIXEL_BYTES + transductive) <= keep
+
+    def __iter__(self) -> Iterator[Batch | list[Replay]]:
+        return self._batches() if get_worker_info() else _ahead(self._batches())
+
+    def _batches(self) -> Iterator[Batch | list[Replay]]:
+        cache = Cache(self.cache) if isinstance(self.cache, (str, Path)) else self.cache
+        blocks = _BlockWindow(cache, self.sequence.window, self.transductive)
+        kept: dict[Any, View] = {}
+        worker = get_worker_info()
+        first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        parts = self.accumulate * self.world_size
+        begin, end = self.start * self.accumulate, self.stop * self.accumulate
+        for number in range(begin + first, end, stride):
+            step, micro = divmod(number, self.accumulate)
+            refs = self.sequence.batch(step, micro * self.world_size + self.rank, parts)
+            if self.teacher_sizes:
+                yield [self._distorted(self._replay(blocks, ref), ref) for ref in refs]
+            else:
+                views = (self._view(blocks, kept, ref) for ref in refs)
+                yield collate([self._distorted(v, r) for v, r in zip(views, refs, strict=True)])
+
+    def _replay(self, blocks: _BlockWindow, ref: SampleRef) -> Replay:
+        sample = blocks[ref.block].sample(ref.item, ref.view)
+        if self.fresh is not None:
+            stream = fresh_view_rng(self.sequence.seed, ref.position)
+            box, flip = draw_view(sample.labels, self.size, stream, self.fresh)
+            sample = replace(sample, box=np.array(box), flip=flip)
+        return replay(sample, self.size, self.teacher_sizes)
+
+    def _view(self, blocks: _BlockWindow, kept: dict[Any, View], ref: SampleRef) -> View:
+        key = (ref.block, ref.item, ref.view)
+        if (view := kept.get(key)) is not None:
+            return view
+        sample = blocks[ref.block].sample(ref.item, ref.view)
+        view = load_view(sample, len(blocks.cache.manifest.classes), self.size)
+        if self.keeps:
+            kept[key] = view
+        return view
+
+    def _distorted(self, view: V, ref: SampleRef) -> V:
+        """The same with its photometric distortion, which is another one each time."""
+        if not self.jitter:
+            return view
+        return replace(view, jitter=draw_jitter(jitter_rng(self.sequence.seed, ref.position)))
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, the next one made by a thread while the last one is used."""
+    end = object()
+    with ThreadPoolExecutor(1, "loader") as thread:
+        following = thread.submit(next, items, end)
+        while (item := following.result()) is not end:
+            following = thread.submit(next, items, end)
+            yield cast(T, item)
+
+
+class _BlockWindow:
+    """The blocks in memory; the least recently used one leaves."""
+
+    def __init__(self, cache: Any, capacity: int, transductive: bool) -> None:
+        self.cache, self.capacity, self.transductive = cache, capacity, transductive
+        self.held: OrderedDict[int, Block] = OrderedDict()
+
+    def __getitem__(self, block: int) -> Block:
+        if block not in self.held:
+            if len(self.held) >= self.capacity:
+                self.held.popitem(last=False)
+            self.held[block] = self.cache.read_block(block, self.transductive)
+        self.held.move_to_end(block)
+        return self.held[block]
+
+
+def kept_bytes(config: TrainConfig) -> int:
+    """Bytes of finished views that one loader process of a run may keep."""
+    return int(config.keep * 2**30) // (config.devices * max(config.workers, 1))
+
+
+def block_sizes(cache: Cache) -> tuple[int, ...]:
+    """Usable rows of every block (quarantined images left out)."""
+    manifest = cache.manifest
+    lost = {int(entry["row"]) for entry in cache.quarantine}
+    return tuple(
+        sum(row not in lost for row in manifest.block_range(b)) for b in range(manifest.blocks)
+    )
+
+
+def loader(stream: BatchStream, workers: int, pin_memory: bool) -> DataLoader[Batch | list[Replay]]:
+    """The loader of a stream; it leaves the global random state alone."""
+    return DataLoader(
+        stream,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        multiprocessing_context="spawn" if workers else None,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_init_worker,
+        generator=torch.Generator(),
+    )
+
+
+def _init_worker(_: int) -> None:
+    # Ctrl-C reaches the whole process group; the main process decides when workers end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
