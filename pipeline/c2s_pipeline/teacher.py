@@ -142,7 +142,7 @@ class Teacher:
         Returns:
             float32 [B, D].
         """
-        with self._turn, self._autocast():
+        with self._turn, self._arithmetic():
             parts = self._parts(images, self._visual)
             features = torch.cat([self._visual(self.prepare(part)) for part in parts])
         return features.float()
@@ -158,7 +158,7 @@ class Teacher:
             CLS float32 [B, D] and dense features float32 [B, h, w, `dense_dim`], neither normalised.
         """
         visual, variant = self._dense_visual, self.spec.dense_features
-        with self._turn, self._autocast():
+        with self._turn, self._arithmetic():
             parts = self._parts(images, visual)
             found = [cls_and_dense(visual, self.prepare(p), variant, self.grid) for p in parts]
         cls, dense = (torch.cat(values) for values in zip(*found, strict=True))
@@ -188,10 +188,14 @@ class Teacher:
         size = max(LARGEST // (4 * hidden * tokens), 1)
         return [images[i : i + size] for i in range(0, len(images), size)] or [images]
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.spec.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=getattr(torch, self.spec.precision))
+    def _arithmetic(self) -> AbstractContextManager[Any]:
+        """The precision that was asked for. On a GPU torch would have the convolution that cuts patches
+        compute in TensorFloat-32, with 10 bits of mantissa, and by whichever algorithm is the fastest."""
+        if self.spec.precision != "float32":
+            return torch.autocast(self.device.type, dtype=getattr(torch, self.spec.precision))
+        if self.device.type == "cuda":
+            return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+        return nullcontext()
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -124,3 +124,19 @@ def test_random_weights_are_seeded(tiny_teacher):
     image = np.asarray(Image.new("RGB", (32, 32), (9, 99, 199)))[None]
     first, second = (Teacher(TeacherSpec(tiny_teacher, None)).cls_tokens(image) for _ in range(2))
     assert torch.equal(first, second)
+
+
+def test_float32_on_a_gpu_is_float32(teacher, monkeypatch):
+    """Not TensorFloat-32, and by an algorithm that repeats; afterwards all is as it was."""
+    cudnn = torch.backends.cudnn
+
+    def now():
+        return cudnn.enabled, cudnn.allow_tf32, cudnn.deterministic
+
+    before = now()
+    with teacher._arithmetic():
+        assert now() == before
+    monkeypatch.setattr(teacher, "device", torch.device("cuda"))
+    with teacher._arithmetic():
+        assert now() == (True, False, True)
+    assert now() == before
