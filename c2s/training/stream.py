@@ -24,7 +24,8 @@ from c2s.training.jitter import draw_jitter
 from c2s.training.sampler import BatchSequence, SampleRef, fresh_view_rng, jitter_rng
 from c2s.training.view import Replay, View, collate, load_view, replay
 from c2s_cache.augment import AugmentConfig, draw_view
-from c2s_cache.reader import Block, Cache
+from c2s_cache.block import Block
+from c2s_cache.reader import Cache
 
 T = TypeVar("T")
 V = TypeVar("V", View, Replay)

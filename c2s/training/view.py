@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from c2s.methods.batch import Batch
+from c2s_cache.block import Sample
 from c2s_cache.manifest import IGNORE
 from c2s_cache.pseudo_mask import pseudo_mask
-from c2s_cache.reader import Sample
 from c2s_cache.views import Crop, crop, crop_image, crop_labels, decode_image
 
 if TYPE_CHECKING:

@@ -1,5 +1,6 @@
 """The cache format: schema, fingerprints, shard writer, reader, integrity. Needs no torch, Dask or CLIP."""
 
+from c2s_cache.block import Block, Sample
 from c2s_cache.errors import (
     C2SError,
     CacheError,
@@ -10,7 +11,7 @@ from c2s_cache.errors import (
     UnreadableImage,
 )
 from c2s_cache.manifest import FORMAT, IGNORE, STAGES, Manifest, TeacherInfo
-from c2s_cache.reader import Block, Cache, Sample, TextEmbeddings, open_cache
+from c2s_cache.reader import Cache, TextEmbeddings, open_cache
 
 __all__ = [
     "FORMAT",

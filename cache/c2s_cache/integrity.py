@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from c2s_cache.block import Block
 from c2s_cache.errors import CacheError
 from c2s_cache.manifest import IGNORE
-from c2s_cache.reader import Block, Cache
+from c2s_cache.reader import Cache
 from c2s_cache.receipt import METADATA, receipt_path
 from c2s_cache.schema import array_specs
 

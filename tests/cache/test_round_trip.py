@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays, from_dtype
 from tiny_cache import write_cache
 
-from c2s_cache import Cache
+from c2s_cache import Cache, reader
 from c2s_cache.reader import DECODER
 from c2s_cache.schema import RAGGED, array_specs, ragged_ranges
 from c2s_cache.writer import BlockWriter, create_cache
@@ -70,8 +71,8 @@ def test_both_readers_give_back_what_was_written(path, data):
     stage, block, written = data.draw(stages(writer.manifest))
     receipt = writer.write(stage, block, written)
     assert writer.missing(block).count(stage) == 0
-    for codecs in (zarr.config.get("codec_pipeline.path"), DECODER):
-        with zarr.config.set({"codec_pipeline.path": codecs}):
+    for decoder in (DECODER, zarr.config.get("codec_pipeline.path")):
+        with mock.patch.object(reader, "DECODER", decoder):
             read = Cache(path).read(block, written)
         assert {p: bits(v) for p, v in read.items()} == {p: bits(v) for p, v in written.items()}
         assert all(read[p].dtype == written[p].dtype for p in written)
