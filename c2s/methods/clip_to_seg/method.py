@@ -10,6 +10,7 @@ from torch import Tensor
 from c2s.methods.base import KnownClasses, Method
 from c2s.methods.batch import Batch
 from c2s.methods.clip_to_seg.config import ClipToSegConfig
+from c2s.methods.clip_to_seg.fused_pixel_loss import pixel_losses
 from c2s.methods.clip_to_seg.global_distillation import (
     CLSBank,
     aggregation_weights,
@@ -23,7 +24,7 @@ from c2s.methods.clip_to_seg.local_distillation import (
     reduce_regions,
     region_weights,
 )
-from c2s.methods.clip_to_seg.pixel_loss import class_scores, pixel_losses
+from c2s.methods.clip_to_seg.pixel_loss import class_scores
 from c2s.methods.clip_to_seg.residual import ResidualProjector
 from c2s.methods.feature_map import FeatureMap
 
@@ -196,14 +197,7 @@ class ClipToSeg(Method):
         if config.supervision == "features":
             target = _nearest(target, scores.shape[2], scores.shape[3])
         absent = torch.cat([valid.new_zeros(len(valid), len(self.text)), ~valid], 1)
-        losses = pixel_losses(scores, target, absent)
-        weights = config.weights
-        losses["pixel"] = (
-            weights.focal * losses["focal"]
-            + weights.dice * losses["dice"]
-            + weights.ce * losses["ce"]
-        )
-        return losses
+        return pixel_losses(scores, target, absent, config.weights)
 
     def _latent_embeddings(self, pooled: Pooled, batch: Batch) -> tuple[Tensor, Tensor]:
         """A'_u [B, U, D] and which slots are valid [B, U]; U = 0 with latent embeddings off."""

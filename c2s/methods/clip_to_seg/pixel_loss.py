@@ -13,12 +13,11 @@ import torch
 import torch.nn.functional as functional
 from einops import rearrange
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from c2s.methods.feature_map import FeatureMap
 
-CHUNK_BYTES = 2**28
-"""Scores that are brought to the target's resolution at a time; about ten maps of this size are held."""
+FOCAL_ALPHA = 0.25
+"""Weight of the positives."""
 
 
 def class_scores(
@@ -57,56 +56,6 @@ def class_scores(
     return rearrange(scores, "b c (h w) -> b c h w", h=features.height)
 
 
-def pixel_losses(scores: Tensor, target: Tensor, absent: Tensor) -> dict[str, Tensor]:
-    """Focal, dice and cross-entropy at the resolution of the target.
-
-    Where all images together would take more than CHUNK_BYTES, they take turns, and what a turn needs
-    for the gradient is computed again in the backward pass. The three losses are sums over images
-    divided by counts of the batch, so the turns add up to the same losses and gradients.
-
-    Args:
-        scores: X, float [B, C, h, w], brought up bilinearly.
-        target: int64 [B, H, W], -1 = not supervised.
-        absent: bool [B, C], channels that an image does not have.
-
-    Returns:
-        Scalars "focal", "dice" and "ce".
-    """
-    channels = scores.shape[1]
-    size = max(1, CHUNK_BYTES // (4 * channels * target.shape[1] * target.shape[2]))
-    if len(scores) <= size:
-        return _pixel_losses(scores, target, absent)
-    masks, pixels = present_masks(target, channels).sum(1), (target >= 0).sum((1, 2))  # [B]
-    counts = {"focal": masks, "dice": masks, "ce": pixels}
-    losses = {name: scores.new_zeros(()) for name in counts}
-    for start in range(0, len(scores), size):
-        turn = slice(start, start + size)
-        parts: dict[str, Tensor] = checkpoint(
-            _pixel_losses,
-            scores[turn],
-            target[turn],
-            absent[turn],
-            use_reentrant=False,
-            preserve_rng_state=False,
-        )
-        for name, count in counts.items():
-            share = count[turn].sum().to(scores.dtype) / count.sum().clamp(min=1)
-            losses[name] = losses[name] + parts[name] * share
-    return losses
-
-
-def _pixel_losses(scores: Tensor, target: Tensor, absent: Tensor) -> dict[str, Tensor]:
-    size = (target.shape[1], target.shape[2])
-    if scores.shape[2:] != size:
-        scores = functional.interpolate(scores, size, mode="bilinear", align_corners=False)
-    scores = scores.masked_fill(absent[:, :, None, None], float("-inf"))
-    return {
-        "focal": focal_loss(scores, target),
-        "dice": dice_loss(scores, target),
-        "ce": cross_entropy_loss(scores, target),
-    }
-
-
 def present_masks(target: Tensor, channels: int) -> Tensor:
     """Which channels occur in each target: bool [B, C]."""
     found = torch.zeros(len(target), channels + 1, dtype=torch.bool, device=target.device)
@@ -114,7 +63,9 @@ def present_masks(target: Tensor, channels: int) -> Tensor:
     return found[:, 1:]
 
 
-def focal_loss(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+def focal_loss(
+    logits: Tensor, target: Tensor, alpha: float = FOCAL_ALPHA, gamma: float = 2.0
+) -> Tensor:
     """Sigmoid focal loss over all channels and all supervised pixels.
 
     With p = sigmoid(x) and t = 1 in the pixel's own channel, else 0, a pixel-channel costs

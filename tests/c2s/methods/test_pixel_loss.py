@@ -9,13 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from c2s.methods.clip_to_seg import pixel_loss
 from c2s.methods.clip_to_seg.pixel_loss import (
     class_scores,
     cross_entropy_loss,
     dice_loss,
     focal_loss,
-    pixel_losses,
 )
 from c2s.methods.feature_map import FeatureMap
 
@@ -144,39 +142,3 @@ def test_scores_are_the_printed_products(normalize):
                 for u in range(2):
                     cosine = float(v @ latent[b, u] / v.norm() / latent[b, u].norm())
                     assert out[b, 3 + u, y, x].item() == pytest.approx(3 * cosine, abs=1e-5)
-
-
-@pytest.mark.parametrize("images", [1, 2, 3])
-def test_taking_turns_gives_the_same_losses_and_gradients(images, monkeypatch):
-    """In float64, with an image that has nothing supervised, and channels that are absent."""
-    torch.manual_seed(0)
-    scores = torch.randn(5, 4, 3, 3, dtype=torch.float64) * 3
-    target = torch.randint(-1, 2, (5, 7, 6))
-    target[2] = -1
-    absent = torch.zeros(5, 4, dtype=torch.bool)
-    absent[1, 3] = absent[4, 2] = True
-    found = []
-    for chunk in (2**28, images * 4 * 4 * 7 * 6):
-        monkeypatch.setattr(pixel_loss, "CHUNK_BYTES", chunk)
-        leaf = scores.clone().requires_grad_()
-        losses = pixel_losses(leaf, target, absent)
-        (losses["focal"] + 2 * losses["dice"] + 3 * losses["ce"]).backward()
-        found.append((losses, leaf.grad))
-    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-14)
-    assert found[1][1].abs().sum() > 0
-
-
-def test_no_turn_holds_more_than_its_images(monkeypatch):
-    seen = []
-    plain = pixel_loss._pixel_losses
-    monkeypatch.setattr(
-        pixel_loss, "_pixel_losses", lambda s, t, a: seen.append(len(s)) or plain(s, t, a)
-    )
-    monkeypatch.setattr(pixel_loss, "CHUNK_BYTES", 2 * 4 * 3 * 8 * 8)
-    scores = torch.randn(5, 3, 4, 4, requires_grad=True)
-    losses = pixel_losses(
-        scores, torch.randint(0, 3, (5, 8, 8)), torch.zeros(5, 3, dtype=torch.bool)
-    )
-    assert seen == [2, 2, 1]
-    sum(losses.values()).backward()
-    assert seen == [2, 2, 1, 1, 2, 2]  # computed again, last first
