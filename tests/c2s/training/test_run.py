@@ -16,6 +16,7 @@ import tiny_runs
 import torch
 from safetensors.torch import load_file
 
+from c2s.methods.clip_to_seg import method
 from c2s.training import checkpoint, run
 from c2s.training.logs import MetricsLog, read_metrics
 from c2s.training.recorder import Recorder
@@ -216,10 +217,8 @@ def test_damaged_weights_are_one_sentence(finished):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_views_cache, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "c2s.methods.clip_to_seg.pixel_loss.dice_loss",
-        lambda scores, target: scores.sum() * float("nan"),
-    )
+    scores = method.class_scores
+    monkeypatch.setattr(method, "class_scores", lambda *args: scores(*args) * float("nan"))
     with pytest.raises(C2SError, match=r"loss is nan at iteration 1"):
         run.train(settings(tiny_views_cache, tmp_path))
 
