@@ -33,7 +33,7 @@ TRANSDUCTIVE = (*TRAINING, "labels/ignored")
 """Those of a self-training: `labels/ignored` tells pixels of unseen classes from pixels of none, which
 inductive training must not know."""
 DECODER = "zarrs.ZarrsCodecPipeline"
-"""What blocks are read with: the same values, in half the time of Zarr's own. Writing stays with Zarr's,
+"""What training reads with: the same values, in half the time of Zarr's own. Writing stays with Zarr's,
 whose compressed bytes a rebuild must repeat."""
 
 
@@ -60,7 +60,7 @@ class Cache:
         self.folder = Folder(path)
         self.manifest = read_manifest(path)
         self._group = open_arrays(self.folder.local or self.address)
-        self._opened: dict[str, zarr.Array[Any]] = {}
+        self._opened: dict[tuple[str, str | None], zarr.Array[Any]] = {}
 
     @property
     def address(self) -> str:
@@ -153,25 +153,31 @@ class Cache:
         Raises:
             CacheError: an array cannot be decoded; every chunk carries a checksum.
         """
+        return self._read_block(block, paths, None)
+
+    def _read_block(
+        self, block: int, paths: Iterable[str], decoder: str | None
+    ) -> dict[str, NDArray[Any]]:
         rows = self.manifest.block_range(block)
         paths = set(paths)
         ends = {p: RAGGED[p] for p in paths if p in RAGGED}
         columns = (paths - ends.keys()) | set(ends.values())
         try:
-            arrays = self._read({c: slice(rows.start, rows.stop) for c in sorted(columns)})
+            arrays = self._read({c: slice(rows.start, rows.stop) for c in columns}, decoder)
             stops = {path: int(arrays[end].reshape(-1)[-1]) for path, end in ends.items()}
-            return arrays | self._read({p: (block, slice(0, stop)) for p, stop in stops.items()})
+            items = {path: (block, slice(0, stop)) for path, stop in stops.items()}
+            return arrays | self._read(items, decoder)
         except (ValueError, RuntimeError, OSError) as error:
             raise CacheError(
                 f"block {block} of {self} cannot be read: {error}",
                 f"See what is damaged with: c2s cache verify {self} --quick",
             ) from error
 
-    def _read(self, parts: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    def _read(self, parts: Mapping[str, Any], decoder: str | None) -> dict[str, NDArray[Any]]:
         """Selections of arrays by path. Their requests go out together: a store far away is waited for
         once, and a disk is read with half the overhead of one array after the other."""
 
-        arrays = [self._reading(path).async_array for path in parts]
+        arrays = [self._reading(path, decoder).async_array for path in parts]
 
         async def together() -> list[Any]:
             wanted = (a.getitem(part) for a, part in zip(arrays, parts.values(), strict=True))
@@ -180,13 +186,14 @@ class Cache:
         found: list[Any] = sync(together())
         return {path: np.asarray(values) for path, values in zip(parts, found, strict=True)}
 
-    def _reading(self, path: str) -> zarr.Array[Any]:
-        """The array at `path`, opened once, for `DECODER` where it lies on this machine."""
-        if path not in self._opened:
-            local = self.folder.local is not None  # zarrs reads from disks
-            with zarr.config.set({"codec_pipeline.path": DECODER}) if local else nullcontext():
-                self._opened[path] = self.array(path)
-        return self._opened[path]
+    def _reading(self, path: str, decoder: str | None) -> zarr.Array[Any]:
+        """The array at `path`, opened once; with Zarr's own decoder if None."""
+        if (path, decoder) not in self._opened:
+            # Zarr's setting is that of the whole process: it must not be touched where others write.
+            chosen = {"codec_pipeline.path": decoder}
+            with zarr.config.set(chosen) if decoder else nullcontext():
+                self._opened[path, decoder] = self.array(path)
+        return self._opened[path, decoder]
 
     def read_block(self, block: int, transductive: bool = False) -> Block:
         """Read what training needs of a block.
@@ -198,7 +205,8 @@ class Cache:
         Raises:
             CacheError: it cannot be decoded.
         """
-        arrays = self.read(block, TRANSDUCTIVE if transductive else TRAINING)
+        decoder = None if self.folder.local is None else DECODER  # zarrs reads from disks
+        arrays = self._read_block(block, TRANSDUCTIVE if transductive else TRAINING, decoder)
         start = self.manifest.block_range(block).start
         usable = start + np.flatnonzero(arrays["images/usable"])
         return Block(usable.astype(np.int64), arrays, start)

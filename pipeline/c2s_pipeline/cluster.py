@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import threading
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
+
+import torch
 
 from c2s_cache import ConfigError
 from c2s_pipeline.extras import require
@@ -28,7 +30,8 @@ threshold: every large tensor is then mapped and faulted in anew, which slows a 
 def connect(scheduler: str | None, workers: int, device: str, blocks: int = 2) -> Iterator[Any]:
     """A client of the given scheduler, or of a local cluster that ends with the build.
 
-    The local cluster has one process per worker, with one GPU each where there are GPUs.
+    The local cluster has one process per worker, with one GPU each where there are GPUs; where there are fewer
+    GPUs than workers, they share them.
 
     Args:
         scheduler: address of a running Dask scheduler, or None.
@@ -56,19 +59,24 @@ def connect(scheduler: str | None, workers: int, device: str, blocks: int = 2) -
                 )
             yield client
         return
-    if device == "cuda":
-        dask_cuda = require("dask_cuda", "gpu")
-        cluster = partial(dask_cuda.LocalCUDACluster)
-    else:
-        cluster = partial(distributed.LocalCluster, processes=True)
+    gpus = visible_gpus() if device == "cuda" else []
+
+    class OnGPU(distributed.Nanny):  # type: ignore[misc, name-defined]
+        """A worker process that sees one GPU, by its number."""
+
+        def __init__(self, *args: Any, name: int, **options: Any) -> None:
+            env = {"CUDA_VISIBLE_DEVICES": gpus[name % len(gpus)]}
+            super().__init__(*args, name=name, env=env, **options)
+
     with contextlib.ExitStack() as stack:
         with (
             _uninterrupted(),
             require("dask", "build").config.set({PRE_SPAWN: ENVIRONMENT, PROFILER: False}),
         ):
             local = stack.enter_context(
-                cluster(
+                distributed.LocalCluster(
                     n_workers=workers,
+                    worker_class=OnGPU if gpus else None,
                     threads_per_worker=blocks,
                     memory_limit=0,
                     dashboard_address=":0",
@@ -76,6 +84,12 @@ def connect(scheduler: str | None, workers: int, device: str, blocks: int = 2) -
                 )
             )
         yield stack.enter_context(distributed.Client(local))
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
+    count, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",")[:count] if named else [str(i) for i in range(count)]
 
 
 @contextlib.contextmanager
