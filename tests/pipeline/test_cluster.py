@@ -1,0 +1,51 @@
+"""Local clusters, with real processes: every worker has a GPU of its own, and its environment is ours."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from c2s_pipeline import cluster
+from c2s_pipeline.cluster import ENVIRONMENT, connect, visible_gpus
+
+
+def environment():
+    return dict(os.environ)
+
+
+@pytest.mark.parametrize(
+    ("named", "there", "found"),
+    [
+        (None, 2, ["0", "1"]),
+        (None, 0, []),
+        ("", 0, []),
+        ("3,GPU-8a56,5", 3, ["3", "GPU-8a56", "5"]),
+        ("3,9,5", 1, ["3"]),  # CUDA ignores what follows a GPU that is not there
+    ],
+)
+def test_gpus_are_those_that_this_process_sees(monkeypatch, named, there, found):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    if named is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert visible_gpus() == found
+
+
+def test_workers_have_a_gpu_each_in_turn(monkeypatch):
+    monkeypatch.setattr(cluster, "visible_gpus", lambda: ["3", "GPU-8a56"])
+    with connect(None, 3, "cuda", blocks=2) as client:
+        seen = list(client.run(environment).values())
+        assert list(client.ncores().values()) == [2, 2, 2]
+    assert sorted(e["CUDA_VISIBLE_DEVICES"] for e in seen) == ["3", "3", "GPU-8a56"]
+    threads = {k: v for k, v in ENVIRONMENT.items() if k.endswith("_THREADS")}
+    assert [{k: e.get(k) for k in threads} for e in seen] == [threads] * 3
+
+
+def test_workers_on_a_cpu_are_told_of_no_gpu(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with connect(None, 1, "cpu") as client:
+        (seen,) = client.run(environment).values()
+    assert "CUDA_VISIBLE_DEVICES" not in seen
