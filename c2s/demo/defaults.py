@@ -14,7 +14,7 @@ BUILD: dict[str, Any] = {
     "view_size": 64,
     "masks": {"threshold": 0.7},
     "block_rows": 250,
-    "batch_size": 50,
+    "batch_size": 25,
 }
 """Settings of the Shapes cache; the merging threshold was chosen on the "dev" scenes."""
 TRAIN: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Invariant: each stage of a block is a function of the stages before it, computed in fixed portions."""
+"""Invariant: each stage of a block is a function of the stages before it, computed in fixed batches of rows."""
 
 from __future__ import annotations
 
@@ -20,12 +20,16 @@ from c2s_pipeline.source import ImageSource
 from c2s_pipeline.teacher import Teacher
 from c2s_pipeline.view_teacher import View, ViewTeacher
 
-PORTIONS = 16
-"""Parts into which the rows of a block are cut. Bytes depend on them, so they depend on nothing else."""
 StageArrays = dict[str, dict[str, NDArray[Any]]]
 DENSE_PASS = frozenset({"teacher", "dense", "masks"})
 """Stages that need a dense pass. Clustering always sees the teacher's own float32 tokens: the stored
 tiers are rounded, and masks made from them would depend on the tier."""
+
+
+def batch_rows(m: Manifest) -> int:
+    """Rows that are computed together: those whose views fill a batch of the teacher. Bytes depend on it,
+    so it depends on nothing but the request."""
+    return max(int(m.requests["teacher"]["batch_size"]) // m.views, 1)
 
 
 def stored_inputs(missing: Sequence[str]) -> frozenset[str]:
@@ -64,7 +68,7 @@ class BlockComputer:
         source: the data set; None if no images and labels will be missing.
         teacher: the CLIP model; None if no missing stage looks at pixels.
         backend: K-means backend.
-        lanes: threads that compute portions side by side; None: one after the other, here.
+        lanes: threads that compute batches side by side; None: one after the other, here.
     """
 
     def __init__(
@@ -100,12 +104,12 @@ class BlockComputer:
         """
         columns = _Columns(self.manifest, len(ids), frozenset(missing), stored)
         reader = RowReader(self.manifest, self.source, first_row, missing, stored)
-        passed, size = self.teacher.passes, -(-self.manifest.block_rows // PORTIONS)
+        passed, size = self.teacher.passes, batch_rows(self.manifest)
 
         def compute(start: int) -> tuple[list[Row], list[ErrorCard]]:
-            portion = range(start, min(start + size, len(ids)))
-            read = [reader.read(i, ids[i]) for i in portion]
-            cards = self._fill(portion, read, columns)
+            numbers = range(start, min(start + size, len(ids)))
+            read = [reader.read(i, ids[i]) for i in numbers]
+            cards = self._fill(numbers, read, columns)
             return [row.without_pixels() for row in read], cards
 
         rows: list[Row] = []
@@ -126,13 +130,13 @@ class BlockComputer:
             notes["dense"] = {"error": error.notes()}
         return BlockResult(columns.assemble(rows), notes, self.teacher.passes - passed)
 
-    def _fill(self, portion: range, rows: list[Row], columns: _Columns) -> list[ErrorCard]:
-        """Fill the columns for a portion of the block's rows; returns the error cards of its batches."""
+    def _fill(self, numbers: range, rows: list[Row], columns: _Columns) -> list[ErrorCard]:
+        """Fill the columns for some of the block's rows; returns the error cards of their batches."""
         if not columns.missing & PIXELS:
             return []
         places = [
             ((i, v), view)
-            for i, row in zip(portion, rows, strict=True)
+            for i, row in zip(numbers, rows, strict=True)
             for v, view in enumerate(row.views)
         ]
         steps = range(0, len(places), self.teacher.batch_size)

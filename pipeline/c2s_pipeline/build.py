@@ -21,7 +21,7 @@ from c2s_cache.change import Change
 from c2s_cache.lock import build_lock
 from c2s_cache.receipt import load
 from c2s_cache.writer import BlockWriter, create_cache
-from c2s_pipeline.block import PORTIONS
+from c2s_pipeline.block import batch_rows
 from c2s_pipeline.cluster import connect
 from c2s_pipeline.extras import require
 from c2s_pipeline.imported_text import TEMPLATE_PAIR, check_order, load_embeddings
@@ -217,6 +217,11 @@ def passes_of(path: Path) -> int:
     return views * (1 if m.teacher.dense_size == m.teacher.image_size else 2) + regions
 
 
+def lanes_of(workers: int) -> int:
+    """Threads that compute in each worker process: together, as many as there are cores."""
+    return max((os.cpu_count() or 1) // workers, 1)
+
+
 def device() -> str:
     """The torch device that a build uses."""
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -261,8 +266,9 @@ def _build_blocks(
         return
     distributed = require("distributed", "build")
     count = machine.workers or max(torch.cuda.device_count(), 1)
-    task = replace(task, lanes=max((os.cpu_count() or 1) // count, 1))
-    under_way = 1 + -(-task.lanes // PORTIONS)  # so that lanes have work while a block is written
+    task = replace(task, lanes=lanes_of(count))
+    batches = -(-manifest.block_rows // batch_rows(manifest))
+    under_way = 1 + -(-task.lanes // batches)  # so that lanes have work while a block is written
     cluster = connect(machine.scheduler, min(count, len(blocks)), task.device, under_way)
     with cluster as client:
         client.subscribe_topic(

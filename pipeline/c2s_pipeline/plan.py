@@ -16,8 +16,8 @@ import torch
 from c2s_cache import C2SError, Cache
 from c2s_cache.schema import array_specs
 from c2s_cache.writer import BlockWriter, create_cache
-from c2s_pipeline.block import BlockComputer, stored_inputs
-from c2s_pipeline.build import load_teacher
+from c2s_pipeline.block import BlockComputer, batch_rows, stored_inputs
+from c2s_pipeline.build import lanes_of, load_teacher
 from c2s_pipeline.kmeans import BackendName, create_backend
 from c2s_pipeline.memory import peak_memory
 from c2s_pipeline.request import BuildRequest, make_manifest, row_order
@@ -144,14 +144,18 @@ def plan_build(
         scale = len(order) / len(ids)
         costs = _split(found, trial.bytes(), teacher.dense_size == teacher.image_size, scale)
         costs.append(_text(teacher, manifest.requests["text"], source.classes))
-        more = max(min(request.block_rows, len(order)) - len(ids), 0)
+    count = workers or max(torch.cuda.device_count(), 1)
+    block = min(request.block_rows, len(order))
+    arrays = COPIES * max(block - len(ids), 0) * trial.held // len(ids)
+    at_once = min(lanes_of(count) * min(batch_rows(manifest), block), len(order))
+    pixels = max(at_once - len(ids), 0) * trial.pixels // len(ids)
     return Plan(
         images=len(order),
         sampled=len(ids),
         stages=tuple(costs),
-        memory=peak_memory() + COPIES * more * trial.held // len(ids),
+        memory=peak_memory() + arrays + pixels,
         gpu_memory=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
-        workers=workers or max(torch.cuda.device_count(), 1),
+        workers=count,
     )
 
 
@@ -160,7 +164,12 @@ STEPS = (("images", "labels", "views"), ("teacher",), ("dense", "masks"), ("regi
 
 
 class _Trial:
-    """One block, computed in this process by what workers call."""
+    """One block, computed in this process by what workers call.
+
+    Attributes:
+        held: bytes of its arrays.
+        pixels: bytes of the views and region images that its batches held, each stacked once more.
+    """
 
     def __init__(
         self,
@@ -172,11 +181,11 @@ class _Trial:
     ) -> None:
         self.path, self.ids = path, ids
         self.writer = BlockWriter(path)
-        manifest = self.writer.manifest
+        self._teacher, manifest = teacher, self.writer.manifest
         self.computer = BlockComputer(
             manifest, source, teacher, create_backend(backend, teacher.device.type)
         )
-        self.held = 0
+        self.held = self.pixels = 0
 
     def run(self, stages: tuple[str, ...]) -> tuple[float, int]:
         """Seconds and teacher passes of some stages, which are in the cache afterwards."""
@@ -184,6 +193,8 @@ class _Trial:
         there = {s.path for s in array_specs(self.writer.manifest) if s.stage not in missing}
         stored = Cache(self.path).read(0, stored_inputs(stages) & there)
         result = self.computer.compute(self.ids, 0, stages, stored)
+        side = self._teacher.dense_size if "masks" in stages else self._teacher.image_size
+        self.pixels += 2 * 3 * result.passes * side**2
         for stage, arrays in result.stages.items():
             self.held += sum(array.nbytes for array in arrays.values())
             self.writer.write(stage, 0, arrays, result.notes.get(stage))

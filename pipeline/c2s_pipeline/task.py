@@ -59,9 +59,10 @@ def build_block(task: Task, block: int, ids: list[str]) -> Done:
     if not missing:
         report(len(ids))
         return Done(block, (), 0, peak_memory())
-    teacher = _teacher(task.spec, task.device) if PIXELS & set(missing) else None
+    lanes = _lanes(task.lanes)
+    teacher = _teacher(task.spec, task.device, task.lanes) if PIXELS & set(missing) else None
     backend = create_backend(manifest.requests["masks"]["backend"], task.device)
-    computer = BlockComputer(manifest, task.source, teacher, backend, _lanes(task.lanes))
+    computer = BlockComputer(manifest, task.source, teacher, backend, lanes)
     there = {spec.path for spec in array_specs(manifest) if spec.stage not in missing}
     stored = Cache(task.path).read(block, stored_inputs(missing) & there)
     first = manifest.block_range(block).start
@@ -75,14 +76,16 @@ _LOADING = threading.Lock()
 """Blocks that are under way in one process share its teacher and its lanes."""
 
 
-def _teacher(spec: TeacherSpec, device: str) -> Teacher:
+def _teacher(spec: TeacherSpec, device: str, lanes: int) -> Teacher:
     with _LOADING:
-        return _load_teacher(spec, device)
+        return _load_teacher(spec, device, lanes)
 
 
 @lru_cache(maxsize=1)
-def _load_teacher(spec: TeacherSpec, device: str) -> Teacher:
-    return Teacher(spec, device)
+def _load_teacher(spec: TeacherSpec, device: str, lanes: int) -> Teacher:
+    """The teacher of this process. On a CPU it has lanes of its own, as many as compute batches: those wait
+    for it, and where there are fewer batches than cores its passes still occupy them all."""
+    return Teacher(spec, device, None if device == "cuda" else start_lanes(lanes))
 
 
 def _lanes(count: int) -> ThreadPoolExecutor:

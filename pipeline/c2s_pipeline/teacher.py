@@ -7,7 +7,8 @@ import logging
 import pickle
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,8 @@ class Teacher:
     Args:
         spec: what to load.
         device: torch device.
+        pool: threads among which a CPU shares out a batch, each computing alone; None: it is computed part
+            by part, here.
 
     Raises:
         ConfigError: unknown model or weights, not a ViT with a CLS token, or one that cannot give
@@ -65,8 +68,13 @@ class Teacher:
         MissingExtra: open_clip is not installed.
     """
 
-    def __init__(self, spec: TeacherSpec, device: str | torch.device = "cpu") -> None:
-        self.spec = spec
+    def __init__(
+        self,
+        spec: TeacherSpec,
+        device: str | torch.device = "cpu",
+        pool: Executor | None = None,
+    ) -> None:
+        self.spec, self._pool = spec, pool
         self.device = torch.device(device)
         gpu = self.device.type == "cuda"
         self._turn: AbstractContextManager[Any] = threading.Lock() if gpu else nullcontext()
@@ -130,24 +138,22 @@ class Teacher:
         pixels = rearrange(batch, "b h w c -> b c h w").float().div_(255.0)
         return pixels.sub_(self._mean).div_(self._std)
 
-    @torch.inference_mode()
-    def cls_tokens(self, images: NDArray[np.uint8]) -> Tensor:
+    def cls_tokens(self, images: NDArray[np.uint8], batch: int | None = None) -> Tensor:
         """CLS embedding of each image, not normalised: what `encode_image` returns.
 
         A tower that pools by averaging its tokens has no CLS token; the mean takes its place.
 
         Args:
             images: uint8 [B, T, T, 3] with T = `image_size`.
+            batch: the most images of one pass; None: all.
 
         Returns:
             float32 [B, D].
         """
-        with self._turn, self._arithmetic():
-            parts = self._parts(images, self._visual)
-            features = torch.cat([self._visual(self.prepare(part)) for part in parts])
-        return features.float()
+        visual, most = self._visual, batch or len(images)
+        passes = self._passes(visual, images, most, lambda pixels: (visual(pixels),))
+        return torch.cat([cls for (cls,) in passes]).float()
 
-    @torch.inference_mode()
     def dense_features(self, images: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
         """CLS and dense features; by default C_d, the projected patch tokens (Sec. III-B).
 
@@ -157,13 +163,12 @@ class Teacher:
         Returns:
             CLS float32 [B, D] and dense features float32 [B, h, w, `dense_dim`], neither normalised.
         """
-        visual, variant = self._dense_visual, self.spec.dense_features
-        with self._turn, self._arithmetic():
-            parts = self._parts(images, visual)
-            found = [cls_and_dense(visual, self.prepare(p), variant, self.grid) for p in parts]
-        cls, dense = (torch.cat(values) for values in zip(*found, strict=True))
-        grid_h, grid_w = self.grid
-        return cls.float(), rearrange(dense.float(), "b (h w) c -> b h w c", h=grid_h, w=grid_w)
+        visual, variant, grid = self._dense_visual, self.spec.dense_features, self.grid
+        passes = self._passes(
+            visual, images, len(images), lambda pixels: cls_and_dense(visual, pixels, variant, grid)
+        )
+        cls, dense = (torch.cat(values) for values in zip(*passes, strict=True))
+        return cls.float(), rearrange(dense.float(), "b (h w) c -> b h w c", h=grid[0], w=grid[1])
 
     def tokens(self, texts: list[str]) -> Tensor:
         """Token ids int64 [n, L] of sentences."""
@@ -179,14 +184,28 @@ class Teacher:
         features: Tensor = self._model.encode_text(tokens.to(self.device), normalize=True)
         return features.float()
 
-    def _parts(self, images: NDArray[np.uint8], visual: Any) -> list[NDArray[np.uint8]]:
-        """The batch, on a CPU cut so that no activation is larger than `LARGEST` bytes."""
-        if self.device.type == "cuda":
-            return [images]
-        hidden = visual.transformer.resblocks[0].mlp.c_fc.out_features
-        tokens = visual.positional_embedding.shape[0]
-        size = max(LARGEST // (4 * hidden * tokens), 1)
-        return [images[i : i + size] for i in range(0, len(images), size)] or [images]
+    def _passes(
+        self,
+        visual: Any,
+        images: NDArray[np.uint8],
+        most: int,
+        forward: Callable[[Tensor], tuple[Tensor, ...]],
+    ) -> list[tuple[Tensor, ...]]:
+        """What `forward` makes of the images in passes of `most`, on a CPU of so few that no activation is
+        larger than `LARGEST` bytes. The cut depends on nothing else, for the bits depend on it."""
+        if self.device.type != "cuda":
+            hidden = visual.transformer.resblocks[0].mlp.c_fc.out_features
+            tokens = visual.positional_embedding.shape[0]
+            most = min(most, max(LARGEST // (4 * hidden * tokens), 1))
+
+        @torch.inference_mode()
+        def look(part: NDArray[np.uint8]) -> tuple[Tensor, ...]:
+            with self._turn, self._arithmetic():
+                return forward(self.prepare(part))
+
+        parts = np.array_split(images, max(-(-len(images) // max(most, 1)), 1))
+        each = map if self._pool is None or len(parts) == 1 else self._pool.map
+        return list(each(look, parts))
 
     def _arithmetic(self) -> AbstractContextManager[Any]:
         """The precision that was asked for. On a GPU torch would have the convolution that cuts patches

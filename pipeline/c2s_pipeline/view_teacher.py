@@ -116,11 +116,9 @@ class ViewTeacher:
             found.append(masked_regions(view.native, pseudo, self.region_config, self._mean_colour))
         images = np.concatenate([r.images for r in found])
         self._passed(len(images))
-        steps = range(0, len(images), self.batch_size)
-        parts = [self.teacher.cls_tokens(images[i : i + self.batch_size]) for i in steps]
-        cls = (
-            torch.cat(parts).cpu().numpy() if parts else np.zeros((0, self.teacher.dim), np.float32)
-        )
+        cls = np.zeros((0, self.teacher.dim), np.float32)
+        if len(images):
+            cls = self.teacher.cls_tokens(images, self.batch_size).cpu().numpy()
         ends = np.cumsum([len(r.ids) for r in found])[:-1]
         bare = [replace(r, images=r.images[:0].copy()) for r in found]
         return list(zip(bare, np.split(cls, ends), strict=True))

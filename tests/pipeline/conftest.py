@@ -5,11 +5,14 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
+from one_thread import one_thread
 from small_builds import first_build
 
 from c2s.datasets import FolderSplit
 from c2s.datasets.coco_stuff import DESCRIPTOR
 from c2s_pipeline.build import build as build_cache
+
+__all__ = ["one_thread"]
 
 
 @pytest.fixture(scope="session")

@@ -10,22 +10,16 @@ import pytest
 import torch
 from small_builds import request
 
+import c2s_pipeline.teacher as teacher_module
 from c2s_cache import Cache, DataError
 from c2s_pipeline.block import BlockComputer
 from c2s_pipeline.kmeans import create_backend
+from c2s_pipeline.lanes import start_lanes
 from c2s_pipeline.request import make_manifest, row_order
 from c2s_pipeline.teacher import Teacher, TeacherSpec
 
 ROWS = 20
-"""Two rows a portion, so ten portions."""
-
-
-@pytest.fixture
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+"""Two rows a batch, so ten batches."""
 
 
 class Uneven:
@@ -42,14 +36,15 @@ class Uneven:
         return self.source.encoded(image_id)
 
 
-@pytest.mark.usefixtures("one_thread")
-def test_lanes_change_nothing(tiny_teacher, coco_tree):
+def test_lanes_change_nothing(tiny_teacher, coco_tree, monkeypatch):
     from c2s.datasets import FolderSplit
     from c2s.datasets.coco_stuff import DESCRIPTOR
 
     source = FolderSplit(DESCRIPTOR, coco_tree(count=ROWS), "train")
-    wanted = request(tiny_teacher, block_rows=ROWS, views=2, dense="int8", batch_size=3)
-    teacher = Teacher(TeacherSpec(tiny_teacher, None))
+    wanted = request(tiny_teacher, block_rows=ROWS, views=2, dense="int8", batch_size=5)
+    spec = TeacherSpec(tiny_teacher, None)
+    teacher = Teacher(spec)
+    monkeypatch.setattr(teacher_module, "LARGEST", 3 * 4 * (4 * 64) * 17)
     order = row_order(source, wanted)
     manifest = make_manifest(source, wanted, order, teacher.info())
     missing = [s for s in manifest.stages if s != "text"]
@@ -57,6 +52,7 @@ def test_lanes_change_nothing(tiny_teacher, coco_tree):
     for lanes in (None, 1, 4):
         pool = lanes and ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,))
         done: list[int] = []
+        teacher = Teacher(spec, pool=lanes and start_lanes(lanes))
         computer = BlockComputer(manifest, Uneven(source), teacher, create_backend("torch"), pool)
         results.append(computer.compute(order, 0, missing, {}, done.append))
         assert done == [2] * 10

@@ -1,6 +1,7 @@
 """The teacher gives what open_clip's own model gives."""
 
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from c2s_cache import C2SError, ConfigError
 from c2s_cache.views import canonical_box, crop_image
 from c2s_pipeline import teacher as teacher_module
+from c2s_pipeline.lanes import start_lanes
 from c2s_pipeline.teacher import Teacher, TeacherSpec, weights_digest
 from c2s_pipeline.text import class_embeddings
 
@@ -58,12 +60,31 @@ def test_a_batch_that_is_cut_gives_the_same(teacher, monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3)).astype(np.uint8)
     cls, (dense_cls, dense) = teacher.cls_tokens(images), teacher.dense_features(images)
     hidden, tokens = 4 * 64, 17
+    seen = []
+    prepare = teacher.prepare
+    monkeypatch.setattr(teacher, "prepare", lambda part: (seen.append(len(part)), prepare(part))[1])
+    torch.testing.assert_close(teacher.cls_tokens(images, batch=3), cls)
+    assert seen == [3, 2]
     monkeypatch.setattr(teacher_module, "LARGEST", 2 * 4 * hidden * tokens + 5)
-    assert [len(p) for p in teacher._parts(images, teacher._visual)] == [2, 2, 1]
     torch.testing.assert_close(teacher.cls_tokens(images), cls)
     cut_cls, cut_dense = teacher.dense_features(images)
     torch.testing.assert_close(cut_cls, dense_cls)
     torch.testing.assert_close(cut_dense, dense)
+    assert seen == [3, 2, *2 * [2, 2, 1]]
+
+
+def test_a_pool_shares_a_batch_out(tiny_teacher, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3)).astype(np.uint8)
+    both = threading.Barrier(2)
+    with start_lanes(2) as pool:
+        alone, shared = (Teacher(TeacherSpec(tiny_teacher, None), pool=p) for p in (None, pool))
+        prepare = shared.prepare
+        monkeypatch.setattr(shared, "prepare", lambda part: (both.wait(20), prepare(part))[1])
+        for given, want in (
+            (shared.cls_tokens(images, 4), alone.cls_tokens(images, 4)),
+            (shared.cls_tokens(images, 2), alone.cls_tokens(images, 2)),
+        ):
+            torch.testing.assert_close(given, want, rtol=0, atol=0)
 
 
 def test_another_dense_size_interpolates_positions(tiny_teacher):
