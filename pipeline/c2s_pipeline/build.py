@@ -222,6 +222,12 @@ def lanes_of(workers: int) -> int:
     return max((os.cpu_count() or 1) // workers, 1)
 
 
+def blocks_under_way(manifest: Manifest, lanes: int) -> int:
+    """Blocks that a worker process has in hand at once: lanes have work while one of them is written."""
+    batches = -(-manifest.block_rows // batch_rows(manifest))
+    return 1 + -(-lanes // batches)
+
+
 def device() -> str:
     """The torch device that a build uses."""
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -267,8 +273,7 @@ def _build_blocks(
     distributed = require("distributed", "build")
     count = machine.workers or max(torch.cuda.device_count(), 1)
     task = replace(task, lanes=lanes_of(count))
-    batches = -(-manifest.block_rows // batch_rows(manifest))
-    under_way = 1 + -(-task.lanes // batches)  # so that lanes have work while a block is written
+    under_way = blocks_under_way(manifest, task.lanes)
     cluster = connect(machine.scheduler, min(count, len(blocks)), task.device, under_way)
     with cluster as client:
         client.subscribe_topic(

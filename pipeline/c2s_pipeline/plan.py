@@ -17,7 +17,7 @@ from c2s_cache import C2SError, Cache
 from c2s_cache.schema import array_specs
 from c2s_cache.writer import BlockWriter, create_cache
 from c2s_pipeline.block import BlockComputer, batch_rows, stored_inputs
-from c2s_pipeline.build import lanes_of, load_teacher
+from c2s_pipeline.build import blocks_under_way, lanes_of, load_teacher
 from c2s_pipeline.kmeans import BackendName, create_backend
 from c2s_pipeline.memory import peak_memory
 from c2s_pipeline.request import BuildRequest, make_manifest, row_order
@@ -26,9 +26,8 @@ from c2s_pipeline.teacher import Teacher
 from c2s_pipeline.text import class_embeddings
 
 GIB = 2**30
-COPIES = 4
-"""Of a block's arrays that a worker holds at most: computed, as stored, and read back, and meanwhile those
-of the next block."""
+COPIES = 3
+"""Of a block's arrays that a worker holds while it writes them: computed, as stored, and read back."""
 
 
 class DoesNotFit(C2SError):
@@ -126,9 +125,9 @@ def plan_build(
     order = row_order(source, request)
     ids = order[:sample]
     teacher, _ = load_teacher(request)
-    manifest = make_manifest(
-        source, request.model_copy(update={"block_rows": len(ids)}), ids, teacher.info()
-    )
+    whole = make_manifest(source, request, order, teacher.info())
+    few = request.model_copy(update={"block_rows": len(ids)})
+    manifest = make_manifest(source, few, ids, teacher.info())
     side = teacher.image_size
     teacher.cls_tokens(np.zeros((1, side, side, 3), np.uint8))  # the first pass pays for much else
     step = advance or (lambda _: None)
@@ -145,9 +144,11 @@ def plan_build(
         costs = _split(found, trial.bytes(), teacher.dense_size == teacher.image_size, scale)
         costs.append(_text(teacher, manifest.requests["text"], source.classes))
     count = workers or max(torch.cuda.device_count(), 1)
-    block = min(request.block_rows, len(order))
-    arrays = COPIES * max(block - len(ids), 0) * trial.held // len(ids)
-    at_once = min(lanes_of(count) * min(batch_rows(manifest), block), len(order))
+    lanes, block = lanes_of(count), min(request.block_rows, len(order))
+    held = COPIES * block  # and meanwhile those of the other blocks under way
+    held += min((blocks_under_way(whole, lanes) - 1) * block, len(order) - block)
+    arrays = max(held - COPIES * len(ids), 0) * trial.held // len(ids)
+    at_once = min(lanes * min(batch_rows(whole), block), len(order))
     pixels = max(at_once - len(ids), 0) * trial.pixels // len(ids)
     return Plan(
         images=len(order),
