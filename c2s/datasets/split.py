@@ -139,7 +139,7 @@ class DescribedSplit(Split):
         Raises:
             DataError: a value is outside the class list.
         """
-        mapped = self._tables[form.name][values]
+        mapped = self._tables[form.name].take(values)
         if (mapped < 0).any():
             bad = int(values[mapped < 0][0])
             raise DataError(

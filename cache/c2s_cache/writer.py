@@ -262,8 +262,8 @@ def _write_metadata(path: Path, manifest: Manifest) -> None:
 
 def _half_created(path: Path) -> bool:
     """Whether `path` holds Zarr metadata and nothing else: creation was cut short before its receipt."""
-    if any(f.is_file() for f in (path / "receipts").rglob("*")):  # told before a large cache is listed
-        return False
+    if any(f.is_file() for f in (path / "receipts").rglob("*")):
+        return False  # before a large cache is listed
     staging = path / STAGING
     files = [f for f in path.rglob("*") if f.is_file() and staging not in f.parents]
     return all(f.name == "zarr.json" for f in files) and (bool(files) or staging.exists())

@@ -56,15 +56,20 @@ def masked_regions(
         config: settings.
         mean_colour: colour used by `fill="mean"`.
     """
-    ids, counts = np.unique(pseudo[pseudo >= 0], return_counts=True)
-    area = (counts / pseudo.size).astype(np.float32)
+    counts = np.bincount(pseudo[pseudo >= 0])
+    ids = np.flatnonzero(counts)
+    area = (counts[ids] / pseudo.size).astype(np.float32)
     large = (area >= config.min_area) & (np.arange(len(ids)) < MAX_REGIONS)
-    fill = np.array(mean_colour if config.fill == "mean" else (0, 0, 0), np.uint8)
+    fill = mean_colour if config.fill == "mean" else (0, 0, 0)
+    # numpy is slow to spread pixels over their channels: here it goes a row, or a channel, at a time
+    row = np.tile(np.array(fill, np.uint8), image.shape[1]).reshape(image.shape[1:])
+    class_of = np.stack([pseudo] * 3, -1)
     images = np.empty((int(large.sum()), *image.shape), np.uint8)
+    images[:] = row
     for out, region in zip(images, ids[large], strict=True):
-        mask = pseudo == region
-        masked = np.where(mask[..., None], image, fill)
-        out[:] = masked if config.masking == "frame" else _tight(masked, mask)
+        np.copyto(out, image, where=class_of == region)
+        if config.masking == "box":
+            out[:] = _tight(out, pseudo == region)
     return Regions(ids[large].astype(np.int16), area[large], images, int((~large).sum()))
 
 

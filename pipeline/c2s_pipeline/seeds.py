@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from einops import rearrange
@@ -12,14 +13,15 @@ from numpy.typing import NDArray
 from c2s_cache import IGNORE
 
 
-def window_positions(window: int, length: int) -> list[int]:
+@lru_cache(maxsize=64)
+def window_positions(window: int, length: int) -> tuple[int, ...]:
     """Window starts of Eq. 2 along one axis: 0, [k/2], [k], [3k/2], ... up to `length - window`.
 
     [.] rounds to the nearest integer, halves up, so that k = 3 gives 0, 2, 3, 5, 6, 8, ... Empty
     if the window does not fit.
     """
     starts = (math.floor(step * window / 2 + 0.5) for step in range(2 * length))
-    return sorted({s for s in starts if s <= length - window})
+    return tuple(sorted({s for s in starts if s <= length - window}))
 
 
 def initial_seeds(

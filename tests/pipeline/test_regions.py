@@ -1,6 +1,8 @@
 """Eq. 3: masked images, areas, and what is skipped."""
 
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
 
 from c2s_pipeline.regions import RegionConfig, masked_regions
 
@@ -35,3 +37,25 @@ def test_mean_fill_and_box():
     assert box.ids.tolist() == [3, 7, 20]
     assert (box.images[1] == image[15, 15]).all()
     assert (box.images[2] == 77).all()
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 12), st.sampled_from(["zero", "mean"]))
+def test_any_pseudo_mask(seed, classes, fill):
+    """Also one that leaves no region, or whose regions are all too small."""
+    rng = np.random.default_rng(seed)
+    side = int(rng.integers(1, 20))
+    image = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+    pseudo = rng.integers(-1, classes, (side, side)).astype(np.int16)
+    config = RegionConfig(fill=fill, min_area=rng.random() * 0.2)
+    got = masked_regions(image, pseudo, config, (9, 8, 7))
+    counts = {r: int((pseudo == r).sum()) for r in range(classes) if (pseudo == r).any()}
+    large = [r for r, count in counts.items() if np.float32(count / side**2) >= config.min_area]
+    assert (got.ids.tolist(), got.skipped) == (large, len(counts) - len(large))
+    assert (got.ids.dtype, got.area.dtype, got.images.dtype) == (np.int16, np.float32, np.uint8)
+    outside = (9, 8, 7) if fill == "mean" else (0, 0, 0)
+    np.testing.assert_array_equal(got.area, np.float32([counts[r] / side**2 for r in large]))
+    assert got.images.shape == (len(large), side, side, 3)
+    for region, masked in zip(large, got.images, strict=True):
+        np.testing.assert_array_equal(
+            masked, np.where((pseudo == region)[..., None], image, np.uint8(outside))
+        )

@@ -9,10 +9,10 @@ from c2s_pipeline.seeds import annotated_cells, initial_seeds, window_positions
 
 
 def test_window_positions_follow_the_printed_series():
-    assert window_positions(3, 14) == [0, 2, 3, 5, 6, 8, 9, 11]
-    assert window_positions(7, 14) == [0, 4, 7]
-    assert window_positions(7, 8) == [0]
-    assert window_positions(9, 8) == []
+    assert window_positions(3, 14) == (0, 2, 3, 5, 6, 8, 9, 11)
+    assert window_positions(7, 14) == (0, 4, 7)
+    assert window_positions(7, 8) == (0,)
+    assert window_positions(9, 8) == ()
 
 
 def reference(dense, annotated, windows):
