@@ -175,7 +175,7 @@ def _sampled(
     cols: NDArray[np.intp],
     inside: NDArray[np.bool_],
 ) -> NDArray[np.uint8]:
-    out = labels.take(rows[:, 0], 0).take(cols[0], 1)  # faster than both at once
+    out: NDArray[np.uint8] = labels.take(rows[:, 0], 0).take(cols[0], 1)  # faster than both at once
     if not inside.all():
         out[~inside] = IGNORE
     return out
