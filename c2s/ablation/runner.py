@@ -17,7 +17,7 @@ from c2s.training.logs import read_metrics
 from c2s_cache import C2SError, open_cache
 
 if TYPE_CHECKING:
-    from c2s_pipeline.build import Progress
+    from c2s_pipeline.machine import Progress
 
 Watch = Callable[["Board"], None]
 
@@ -56,8 +56,8 @@ def derive_caches(plan: Plan, request: Request, progress: Progress | None = None
     Raises:
         C2SError: see `c2s_pipeline.derive.derive`; what is finished is kept.
     """
-    from c2s_pipeline.build import Machine
     from c2s_pipeline.derive import derive
+    from c2s_pipeline.machine import Machine
 
     manifest = open_cache(request.cache).manifest
     for path, changes in plan.derived.items():

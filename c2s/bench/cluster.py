@@ -15,11 +15,12 @@ from c2s.bench.measure import Side, alternate, device_name, result
 from c2s.datasets import load_dataset
 from c2s_cache import IGNORE, MissingExtra
 from c2s_cache.views import canonical_box, crop_image, crop_labels, decode_image
+from c2s_pipeline.clip_model import TeacherSpec, default_pretrained
 from c2s_pipeline.kmeans import BackendName, KMeansBackend, create_backend
 from c2s_pipeline.masks import MaskConfig
 from c2s_pipeline.request import without_unseen
 from c2s_pipeline.seeds import annotated_cells, initial_seeds
-from c2s_pipeline.teacher import Teacher, TeacherSpec, default_pretrained
+from c2s_pipeline.teacher import Teacher
 
 Arrays = list[NDArray[np.float32]]
 

@@ -153,8 +153,8 @@ def derive(
 
     require("open_clip", "build")
     require("distributed", "build")
-    from c2s_pipeline.build import Machine
     from c2s_pipeline.derive import derive as run
+    from c2s_pipeline.machine import Machine
     from c2s_pipeline.recorded import recorded_request
     from c2s_pipeline.request import BuildRequest
 

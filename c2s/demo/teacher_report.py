@@ -22,11 +22,12 @@ from c2s.demo.defaults import TEACHER_FOLDER
 from c2s.demo.scenes import CLASSES, MIN_AREA, SIZE, UNSEEN, Scene, render
 from c2s_cache.manifest import IGNORE
 from c2s_cache.pseudo_mask import pseudo_mask
+from c2s_pipeline.clip_model import TeacherSpec
 from c2s_pipeline.kmeans import create_backend
 from c2s_pipeline.masks import MaskConfig, latent_grids
 from c2s_pipeline.oracle import score_settings
 from c2s_pipeline.seeds import annotated_cells
-from c2s_pipeline.teacher import Teacher, TeacherSpec
+from c2s_pipeline.teacher import Teacher
 from c2s_pipeline.templates import SINGLE
 from c2s_pipeline.text import class_embeddings
 

@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from c2s_cache import C2SError, Cache, CacheError, Manifest
-from c2s_cache.change import Change
 from c2s_cache.lock import build_lock
 from c2s_cache.receipt import load
 from c2s_cache.writer import BlockWriter, create_cache
-from c2s_pipeline.block import batch_rows
+from c2s_pipeline.clip_model import TeacherSpec, default_pretrained
 from c2s_pipeline.cluster import connect
 from c2s_pipeline.extras import require
 from c2s_pipeline.imported_text import TEMPLATE_PAIR, check_order, load_embeddings
 from c2s_pipeline.kmeans import create_backend
+from c2s_pipeline.machine import Machine, Progress, Silent, blocks_under_way, device, lanes_of
 from c2s_pipeline.memory import peak_memory
 from c2s_pipeline.provenance import record
 from c2s_pipeline.request import BuildRequest, make_manifest, row_order
 from c2s_pipeline.source import ImageSource
 from c2s_pipeline.task import PROGRESS_TOPIC, Done, Task, build_block
-from c2s_pipeline.teacher import Teacher, TeacherSpec, default_pretrained
+from c2s_pipeline.teacher import Teacher
 from c2s_pipeline.text import class_embeddings
 
 
@@ -53,46 +52,6 @@ class BuildReport:
     passes: int = 0
     passes_saved: int = 0
     memory: int = 0
-
-
-class Progress(Protocol):
-    """Receives what a build does."""
-
-    def change(self, change: Change) -> None:
-        """Another request is being met from what is there."""
-
-    def text(self, done: int, total: int) -> None:
-        """So many of the class sentences are embedded."""
-
-    def start(self, total: int, done: int) -> None:
-        """The build has `total` rows, of which `done` are already in the cache."""
-
-    def advance(self, rows: int) -> None:
-        """`rows` more rows were computed."""
-
-
-class _Silent:
-    def change(self, change: Change) -> None:
-        pass
-
-    def text(self, done: int, total: int) -> None:
-        pass
-
-    def start(self, total: int, done: int) -> None:
-        pass
-
-    def advance(self, rows: int) -> None:
-        pass
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where a build runs: worker processes (None: one per GPU, else one that uses all cores), or the
-    address of a running Dask scheduler whose workers see the same paths; and who is told about it."""
-
-    workers: int | None = None
-    scheduler: str | None = None
-    progress: Progress = field(default_factory=_Silent)
 
 
 def build(
@@ -117,7 +76,7 @@ def build(
         C2SError: see the modules; whatever was committed before stays valid and is reused next time.
     """
     started = time.monotonic()
-    machine = Machine(workers, scheduler, progress or _Silent())
+    machine = Machine(workers, scheduler, progress or Silent())
     out = out.absolute()
     order = row_order(source, request)  # a wrong data folder is reported before the teacher loads
     with disk_errors(out), build_lock(out) as token:
@@ -215,22 +174,6 @@ def passes_of(path: Path) -> int:
     for block in range(cache.blocks):
         regions += int(cache.read(block, ["regions/end"])["regions/end"].reshape(-1)[-1])
     return views * (1 if m.teacher.dense_size == m.teacher.image_size else 2) + regions
-
-
-def lanes_of(workers: int) -> int:
-    """Threads that compute in each worker process: together, as many as there are cores."""
-    return max((os.cpu_count() or 1) // workers, 1)
-
-
-def blocks_under_way(manifest: Manifest, lanes: int) -> int:
-    """Blocks that a worker process has in hand at once: lanes have work while one of them is written."""
-    batches = -(-manifest.block_rows // batch_rows(manifest))
-    return 1 + -(-lanes // batches)
-
-
-def device() -> str:
-    """The torch device that a build uses."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _imported_text(

@@ -12,21 +12,15 @@ from c2s_cache import ConfigError, DataError, Manifest, TeacherInfo, open_cache
 from c2s_cache.change import change
 from c2s_cache.lock import build_lock
 from c2s_cache.writer import BlockWriter, create_cache
-from c2s_pipeline.build import (
-    BuildReport,
-    Machine,
-    complete,
-    device,
-    disk_errors,
-    load_teacher,
-    write_text,
-)
+from c2s_pipeline.build import BuildReport, complete, disk_errors, load_teacher, write_text
+from c2s_pipeline.clip_model import TeacherSpec
+from c2s_pipeline.machine import Machine, device
 from c2s_pipeline.recorded import load_recorded, recorded_request, recorded_spec
 from c2s_pipeline.request import BuildRequest, make_manifest
 from c2s_pipeline.rows import PIXELS
 from c2s_pipeline.source import ImageSource, SplitInfo
 from c2s_pipeline.task import Task
-from c2s_pipeline.teacher import Teacher, TeacherSpec
+from c2s_pipeline.teacher import Teacher
 
 TEACHER_FIELDS = ("teacher", "pretrained", "dense_size", "dense_features")
 TEXT_FIELDS = ("prompts", "templates", "text_embeddings")

@@ -17,8 +17,9 @@ from c2s_cache import C2SError, Cache
 from c2s_cache.schema import array_specs
 from c2s_cache.writer import BlockWriter, create_cache
 from c2s_pipeline.block import BlockComputer, batch_rows, stored_inputs
-from c2s_pipeline.build import blocks_under_way, lanes_of, load_teacher
+from c2s_pipeline.build import load_teacher
 from c2s_pipeline.kmeans import BackendName, create_backend
+from c2s_pipeline.machine import blocks_under_way, lanes_of
 from c2s_pipeline.memory import peak_memory
 from c2s_pipeline.request import BuildRequest, make_manifest, row_order
 from c2s_pipeline.source import ImageSource

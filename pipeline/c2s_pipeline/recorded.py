@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from c2s_cache import C2SError, CacheError, Manifest
+from c2s_pipeline.clip_model import TeacherSpec, default_pretrained
 from c2s_pipeline.request import BuildRequest
-from c2s_pipeline.teacher import Teacher, TeacherSpec, default_pretrained
+from c2s_pipeline.teacher import Teacher
 
 
 def recorded_spec(

@@ -13,13 +13,14 @@ from c2s_cache import Cache
 from c2s_cache.schema import array_specs
 from c2s_cache.writer import BlockWriter
 from c2s_pipeline.block import BlockComputer, stored_inputs
+from c2s_pipeline.clip_model import TeacherSpec
 from c2s_pipeline.extras import require
 from c2s_pipeline.kmeans import create_backend
 from c2s_pipeline.lanes import start_lanes
 from c2s_pipeline.memory import peak_memory
 from c2s_pipeline.rows import PIXELS
 from c2s_pipeline.source import ImageSource
-from c2s_pipeline.teacher import Teacher, TeacherSpec
+from c2s_pipeline.teacher import Teacher
 
 PROGRESS_TOPIC = "c2s-rows"
 

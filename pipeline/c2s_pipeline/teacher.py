@@ -2,54 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import pickle
 import threading
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from einops import rearrange
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from c2s_cache import C2SError, ConfigError, TeacherInfo
-from c2s_pipeline.dense import DenseFeatures, check_variant, cls_and_dense, dense_dim
+from c2s_cache import ConfigError, TeacherInfo
+from c2s_pipeline.clip_model import (
+    TeacherSpec,
+    create_model,
+    quiet,
+    vision_transformer,
+    weights_digest,
+)
+from c2s_pipeline.dense import check_variant, cls_and_dense, dense_dim
 from c2s_pipeline.extras import require
 
-Precision = Literal["float32", "float16", "bfloat16"]
-DEFAULT_PRETRAINED = "openai"
-RANDOM = "random"
 LARGEST = 24 << 20
 """Bytes of the largest activation on a CPU. glibc maps blocks beyond 32 MiB anew each time, and the system
 fills them with zeros: a ViT-B/16 then takes an eighth longer for an image."""
-
-
-@dataclass(frozen=True)
-class TeacherSpec:
-    """What to load.
-
-    Args:
-        name: open_clip model name ("ViT-B-16") or "local-dir:PATH" of a folder in open_clip's layout.
-        pretrained: weight tag, checkpoint file, or "random" (seeded, for trials and benchmarks);
-            None for a local-dir, which brings its own weights.
-        dense_size: input side in pixels for the dense features; None = the native size.
-        dense_features: which tokens are the dense features; see `c2s_pipeline.dense`.
-        precision: arithmetic of the forward pass; below float32 only on a GPU.
-    """
-
-    name: str
-    pretrained: str | None
-    dense_size: int | None = None
-    dense_features: DenseFeatures = "plain"
-    precision: Precision = "float32"
 
 
 class Teacher:
@@ -78,8 +57,8 @@ class Teacher:
         self.device = torch.device(device)
         gpu = self.device.type == "cuda"
         self._turn: AbstractContextManager[Any] = threading.Lock() if gpu else nullcontext()
-        self._model: Any = _create(spec, None).to(self.device)
-        self._visual = _vision_transformer(self._model, spec.name)
+        self._model: Any = create_model(spec, None).to(self.device)
+        self._visual = vision_transformer(self._model, spec.name)
         self.image_size = int(self._visual.image_size[0])
         self.patch_size = int(self._visual.patch_size[0])
         self.dense_size = spec.dense_size or self.image_size
@@ -91,8 +70,8 @@ class Teacher:
         check_variant(self._visual, spec.dense_features, spec.name)
         self._dense_visual = self._visual
         if self.dense_size != self.image_size:
-            other = _create(spec, self.dense_size).to(self.device)
-            self._dense_visual = _vision_transformer(other, spec.name)
+            other = create_model(spec, self.dense_size).to(self.device)
+            self._dense_visual = vision_transformer(other, spec.name)
         config = self._visual.preprocess_cfg
         self._mean = torch.tensor(config["mean"], device=self.device).view(3, 1, 1)
         self._std = torch.tensor(config["std"], device=self.device).view(3, 1, 1)
@@ -173,7 +152,7 @@ class Teacher:
     def tokens(self, texts: list[str]) -> Tensor:
         """Token ids int64 [n, L] of sentences."""
         open_clip = require("open_clip", "build")
-        with _quiet():
+        with quiet():
             tokenizer = open_clip.get_tokenizer(self.spec.name)
         ids: Tensor = tokenizer(texts)
         return ids
@@ -217,109 +196,6 @@ class Teacher:
         return nullcontext()
 
 
-def weights_digest(model: nn.Module) -> str:
-    """Hex SHA-256 over the names, shapes, dtypes and bytes of all parameters and persistent buffers."""
-    state = model.state_dict()
-    hasher = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        hasher.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return hasher.hexdigest()
-
-
-def default_pretrained(name: str) -> str | None:
-    """Weights used when none are named: OpenAI's, as in the paper; a local-dir brings its own."""
-    return None if name.startswith(("local-dir:", "hf-hub:")) else DEFAULT_PRETRAINED
-
-
-def _create(spec: TeacherSpec, image_size: int | None) -> nn.Module:
-    open_clip = require("open_clip", "build")
-    weights = None if spec.pretrained == RANDOM else spec.pretrained
-    _check_names(open_clip, spec.name, weights)
-    if spec.pretrained == RANDOM:
-        torch.manual_seed(0)
-    try:
-        with _quiet():
-            model: nn.Module = open_clip.create_model(
-                spec.name,
-                pretrained=weights,
-                force_image_size=image_size,
-                force_quick_gelu=_needs_quick_gelu(open_clip, spec.name, weights),
-                load_weights=True,
-            )
-    except (RuntimeError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise C2SError(
-            f"teacher {spec.name} with weights {spec.pretrained!r} cannot be loaded or downloaded: "
-            f"{_first_line(error)}",
-            "Name a checkpoint file that fits the model with --pretrained FILE.",
-        ) from error
-    return model.eval().requires_grad_(False)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """open_clip reports every step to the root logger, which would also configure that logger."""
-    root, silence = logging.getLogger(), logging.NullHandler()
-    level = root.level
-    root.addHandler(silence)
-    root.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        root.setLevel(level)
-        root.removeHandler(silence)
-
-
-def _check_names(open_clip: Any, name: str, weights: str | None) -> None:
-    if name.startswith("local-dir:"):
-        folder = Path(name.removeprefix("local-dir:"))
-        if not (folder / "open_clip_config.json").is_file():
-            raise ConfigError(f"teacher {name}: there is no open_clip_config.json in {folder}.")
-        return
-    if name.startswith("hf-hub:"):
-        return
-    if name not in open_clip.list_models():
-        near = [m for m in open_clip.list_models() if m.lower().startswith(name.lower()[:6])]
-        raise ConfigError(
-            f"unknown teacher {name!r}; open_clip has no model of that name.",
-            f"Similar names: {', '.join(near[:6]) or 'none'}.",
-        )
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if weights is not None and weights not in tags and not Path(weights).is_file():
-        raise ConfigError(
-            f"--pretrained {weights!r} is neither a file nor a weight tag of {name}.",
-            f"Tags: {', '.join(tags) or 'none'}.",
-        )
-
-
-def _needs_quick_gelu(open_clip: Any, name: str, weights: str | None) -> bool:
-    """Some tags were trained with QuickGELU under a model name whose configuration says GELU."""
-    if weights is None or ":" in name:
-        return False
-    config = open_clip.get_pretrained_cfg(name, weights) or {}
-    return bool(config.get("quick_gelu", False))
-
-
-def _vision_transformer(model: nn.Module, name: str) -> Any:
-    open_clip = require("open_clip", "build")
-    visual: Any = model.visual
-    if (
-        not isinstance(visual, open_clip.transformer.VisionTransformer)
-        or visual.attn_pool is not None
-        or visual.pool_type not in ("tok", "avg")
-        or visual.proj is None
-    ):
-        raise ConfigError(
-            f"teacher {name} is not a ViT that projects a CLS token (or the mean token), "
-            "which C2S distils from.",
-            "Choose one such as ViT-B-16.",
-        )
-    return visual
-
-
 def _local(spec: TeacherSpec) -> str:
     return f"local-dir:{Path(spec.name.removeprefix('local-dir:')).name}"
 
@@ -329,7 +205,3 @@ def _weights_name(pretrained: str | None) -> str | None:
     if pretrained is not None and Path(pretrained).is_file():
         return Path(pretrained).name
     return pretrained
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -10,8 +10,9 @@ from einops import rearrange
 from numpy.typing import NDArray
 
 from c2s_cache import ConfigError
+from c2s_pipeline.clip_model import TeacherSpec, default_pretrained
 from c2s_pipeline.lanes import lanes
-from c2s_pipeline.teacher import Teacher, TeacherSpec, default_pretrained
+from c2s_pipeline.teacher import Teacher
 from c2s_pipeline.templates import SINGLE
 
 BATCH = 32

@@ -13,10 +13,11 @@ from small_builds import request
 import c2s_pipeline.teacher as teacher_module
 from c2s_cache import Cache, DataError
 from c2s_pipeline.block import BlockComputer
+from c2s_pipeline.clip_model import TeacherSpec
 from c2s_pipeline.kmeans import create_backend
 from c2s_pipeline.lanes import start_lanes
 from c2s_pipeline.request import make_manifest, row_order
-from c2s_pipeline.teacher import Teacher, TeacherSpec
+from c2s_pipeline.teacher import Teacher
 
 ROWS = 20
 """Two rows a batch, so ten batches."""

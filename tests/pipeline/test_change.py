@@ -12,8 +12,8 @@ from c2s.datasets import FolderSplit
 from c2s.datasets.coco_stuff import DESCRIPTOR
 from c2s_cache import Cache, open_cache
 from c2s_cache.integrity import verify
-from c2s_pipeline.build import Machine
 from c2s_pipeline.derive import derive
+from c2s_pipeline.machine import Machine
 from c2s_pipeline.recorded import recorded_request
 from c2s_pipeline.request import BuildRequest
 

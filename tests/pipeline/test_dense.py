@@ -11,9 +11,10 @@ from c2s.datasets.coco_stuff import DESCRIPTOR
 from c2s_cache import ConfigError, MismatchError, open_cache
 from c2s_cache.integrity import verify
 from c2s_pipeline.build import build
+from c2s_pipeline.clip_model import TeacherSpec
 from c2s_pipeline.dense import NEIGHBOUR_STD, check_variant, neighbourhood
 from c2s_pipeline.request import BuildRequest
-from c2s_pipeline.teacher import Teacher, TeacherSpec
+from c2s_pipeline.teacher import Teacher
 
 open_clip = pytest.importorskip("open_clip")
 

@@ -10,9 +10,10 @@ import torch
 from second_device import NAME, second_device
 
 from c2s_cache import open_cache
+from c2s_pipeline.clip_model import TeacherSpec
 from c2s_pipeline.dense import DenseFeatures
 from c2s_pipeline.spot_check import spot_check
-from c2s_pipeline.teacher import Teacher, TeacherSpec
+from c2s_pipeline.teacher import Teacher
 from c2s_pipeline.torch_kmeans import TorchKMeans
 
 

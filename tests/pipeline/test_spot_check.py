@@ -11,9 +11,10 @@ import pytest
 from c2s_cache import C2SError, Cache, CacheError, open_cache
 from c2s_cache.schema import array_specs
 from c2s_cache.writer import BlockWriter
+from c2s_pipeline.clip_model import TeacherSpec
 from c2s_pipeline.recorded import load_recorded, recorded_spec
 from c2s_pipeline.spot_check import sample_rows, spot_check
-from c2s_pipeline.teacher import Teacher, TeacherSpec
+from c2s_pipeline.teacher import Teacher
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from c2s_cache.augment import AugmentConfig, draw_view, view_rng
 from c2s_cache.integrity import verify
 from c2s_cache.pseudo_mask import pseudo_mask
 from c2s_cache.views import canonical_box, crop_image, crop_labels, decode_image, inside_image
+from c2s_pipeline.clip_model import TeacherSpec
 from c2s_pipeline.merge import merge_clusters
 from c2s_pipeline.seeds import annotated_cells, initial_seeds
-from c2s_pipeline.teacher import Teacher, TeacherSpec
+from c2s_pipeline.teacher import Teacher
 
 UNSEEN = set(DESCRIPTOR.unseen)
 

@@ -13,8 +13,9 @@ from PIL import Image
 from c2s_cache import C2SError, ConfigError
 from c2s_cache.views import canonical_box, crop_image
 from c2s_pipeline import teacher as teacher_module
+from c2s_pipeline.clip_model import TeacherSpec, weights_digest
 from c2s_pipeline.lanes import start_lanes
-from c2s_pipeline.teacher import Teacher, TeacherSpec, weights_digest
+from c2s_pipeline.teacher import Teacher
 from c2s_pipeline.text import class_embeddings
 
 open_clip = pytest.importorskip("open_clip")

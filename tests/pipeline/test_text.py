@@ -15,9 +15,10 @@ from c2s.datasets import load_dataset
 from c2s.demo.defaults import build_defaults
 from c2s_cache import ConfigError, open_cache
 from c2s_pipeline.build import build
+from c2s_pipeline.clip_model import TeacherSpec
 from c2s_pipeline.imported_text import TEMPLATE_PAIR, check_order, load_embeddings
 from c2s_pipeline.request import BuildRequest, make_manifest
-from c2s_pipeline.teacher import Teacher, TeacherSpec
+from c2s_pipeline.teacher import Teacher
 from c2s_pipeline.templates import IMAGENET, MASKCLIP, TEMPLATES, ZEGCLIP, template_set
 from c2s_pipeline.text import class_embeddings
 
