@@ -202,18 +202,20 @@ def _parts(images: NDArray[np.uint8], size: int) -> Iterator[NDArray[np.uint8]]:
 def _best_way(teacher: Teacher, images: NDArray[np.uint8]) -> tuple[int, int]:
     """The batch size, and the number of passes side by side, at which the teacher is fastest.
 
-    Each way is tried on as many images as take about `TRIAL` seconds, and at least twice over.
+    Each way is tried on as many images as take about `TRIAL` seconds, and on four small batches at least;
+    the fastest three are tried once more, for a chance delay would choose a slow one.
     """
-    first = images[: BATCHES[0]]
-    _forward(teacher, first[:0], first, len(first), 1)
-    started = time.perf_counter()
-    _forward(teacher, first[:0], first, len(first), 1)
-    count = int(TRIAL * len(first) / (time.perf_counter() - started))
-    few = images[: max(count, 2 * len(first))]
-    sizes = [b for b in BATCHES if 2 * b <= len(few)] or [len(first)]
-    rates = {}
-    for way in product(sizes, {1, os.cpu_count() or 1}):
+
+    def rate(images: NDArray[np.uint8], way: tuple[int, int]) -> float:
         started = time.perf_counter()
-        _forward(teacher, few[:0], few, *way)
-        rates[way] = len(few) / (time.perf_counter() - started)
+        _forward(teacher, images[:0], images, *way)
+        return len(images) / (time.perf_counter() - started)
+
+    first = images[: BATCHES[0]]
+    rate(first, (len(first), 1))
+    few = images[: max(int(TRIAL * rate(first, (len(first), 1))), 4 * len(first))]
+    sizes = [b for b in BATCHES if 2 * b <= len(few)] or [len(first)]
+    rates = {way: rate(few, way) for way in product(sizes, {1, os.cpu_count() or 1})}
+    for way in sorted(rates, key=lambda way: rates[way])[-3:]:
+        rates[way] = max(rates[way], rate(few, way))
     return max(rates, key=lambda way: rates[way])
