@@ -206,10 +206,10 @@ def _best_way(teacher: Teacher, images: NDArray[np.uint8]) -> tuple[int, int]:
     the fastest three are tried once more, for a chance delay would choose a slow one.
     """
 
-    def rate(images: NDArray[np.uint8], way: tuple[int, int]) -> float:
+    def rate(shown: NDArray[np.uint8], way: tuple[int, int]) -> float:
         started = time.perf_counter()
-        _forward(teacher, images[:0], images, *way)
-        return len(images) / (time.perf_counter() - started)
+        _forward(teacher, shown[:0], shown, *way)
+        return len(shown) / (time.perf_counter() - started)
 
     first = images[: BATCHES[0]]
     rate(first, (len(first), 1))

@@ -67,12 +67,12 @@ def test_a_plan_scales_with_the_images(source, tiny_teacher, monkeypatch):
 
 
 def test_a_plan_counts_the_pixels_of_every_lane(source, tiny_teacher, monkeypatch):
-    """Two of three images are tried; the lanes of the build hold all six, or four where batches are of two."""
+    """Two of six images are tried. Four lanes hold all six, two lanes four in batches of two, one lane two."""
     monkeypatch.setattr("c2s_pipeline.plan.peak_memory", lambda: 1000)
     monkeypatch.setattr("c2s_pipeline.plan.lanes_of", lambda workers: 4 // workers)
+    monkeypatch.setattr("c2s_pipeline.plan.blocks_under_way", lambda manifest, lanes: 1)
     for workers, batch, rows in ((1, 4, 6), (2, 2, 4), (4, 2, 2)):
         wanted = request(tiny_teacher, block_rows=2, batch_size=batch, dense_size=64)
-        monkeypatch.setattr("c2s_pipeline.plan.blocks_under_way", lambda manifest, lanes: 1)
         plan = plan_build(source, wanted, 2, workers)
         passes = {s.stage: s.passes / 3 for s in plan.stages}
         held = (passes["teacher"] + passes["regions"]) * 32**2 + passes["masks"] * 64**2
