@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
 
-.PHONY: setup demo test test-fast lint constraints clean
+.PHONY: setup demo test test-fast lint gpu gpu-wheels constraints clean
 
 setup: $(STAMP)
 
@@ -33,3 +33,10 @@ constraints: setup
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+# What a GPU must show (see c2s/gpu); OUT=folder takes a copy of the report, STEPS="a b" repeats some steps.
+gpu-wheels: setup
+	$(BIN)/python -m c2s.gpu.wheels
+
+gpu:
+	$(PYTHON) -m c2s.gpu

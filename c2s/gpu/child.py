@@ -1,0 +1,54 @@
+"""One step in a process of its own: `python -m c2s.gpu.child FUNCTION FOLDER RESULT`.
+
+Invariant: RESULT appears whole or not at all; without it the step ended by something that no Python sees.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from c2s.gpu.processes import volunteer_for_the_oom_killer
+from c2s.gpu.world import Failed, Skipped, World, open_world
+
+
+def main(function: str, folder: str, result: str) -> None:
+    """Run the function on the world of that folder and write what came of it."""
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)  # where does it hang?
+    volunteer_for_the_oom_killer()
+    module, _, name = function.partition(":")
+    found: dict[str, Any]
+    try:
+        call: Callable[[World], dict[str, Any]] = getattr(importlib.import_module(module), name)
+        world = open_world(Path(folder))
+        found = {"state": "passed", "figures": call(world)}
+        if "torch" in sys.modules:
+            found |= world.card_memory()
+    except Skipped as reason:
+        found = {"state": "skipped", "sentence": str(reason), "figures": reason.figures}
+    except BaseException as error:
+        traceback.print_exc()
+        figures = error.figures if isinstance(error, Failed) else {}
+        found = {"state": "failed", "sentence": sentence(error), "figures": figures}
+    part = Path(result + ".part")
+    part.write_text(json.dumps(found))
+    part.rename(result)
+
+
+def sentence(error: BaseException) -> str:
+    """The error in one line."""
+    lines = str(error).strip().splitlines() or [""]
+    known = isinstance(error, Failed)
+    return (lines[0] if known else f"{type(error).__name__}: {lines[0]}".rstrip(": "))[:300]
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
