@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from c2s.strict_yaml import DEEPEST, NULLS, parse_yaml, read_yaml
 from c2s_cache.errors import ConfigError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+NUMBER = re.compile(r"\s*[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?\s*")
+SHOWN = 80
+"""Characters of a wrong value that a message repeats."""
+SENTENCES = 8
+"""Of a message about many wrong keys or values."""
 
 
 def resolve(
@@ -27,7 +34,8 @@ def resolve(
         model: the pydantic model.
         defaults: nested values that replace the model's own defaults.
         file: YAML file, or None.
-        settings: "key.inner=value" strings; values are read as YAML.
+        settings: "key.inner=value" texts. A value is taken as written: null, ~ and nothing are None, and one
+            that begins with a bracket, brace or quotation mark is read as YAML.
         options: values of command-line options by field name; None means not given.
 
     Raises:
@@ -37,44 +45,30 @@ def resolve(
     if file is not None:
         values = merge(values, read_yaml(file))
     for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--set {setting!r}: expected key=value.")
-        nested: Any = _yaml(text, f"--set {setting!r}")
-        for part in reversed(key.split(".")):
-            nested = {part: nested}
-        values = merge(values, nested)
+        values = merge(values, _setting(setting))
     values = merge(values, {k: v for k, v in options.items() if v is not None})
     try:
-        return model.model_validate(values)
+        return validated(model, values)
     except ValidationError as error:
-        raise ConfigError(" ".join(_sentence(e) for e in error.errors())) from error
+        raise ConfigError(sentences(_sentence(e) for e in error.errors())) from error
 
 
-def read_yaml(file: Path) -> dict[str, Any]:
-    """Read a YAML mapping.
+def validated(model: type[ModelT], values: Mapping[str, Any]) -> ModelT:
+    """A model from values of Python or texts of YAML, without pydantic's looser readings of numbers.
 
     Raises:
-        ConfigError: the file cannot be read or holds something else.
+        ValidationError: a wrong key or value.
+        ConfigError: a boolean, or a text such as 010 or 1_000, where a number belongs, or one that is not
+            finite.
     """
-    try:
-        content = _yaml(file.read_text(), str(file))
-    except OSError as error:
-        raise ConfigError(
-            f"configuration file {file} cannot be read ({error.strerror})."
-        ) from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"configuration file {file}: expected a mapping of keys to values.")
-    return content
-
-
-def _yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}.") from error
+    made = model.model_validate(values)
+    mistaken = [
+        f"{'.'.join(where)}: expected a finite number, written like 10, 0.5 or 1e-4 (got {shown(given)})."
+        for where, given in _no_numbers(values, made, ())
+    ]
+    if mistaken:
+        raise ConfigError(sentences(mistaken))
+    return made
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,8 +80,65 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def sentences(found: Iterable[str]) -> str:
+    """The first few of many sentences, and how many there are beside."""
+    told = list(found)
+    more = len(told) - SENTENCES
+    return " ".join(told[:SENTENCES]) + (f" And {more:,} more." if more > 0 else "")
+
+
+def shown(value: Any) -> str:
+    """A value for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def _setting(setting: str) -> dict[str, Any]:
+    """Nested values of "key.inner=value"."""
+    key, equals, text = setting.partition("=")
+    key, text = key.strip(), text.strip()
+    parts = key.split(".")
+    if not equals or not all(parts) or len(parts) > DEEPEST:
+        raise ConfigError(f"--set {shown(setting)}: expected key=value.")
+    nested: Any = text
+    if text in NULLS:
+        nested = None
+    elif text[0] in "[{\"'":
+        nested = parse_yaml(text, f"--set {shown(setting)}")
+    for part in reversed(parts):
+        nested = {part: nested}
+    found: dict[str, Any] = nested
+    return found
+
+
+def _no_numbers(
+    given: Any, made: Any, where: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Where what became a number was none, or none that is finite."""
+    if isinstance(given, Mapping) and isinstance(made, BaseModel):
+        for key, value in given.items():
+            yield from _no_numbers(value, getattr(made, key), (*where, key))
+    elif isinstance(given, Mapping) and isinstance(made, Mapping):
+        if len(given) != len(made):
+            raise ConfigError(f"{'.'.join(where)}: two of its keys are one number.")
+        for (key, value), (other, got) in zip(given.items(), made.items(), strict=True):
+            yield from _no_numbers(key, other, (*where, str(key)))
+            yield from _no_numbers(value, got, (*where, str(key)))
+    elif isinstance(given, list | tuple) and isinstance(made, list | tuple):
+        for i, (value, got) in enumerate(zip(given, made, strict=True)):
+            yield from _no_numbers(value, got, (*where, str(i)))
+    elif isinstance(made, int | float) and not isinstance(made, bool):
+        text = isinstance(given, str) and not NUMBER.fullmatch(given)
+        if text or isinstance(given, bool) or not math.isfinite(made):
+            yield where, given
+
+
 def _sentence(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"]) or "configuration"
+    where = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return f"unknown key {where!r}."
-    return f"{where}: {error['msg']} (got {error['input']!r})."
+        return f"unknown key {shown(where)}."
+    if error["type"] == "missing":
+        return f"the key {where!r} is missing."
+    if error["type"] == "value_error":  # a sentence of our own
+        return f"{where + ': ' if where else ''}{error['ctx']['error']}."
+    return f"{where or 'configuration'}: {error['msg']} (got {shown(error['input'])})."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ class Plan:
 
     Attributes:
         tables: per grid its lines, in the grid's order.
-        derived: caches to derive first: path -> nested values of `BuildRequest` that differ.
+        derived: caches to derive first: path -> nested values of `BuildRequest` that differ, as JSON has them.
     """
 
     tables: tuple[tuple[Grid, tuple[Line, ...]], ...]
@@ -116,7 +116,8 @@ def make_plan(grids: Sequence[Grid], request: Request) -> Plan:
             changes = merge(request.recipe.build, row.build)
             cache = _cache(request, manifest, changes)
             if isinstance(cache, Path):
-                derived[cache] = changes
+                _, want = build_requests(request, manifest, changes)
+                derived[cache] = _picked(want.model_dump(mode="json"), changes)
             for student in request.students or grid.students or (None,):
                 runs = [
                     _resolve(grid, row, student, seed, cache, request, manifest)
@@ -125,6 +126,14 @@ def make_plan(grids: Sequence[Grid], request: Request) -> Plan:
                 lines.append(Line(row, runs[0].student, tuple(runs)))
         tables.append((grid, tuple(lines)))
     return Plan(tuple(tables), derived)
+
+
+def _picked(values: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of nested values that `keys` has."""
+    return {
+        key: _picked(values[key], inner) if isinstance(inner, Mapping) else values[key]
+        for key, inner in keys.items()
+    }
 
 
 def _resolve(

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from c2s.config import read_yaml
+from c2s.config import sentences, shown, validated
 from c2s.datasets.descriptor import Descriptor, LabelForm, SplitLayout
 from c2s.datasets.hub import class_names, hub_layouts
 from c2s.datasets.partition import unseen_ids
+from c2s.strict_yaml import read_yaml
 from c2s_cache import IGNORE, ConfigError
 
 CLASSES_FILE = "classes.yaml"
@@ -81,14 +82,14 @@ def describe_folder(root: Path) -> Descriptor:
             "Write one with `classes:`, a list of class names or a mapping of mask values to names.",
         )
     try:
-        content = ClassesFile.model_validate(read_yaml(file))
+        content = validated(ClassesFile, read_yaml(file))
     except ValidationError as error:
         closest: dict[Any, Any] = {}  # of the several forms that a key may have, its value's
         for failed in error.errors():
             where = failed["loc"]
             if len(where) > len(closest.get(where[:1], {"loc": ()})["loc"]):
                 closest[where[:1]] = failed
-        raise ConfigError(" ".join(_sentence(file, e) for e in closest.values())) from error
+        raise ConfigError(sentences(_sentence(file, e) for e in closest.values())) from error
     source = None if content.hf is None else _source(root, content.hf)
     given = content.classes
     if isinstance(given, str):
@@ -149,7 +150,7 @@ def _sentence(file: Path, error: Any) -> str:
         if part != "str" and not str(part).startswith(("list[", "dict["))
     )
     if error["type"] == "extra_forbidden":
-        return f"{file}: unknown key {where!r}; known: {', '.join(ClassesFile.model_fields)}."
+        return f"{file}: unknown key {shown(where)}; known: {', '.join(ClassesFile.model_fields)}."
     if error["type"] == "missing":
         return f"{file}: the key {where!r} is missing."
-    return f"{file}: {where}: {error['msg']} (got {error['input']!r})."
+    return f"{file}: {where}: {error['msg']} (got {shown(error['input'])})."

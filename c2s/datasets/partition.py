@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from c2s.config import read_yaml
+from c2s.config import shown
+from c2s.strict_yaml import read_yaml
 from c2s_cache import ConfigError
 
 
@@ -21,7 +23,7 @@ def read_split_file(file: Path, classes: tuple[str, ...]) -> tuple[int, ...]:
     if set(content) != {"unseen"}:
         raise ConfigError(
             f"{file}: expected the one key `unseen`, a list of class names or ids, "
-            f"got {', '.join(map(repr, content)) or 'nothing'}."
+            f"got {', '.join(map(shown, content))[:200] or 'nothing'}."
         )
     return unseen_ids(content["unseen"], classes, str(file))
 
@@ -30,7 +32,7 @@ def unseen_ids(entries: Any, classes: tuple[str, ...], where: str) -> tuple[int,
     """Ascending ids of the classes that `entries` names.
 
     Args:
-        entries: class names or ids.
+        entries: class names or ids; a text of digits is an id where it is no class's name.
         classes: names in id order.
         where: the file they come from, for messages.
 
@@ -51,12 +53,14 @@ def unseen_ids(entries: Any, classes: tuple[str, ...], where: str) -> tuple[int,
 
 
 def _class_id(entry: Any, classes: tuple[str, ...], where: str) -> int:
+    if isinstance(entry, str) and entry not in classes and re.fullmatch("0|[1-9][0-9]{0,5}", entry):
+        entry = int(entry)
     if isinstance(entry, int) and not isinstance(entry, bool):
         if 0 <= entry < len(classes):
             return entry
         raise ConfigError(f"{where}: unseen class {entry} is outside 0..{len(classes) - 1}.")
     if entry in classes:
         return classes.index(entry)
-    near = difflib.get_close_matches(str(entry), classes, 1)
+    near = difflib.get_close_matches(str(entry)[:80], classes, 1)
     hint = f"Did you mean {near[0]!r}?" if near else "Class names: c2s data show NAME."
-    raise ConfigError(f"{where}: unseen class {entry!r} is not in the class list.", hint)
+    raise ConfigError(f"{where}: unseen class {shown(entry)} is not in the class list.", hint)

@@ -7,7 +7,6 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from c2s.config import read_yaml
 from c2s.datasets import ade20k, cityscapes, coco_stuff, context, voc
 from c2s.datasets.custom import CLASSES_FILE, describe_folder, is_folder_name
 from c2s.datasets.descriptor import Descriptor, HubLayout, Protocol
@@ -16,6 +15,7 @@ from c2s.datasets.hub import HubSplit
 from c2s.datasets.partition import read_split_file
 from c2s.datasets.shapes import COUNTS, ShapesSplit
 from c2s.datasets.split import Split
+from c2s.strict_yaml import read_yaml
 from c2s_cache import ConfigError, DataError
 
 CONFIG_FILE = "c2s.yaml"

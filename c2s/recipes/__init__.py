@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from c2s.config import read_yaml, resolve
+from c2s.config import resolve
+from c2s.strict_yaml import read_yaml
 from c2s_cache.errors import ConfigError
 
 FOLDER = Path(__file__).parent

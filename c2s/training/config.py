@@ -20,10 +20,14 @@ DEFAULT_ITERATIONS = 20_000
 STOCK_WARMUP = 1500
 
 
+def _text(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
 class ValidationConfig(BaseModel):
     """Scoring during training, on labelled images of the run's data set."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     every: int = Field(gt=0, description="iterations")
     split: str = "val"
@@ -41,9 +45,9 @@ class ValidationConfig(BaseModel):
 class TrainConfig(BaseModel):
     """Everything that determines a training run. The defaults are the stock SegFormer schedule."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    cache: Annotated[str, BeforeValidator(str)] = Field(
+    cache: Annotated[str, BeforeValidator(_text)] = Field(
         description="cache to train from: directory or URL"
     )
     student: str = Field(default="segformer-b4", description="name of a student")
@@ -81,12 +85,13 @@ class TrainConfig(BaseModel):
         default=1, gt=0, description="micro-batches in which an iteration is computed"
     )
     image_size: int | None = Field(default=None, gt=0, description="default: the cache's view size")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=1 << 32)
     jitter: bool = Field(default=True, description="photometric distortion")
     window: int = Field(default=8, gt=0, description="blocks held and shuffled together in memory")
     keep: float = Field(
         default=1.0,
         ge=0,
+        le=1 << 20,
         description="GiB of memory per machine for finished views; where all of a cache fit, each is decoded once",
     )
 
@@ -182,7 +187,7 @@ def load_config(
 
     Args:
         file: YAML mapping with the fields of `TrainConfig`.
-        settings: texts like "method.tau=0.05"; dots reach into groups, values are read as YAML.
+        settings: texts like "method.tau=0.05"; dots reach into groups, values are taken as written.
         defaults: nested values that replace the model's own.
         **options: fields; those that are None are left as they are.
 

@@ -24,7 +24,7 @@ class AugmentConfig(BaseModel):
     probability of mirroring.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     ratio: tuple[float, float] = (0.5, 2.0)
     category_max_ratio: float = Field(default=0.75, gt=0.0, le=1.0)
     flip: float = Field(default=0.5, ge=0.0, le=1.0)

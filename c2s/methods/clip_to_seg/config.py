@@ -22,7 +22,7 @@ class LossWeights(BaseModel):
     The ZegCLIP family, where focal and dice come from, weighs them 100 and 1.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     global_: float = Field(default=1.0, ge=0)
     local: float = Field(default=1.0, ge=0)
@@ -40,7 +40,7 @@ class ClipToSegConfig(BaseModel):
     temperature at initialisation and alpha = beta = 1 / 0.07 gives the pixel loss the same one.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: Literal["clip-to-seg"] = "clip-to-seg"
     global_: bool = Field(default=True, description="global distillation, Eq. 4")
@@ -60,6 +60,7 @@ class ClipToSegConfig(BaseModel):
     bank_size: int = Field(
         default=24,
         ge=0,
+        le=1 << 16,
         description="CLS token bank (24 in the text, 6 best in Table IX); 0: no bank, the negatives are "
         "the other images of the batch (with none at all Eq. 4 would be constant)",
     )

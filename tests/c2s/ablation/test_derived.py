@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from c2s.ablation.grid import Grid, Row
 from c2s.ablation.plan import Request, make_plan
 from c2s.ablation.runner import derive_caches
 from c2s.ablation.tables import TABLES
@@ -74,3 +75,9 @@ def test_a_remote_cache_is_derived_from_only_after_a_copy(shapes, tmp_path):
     assert len(make_plan([TABLES["IV"]], request).runs) == 4
     with pytest.raises(ConfigError, match="Copy it to a local disk first"):
         make_plan([TABLES["X"]], request)
+
+
+def test_changes_are_stated_as_values_and_not_as_a_file_wrote_them(shapes, tmp_path):
+    row = Row(name="a", build={"masks": {"threshold": "6e-1"}})
+    plan = make_plan([Grid(name="g", rows=(row,))], Request(str(shapes), tmp_path))
+    assert list(plan.derived.values()) == [{"masks": {"threshold": 0.6}}]

@@ -18,7 +18,7 @@ def test_a_grid_is_read(tmp_path):
     rows = [{"name": "a"}, {"name": "b", "train": {"method": {"tau": 0.1}}}]
     grid = read_grid(write(tmp_path / "tau.yaml", rows=rows, seeds=3, students=["segformer-b0"]))
     assert (grid.name, grid.seeds, grid.students) == ("tau", 3, ("segformer-b0",))
-    assert grid.rows[1].train == {"method": {"tau": 0.1}}
+    assert grid.rows[1].train == {"method": {"tau": "0.1"}}  # as written, for the model of a run
     assert grid.rows[0].paper is None
 
 

@@ -59,7 +59,7 @@ def test_a_grid_of_ones_own_with_the_best_recipe(c2s, instant, tiny_cache, tmp_p
     assert code == 0, err
     assert [(c.lr, c.iterations) for c in instant] == [(6e-5, 7), (0.1, 7)]
     assert instant[0].method.local_negatives == "batch"
-    assert asked == [{"masks": {"threshold": 0.6}}] * 2
+    assert asked == [{"masks": {"threshold": "0.6"}}] * 2
     assert "as paper" not in out
     assert (tmp_path / "here/lr.md").is_file()
 

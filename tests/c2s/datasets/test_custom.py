@@ -64,10 +64,10 @@ def test_hints_about_ones_own_data_name_no_archive(folder):
 
 
 def test_a_value_that_fits_no_form_of_a_key_is_one_sentence(folder):
-    write_classes(folder, classes=5, color=1)
+    write_classes(folder, classes=None, color=1)
     with pytest.raises(ConfigError) as caught:
         load_dataset(str(folder))
-    assert str(caught.value).count("got 5") == 1
+    assert str(caught.value).count("got None") == 1
     assert str(caught.value).count("classes.yaml: ") == 2
 
 
