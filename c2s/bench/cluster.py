@@ -15,7 +15,8 @@ from c2s.bench.measure import Side, alternate, device_name, result
 from c2s.datasets import load_dataset
 from c2s_cache import IGNORE, MissingExtra
 from c2s_cache.views import canonical_box, crop_image, crop_labels, decode_image
-from c2s_pipeline.clip_model import TeacherSpec, default_pretrained
+from c2s_pipeline.clip_model import TeacherSpec
+from c2s_pipeline.clip_names import default_pretrained
 from c2s_pipeline.kmeans import BackendName, KMeansBackend, create_backend
 from c2s_pipeline.masks import MaskConfig
 from c2s_pipeline.request import without_unseen

@@ -14,7 +14,7 @@ from c2s.datasets import load_dataset
 from c2s.demo.defaults import build_defaults
 from c2s_cache import Cache, open_cache
 from c2s_pipeline.build import build
-from c2s_pipeline.clip_model import RANDOM
+from c2s_pipeline.clip_names import RANDOM
 from c2s_pipeline.request import BuildRequest
 
 

@@ -168,9 +168,10 @@ def derive(
         "dense": dense,
         "templates": templates,
     }
-    request = resolve(
-        BuildRequest, recorded_request(base).model_dump(), config, set_ or (), options
-    )
+    recorded = recorded_request(base).model_dump()
+    if teacher is not None:
+        recorded["pretrained"] = None  # the recorded weights are another teacher's
+    request = resolve(BuildRequest, recorded, config, set_ or (), options)
     with BuildBar() as bar:
         report = run(path, request, out, Machine(workers, scheduler, bar), labelled)
     report_build(report, json_)

@@ -46,10 +46,17 @@ AddressArgument = Annotated[
 ]
 PathArgument = Annotated[Path, typer.Argument(help="Cache directory.")]
 TeacherOption = Annotated[
-    str | None, typer.Option(help="open_clip ViT model name [default: ViT-B-16].")
+    str | None,
+    typer.Option(
+        help="open_clip ViT, such as ViT-B-16 or ViT-B-16-quickgelu, or local-dir:FOLDER [default: ViT-B-16]."
+    ),
 ]
 PretrainedOption = Annotated[
-    str | None, typer.Option(help="Weight tag, checkpoint file, or 'random' [default: openai].")
+    str | None,
+    typer.Option(
+        help="Weight tag, file (a checkpoint, or OpenAI's archive), or 'random'; not for a local-dir "
+        "[default: openai]."
+    ),
 ]
 MovedTeacherOption = Annotated[
     str | None,

@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from c2s.cli.cache_options import DatasetOption, JsonOption, RootOption, SplitFileOption
+from c2s.cli.cache_options import (
+    DatasetOption,
+    DenseSizeOption,
+    JsonOption,
+    PretrainedOption,
+    RootOption,
+    SplitFileOption,
+    TeacherOption,
+)
 from c2s.cli.lists import listed
 from c2s_cache.errors import ConfigError
 
@@ -35,15 +43,9 @@ def score(
         Path | None,
         typer.Option(help="Score the masks stored in this cache instead (needs no teacher)."),
     ] = None,
-    teacher: Annotated[
-        str | None, typer.Option(help="open_clip ViT model name [default: ViT-B-16].")
-    ] = None,
-    pretrained: Annotated[
-        str | None, typer.Option(help="Weight tag, checkpoint file, or 'random'.")
-    ] = None,
-    dense_size: Annotated[
-        int | None, typer.Option(help="Input side of the dense pass [default: the native size].")
-    ] = None,
+    teacher: TeacherOption = None,
+    pretrained: PretrainedOption = None,
+    dense_size: DenseSizeOption = None,
     dense_features: Annotated[
         str, typer.Option(help="Tokens that are clustered, e.g. plain,value,neighbour.")
     ] = "plain",

@@ -173,7 +173,9 @@ def class_embeddings(run: Run, names: list[str]) -> NDArray[np.float32]:
 
             teacher, templates = info.teacher, info.templates or DEFAULT_TEMPLATES
             name = TEACHER if teacher["name"] == BUNDLED else teacher["name"]
-            found = embed_names(name, teacher["pretrained"], unknown, templates, teacher["digest"])
+            weights, digest = teacher["pretrained"], teacher["digest"]
+            activation = teacher.get("activation")
+            found = embed_names(name, weights, unknown, templates, digest, activation)
         except ModuleNotFoundError as error:
             raise MissingExtra(
                 f"The run has no text embedding of {', '.join(unknown)}; the teacher's text tower "

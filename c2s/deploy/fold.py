@@ -25,6 +25,9 @@ from c2s.evaluation.vocabulary import Vocabulary, own_vocabulary
 from c2s.students.base import Student
 from c2s.training.run_folder import Run
 
+TEACHER = ("name", "pretrained", "digest", "activation")
+"""What a folded model says of the CLIP model whose words it knows."""
+
 
 def fold_classifier(
     state: Mapping[str, Tensor], classifier: str, embeddings: Tensor
@@ -78,7 +81,7 @@ def fold_run(
         iterations=run.step,
         transductive=config.self_train is not None,
         backbone=weights,
-        teacher={key: info.teacher[key] for key in ("name", "pretrained", "digest")},
+        teacher={k: info.teacher[k] for k in TEACHER if k in info.teacher},
         license=license or ("other" if weights else "apache-2.0"),
         versions={"c2s": __version__, **info.versions},
         scores=run_scores(run.path, words.classes),

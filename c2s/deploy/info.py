@@ -47,7 +47,7 @@ class ModelInfo(BaseModel):
         iterations: of that training.
         transductive: whether the training knew the names of the unseen classes.
         backbone: pretrained weights that the training started from; None: the student's default.
-        teacher: name, pretrained and digest of the CLIP whose text embeddings are folded in.
+        teacher: name, pretrained, digest and activation of the CLIP whose text embeddings are folded in.
         license: its identifier on the Hugging Face hub.
         versions: of the packages that folded it.
         scores: results of the run on these classes.

@@ -97,9 +97,9 @@ def stored_embeddings(
         raise ConfigError(
             f"{source} holds the classes of {cache.manifest.dataset}, not those of {dataset}."
         )
-    if cache.manifest.teacher.digest != run.info.teacher["digest"]:
+    if not cache.manifest.teacher.is_that_of(run.info.teacher):
         raise ConfigError(
-            f"{source} holds text embeddings of the teacher {cache.manifest.teacher.name}, whose "
-            f"weights are not those that {run.path} was trained with."
+            f"{source} holds text embeddings of the teacher {cache.manifest.teacher.name}, whose weights or "
+            f"activation are not those that {run.path} was trained with."
         )
     return cache.text("all").embeddings

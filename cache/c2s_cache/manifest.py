@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -31,15 +32,17 @@ class _Model(BaseModel):
 class TeacherInfo(_Model):
     """The frozen CLIP model that wrote the cache.
 
-    `digest` is the SHA-256 over its weights; `grid` the (height, width) of its dense token grid;
-    `image_size` its native input side in pixels; `dense_size` the input side of the dense pass;
-    `dense_features` which tokens are clustered, with `dense_dim` channels (None: `dim`).
+    `digest` is the SHA-256 over its weights; `activation` what its towers compute, "gelu" or
+    "quick_gelu" (None: the cache is of an earlier version and does not say); `grid` the (height, width)
+    of its dense token grid; `image_size` its native input side in pixels; `dense_size` the input side
+    of the dense pass; `dense_features` which tokens are clustered, with `dense_dim` channels (None: `dim`).
     `mean` and `std` are per RGB channel, in units of pixel / 255.
     """
 
     name: str
     pretrained: str | None
     digest: str
+    activation: str | None = None
     dim: int = Field(gt=0)
     image_size: int = Field(gt=0)
     dense_size: int = Field(gt=0)
@@ -48,6 +51,11 @@ class TeacherInfo(_Model):
     grid: tuple[int, int]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+    def is_that_of(self, recorded: Mapping[str, Any]) -> bool:
+        """Whether the teacher that a run recorded has these weights and, where both tell, this activation."""
+        computed = {self.activation, recorded.get("activation")} - {None}
+        return bool(recorded["digest"] == self.digest) and len(computed) < 2
 
 
 class Manifest(_Model):

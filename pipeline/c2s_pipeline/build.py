@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -19,7 +20,8 @@ from c2s_cache import C2SError, Cache, CacheError, Manifest
 from c2s_cache.lock import build_lock
 from c2s_cache.receipt import load
 from c2s_cache.writer import BlockWriter, create_cache
-from c2s_pipeline.clip_model import TeacherSpec, default_pretrained
+from c2s_pipeline.clip_model import TeacherSpec
+from c2s_pipeline.clip_names import default_pretrained
 from c2s_pipeline.cluster import connect
 from c2s_pipeline.extras import require
 from c2s_pipeline.imported_text import TEMPLATE_PAIR, check_order, load_embeddings
@@ -195,7 +197,10 @@ def _imported_text(
 
 
 def load_teacher(request: BuildRequest) -> tuple[Teacher, TeacherSpec]:
-    """The teacher of a request, and how a worker loads the same."""
+    """The teacher of a request, and how a worker loads the same.
+
+    What there is to know of its weights is said on stderr.
+    """
     pretrained = request.pretrained or default_pretrained(request.teacher)
     spec = TeacherSpec(
         request.teacher,
@@ -205,7 +210,9 @@ def load_teacher(request: BuildRequest) -> tuple[Teacher, TeacherSpec]:
         request.precision,
     )
     teacher = Teacher(spec, device())
-    return teacher, replace(spec, dense_size=teacher.dense_size)
+    if teacher.notice is not None:
+        print(f"note: {teacher.notice}", file=sys.stderr)
+    return teacher, replace(spec, dense_size=teacher.dense_size, activation=teacher.activation)
 
 
 def _build_blocks(

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import logging
-import pickle
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from c2s_cache import C2SError, ConfigError
+from c2s_cache.hub import hub, hub_answers
+from c2s_pipeline.clip_names import (
+    FOLDER,
+    RANDOM,
+    Activation,
+    check_names,
+    named_activation,
+    not_here,
+    other_activation,
+    own_weights,
+    weights_file,
+)
 from c2s_pipeline.dense import DenseFeatures
-from c2s_pipeline.extras import require
+from c2s_pipeline.extras import quiet, require
+from c2s_pipeline.model_folder import check_model
+from c2s_pipeline.weights_file import Weights, packed_weights
 
 Precision = Literal["float32", "float16", "bfloat16"]
-DEFAULT_PRETRAINED = "openai"
-RANDOM = "random"
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,10 @@ class TeacherSpec:
         dense_size: input side in pixels for the dense features; None = the native size.
         dense_features: which tokens are the dense features; see `c2s_pipeline.dense`.
         precision: arithmetic of the forward pass; below float32 only on a GPU.
+        activation: of a checkpoint file that does not tell; None: as the model's name says.
+
+    Raises:
+        ConfigError: a folder, which brings its own weights, is given others.
     """
 
     name: str
@@ -42,6 +56,15 @@ class TeacherSpec:
     dense_size: int | None = None
     dense_features: DenseFeatures = "plain"
     precision: Precision = "float32"
+    activation: Activation | None = None
+
+    def __post_init__(self) -> None:
+        if own_weights(self.name) and self.pretrained is not None:
+            raise ConfigError(
+                f"teacher {self.name} brings its own weights, so --pretrained {self.pretrained} "
+                "cannot act.",
+                "Leave it out, or name an open_clip model with --teacher.",
+            )
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -55,85 +78,102 @@ def weights_digest(model: nn.Module) -> str:
     return hasher.hexdigest()
 
 
-def default_pretrained(name: str) -> str | None:
-    """Weights used when none are named: OpenAI's, as in the paper; a local-dir brings its own."""
-    return None if name.startswith(("local-dir:", "hf-hub:")) else DEFAULT_PRETRAINED
+def create_model(spec: TeacherSpec) -> tuple[nn.Module, str | None]:
+    """The frozen model at its native size, and what there is to say about it (None: nothing).
 
-
-def create_model(spec: TeacherSpec, image_size: int | None) -> nn.Module:
-    """The frozen model; its position embeddings interpolated if `image_size` is not None.
+    OpenAI's weights, known by the entries that they have beside them, get QuickGELU whatever the name.
 
     Raises:
-        ConfigError: open_clip has no model, or no weights, of that name.
+        ConfigError: open_clip has no model, or no weights, of that name, or a folder asks for code.
         C2SError: the weights cannot be loaded or downloaded.
     """
+    check_names(spec.name, spec.pretrained)
+    check_model(spec.name)
+    file = weights_file(spec.name, spec.pretrained)
+    try:
+        with quiet(), hub():
+            packed = None if file is None else packed_weights(file)
+            model = _loaded(spec, packed)
+    except C2SError:
+        raise
+    except Exception as error:  # open_clip, and what it reads and downloads with, fail in many ways
+        fetched = file is None and not spec.name.startswith(FOLDER) and spec.pretrained != RANDOM
+        if fetched and not hub_answers():
+            raise not_here(spec.name, spec.pretrained) from error
+        weights = f" with weights {spec.pretrained!r}" if spec.pretrained else ""
+        way = "loaded or downloaded" if fetched else "loaded"
+        raise C2SError(
+            f"teacher {spec.name}{weights} cannot be {way}: {_reason(error)}",
+            "Name a model of open_clip with --teacher, and a file that fits it with --pretrained.",
+        ) from error
+    told = packed is not None and packed.resolution is not None
+    given = file is None or own_weights(spec.name) or spec.activation is not None
+    said = None if told or given else _untold(spec.name, file)
+    return model.eval().requires_grad_(False), said
+
+
+def _loaded(spec: TeacherSpec, packed: Weights | None) -> nn.Module:
+    """The model with its weights: open_clip's way, or filled from those that it does not read."""
     open_clip = require("open_clip", "build")
-    weights = None if spec.pretrained == RANDOM else spec.pretrained
-    _check_names(open_clip, spec.name, weights)
+    bare = packed is not None or spec.pretrained == RANDOM
+    openai = packed is not None and packed.resolution is not None
+    named = named_activation(spec.name, spec.pretrained)
     if spec.pretrained == RANDOM:
         torch.manual_seed(0)
-    try:
-        with quiet():
-            model: nn.Module = open_clip.create_model(
-                spec.name,
-                pretrained=weights,
-                force_image_size=image_size,
-                force_quick_gelu=_needs_quick_gelu(open_clip, spec.name, weights),
-                load_weights=True,
-            )
-    except (RuntimeError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise C2SError(
-            f"teacher {spec.name} with weights {spec.pretrained!r} cannot be loaded or downloaded: "
-            f"{_first_line(error)}",
-            "Name a checkpoint file that fits the model with --pretrained FILE.",
-        ) from error
-    return model.eval().requires_grad_(False)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """open_clip reports every step to the root logger, which would also configure that logger."""
-    root, silence = logging.getLogger(), logging.NullHandler()
-    level = root.level
-    root.addHandler(silence)
-    root.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        root.setLevel(level)
-        root.removeHandler(silence)
-
-
-def _check_names(open_clip: Any, name: str, weights: str | None) -> None:
-    if name.startswith("local-dir:"):
-        folder = Path(name.removeprefix("local-dir:"))
-        if not (folder / "open_clip_config.json").is_file():
-            raise ConfigError(f"teacher {name}: there is no open_clip_config.json in {folder}.")
-        return
-    if name.startswith("hf-hub:"):
-        return
-    if name not in open_clip.list_models():
-        near = [m for m in open_clip.list_models() if m.lower().startswith(name.lower()[:6])]
+    model: nn.Module = open_clip.create_model(
+        spec.name,
+        pretrained=None if bare else spec.pretrained,
+        force_quick_gelu=openai or (spec.activation or named) == "quick_gelu",
+        load_weights=not bare,
+        require_pretrained=not bare,
+        pretrained_text=False,
+    )
+    if packed is None:
+        return model
+    visual: Any = model.visual
+    if packed.resolution not in (None, visual.image_size[0]):
         raise ConfigError(
-            f"unknown teacher {name!r}; open_clip has no model of that name.",
-            f"Similar names: {', '.join(near[:6]) or 'none'}.",
+            f"the weights {spec.pretrained} were trained on images of {packed.resolution} pixels, "
+            f"{spec.name} takes {visual.image_size[0]}.",
+            "Name their model with --teacher, such as ViT-L-14-336.",
         )
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if weights is not None and weights not in tags and not Path(weights).is_file():
-        raise ConfigError(
-            f"--pretrained {weights!r} is neither a file nor a weight tag of {name}.",
-            f"Tags: {', '.join(tags) or 'none'}.",
-        )
+    model.load_state_dict(packed.state)
+    return model
 
 
-def _needs_quick_gelu(open_clip: Any, name: str, weights: str | None) -> bool:
-    """Some tags were trained with QuickGELU under a model name whose configuration says GELU."""
-    if weights is None or ":" in name:
-        return False
-    config = open_clip.get_pretrained_cfg(name, weights) or {}
-    return bool(config.get("quick_gelu", False))
+def _untold(name: str, file: Path | None) -> str:
+    """That a file does not tell its activation, which one is used, and how to choose the other."""
+    own = ("GELU", "QuickGELU")
+    used, other = own[::-1] if named_activation(name, None) == "quick_gelu" else own
+    choose = other_activation(name)
+    way = (
+        f"--teacher {choose}"
+        if choose
+        else 'a local-dir whose open_clip_config.json sets "quick_gelu" in its model_cfg'
+    )
+    return (
+        f"{file} does not tell which activation its weights were trained with; {name} computes {used}. "
+        f"If they need {other} (QuickGELU: OpenAI's, MetaCLIP's, DFN's), use {way}."
+    )
+
+
+def activation_of(model: nn.Module) -> Activation:
+    """The activation that a model computes."""
+    quick = require("open_clip", "build").transformer.QuickGELU
+    return "quick_gelu" if any(isinstance(m, quick) for m in model.modules()) else "gelu"
+
+
+def resized(visual: Any, size: int) -> Any:
+    """The same image tower for images of `size` pixels: its position embeddings interpolated."""
+    model = require("open_clip", "build").model
+    tower = copy.deepcopy(visual)
+    tower.image_size = (size, size)
+    tower.grid_size = tuple(size // patch for patch in visual.patch_size)
+    state = {"visual.positional_embedding": visual.positional_embedding.detach()}
+    model.resize_pos_embed(state, SimpleNamespace(visual=tower))
+    (positions,) = state.values()
+    tower.positional_embedding = nn.Parameter(positions, requires_grad=False)
+    return tower
 
 
 def vision_transformer(model: nn.Module, name: str) -> Any:
@@ -158,5 +198,7 @@ def vision_transformer(model: nn.Module, name: str) -> Any:
     return visual
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+def _reason(error: BaseException) -> str:
+    """What an error says, in one line of whole words."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    return textwrap.shorten(said, 400, placeholder=" ...")

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from c2s_cache import ConfigError, DataError, Manifest, TeacherInfo
 from c2s_cache.augment import AugmentConfig
 from c2s_pipeline.clip_model import Precision
+from c2s_pipeline.clip_names import named_activation
 from c2s_pipeline.dense import DenseFeatures
 from c2s_pipeline.imported_text import load_embeddings
 from c2s_pipeline.kmeans import BackendName
@@ -92,7 +93,7 @@ def make_manifest(
         "labels": {"unseen": list(source.unseen), "classes": len(source.classes)},
         "views": _views_request(request, teacher),
         "teacher": {
-            **teacher.model_dump(mode="json"),
+            **_teacher_request(teacher),
             "precision": request.precision,
             "batch_size": request.batch_size,
         },
@@ -130,11 +131,17 @@ def _text_request(source: SplitInfo, request: BuildRequest, teacher: TeacherInfo
         raise ConfigError(f"prompts has {len(names)} names for the {len(classes)} classes.")
     chosen = request.templates
     sentences = template_set(chosen) if isinstance(chosen, str) else chosen
-    return {
-        "names": names,
-        "templates": list(sentences),
-        "digest": teacher.digest,
-    }
+    told = {k: v for k, v in _teacher_request(teacher).items() if k in ("digest", "activation")}
+    return {"names": names, "templates": list(sentences), **told}
+
+
+def _teacher_request(teacher: TeacherInfo) -> dict[str, Any]:
+    """Everything about a teacher; its activation only where its name does not imply it."""
+    request = teacher.model_dump(mode="json")
+    told = teacher.activation
+    if told is None or told == named_activation(teacher.name, teacher.pretrained):
+        del request["activation"]
+    return request
 
 
 def _views_request(request: BuildRequest, teacher: TeacherInfo) -> dict[str, Any]:

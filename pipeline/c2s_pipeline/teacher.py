@@ -18,13 +18,15 @@ from torch import Tensor
 from c2s_cache import ConfigError, TeacherInfo
 from c2s_pipeline.clip_model import (
     TeacherSpec,
+    activation_of,
     create_model,
-    quiet,
+    resized,
     vision_transformer,
     weights_digest,
 )
+from c2s_pipeline.clip_names import Activation
 from c2s_pipeline.dense import check_variant, cls_and_dense, dense_dim
-from c2s_pipeline.extras import require
+from c2s_pipeline.model_folder import load_tokenizer
 
 LARGEST = 24 << 20
 """Bytes of the largest activation on a CPU. glibc maps blocks beyond 32 MiB anew each time, and the system
@@ -45,6 +47,9 @@ class Teacher:
         ConfigError: unknown model or weights, not a ViT with a CLS token, or one that cannot give
             the dense features.
         MissingExtra: open_clip is not installed.
+
+    Attributes:
+        notice: what the user should know of the weights; None: nothing.
     """
 
     def __init__(
@@ -57,7 +62,8 @@ class Teacher:
         self.device = torch.device(device)
         gpu = self.device.type == "cuda"
         self._turn: AbstractContextManager[Any] = threading.Lock() if gpu else nullcontext()
-        self._model: Any = create_model(spec, None).to(self.device)
+        model, self.notice = create_model(spec)
+        self._model: Any = model.to(self.device)
         self._visual = vision_transformer(self._model, spec.name)
         self.image_size = int(self._visual.image_size[0])
         self.patch_size = int(self._visual.patch_size[0])
@@ -70,8 +76,7 @@ class Teacher:
         check_variant(self._visual, spec.dense_features, spec.name)
         self._dense_visual = self._visual
         if self.dense_size != self.image_size:
-            other = create_model(spec, self.dense_size).to(self.device)
-            self._dense_visual = vision_transformer(other, spec.name)
+            self._dense_visual = resized(self._visual, self.dense_size)
         config = self._visual.preprocess_cfg
         self._mean = torch.tensor(config["mean"], device=self.device).view(3, 1, 1)
         self._std = torch.tensor(config["std"], device=self.device).view(3, 1, 1)
@@ -85,6 +90,11 @@ class Teacher:
     def dense_dim(self) -> int:
         """Channels of the dense features."""
         return dense_dim(self._visual, self.spec.dense_features)
+
+    @property
+    def activation(self) -> Activation:
+        """The activation that both towers compute."""
+        return activation_of(self._model)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -101,6 +111,7 @@ class Teacher:
             else _local(self.spec),
             pretrained=_weights_name(self.spec.pretrained),
             digest=weights_digest(self._model),
+            activation=self.activation,
             dim=self.dim,
             image_size=self.image_size,
             dense_size=self.dense_size,
@@ -151,10 +162,7 @@ class Teacher:
 
     def tokens(self, texts: list[str]) -> Tensor:
         """Token ids int64 [n, L] of sentences."""
-        open_clip = require("open_clip", "build")
-        with quiet():
-            tokenizer = open_clip.get_tokenizer(self.spec.name)
-        ids: Tensor = tokenizer(texts)
+        ids: Tensor = load_tokenizer(self.spec.name)(texts)
         return ids
 
     @torch.inference_mode()

@@ -10,7 +10,8 @@ from einops import rearrange
 from numpy.typing import NDArray
 
 from c2s_cache import ConfigError
-from c2s_pipeline.clip_model import TeacherSpec, default_pretrained
+from c2s_pipeline.clip_model import TeacherSpec
+from c2s_pipeline.clip_names import Activation, default_pretrained
 from c2s_pipeline.lanes import lanes
 from c2s_pipeline.teacher import Teacher
 from c2s_pipeline.templates import SINGLE
@@ -56,16 +57,23 @@ def embed_names(
     names: Sequence[str],
     templates: Sequence[str] = SINGLE,
     digest: str | None = None,
+    activation: Activation | None = None,
 ) -> NDArray[np.float32]:
     """Load a teacher's text tower once and embed class names, float32 [n, D] of unit norm.
 
     Raises:
-        ConfigError: the weights found under that name are not those of `digest`.
+        ConfigError: the weights found under that name are not those of `digest`, or the model
+            computes another activation.
     """
-    spec = TeacherSpec(teacher_name, pretrained or default_pretrained(teacher_name))
-    teacher = Teacher(spec)
-    if digest is not None and teacher.info().digest != digest:
+    weights = pretrained or default_pretrained(teacher_name)
+    teacher = Teacher(TeacherSpec(teacher_name, weights, activation=activation))
+    found = teacher.info()
+    if digest is not None and found.digest != digest:
         raise ConfigError(
             f"the weights of teacher {teacher_name} are not those that the run was trained with."
+        )
+    if activation is not None and found.activation != activation:
+        raise ConfigError(
+            f"teacher {teacher_name} computes {found.activation} here; the run was trained with {activation}."
         )
     return class_embeddings(teacher, names, templates)

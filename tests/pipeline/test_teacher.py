@@ -135,7 +135,7 @@ def test_what_cannot_be_loaded_is_one_sentence(spec, message):
 def test_a_file_that_is_no_checkpoint(tmp_path):
     file = tmp_path / "weights.pt"
     file.write_bytes(b"not a checkpoint")
-    with pytest.raises(C2SError, match="cannot be loaded or downloaded") as caught:
+    with pytest.raises(C2SError, match="is no file of weights") as caught:
         Teacher(TeacherSpec("ViT-B-32", str(file)))
     assert "\n" not in str(caught.value)
 

@@ -152,7 +152,7 @@ def test_eval_across_data_sets_by_names_asks_for_the_unknown_ones(
 
     class Text:
         @staticmethod
-        def embed_names(teacher, pretrained, names, templates, digest):
+        def embed_names(teacher, pretrained, names, templates, digest, activation):
             asked.append(list(names))
             return np.ones((len(names), 16), np.float32) / 4
 
@@ -220,7 +220,7 @@ def test_predict_asks_the_text_tower_only_for_unknown_names(trained, tmp_path, m
 
     class Text:
         @staticmethod
-        def embed_names(teacher, pretrained, names, templates, digest):
+        def embed_names(teacher, pretrained, names, templates, digest, activation):
             asked.append((teacher, list(names)))
             return np.ones((len(names), 16), np.float32) / 4
 
@@ -242,7 +242,7 @@ def test_names_are_put_into_the_sentences_the_run_was_trained_with():
     run = SimpleNamespace(info=info, embeddings=rows)
     asked = []
 
-    def embed_names(teacher, pretrained, names, templates, digest):
+    def embed_names(teacher, pretrained, names, templates, digest, activation):
         asked.append((names, templates))
         return np.full((len(names), 4), 0.5, np.float32)
 

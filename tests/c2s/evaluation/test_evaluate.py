@@ -252,7 +252,7 @@ def test_text_embeddings_from_a_file_or_a_cache(opened, tmp_path, tiny_cache):
     other = dataclasses.replace(
         opened, info=opened.info.model_copy(update={"teacher": {"digest": "1" * 64}})
     )
-    with pytest.raises(ConfigError, match=r"whose weights are not those"):
+    with pytest.raises(ConfigError, match=r"whose weights or activation are not those"):
         stored_embeddings(tiny_cache, other, cache.manifest.classes, "tiny")
     own = dataclasses.replace(
         opened, info=opened.info.model_copy(update={"teacher": {"digest": "0" * 64}})

@@ -1,0 +1,109 @@
+"""Invariant: a model that comes as a folder, or from the hub, brings numbers and words; it never brings code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from c2s_cache import C2SError, ConfigError
+from c2s_cache.hub import hub
+from c2s_pipeline.clip_names import FOLDER, own_weights
+from c2s_pipeline.extras import quiet, require
+
+TOKENIZER = ("clean", "strip_sep_token", "language", "additional_special_tokens")
+"""Settings of a tokenizer that open_clip itself knows. All others would go to transformers, where one has
+the folder's Python run, or to parts that draw at random or load pickles."""
+
+
+def check_model(name: str) -> None:
+    """Refuse a folder or hub model whose configuration asks for more than open_clip's own parts.
+
+    Raises:
+        ConfigError: it names code of its own, or cannot be read.
+    """
+    if not own_weights(name):
+        return
+    config = model_config(name)
+    if "timm_model_name" in config["vision_cfg"]:
+        raise ConfigError(
+            f"teacher {name} has an image tower of timm, not a ViT that projects a CLS token (or the mean "
+            "token), which C2S distils from.",
+            "Choose one such as ViT-B-16.",
+        )
+    text = config["text_cfg"]
+    foreign = sorted(set(text.get("tokenizer_kwargs") or {}) - set(TOKENIZER))
+    if foreign:
+        raise ConfigError(
+            f"teacher {name}: tokenizer_kwargs in open_clip_config.json sets {', '.join(foreign)}; of a "
+            f"model that is not open_clip's own only {', '.join(TOKENIZER)} are taken, and no code is run.",
+            "Remove the setting from the file.",
+        )
+    if text.get("hf_model_name"):
+        _check_text_tower(name, str(text["hf_model_name"]))
+
+
+def _check_text_tower(name: str, tower: str) -> None:
+    from transformers import AutoConfig
+
+    try:
+        with hub():
+            code = getattr(
+                AutoConfig.from_pretrained(tower, trust_remote_code=False), "auto_map", None
+            )
+    except Exception as error:  # transformers and what it downloads with fail in many ways
+        first = str(error).strip().partition("\n")[0]
+        raise C2SError(
+            f"teacher {name}: its text tower {tower!r} cannot be read: {first}"
+        ) from error
+    if code:
+        raise ConfigError(
+            f"teacher {name}: its text tower {tower!r} brings Python code of its own, which is never run."
+        )
+
+
+def model_config(name: str) -> dict[str, Any]:
+    """The configuration of a model, `vision_cfg` and `text_cfg` in it.
+
+    Raises:
+        ConfigError: it is not there or not of that form.
+    """
+    open_clip = require("open_clip", "build")
+    where = f"teacher {name}"
+    try:
+        if name.startswith(FOLDER):
+            where += ": open_clip_config.json"
+            file = Path(name.removeprefix(FOLDER)) / "open_clip_config.json"
+            found = json.loads(file.read_text(encoding="utf-8"))["model_cfg"]
+        else:
+            with hub():
+                found = open_clip.get_model_config(name)
+        for part in ("vision_cfg", "text_cfg"):
+            if not isinstance(found[part], dict):
+                raise TypeError(f"{part} is no object")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(
+            f"{where} is no configuration of an open_clip model ({error!r})."
+        ) from error
+    config: dict[str, Any] = found
+    return config
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a teacher, as open_clip makes it, without code of its own.
+
+    Raises:
+        ConfigError: the model asks for such code.
+        C2SError: it cannot be loaded.
+    """
+    open_clip = require("open_clip", "build")
+    check_model(name)
+    foreign = bool(model_config(name)["text_cfg"].get("hf_tokenizer_name"))
+    try:
+        with quiet(), hub():
+            return open_clip.get_tokenizer(
+                name, **({"trust_remote_code": False} if foreign else {})
+            )
+    except Exception as error:  # transformers and what it downloads with fail in many ways
+        first = str(error).strip().partition("\n")[0]
+        raise C2SError(f"the tokenizer of teacher {name} cannot be loaded: {first}") from error

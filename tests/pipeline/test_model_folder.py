@@ -1,0 +1,109 @@
+"""A model that comes as a folder brings numbers and words, and no code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import TINY_MODEL
+
+from c2s_cache import C2SError, ConfigError
+from c2s_pipeline.clip_model import TeacherSpec
+from c2s_pipeline.model_folder import load_tokenizer
+from c2s_pipeline.teacher import Teacher
+
+pytest.importorskip("open_clip")
+
+CODE = """
+from pathlib import Path
+Path(__file__).with_name("ran").touch()
+from transformers import BertTokenizer, BertConfig
+class Own(BertTokenizer): pass
+class OwnConfig(BertConfig): model_type = "own"
+"""
+
+
+@pytest.fixture
+def folder(tiny_teacher, tmp_path):
+    """A copy of the tiny teacher whose configuration a test changes, and a Python file beside it."""
+    source = Path(tiny_teacher.removeprefix("local-dir:"))
+    weights = "open_clip_model.safetensors"
+    (tmp_path / weights).symlink_to(source / weights)
+    (tmp_path / "own.py").write_text(CODE)
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\ncat\n")
+
+    def make(**changes):
+        config = {**TINY_MODEL, **{k: {**TINY_MODEL[k], **v} for k, v in changes.items()}}
+        (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+        return f"local-dir:{tmp_path}"
+
+    make.path = tmp_path
+    return make
+
+
+def refused(name: str, folder: Path, message: str) -> None:
+    with pytest.raises(C2SError, match=message) as caught:
+        Teacher(TeacherSpec(name, None)).tokens(["cat"])
+    assert "\n" not in str(caught.value)
+    assert not (folder / "ran").exists()
+
+
+def write_tokenizer(folder: Path, **more) -> None:
+    settings = {"auto_map": {"AutoTokenizer": ["own.Own", None]}, **more}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "config.json").write_text(json.dumps({"model_type": "own", **settings}))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"trust_remote_code": True}, {"reduction_mask": "syntax"}, {"bpe_path": "/etc/passwd"}],
+)
+def test_settings_that_reach_past_open_clip_are_refused(folder, settings):
+    write_tokenizer(folder.path)
+    name = folder(text_cfg={"hf_tokenizer_name": "own", "tokenizer_kwargs": settings})
+    refused(name, folder.path, f"sets {next(iter(settings))}; of a model")
+    with pytest.raises(ConfigError, match="no code is run"):
+        load_tokenizer(name)
+
+
+def test_a_tokenizer_of_the_folders_own_is_refused_without_a_question(folder, monkeypatch):
+    write_tokenizer(folder.path, tokenizer_class="Own")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    refused(folder(text_cfg={"hf_tokenizer_name": "own"}), folder.path, "tokenizer of teacher")
+
+
+def test_a_text_tower_with_code_is_refused_without_a_question(folder, monkeypatch):
+    auto = {"AutoConfig": "own.OwnConfig"}
+    (folder.path / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": auto}))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    name = folder(text_cfg={"hf_model_name": str(folder.path)})
+    refused(name, folder.path, "its text tower")
+    (folder.path / "config.json").write_text(json.dumps({"model_type": "bert", "auto_map": auto}))
+    refused(name, folder.path, "brings Python code of its own, which is never run")
+
+
+def test_an_image_tower_of_timm_is_refused_before_it_is_made(folder):
+    refused(
+        folder(vision_cfg={"timm_model_name": "hf-hub:a/b"}), folder.path, "image tower of timm"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "{}", "x", '{"model_cfg": {"vision_cfg": [], "text_cfg": {}}}', "\xff", "[" * 9999],
+)
+def test_a_damaged_configuration_is_one_sentence(tmp_path, text):
+    (tmp_path / "open_clip_config.json").write_bytes(text.encode("latin-1"))
+    refused(f"local-dir:{tmp_path}", tmp_path, "is no configuration of an open_clip model")
+
+
+@pytest.mark.parametrize("part", ["vision_cfg", "text_cfg"])
+def test_a_setting_that_open_clip_does_not_know_is_one_sentence(folder, part):
+    refused(folder(**{part: {"nonsense": 1}}), folder.path, "cannot be loaded.*nonsense")
+
+
+def test_settings_of_open_clips_own_act(folder):
+    name = folder(text_cfg={"tokenizer_kwargs": {"clean": "canonicalize"}})
+    plain, cleaned = load_tokenizer("ViT-B-16"), load_tokenizer(name)
+    assert cleaned(["Cat, dog!"]).tolist() == plain(["cat dog"]).tolist()
