@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from c2s.training.checkpoint import read_state
 from c2s.training.config import TrainConfig
 from c2s.training.logs import read_metrics
-from c2s.training.run_folder import RunError, read_config, saved_step
+from c2s.training.run_folder import RunError, read_config, read_state, saved_step
 from c2s_cache.fingerprint import canonical_json, digest
 from c2s_cache.receipt import write_atomic
 
@@ -134,7 +133,7 @@ def _train(config: TrainConfig, path: Path) -> None:
 def _trained(path: Path, config: TrainConfig) -> bool:
     """Whether a run's checkpoint is its last: at the end of the schedule, or stopped early for good."""
     state = read_state(path)
-    return bool(state["complete"]) or state["step"] >= config.total
+    return state.complete or state.step >= config.total
 
 
 def _evaluate(path: Path, scoring: Scoring) -> dict[str, Any]:

@@ -59,7 +59,12 @@ def train(
         ),
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Run folder to continue; takes no other option.")
+        Path | None,
+        typer.Option(
+            help="Run folder to continue, exactly as if it had not been interrupted. Beside it: --cache "
+            "(where the same cache lies now), --workers, --iterations (more of them) and --set of lr, "
+            "precision or what decides nothing of what is learnt."
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a run of the same name.")] = False,
 ) -> None:
@@ -79,9 +84,9 @@ def train(
         "self_train": self_train,
     }
     if resume is not None:
+        taken = {key: options.pop(key) for key in ("cache", "iterations", "workers")}
         given = [key for key, value in options.items() if value is not None]
-        more = (("recipe", recipe), ("config", config), ("set", set_))
-        given += [key for key, value in more if value]
+        given += [key for key, value in (("recipe", recipe), ("config", config)) if value]
         if given or overwrite:
             extra = ", ".join("--" + key.replace("_", "-") for key in given or ["overwrite"])
             raise ConfigError(f"--resume continues a run as it was configured; drop {extra}.")
@@ -89,7 +94,7 @@ def train(
         from c2s.training import run
         from c2s.validation import load_validation_set
 
-        path = run.resume(resume, load_online_teacher, load_validation_set)
+        path = run.resume(resume, load_online_teacher, load_validation_set, set_ or (), **taken)
     else:
         if cache is None and config is None and self_train is None:
             raise ConfigError(

@@ -8,6 +8,7 @@ position of the feature map the best class is the same.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from c2s.deploy.model import SegmentationModel
 from c2s.evaluation.vocabulary import Vocabulary, own_vocabulary
 from c2s.students.base import Student
 from c2s.training.run_folder import Run
+from c2s_cache.receipt import sync_directory
 
 TEACHER = ("name", "pretrained", "digest", "activation")
 """What a folded model says of the CLIP model whose words it knows."""
@@ -139,16 +141,28 @@ def write_model(
     out = out.absolute()
     new, old = (out.with_name(f".{out.name}.{age}") for age in ("new", "old"))
     try:
-        shutil.rmtree(new, ignore_errors=True)
+        if old.exists() and not out.exists():  # a swap that was cut short
+            old.rename(out)
+        for leftover in (new, old):
+            shutil.rmtree(leftover, ignore_errors=True)
         model.save_pretrained(new)
         if export:
             export_program(model, new / "model.pt2")
+        _make_durable(new)
         if out.exists():
-            shutil.rmtree(old, ignore_errors=True)
             out.rename(old)
         new.rename(out)
+        sync_directory(out.parent)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise ModelError(f"{out} cannot be written ({error.strerror or error}).") from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _make_durable(folder: Path) -> None:
+    """Have all files of a folder on the disk."""
+    for file in folder.iterdir():
+        with file.open("rb") as content:
+            os.fsync(content.fileno())
+    sync_directory(folder)

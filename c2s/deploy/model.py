@@ -16,6 +16,7 @@ from c2s.deploy.card import model_card
 from c2s.deploy.info import ModelError, ModelInfo, decode_info, encode_info
 from c2s.evaluation.inference import Mode, Predictor
 from c2s.students import create
+from c2s.training.tensors import require_finite, write_whole
 
 WEIGHTS = "model.safetensors"
 
@@ -76,7 +77,8 @@ class SegmentationModel(nn.Module, ModelHubMixin, coders={ModelInfo: (encode_inf
         return ModelCard(model_card(self.config))
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        save_model(self.student, str(save_directory / WEIGHTS))
+        require_finite(self.student.state_dict(), str(save_directory / WEIGHTS))
+        write_whole(save_directory / WEIGHTS, lambda file: save_model(self.student, str(file)))
 
     @classmethod
     def _from_pretrained(
@@ -120,4 +122,5 @@ class SegmentationModel(nn.Module, ModelHubMixin, coders={ModelInfo: (encode_inf
                 f"{file} is missing, damaged, or not the {model.config.student} of its config.json: "
                 f"{reason}"
             ) from error
+        require_finite(model.student.state_dict(), str(file), "Fold it again from a sound run.")
         return model.eval()

@@ -93,7 +93,7 @@ def initialise_convolutions(module: nn.Module, classifier: nn.Conv2d | None = No
 
 def parameter_groups(
     model: nn.Module, lr: float, weight_decay: float, head_lr_mult: float
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     """Optimizer groups of the stock schedule.
 
     Head and method learn at `head_lr_mult` times the backbone's rate; no weight decay on norms,

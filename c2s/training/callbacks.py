@@ -5,8 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,11 +13,12 @@ from typing import Any
 import pytorch_lightning as pl
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from safetensors import SafetensorError
 
 from c2s.methods.batch import Batch
 from c2s.training import checkpoint
 from c2s.training.module import DistillationModule
+from c2s.training.run_folder import saved_step
+from c2s.training.tensors import NotFinite, require_finite
 from c2s.training.validation import Validation
 from c2s_cache.errors import C2SError
 
@@ -65,11 +65,22 @@ class Saver(pl.callbacks.Checkpoint):
         if trainer.strategy.reduce_boolean_decision(self.stopped_by is not None, all=False):
             trainer.should_stop = True
         config, step = module.config, module.step
-        with self._whole(step):
-            if step == config.total // 2 and config.self_train is None and trainer.is_global_zero:
+        half = step == config.total // 2 and config.self_train is None
+        save = trainer.should_stop or step % self.every == 0 or step == config.total
+        if not (half or save):
+            return
+        module.require_finite_losses()
+        require_finite(module.state_dict(), f"iteration {step}")
+        try:
+            if half and trainer.is_global_zero:
                 checkpoint.save_halfway(self.run, module.trained_student)
-            if trainer.should_stop or step % self.every == 0 or step == config.total:
+            if save:
                 trainer.save_checkpoint(self.run / "checkpoint")
+        except OSError as error:
+            raise C2SError(
+                f"The checkpoint of iteration {step} cannot be written to {self.run} ({error}).",
+                "Make room there.",
+            ) from error
 
     def complete(self, module: DistillationModule) -> bool:
         """Whether nothing is left to train: all iterations are done, or patience has run out."""
@@ -79,9 +90,10 @@ class Saver(pl.callbacks.Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Say in the checkpoint whether the run is complete."""
+        """Say in the checkpoint whether the run is complete, and with which settings it was trained."""
         assert isinstance(module, DistillationModule)
         checkpoint["complete"] = self.complete(module)
+        checkpoint["config"] = module.config.model_dump(mode="json")
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Give the signals back."""
@@ -90,19 +102,21 @@ class Saver(pl.callbacks.Checkpoint):
     def on_exception(
         self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Give the signals back; a state that failed is not worth saving."""
+        """Save the last iteration, if it is whole; give the signals back."""
+        assert isinstance(module, DistillationModule)
+        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        whole = progress.ready == progress.completed and module.ends_iteration(progress.ready - 1)
+        if isinstance(exception, Exception) and whole and trainer.is_global_zero:
+            self._save_alone(trainer, module)
         self._release()
 
-    @contextmanager
-    def _whole(self, step: int) -> Iterator[None]:
-        """Turn a full disk into one sentence."""
-        try:
-            yield
-        except (OSError, SafetensorError) as error:
-            raise C2SError(
-                f"The checkpoint of iteration {step} cannot be written to {self.run} ({error}).",
-                f"Make room there, then continue with: c2s train --resume {self.run}",
-            ) from error
+    def _save_alone(self, trainer: pl.Trainer, module: DistillationModule) -> None:
+        """Save without the other processes, which may be gone; if it cannot be, the checkpoint before stays."""
+        if module.step in (0, saved_step(self.run)) or module.failed:
+            return
+        state = trainer._checkpoint_connector.dump_checkpoint()
+        with suppress(OSError, NotFinite):
+            trainer.strategy.checkpoint_io.save_checkpoint(state, self.run / "checkpoint")
 
     def _release(self) -> None:
         for number, handler in self._handlers.items():

@@ -15,18 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from lightning_fabric.plugins.io import CheckpointIO
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from c2s.training.run_folder import (
     HALFWAY,
+    STATE,
     RunError,
     checkpoint_folder,
     load_tensors,
+    read_state,
 )
+from c2s.training.run_folder import STUDENT as STUDENT_FILE
+from c2s.training.tensors import write_tensors
 from c2s_cache.receipt import sync_directory, write_atomic
 
 FORMAT = 2
+OTHERS_FILE = "state.safetensors"
 STUDENT, AVERAGED = "state_dict/student.", "state_dict/averaged.module."
 TENSOR, ITEMS = "$tensor", "$items"
 """Marks, in the JSON, of a tensor (by its name) and of a mapping whose keys are no texts."""
@@ -47,18 +51,22 @@ class SafetensorsIO(CheckpointIO):
 
         Raises:
             TypeError: it holds something else.
+            NotFinite: a tensor is not finite; the checkpoint before stays.
+            OSError: it cannot be written; the checkpoint before stays.
         """
         run = Path(path).parent
         tensors: dict[str, Tensor] = {}
-        skeleton = _split(checkpoint, "", tensors)
+        facts = {key: checkpoint.get(key) for key in ("complete", "config")}
+        skeleton = _split({k: v for k, v in checkpoint.items() if k not in facts}, "", tensors)
         prefix = AVERAGED if any(k.startswith(AVERAGED) for k in tensors) else STUDENT
         student = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
         others = {k: v for k, v in tensors.items() if not k.startswith(prefix)}
         state = {
             "format": FORMAT,
             "step": checkpoint["global_step"],
-            "complete": checkpoint.get("complete", False),
+            "complete": bool(facts["complete"]),
             "student": prefix,
+            "config": facts["config"],
             "checkpoint": skeleton,
         }
         new, old, current = run / "checkpoint.new", run / "checkpoint.old", run / "checkpoint"
@@ -68,10 +76,16 @@ class SafetensorsIO(CheckpointIO):
                 shutil.rmtree(leftover, ignore_errors=True)
         if keep != current and keep.is_dir():
             keep.rename(current)
+            sync_directory(run)
         new.mkdir()
-        save_file(_plain(student), new / "student.safetensors")
-        save_file(_plain(others), new / "state.safetensors")
-        write_atomic(new / "state.json", (json.dumps(state) + "\n").encode())
+        try:
+            write_tensors(new / STUDENT_FILE, student)
+            write_tensors(new / OTHERS_FILE, others)
+            write_atomic(new / STATE, (json.dumps(state) + "\n").encode())
+        except BaseException:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
+        # From here on the new one is whole: wherever this stops, one of the two is found.
         if current.is_dir():
             current.rename(old)
         new.rename(current)
@@ -88,17 +102,17 @@ class SafetensorsIO(CheckpointIO):
         """
         run = Path(path).parent
         state, folder = read_state(run), checkpoint_folder(run)
-        if state["format"] != FORMAT:
+        if state.format != FORMAT:
             raise RunError(
-                f"The checkpoint of {run} is of format {state['format']}, expected {FORMAT}: it can be "
+                f"The checkpoint of {run} is of format {state.format}, expected {FORMAT}: it can be "
                 "evaluated, not continued.",
                 "Start it anew with --overwrite.",
             )
-        tensors = load_tensors(folder / "state.safetensors")
-        student = load_tensors(folder / "student.safetensors")
-        tensors |= {state["student"] + k: v for k, v in student.items()}
+        tensors = load_tensors(folder / OTHERS_FILE)
+        student = load_tensors(folder / STUDENT_FILE)
+        tensors |= {state.student + k: v for k, v in student.items()}
         try:
-            joined: dict[str, Any] = _join(state["checkpoint"], tensors)
+            joined: dict[str, Any] = _join(state.checkpoint, tensors)
         except KeyError as error:
             raise RunError(f"{folder} lacks the tensor {error}.", "Train the run again.") from error
         return joined
@@ -108,28 +122,17 @@ class SafetensorsIO(CheckpointIO):
         shutil.rmtree(path)
 
 
-def read_state(run: Path) -> dict[str, Any]:
-    """`state.json` of the run's checkpoint: format, step, complete and more.
+def save_halfway(run: Path, student: nn.Module) -> None:
+    """Keep the student of half the schedule, beside the checkpoint that goes on changing.
 
     Raises:
-        RunError: there is none, or it is damaged.
+        NotFinite: it is not finite; nothing is written.
+        OSError: it cannot be written.
     """
-    try:
-        state: dict[str, Any] = json.loads((checkpoint_folder(run) / "state.json").read_bytes())
-        return {"complete": False, **state, "step": int(state["step"])}
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(
-            f"{run} has no checkpoint to resume from.", "Start it anew with --overwrite."
-        ) from error
-
-
-def save_halfway(run: Path, student: nn.Module) -> None:
-    """Keep the student of half the schedule, beside the checkpoint that goes on changing."""
     file = run / HALFWAY
     file.parent.mkdir(exist_ok=True)
-    partial = file.with_suffix(".new")
-    save_file(_plain(student.state_dict()), partial)
-    partial.replace(file)
+    write_tensors(file, student.state_dict())
+    sync_directory(run)
 
 
 def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
@@ -158,8 +161,3 @@ def _join(value: Any, tensors: dict[str, Tensor]) -> Any:
     if value.keys() == {ITEMS}:
         return {k: _join(v, tensors) for k, v in value[ITEMS]}
     return {k: _join(v, tensors) for k, v in value.items()}
-
-
-def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    # safetensors refuses views that share memory or are not contiguous.
-    return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}

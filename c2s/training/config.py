@@ -152,7 +152,7 @@ class TrainConfig(BaseModel):
         return self.name or f"{student}-{cache}-seed{self.seed}"
 
     def resolved(self, dataset: str, view_size: int) -> TrainConfig:
-        """The same with every default that depends on the cache filled in.
+        """The same with every default that depends on the cache filled in, and paths that hold anywhere.
 
         Args:
             dataset: name of the cache's dataset.
@@ -166,6 +166,8 @@ class TrainConfig(BaseModel):
                 "warmup": warmup,
                 "image_size": self.image_size or view_size,
                 "name": self.run_name,
+                "cache": self.cache if "://" in self.cache else str(Path(self.cache).absolute()),
+                "self_train": self.self_train and self.self_train.absolute(),
             }
         )
 

@@ -22,8 +22,10 @@ from c2s.training.config import TrainConfig
 from c2s.training.jitter import photometric_jitter
 from c2s.training.online import OnlineTeacher
 from c2s.training.recorder import Recorder
+from c2s.training.run_folder import RunError
 from c2s.training.sampler import dropout_seed
 from c2s.training.schedule import lr_factor
+from c2s.training.tensors import NotFinite
 from c2s.training.view import Replay, collate, taught
 
 
@@ -46,6 +48,10 @@ def _inside(extent: Tensor, size: int) -> Tensor:
     top, left, bottom, right = extent[:, :, None].unbind(1)  # [B, 1]
     rows, cols = (place >= top) & (place < bottom), (place >= left) & (place < right)
     return (rows[:, :, None] & cols[:, None, :])[:, None]
+
+
+NEVER = 2**62
+"""An iteration beyond all others."""
 
 
 class DistillationModule(pl.LightningModule):
@@ -85,6 +91,7 @@ class DistillationModule(pl.LightningModule):
             average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
             self.averaged = AveragedModel(student, multi_avg_fn=average, use_buffers=True)
             self.averaged.requires_grad_(False)
+        self._failed = torch.tensor(NEVER)
         # A function, not a module: names of weights stay as they are, and evaluation, whose images
         # are of other sizes, runs the student as it is.
         self._compiled = torch.compile(student.forward) if config.compile else None
@@ -120,7 +127,69 @@ class DistillationModule(pl.LightningModule):
             images = images.contiguous(memory_format=torch.channels_last)
         features = (self._compiled or self.student)(images)
         losses: dict[str, Tensor] = self.method(features, batch)
+        self._watch(losses["loss"].detach())
         return losses
+
+    def _watch(self, loss: Tensor) -> None:
+        """Keep the first iteration whose loss is not finite, without waiting for the device."""
+        failed = torch.where(loss.isfinite(), NEVER, self.step + 1)
+        self._failed = torch.minimum(self._failed.to(loss.device), failed)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a loss was not finite in this process."""
+        return bool(self._failed < NEVER)
+
+    def require_finite_losses(self) -> None:
+        """Look at what `training_step` has seen; called before anything is recorded, scored or saved.
+
+        Raises:
+            NotFinite: a loss was not finite, in any process; names the first such iteration.
+        """
+        failed = self.trainer.strategy.reduce(self._failed.to(self.device), reduce_op="min")
+        if failed < NEVER:
+            raise NotFinite(f"The loss is not finite at iteration {int(failed)}.")
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """See that a checkpoint is one of this module; its rates are those that the configuration gives.
+
+        Raises:
+            RunError: it is of another student, method or optimizer.
+        """
+        try:
+            self._adopt(checkpoint)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise RunError(
+                f"The checkpoint is not one of this {self.config.student} and its settings ({error}).",
+                "Train the run again.",
+            ) from error
+
+    def _adopt(self, checkpoint: dict[str, Any]) -> None:
+        ours, theirs = self.state_dict(), checkpoint["state_dict"]
+        if ours.keys() != theirs.keys():
+            raise ValueError(f"other tensors: {min(ours.keys() ^ theirs.keys())}")
+        config = self.config
+        groups = parameter_groups(self, config.lr, config.weight_decay, config.head_lr_mult)
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        (optimizer,), (scheduler,) = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
+        if [group["names"] for group in optimizer["param_groups"]] != [g["names"] for g in groups]:
+            raise ValueError("other parameters of the optimizer")
+        pairs = [(name, value, theirs[name]) for name, value in ours.items()]
+        pairs += [
+            (f"{name} of parameter {i}", parameters[i], value)
+            for i, moments in optimizer["state"].items()
+            for name, value in moments.items()
+            if value.ndim
+        ]
+        for name, mine, stored in pairs:
+            if mine.shape != stored.shape:
+                raise ValueError(f"{name}: {list(stored.shape)}, expected {list(mine.shape)}")
+        factor = lr_factor(
+            scheduler["last_epoch"], config.total, config.warmup or 0, config.poly_power
+        )
+        for group, mine in zip(optimizer["param_groups"], groups, strict=True):
+            group |= {"lr": mine["lr"] * factor, "initial_lr": mine["lr"]}
+        scheduler["base_lrs"] = [group["lr"] for group in groups]
 
     def optimizer_step(
         self,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from rich.console import Console
 from torch import nn
 
 from c2s.methods.base import KnownClasses
@@ -17,6 +19,7 @@ from c2s.students import create
 from c2s.training import checkpoint
 from c2s.training.callbacks import Bar, Saver
 from c2s.training.config import TrainConfig
+from c2s.training.continuation import listed
 from c2s.training.datamodule import C2SDataModule
 from c2s.training.logs import close_loggers, create_loggers, require_loggers
 from c2s.training.module import DistillationModule
@@ -24,12 +27,19 @@ from c2s.training.online import OnlineTeacher, TeacherFactory
 from c2s.training.run_folder import (
     HALFWAY,
     RunError,
+    continued,
     create_run,
     load_weights,
+    open_run,
     read_config,
     read_info,
+    read_state,
+    saved_step,
+    write_config,
 )
+from c2s.training.schedule import lr_factor
 from c2s.training.self_training import halfway_student
+from c2s.training.tensors import NotFinite
 from c2s.training.validation import Validation, ValidationSetFactory
 from c2s_cache.errors import C2SError, ConfigError
 from c2s_cache.reader import Cache, open_cache
@@ -71,23 +81,31 @@ def resume(
     path: Path | str,
     load_teacher: TeacherFactory | None = None,
     load_validation: ValidationSetFactory | None = None,
+    settings: Sequence[str] = (),
+    **options: Any,
 ) -> Path:
     """Continue a run from its checkpoint, exactly as if it had not been interrupted.
+
+    What may be changed is listed in `c2s.training.continuation`. A run that is complete goes on when it
+    is given more iterations: from its checkpoint on, rates follow the schedule of that length.
 
     Args:
         path: run folder.
         load_teacher: loads CLIP for a run with `teacher=online`.
         load_validation: finds the images for a run with `validation`.
+        settings, options: what to change; see `load_config`.
 
     Returns:
         The same folder; a run that is complete is left alone.
 
     Raises:
         CacheError, Interrupted: as for `train`.
-        RunError: no run or no checkpoint there, or the cache has changed since.
+        RunError: no run or no checkpoint there, or it is damaged, or the cache has changed since, or a
+            setting that may not change.
     """
     path = Path(path)
-    config = read_config(path).model_copy(update={"runs": path.parent, "name": path.name})
+    config, state = read_config(path, settings, **options), read_state(path)
+    changes = continued(path, config, state)
     cache = open_cache(config.cache)
     before, now = read_info(path).fingerprints, cache.manifest.fingerprints
     changed = [stage for stage in now if before.get(stage) != now[stage]]
@@ -95,12 +113,20 @@ def resume(
         raise RunError(
             f"{config.cache} is not the cache that {path} was trained from: "
             f"{', '.join(changed)} {'differs' if len(changed) == 1 else 'differ'}.",
-            "Restore that cache, or train a new run.",
+            "Restore that cache, name it where it lies with --cache, or train a new run.",
         )
-    state = checkpoint.read_state(path)
-    if state["complete"] or state["step"] >= config.total:
+    config = config.resolved(cache.manifest.dataset, cache.manifest.view_size)
+    if state.step >= config.total or (state.complete and "iterations" not in changes):
+        open_run(path)  # complete is what can be used
         return path
-    return _fit(config, cache, state["step"], False, load_teacher, load_validation)
+    if state.complete and state.step < config.total and state.step < changes["iterations"][0]:
+        raise RunError(
+            f"{path} has stopped at iteration {state.step} because its scores did not get better "
+            f"(patience {config.validation.patience if config.validation else None}).",
+            "It cannot be given more iterations; train a new run without validation.patience.",
+        )
+    said = _stated(config, state.step, changes)
+    return _fit(config, cache, state.step, False, load_teacher, load_validation, said)
 
 
 def _fit(
@@ -110,6 +136,7 @@ def _fit(
     overwrite: bool,
     load_teacher: TeacherFactory | None,
     load_validation: ValidationSetFactory | None,
+    said: Sequence[str] = (),
 ) -> Path:
     _quiet()
     path = config.runs / config.run_name
@@ -122,8 +149,13 @@ def _fit(
     callbacks: list[pl.Callback] = [Bar(config.total, config.log_every), saver]
     trainer = _trainer(config, callbacks if validation is None else [*callbacks, validation])
     # Only now, when nothing is left that a wrong setting could stop, does the folder appear.
-    if start == 0 and trainer.is_global_zero:
-        create_run(config, cache, module.student, overwrite)
+    if trainer.is_global_zero:
+        if start == 0:
+            create_run(config, cache, module.student, overwrite)
+        else:
+            write_config(path, config)
+        for sentence in said:
+            Console(stderr=True).print(sentence, highlight=False)
     trainer.loggers = create_loggers(config, path, start)
     try:
         trainer.fit(module, data, ckpt_path=path / "checkpoint" if start else None)
@@ -132,6 +164,8 @@ def _fit(
             f"GPU memory ran out at batch size {config.batch_size} and {data.config.image_size} pixels.",
             "Take --set accumulate=2 (or 4, ...), precision=bf16-mixed or method.supervision=features.",
         ) from error
+    except C2SError as error:
+        raise type(error)(error.what, _way_on(path, error)) from error
     finally:
         close_loggers(trainer.loggers)
     if trainer.is_global_zero and not saver.complete(module):
@@ -142,6 +176,37 @@ def _fit(
             f"Continue with: c2s train --resume {path}",
         )
     return path
+
+
+def _way_on(path: Path, error: C2SError) -> str:
+    """The hint of an error that ended a training, and how the run goes on."""
+    step = saved_step(path)
+    hints = [] if error.hint is None else [error.hint]
+    if step is None:
+        hints.append("There is no checkpoint yet: start the run again with --overwrite.")
+    else:
+        lower = isinstance(error, NotFinite)
+        more = " --set lr=RATE with a lower rate, or --set precision=32-true" if lower else ""
+        hints.append(
+            f"The checkpoint of iteration {step} is kept. Continue with: c2s train --resume {path}{more}"
+        )
+    return " ".join(hints)
+
+
+def _stated(config: TrainConfig, step: int, changes: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    """What a run that goes on with other settings does from now on."""
+    if not changes:
+        return []
+    said = [f"From iteration {step} on: {listed(changes)}."]
+    if "iterations" in changes:
+        before, total = changes["iterations"]
+        warmup, power = config.warmup or 0, config.poly_power
+        first, then = (lr_factor(step, n, warmup, power) for n in (before, total))
+        said.append(
+            f"The learning rate follows the schedule of {total} iterations: it goes on at {then:.3g} of its "
+            f"full value, where that of {before} had {first:.3g}."
+        )
+    return said
 
 
 def _validation(
@@ -192,8 +257,9 @@ def build_module(
     unseen = None
     student = _student(config, cache.manifest.teacher.dim, resumed)
     if config.self_train is not None:
-        weights = halfway_student(config.self_train, cache.manifest)
-        load_weights(student, weights, config.self_train / HALFWAY)
+        if not resumed:
+            weights = halfway_student(config.self_train, cache.manifest)
+            load_weights(student, weights, config.self_train / HALFWAY)
         unseen = _classes(cache, "unseen")
     try:
         method = config.method.build(_classes(cache, "seen"), unseen)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,27 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from c2s.students import create
+from c2s.training import continuation
 from c2s.training.config import TrainConfig, dump_yaml, load_config
-from c2s_cache.errors import C2SError
+from c2s.training.tensors import require_finite, write_tensors
+from c2s_cache.errors import C2SError, ConfigError
 from c2s_cache.reader import Cache
-from c2s_cache.receipt import write_atomic
+from c2s_cache.receipt import sync_directory, write_atomic
 
 HALFWAY = "halfway/student.safetensors"
 """Student of an inductive run at half its schedule, from which self-training starts."""
+
+
+CONFIG, INFO, TEXT = "config.yaml", "run.json", "text.safetensors"
+STATE, STUDENT = "state.json", "student.safetensors"
+RESOLVED = ("iterations", "warmup", "image_size", "name")
+"""Settings that are never open in a run's own configuration."""
 
 
 class RunError(C2SError):
@@ -56,6 +64,34 @@ class RunInfo(BaseModel):
     fingerprints: dict[str, str]
     architecture: dict[str, Any] | None = None
     versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _check(self) -> RunInfo:
+        if not {"name", "pretrained", "digest"} <= self.teacher.keys():
+            raise ValueError("the teacher has no name, weights or digest")
+        return self
+
+
+class State(BaseModel):
+    """Contents of a checkpoint's `state.json`.
+
+    Attributes:
+        format: of the checkpoint.
+        step: iterations it has seen.
+        complete: whether nothing is left to train.
+        student: what the names of the student's tensors begin with in Lightning's own checkpoint.
+        config: the settings that it was trained with, as JSON values; None where no run saved it.
+        checkpoint: Lightning's own, without its tensors.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    format: int
+    step: int = Field(ge=0)
+    complete: bool = False
+    student: str = ""
+    config: dict[str, Any] | None = None
+    checkpoint: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -94,19 +130,8 @@ def create_run(
         RunError: a folder of that name exists.
     """
     path = config.runs / config.run_name
-    if path.exists() and not overwrite:
-        step = saved_step(path)
-        if step is not None and step < config.total:
-            hint = f"Continue it with: c2s train --resume {path}"
-        else:
-            hint = "Choose another --name, or replace it with --overwrite."
-        raise RunError(f"{path} already holds a run.", hint)
-    try:
-        if path.exists():
-            shutil.rmtree(path)
-        path.mkdir(parents=True)
-    except OSError as error:
-        raise RunError(f"The run folder {path} cannot be made ({error.strerror}).") from error
+    if path.exists() and any(path.iterdir()):
+        _make_room(path, config, overwrite)
     manifest = cache.manifest
     text = manifest.requests["text"]
     info = RunInfo(
@@ -122,24 +147,76 @@ def create_run(
         versions=_versions(),
     )
     embeddings = torch.from_numpy(np.ascontiguousarray(cache.text("all").embeddings))
-    save_file({"embeddings": embeddings}, path / "text.safetensors")
-    write_atomic(path / "run.json", (info.model_dump_json(indent=2) + "\n").encode())
-    write_atomic(path / "config.yaml", dump_yaml(config).encode())
+    try:
+        _make_durable(path)
+        write_atomic(path / INFO, (info.model_dump_json(indent=2) + "\n").encode())
+        write_tensors(path / TEXT, {"embeddings": embeddings})
+        write_config(path, config)
+    except OSError as error:
+        shutil.rmtree(path, ignore_errors=True)
+        raise RunError(
+            f"The run folder {path} cannot be made ({error.strerror or error})."
+        ) from error
     return path
 
 
-def read_config(path: Path) -> TrainConfig:
+def read_config(path: Path, settings: Sequence[str] = (), **options: Any) -> TrainConfig:
     """Resolved configuration of a run.
+
+    Args:
+        path: the run folder.
+        settings, options: what to change in it; see `load_config`.
 
     Raises:
         RunError: `path` is no run folder, or its configuration is damaged.
+        ConfigError: a change is not valid.
     """
-    file = path / "config.yaml"
+    file = path / CONFIG
     if not file.is_file():
         raise RunError(
             f"{path} is not a run folder (no config.yaml).", "Train one: c2s train --cache PATH"
         )
-    return load_config(file)
+    try:
+        config = load_config(file)
+    except (ConfigError, OSError, ValueError) as error:
+        raise RunError(
+            f"{file} is damaged: {error.what if isinstance(error, C2SError) else error}",
+            "Train the run again.",
+        ) from error
+    unknown = [key for key in RESOLVED if getattr(config, key) is None]
+    if unknown:
+        raise RunError(
+            f"{file} is not whole: it does not say {', '.join(unknown)}.", "Train the run again."
+        )
+    if settings or any(value is not None for value in options.values()):
+        config = load_config(file, settings, None, **options)
+    return config.model_copy(update={"runs": path.parent, "name": path.name})
+
+
+def write_config(path: Path, config: TrainConfig) -> None:
+    """Store the configuration of a run, if it is not stored yet."""
+    content = dump_yaml(config).encode()
+    if not (path / CONFIG).is_file() or (path / CONFIG).read_bytes() != content:
+        write_atomic(path / CONFIG, content)
+
+
+def continued(path: Path, config: TrainConfig, state: State) -> dict[str, tuple[Any, Any]]:
+    """What a configuration changes of that with which a checkpoint was trained, by dotted name.
+
+    Raises:
+        RunError: it changes more than may be changed; the message shows what.
+    """
+    changes = continuation.differences(state.config or {}, config.model_dump(mode="json"))
+    wrong = continuation.refused(changes)
+    if wrong:
+        raise RunError(
+            f"{path} was trained with other settings: "
+            f"{continuation.listed({key: changes[key] for key in wrong})}.",
+            f"Put them back in {path / CONFIG}, or train a new run with them under another --name. "
+            f"What may change: {', '.join(continuation.CHANGEABLE)} (iterations to more), and what "
+            "decides nothing of what is learnt.",
+        )
+    return changes
 
 
 def read_info(path: Path) -> RunInfo:
@@ -149,50 +226,66 @@ def read_info(path: Path) -> RunInfo:
         RunError: missing or damaged.
     """
     try:
-        return RunInfo.model_validate_json((path / "run.json").read_bytes())
+        return RunInfo.model_validate_json((path / INFO).read_bytes())
     except (OSError, ValidationError) as error:
-        raise RunError(
-            f"{path / 'run.json'} is missing or damaged.", "Train the run again."
-        ) from error
+        raise RunError(f"{path / INFO} is missing or damaged.", "Train the run again.") from error
 
 
 def open_run(path: Path | str) -> Run:
     """Open a run for inference.
 
     Raises:
-        RunError: no run there, or no checkpoint yet, or its weights do not fit its
-        configuration.
+        RunError: no run there, or no checkpoint yet, or it is damaged, or its settings are not those
+            that it was trained with.
+        NotFinite: its weights are not finite.
     """
     path = Path(path)
-    config, info = read_config(path), read_info(path)
-    step = saved_step(path)
-    if step is None:
+    config, info, state = read_config(path), read_info(path), read_state(path)
+    continued(path, config, state)
+    texts, file = load_tensors(path / TEXT), checkpoint_folder(path) / STUDENT
+    embeddings = texts.get("embeddings", torch.empty(0))
+    if embeddings.ndim != 2 or len(embeddings) != len(info.classes):
         raise RunError(
-            f"{path} has no checkpoint yet.", f"Start it anew with: --name {path.name} --overwrite"
+            f"{path / TEXT} holds {list(embeddings.shape)} text embeddings, expected "
+            f"{len(info.classes)} rows, one for each class.",
+            "Train the run again.",
         )
-    folder = checkpoint_folder(path)
-    embeddings = load_tensors(path / "text.safetensors")["embeddings"]
     # The weights are all in the checkpoint; the pretrained ones need not exist here.
     student = create(config.student, embeddings.shape[1], "random", info.architecture)
-    load_weights(
-        student, load_tensors(folder / "student.safetensors"), folder / "student.safetensors"
-    )
-    return Run(path, config, info, step, embeddings.numpy(), student.eval())
+    load_weights(student, load_tensors(file), file)
+    return Run(path, config, info, state.step, embeddings.float().numpy(), student.eval())
 
 
 def checkpoint_folder(path: Path) -> Path:
     """Folder of the newest whole checkpoint; a swap cut short leaves it under another name."""
     for name in ("checkpoint", "checkpoint.new", "checkpoint.old"):
-        if (path / name / "state.json").is_file():
+        if (path / name / STATE).is_file():
             return path / name
     return path / "checkpoint"
+
+
+def read_state(path: Path) -> State:
+    """State of a run's checkpoint.
+
+    Raises:
+        RunError: there is none, or it is damaged.
+    """
+    file = checkpoint_folder(path) / STATE
+    try:
+        return State.model_validate(json.loads(file.read_bytes()))  # json's floats are exact
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{path} has no checkpoint yet.", f"Start it anew with: --name {path.name} --overwrite"
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{file} is damaged.", "Train the run again.") from error
 
 
 def saved_step(path: Path) -> int | None:
     """Iterations that the run's checkpoint has seen; None without a checkpoint."""
     try:
-        return int(json.loads((checkpoint_folder(path) / "state.json").read_bytes())["step"])
-    except (OSError, ValueError, KeyError):
+        return read_state(path).step
+    except RunError:
         return None
 
 
@@ -201,14 +294,16 @@ def load_tensors(file: Path) -> dict[str, torch.Tensor]:
 
     Raises:
         RunError: missing or damaged.
+        NotFinite: a value is nan or infinite.
     """
     try:
         tensors: dict[str, torch.Tensor] = load_file(file)
-        return tensors
     except (OSError, SafetensorError) as error:
         raise RunError(
             f"{file} is missing or damaged ({error}).", "Train the run again."
         ) from error
+    require_finite(tensors, str(file), "Train the run again, with a lower lr or precision=32-true.")
+    return tensors
 
 
 def load_weights(module: nn.Module, state: Mapping[str, torch.Tensor], source: Path) -> None:
@@ -224,6 +319,33 @@ def load_weights(module: nn.Module, state: Mapping[str, torch.Tensor], source: P
             f"{source} does not fit the {type(module).__name__} of its configuration: "
             f"{str(error).splitlines()[-1].strip()}"
         ) from error
+
+
+def _make_room(path: Path, config: TrainConfig, overwrite: bool) -> None:
+    """Remove a run that is to be replaced.
+
+    Raises:
+        RunError: it is not to be, or is none.
+    """
+    if not overwrite:
+        step = saved_step(path)
+        if step is not None and step < config.total:
+            hint = f"Continue it with: c2s train --resume {path}"
+        else:
+            hint = "Choose another --name, or replace it with --overwrite."
+        raise RunError(f"{path} already holds a run.", hint)
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        raise RunError(f"{path} cannot be replaced ({error.strerror}).") from error
+
+
+def _make_durable(path: Path) -> None:
+    """Make a folder and those above it that are missing."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync_directory(folder.parent)
 
 
 def _versions() -> dict[str, str]:

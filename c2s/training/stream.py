@@ -25,6 +25,7 @@ from c2s.training.sampler import BatchSequence, SampleRef, fresh_view_rng, jitte
 from c2s.training.view import Replay, View, collate, load_view, replay
 from c2s_cache.augment import AugmentConfig, draw_view
 from c2s_cache.block import Block
+from c2s_cache.errors import C2SError
 from c2s_cache.reader import Cache
 
 T = TypeVar("T")
@@ -83,7 +84,7 @@ class BatchStream(IterableDataset[Batch | list[Replay]]):
         self.keeps = pixels * (PIXEL_BYTES + transductive) <= keep
 
     def __iter__(self) -> Iterator[Batch | list[Replay]]:
-        return self._batches() if get_worker_info() else _ahead(self._batches())
+        return _told(self._batches()) if get_worker_info() else _ahead(self._batches())
 
     def _batches(self) -> Iterator[Batch | list[Replay]]:
         cache = Cache(self.cache) if isinstance(self.cache, (str, Path)) else self.cache
@@ -127,6 +128,14 @@ class BatchStream(IterableDataset[Batch | list[Replay]]):
         return replace(view, jitter=draw_jitter(jitter_rng(self.sequence.seed, ref.position)))
 
 
+def _told(items: Iterator[T]) -> Iterator[T]:
+    """The same items; an error comes as the last one, because a loader turns what is raised into text."""
+    try:
+        yield from items
+    except C2SError as error:
+        yield cast(T, error)
+
+
 def _ahead(items: Iterator[T]) -> Iterator[T]:
     """The same items, the next one made by a thread while the last one is used."""
     end = object()
@@ -167,9 +176,17 @@ def block_sizes(cache: Cache) -> tuple[int, ...]:
     )
 
 
+class _Loader(DataLoader[Any]):
+    def __iter__(self) -> Any:
+        for item in super().__iter__():
+            if isinstance(item, C2SError):
+                raise item
+            yield item
+
+
 def loader(stream: BatchStream, workers: int, pin_memory: bool) -> DataLoader[Batch | list[Replay]]:
-    """The loader of a stream; it leaves the global random state alone."""
-    return DataLoader(
+    """The loader of a stream; it leaves the global random state alone, and raises what its processes met."""
+    return _Loader(
         stream,
         batch_size=None,
         num_workers=workers,

@@ -22,6 +22,7 @@ from c2s.evaluation.inference import CosineClassifier, Predictor
 from c2s.methods.batch import Batch
 from c2s.training.config import TrainConfig, ValidationConfig
 from c2s.training.module import DistillationModule
+from c2s.training.tensors import require_finite
 from c2s_cache.manifest import Manifest
 from c2s_cache.reader import Cache
 
@@ -94,6 +95,10 @@ class Validation(pl.Callback):
         assert isinstance(module, DistillationModule)
         if not module.ends_iteration(batch_idx) or module.step % self.config.every:
             return
+        module.require_finite_losses()
+        require_finite(
+            module.trained_student.state_dict(), f"the student of iteration {module.step}"
+        )
         scores = self.scores(trainer, module)
         for logger in trainer.loggers:
             logger.log_metrics(scores, module.step)

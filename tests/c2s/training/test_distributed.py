@@ -181,7 +181,7 @@ def test_interrupt_and_resume_equal_an_uninterrupted_run(folder, two):
     code, _, err = finish(process)
     assert code == 1
     assert "Stopped by SIGTERM at iteration" in err, err
-    assert 2 <= checkpoint.read_state(folder / "cut")["step"] < STEPS
+    assert 2 <= checkpoint.read_state(folder / "cut").step < STEPS
     code, _, err = finish(start(folder, "resume", folder / "cut"))
     assert code == 0, err
     ours, whole = state(folder / "cut"), state(two)

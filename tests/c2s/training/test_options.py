@@ -100,8 +100,8 @@ def test_a_run_with_everything_resumes_to_the_bit(
     path = run.resume(tmp_path / "cut", load_validation=load_scenes)
     assert differing(path, everything) == []
     assert records(path) == records(everything)
-    assert checkpoint.read_state(path)["complete"]
-    ours, whole = (checkpoint.read_state(p)["checkpoint"]["callbacks"] for p in (path, everything))
+    assert checkpoint.read_state(path).complete
+    ours, whole = (checkpoint.read_state(p).checkpoint["callbacks"] for p in (path, everything))
     assert ours == whole
 
 
@@ -219,7 +219,7 @@ def test_patience_stops_the_run_which_is_then_complete(tiny_cache, tmp_path, mon
     config = settings(tiny_cache, tmp_path, validation=validation, checkpoint_every=100)
     path = run.train(config, load_validation=load_scenes)
     state = checkpoint.read_state(path)
-    assert (state["step"], state["complete"]) == (5, True)
+    assert (state.step, state.complete) == (5, True)
     assert run.resume(path, load_validation=load_scenes) == path
     assert next(scores) == 99.0
 

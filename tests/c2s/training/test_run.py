@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 import tiny_runs
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from c2s.methods.clip_to_seg import method
 from c2s.training import checkpoint, run
+from c2s.training import tensors as tensor_files
 from c2s.training.logs import MetricsLog, read_metrics
 from c2s.training.recorder import Recorder
 from c2s.training.run_folder import RunError, open_run, read_config, saved_step
@@ -177,7 +179,7 @@ def test_a_swap_that_was_cut_short_still_has_a_checkpoint(finished, survivor):
     current.rename(finished / survivor)
     try:
         assert saved_step(finished) == STEPS
-        assert checkpoint.read_state(finished)["step"] == STEPS
+        assert checkpoint.read_state(finished).step == STEPS
     finally:
         (finished / survivor).rename(current)
 
@@ -187,7 +189,7 @@ def test_a_half_written_checkpoint_is_not_taken(finished):
     new.mkdir()
     try:
         (new / "student.safetensors").write_bytes(b"half")
-        assert checkpoint.read_state(finished)["step"] == STEPS
+        assert checkpoint.read_state(finished).step == STEPS
     finally:
         (new / "student.safetensors").unlink()
         new.rmdir()
@@ -219,7 +221,7 @@ def test_damaged_weights_are_one_sentence(finished):
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_views_cache, tmp_path, monkeypatch):
     scores = method.class_scores
     monkeypatch.setattr(method, "class_scores", lambda *args: scores(*args) * float("nan"))
-    with pytest.raises(C2SError, match=r"loss is nan at iteration 1"):
+    with pytest.raises(C2SError, match=r"loss is not finite at iteration 1\."):
         run.train(settings(tiny_views_cache, tmp_path))
 
 
@@ -234,13 +236,38 @@ def test_a_wrong_setting_leaves_no_folder_behind(tiny_views_cache, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_full_disk_is_one_sentence(tiny_views_cache, tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize(
+    ("room", "message"),
+    [
+        (0, r"run folder .* cannot be made \(.*No space left"),
+        (1, r"iteration 2 cannot .*Make room there\. There is no checkpoint yet: .*--overwrite"),
+        (3, r"iteration 2 cannot .*Make room there\. There is no checkpoint yet: .*--overwrite"),
+        (4, r"iteration 4 cannot .*Make room there\. The checkpoint of iteration 2 .*--resume"),
+        (5, r"iteration 4 cannot .*Make room there\. The checkpoint of iteration 2 .*--resume"),
+    ],
+)
+def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(
+    tiny_views_cache, tmp_path, monkeypatch, room, message
+):
+    """With room for so many files: the text, the halfway student, then two for each checkpoint."""
+    written = []
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(C2SError, match=r"iteration 2 cannot be written .*No space left.*--resume"):
-        run.train(settings(tiny_views_cache, tmp_path))
+    def save(values, file):
+        if len(written) == room:
+            raise SafetensorError("I/O error: No space left on device")
+        written.append(file)
+        save_file(values, file)
+
+    monkeypatch.setattr(tensor_files, "save_file", save)
+    with pytest.raises(C2SError, match=message):
+        run.train(settings(tiny_views_cache, tmp_path, name="full"))
+    path = tmp_path / "runs" / "full"
+    assert path.exists() == (room > 0)
+    if room > 3:
+        assert open_run(path).step == 2
+        assert sorted(f.name for f in path.glob("checkpoint*")) == ["checkpoint"]
+        monkeypatch.undo()
+        assert saved_step(run.resume(path)) == STEPS
 
 
 def test_records_after_the_checkpoint_are_dropped_on_resume(tmp_path):

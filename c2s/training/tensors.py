@@ -1,0 +1,76 @@
+"""Invariant: a file of tensors is whole, durable and finite, or it is not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from c2s_cache.errors import C2SError
+from c2s_cache.receipt import sync_directory
+
+
+class NotFinite(C2SError):
+    """A loss or a weight is nan or infinite."""
+
+
+def require_finite(tensors: Mapping[str, Tensor], what: str, hint: str | None = None) -> None:
+    """Look at every value, all of one device, and wait for that device once.
+
+    Raises:
+        NotFinite: says how many of the tensors of `what` are not finite, and names the first.
+    """
+    names = [name for name, value in tensors.items() if value.is_floating_point()]
+    if not names:
+        return
+    finite = torch.stack([tensors[name].isfinite().all() for name in names]).tolist()
+    lost = [name for name, good in zip(names, finite, strict=True) if not good]
+    if lost:
+        raise NotFinite(
+            f"{len(lost)} of {len(tensors)} tensors of {what} are not finite, first {lost[0]}.",
+            hint,
+        )
+
+
+def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file, of tensors on any device, as `write_atomic` writes bytes.
+
+    Raises:
+        NotFinite: a value is nan or infinite; nothing is written.
+        OSError: it cannot be written.
+    """
+    # safetensors refuses views that share memory or are not contiguous.
+    plain = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
+    require_finite(plain, str(file))
+    write_whole(file, lambda partial: save_file(plain, partial))
+
+
+def write_whole(file: Path, write: Callable[[Path], object]) -> None:
+    """Have a safetensors file written so that any reader sees the old one or the new, also after a crash.
+
+    Args:
+        file: the file.
+        write: writes one to the path it is given.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    partial = file.with_name(f".{file.name}.part")
+    try:
+        partial.touch()
+        mode = partial.stat().st_mode
+        write(partial)
+        partial.chmod(mode)  # safetensors' own files are their owner's alone, whatever the umask
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(file)
+        sync_directory(file.parent)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    finally:
+        partial.unlink(missing_ok=True)
