@@ -42,7 +42,7 @@ def write_values(path: Path, labels: Labels, values: Sequence[int], ignored: int
 
 def write_list(path: Path, ids: Sequence[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{i}\n" for i in ids))
+    path.write_text("".join(f"{i}\n" for i in ids), encoding="utf-8")
 
 
 def voc_palette(image: Image.Image) -> Image.Image:

@@ -96,7 +96,7 @@ def run_cell(config: TrainConfig, scoring: Scoring) -> dict[str, Any]:
 def _alone(path: Path) -> Iterator[None]:
     """Wait until no other process is at this run; the kernel ends the wait when that one dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with lock_file(path).open("w") as file:
+    with lock_file(path).open("w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

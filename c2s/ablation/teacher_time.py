@@ -44,7 +44,9 @@ def _entries(cache: str) -> list[dict[str, Any]]:
     file = Path(cache) / "provenance.jsonl"  # of a cache behind a URL nothing is known
     if not file.is_file():
         return []
-    found: list[dict[str, Any]] = [json.loads(line) for line in file.read_text().splitlines()]
+    found: list[dict[str, Any]] = [
+        json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()
+    ]
     return found
 
 

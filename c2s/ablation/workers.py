@@ -104,7 +104,7 @@ def _take(connection: Connection, process: Any, config: TrainConfig, log: Path) 
 def _serve(connection: Connection, device: str, log: Path) -> None:
     """Run cells until the parent closes the pipe, or is gone."""
     os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which then asks once, by SIGTERM
-    with log.open("a", buffering=1) as file:
+    with log.open("a", encoding="utf-8", buffering=1) as file:
         os.dup2(file.fileno(), sys.stdout.fileno())
         os.dup2(file.fileno(), sys.stderr.fileno())
     if device:

@@ -141,7 +141,7 @@ def evaluate(
     if out is not None and out.suffix == ".csv":
         result.write_csv(out)
     elif out is not None:
-        out.write_text(json.dumps(facts | result.as_dict(), indent=2) + "\n")
+        out.write_text(json.dumps(facts | result.as_dict(), indent=2) + "\n", encoding="utf-8")
     if json_:
         typer.echo(json.dumps(facts | result.as_dict()))
     else:

@@ -73,11 +73,11 @@ def read_annotations(file: Path) -> Annotations:
         DataError: the file cannot be read or holds something else.
     """
     try:
-        with file.open() as source:
+        with file.open(encoding="utf-8") as source:
             content = json.load(source, object_hook=_keep)
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror}).") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{file} is damaged or no annotation file ({error}).") from error
     if not isinstance(content, dict) or not {"images", "annos_segmentation"} <= set(content):
         raise DataError(

@@ -16,6 +16,7 @@ from c2s.datasets.descriptor import Descriptor, LabelForm, SplitLayout
 from c2s.datasets.label_file import label_values
 from c2s.datasets.split import DescribedSplit
 from c2s_cache import DataError, UnreadableImage
+from c2s_cache.text_file import read_text
 
 
 class NotThere(DataError):
@@ -223,7 +224,7 @@ def _walk(folder: Path) -> Iterator[str]:
 
 
 def _lines(file: Path) -> list[str]:
-    return [line.strip() for line in file.read_text().splitlines() if line.strip()]
+    return [line.strip() for line in read_text(file, "the list").splitlines() if line.strip()]
 
 
 def _without(path: str, suffixes: tuple[str, ...]) -> str:

@@ -18,6 +18,7 @@ from c2s.datasets.context_json import read_annotations
 from c2s.datasets.folder import FolderSplit, NotThere
 from c2s.datasets.registry import Dataset
 from c2s_cache import ConfigError, DataError
+from c2s_cache.text_file import read_text
 
 SBD_FOLDERS = (
     "benchmark_RELEASE/dataset",
@@ -65,7 +66,7 @@ class Preparation:
                 if not file.exists():
                     file.parent.mkdir(parents=True, exist_ok=True)
                     part = _part(file)
-                    part.write_text("".join(f"{i}\n" for i in ids))
+                    part.write_text("".join(f"{i}\n" for i in ids), encoding="utf-8")
                     part.replace(file)
         except OSError as error:
             raise DataError(
@@ -202,7 +203,7 @@ def _root(dataset: Dataset) -> Path:
 def _listed(file: Path) -> set[str]:
     if not file.is_file():
         raise DataError(f"there is no {file}.", voc.DESCRIPTOR.remedy)
-    return set(file.read_text().split())
+    return set(read_text(file, "the list").split())
 
 
 def _write_labels(job: LabelJob) -> None:

@@ -122,7 +122,7 @@ def pretrain(out: Path, seed: int, samples: int, scenes: int, batch_size: int, l
     state = model.encoder.state_dict().items()
     weights = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state}
     save_file(weights, out / "encoder.safetensors", metadata={"format": "pt"})
-    (out / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+    (out / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(card))
 
 

@@ -148,8 +148,10 @@ def save(model: nn.Module, folder: Path, card: dict[str, Any]) -> None:
     save_file(weights, part, metadata={"format": "pt"})
     part.replace(folder / "open_clip_model.safetensors")
     config = {"model_cfg": MODEL_CFG, "preprocess_cfg": PREPROCESS_CFG}
-    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
-    (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+    (folder / "open_clip_config.json").write_text(
+        json.dumps(config, indent=2) + "\n", encoding="utf-8"
+    )
+    (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
 def make_optimizers(clip: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
@@ -263,8 +265,8 @@ def main() -> None:
     from c2s.demo.teacher_report import report
 
     path = arguments.out / "card.json"
-    card = json.loads(path.read_text()) | {"measured": report(arguments.out)}
-    path.write_text(json.dumps(card, indent=2) + "\n")
+    card = json.loads(path.read_text(encoding="utf-8")) | {"measured": report(arguments.out)}
+    path.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(card["measured"], indent=2))
 
 

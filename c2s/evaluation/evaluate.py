@@ -94,7 +94,7 @@ class EvalResult:
             "iou" if i == 0 else f"iou@{offset:g}": metrics
             for i, (offset, metrics) in enumerate(self.sweep.items())
         }
-        with file.open("w", newline="") as out:
+        with file.open("w", encoding="utf-8", newline="") as out:
             writer = csv.writer(out)
             first, *others = columns
             writer.writerow(["id", "name", first, "unseen", *others])

@@ -39,7 +39,7 @@ def main(function: str, folder: str, result: str) -> None:
         figures = error.figures if isinstance(error, Failed) else {}
         found = {"state": "failed", "sentence": sentence(error), "figures": figures}
     part = Path(result + ".part")
-    part.write_text(json.dumps(found))
+    part.write_text(json.dumps(found), encoding="utf-8")
     part.rename(result)
 
 

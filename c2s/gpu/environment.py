@@ -23,7 +23,7 @@ NOTE = "wheels.json"
 def note(root: Path) -> dict[str, str]:
     """What was noted when the wheels were collected; empty if there are none."""
     try:
-        found: dict[str, str] = json.loads((root / WHEELS / NOTE).read_text())
+        found: dict[str, str] = json.loads((root / WHEELS / NOTE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found
@@ -49,7 +49,7 @@ def beside_torch(root: Path) -> Path:
     state = hashlib.sha256(
         repr([sys.executable, str(root), *map(str, wheels)]).encode()
     ).hexdigest()
-    if ready.is_file() and ready.read_text() == state:
+    if ready.is_file() and ready.read_text(encoding="utf-8") == state:
         return python
     shutil.rmtree(venv, ignore_errors=True)
     # Debian's Python makes none with pip unless another package is there.
@@ -58,7 +58,7 @@ def beside_torch(root: Path) -> Path:
     # which --system-site-packages does not give.
     site = venv / "lib" / "python{}.{}".format(*sys.version_info) / "site-packages"
     own = dict.fromkeys(sysconfig.get_path(key) for key in ("purelib", "platlib"))
-    (site / "beside.pth").write_text("".join(f"{path}\n" for path in own))
+    (site / "beside.pth").write_text("".join(f"{path}\n" for path in own), encoding="utf-8")
     pip = (python, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-cache-dir")
     quiet = (
         "--no-warn-conflicts",
@@ -69,7 +69,7 @@ def beside_torch(root: Path) -> Path:
     _run(*pip, *quiet, *wheels)
     # What the sources say they need may be stricter than what they do with what is installed here.
     _run(*pip, *quiet, "--no-build-isolation", "--editable", root)
-    ready.write_text(state)
+    ready.write_text(state, encoding="utf-8")
     return python
 
 

@@ -83,7 +83,7 @@ def watched() -> Iterator[dict[str, float]]:
     """
     seen: dict[str, float] = {}
     command = ["nvidia-smi", f"--query-gpu={','.join(WATCHED)}", "--id=0", "--loop-ms=200"]
-    with tempfile.TemporaryFile("w+") as out:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as out:
         try:
             looking = subprocess.Popen([*command, "--format=csv,noheader,nounits"], stdout=out)
         except OSError:
@@ -115,7 +115,7 @@ def _is_number(text: str) -> bool:
 
 
 def _processor() -> str:
-    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open() as file:
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as file:
         for line in file:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()

@@ -21,7 +21,7 @@ def family(leader: int) -> dict[int, int]:
     page = os.sysconf("SC_PAGE_SIZE")
     for entry in PROC.glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError, IndexError):
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            fields = (entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
             if fields[0] != "Z":
                 facts[int(entry.name)] = int(fields[1]), int(fields[2]), page * int(fields[21])
     members = {pid for pid, (_, group, _) in facts.items() if leader in (pid, group)}
@@ -52,11 +52,11 @@ def machine_memory() -> int:
     """Bytes of memory that this machine, or the container it is, may use."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with contextlib.suppress(OSError, ValueError):
-        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
     return total
 
 
 def volunteer_for_the_oom_killer() -> None:
     """Have the kernel, when memory runs out, end this process and not the one that leads the steps."""
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("900")
+        Path("/proc/self/oom_score_adj").write_text("900", encoding="utf-8")

@@ -30,7 +30,7 @@ class Report:
         if keep:
             for folder in self.folders:
                 with contextlib.suppress(OSError, ValueError):
-                    found = json.loads((folder / "gpu.json").read_text())
+                    found = json.loads((folder / "gpu.json").read_text(encoding="utf-8"))
                     self.facts["steps"] = dict(found["steps"])
                     break
 
@@ -73,7 +73,7 @@ class Report:
             folder.mkdir(parents=True, exist_ok=True)
             for name, text in written.items():
                 part = folder / f".{name}.part"
-                part.write_text(text)
+                part.write_text(text, encoding="utf-8")
                 part.replace(folder / name)
 
     def _log(self, name: str) -> str:

@@ -138,7 +138,7 @@ class Runner:
 
     def _ended(self, one: Running) -> dict[str, Any]:
         try:
-            found = json.loads(one.result.read_text())
+            found = json.loads(one.result.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {"state": "failed", "sentence": self._death(one), **self._measures(one)}
         return {**found, **self._measures(one)}
@@ -148,7 +148,9 @@ class Runner:
         if code == -signal.SIGKILL:
             return "Killed from outside (SIGKILL): the machine probably ran out of memory."
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        lines = self.log(one.step).read_text(errors="replace").strip().splitlines()
+        lines = (
+            self.log(one.step).read_text(errors="replace", encoding="utf-8").strip().splitlines()
+        )
         return f"It died by {how}: {lines[-1] if lines else 'without a word'}"[:300]
 
     def _measures(self, one: Running) -> dict[str, Any]:

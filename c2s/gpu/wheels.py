@@ -47,7 +47,7 @@ def main(root: Path) -> None:
     out = root / WHEELS
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    names = [*pinned((root / "constraints.txt").read_text()), *BUILDER]
+    names = [*pinned((root / "constraints.txt").read_text(encoding="utf-8")), *BUILDER]
     where = [f"--platform={name}" for name in PLATFORMS]
     command = [
         sys.executable,
@@ -71,7 +71,7 @@ def main(root: Path) -> None:
             f"{total / 2**20:.1f} MiB of wheels cannot be carried: drop a package from LACKING."
         )
     facts = {"python": PYTHON, "commit": commit(root), "sources": digest(root)}
-    (out / NOTE).write_text(json.dumps(facts, indent=2) + "\n")
+    (out / NOTE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

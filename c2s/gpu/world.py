@@ -92,7 +92,7 @@ class World:
     def once(self, name: str) -> Iterator[Path]:
         """A path below the folder that several steps share, and only one makes at a time."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / f"{name}.lock").open("w") as lock:
+        with (self.folder / f"{name}.lock").open("w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield self.folder / name
 
@@ -145,7 +145,9 @@ class World:
     def figures(self, step: str) -> dict[str, Any]:
         """Figures of an earlier step, of this call or one before; empty if there are none."""
         with contextlib.suppress(OSError, ValueError, KeyError):
-            found: dict[str, Any] = json.loads(self.report.read_text())["steps"][step]["figures"]
+            found: dict[str, Any] = json.loads(self.report.read_text(encoding="utf-8"))["steps"][
+                step
+            ]["figures"]
             return found
         return {}
 
@@ -162,10 +164,10 @@ def write_world(world: World) -> None:
     """Note it for the processes of the steps."""
     world.folder.mkdir(parents=True, exist_ok=True)
     facts = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(world).items()}
-    (world.folder / FILE).write_text(json.dumps(facts))
+    (world.folder / FILE).write_text(json.dumps(facts), encoding="utf-8")
 
 
 def open_world(folder: Path) -> World:
     """The world of a folder."""
-    facts = json.loads((folder / FILE).read_text())
+    facts = json.loads((folder / FILE).read_text(encoding="utf-8"))
     return World(folder, facts["device"], facts["small"], Path(facts["report"]))

@@ -50,13 +50,13 @@ class MetricsLog(Logger):
         """Append the record of an iteration."""
         if self._columns is None:
             records = [r for r in read_metrics(self.run) if r["step"] <= self.start]
-            self.jsonl.write_text("".join(json.dumps(r) + "\n" for r in records))
+            self.jsonl.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
             self._write_table(records)
         record = {"step": step, **{k: round(v, 9) for k, v in metrics.items()}}
-        with self.jsonl.open("a") as lines:
+        with self.jsonl.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(record) + "\n")
         if record.keys() <= set(self._columns or ()):
-            with self.csv.open("a", newline="") as table:
+            with self.csv.open("a", newline="", encoding="utf-8") as table:
                 csv.DictWriter(table, self._columns or []).writerow(record)
         else:
             self._write_table(read_metrics(self.run))
@@ -66,7 +66,7 @@ class MetricsLog(Logger):
 
     def _write_table(self, records: list[dict[str, Any]]) -> None:
         self._columns = list(dict.fromkeys(key for record in records for key in record))
-        with self.csv.open("w", newline="") as file:
+        with self.csv.open("w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, self._columns)
             table.writeheader()
             table.writerows(records)
@@ -76,7 +76,8 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     """Records of a run's `metrics.jsonl`; a last line that was cut short is left out."""
     file = run / "metrics.jsonl"
     records = []
-    for line in file.read_text().splitlines() if file.is_file() else []:
+    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    for line in text.splitlines():
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:
@@ -133,5 +134,5 @@ def close_loggers(loggers: list[Logger]) -> None:
 
 def _wandb_id(file: Path) -> str | None:
     if first_process() and not file.exists():
-        file.write_text(uuid.uuid4().hex[:16])
-    return file.read_text() if file.exists() else None
+        file.write_text(uuid.uuid4().hex[:16], encoding="utf-8")
+    return file.read_text(encoding="utf-8") if file.exists() else None

@@ -31,7 +31,7 @@ def build_lock(path: Path) -> Iterator[str]:
         CacheError: another process is building into the same cache.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as file:
+    with path.with_name(f".{path.name}.lock").open("w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -49,7 +49,7 @@ def writing(path: Path, token: str) -> Iterator[None]:
     Raises:
         CacheError: the cache has another owner by now.
     """
-    with _owner(path).open("r") as file:
+    with _owner(path).open("r", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
         if file.read() != token:
             raise CacheError(
@@ -60,7 +60,7 @@ def writing(path: Path, token: str) -> Iterator[None]:
 
 def _take_over(path: Path) -> str:
     token = secrets.token_hex(16)
-    with _owner(path).open("a+") as file:
+    with _owner(path).open("a+", encoding="utf-8") as file:
         _wait_for_writers(file, path)
         file.truncate(0)
         file.write(token)

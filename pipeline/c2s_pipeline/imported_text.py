@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c2s_cache import ConfigError
+from c2s_cache.text_file import read_text
 
 MARGIN = 0.05
 """By how much a row may be nearer to another class than to its own. In the right order, CLIP's embeddings
@@ -110,7 +111,8 @@ def check_order(
 def _check_names(file: Path, classes: Sequence[str]) -> None:
     if not file.is_file():
         return
-    named = [line.strip() for line in file.read_text().splitlines() if line.strip()]
+    text = read_text(file, "the names of text embeddings", error=ConfigError)
+    named = [line.strip() for line in text.splitlines() if line.strip()]
     if named == list(classes):
         return
     for row, class_name in enumerate(classes):

@@ -10,7 +10,7 @@ def peak_memory() -> int:
     """Largest resident size of this process so far, in bytes."""
     try:
         # getrusage also counts what the parent held before it started this program; VmHWM does not.
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     except OSError:

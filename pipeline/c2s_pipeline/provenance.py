@@ -44,5 +44,5 @@ def record(path: Path, **facts: Any) -> None:
         "versions": versions(),
         **facts,
     }
-    with (path / "provenance.jsonl").open("a") as file:
+    with (path / "provenance.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")

@@ -171,7 +171,9 @@ def halted(worker: subprocess.Popen[bytes], out: Path) -> Iterator[None]:
     with owner.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         waiting = re.compile(rf"-> FLOCK .*:{owner.stat().st_ino} ")
-        wait_until(lambda: waiting.search(Path("/proc/locks").read_text()) is not None)
+        wait_until(
+            lambda: waiting.search(Path("/proc/locks").read_text(encoding="utf-8")) is not None
+        )
         worker.send_signal(signal.SIGSTOP)
         wait_until(lambda: states(worker.pid) == {"T"})
     yield
