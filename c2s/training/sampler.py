@@ -6,14 +6,15 @@ is in it; resuming at iteration t means asking for batch t.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 _ORDER, _VIEWS, _JITTER, _FRESH, _DROPOUT = range(5)  # separate random streams of one seed
+_CHUNK = 1 << 20
 
 
 class SampleRef(NamedTuple):
@@ -61,42 +62,94 @@ class BatchSequence:
 
     def sample(self, position: int) -> SampleRef:
         """The sample at a position of the run."""
-        epoch, place = divmod(position, sum(self.block_sizes))
-        order = epoch_order(self.block_sizes, self.seed, epoch, self.window)
-        block, item = order[place].tolist()
-        first = view_offsets(self.block_sizes, self.seed, self.views)[block]
-        return SampleRef(block, item, int((first[item] + epoch) % self.views), position)
+        epoch, place = divmod(position, self.rows)
+        block, item = self._epoch(epoch).sample(place)
+        first = 0 if self.views == 1 else int(self._first_views[self._starts[block] + item])
+        return SampleRef(block, item, (first + epoch) % self.views, position)
+
+    @cached_property
+    def rows(self) -> int:
+        """Samples of an epoch."""
+        return sum(self.block_sizes)
+
+    @cached_property
+    def _sizes(self) -> NDArray[np.int64]:
+        return np.array(self.block_sizes, np.int64)
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        return np.cumsum(self._sizes) - self._sizes
+
+    @cached_property
+    def _first_views(self) -> NDArray[np.unsignedinteger[Any]]:
+        """View that each row shows in epoch 0, [rows]; later epochs go round."""
+        rng = np.random.default_rng([self.seed, _VIEWS])
+        small = np.min_scalar_type(self.views)
+        chunks = [min(_CHUNK, self.rows - start) for start in range(0, self.rows, _CHUNK)]
+        return np.concatenate([rng.integers(self.views, size=n).astype(small) for n in chunks])
+
+    @cached_property
+    def _epochs(self) -> dict[int, Epoch]:
+        return {}
+
+    def _epoch(self, number: int) -> Epoch:
+        if number not in self._epochs:
+            for old in sorted(self._epochs)[:-1]:  # a batch spans two at most
+                del self._epochs[old]
+            self._epochs[number] = Epoch(self._sizes, self.seed, number, self.window)
+        return self._epochs[number]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-@lru_cache(maxsize=2)
-def epoch_order(
-    block_sizes: tuple[int, ...], seed: int, epoch: int, window: int
-) -> NDArray[np.int64]:
-    """Order of one epoch: int64 [rows, 2] of (block, item), every row exactly once.
+class Epoch:
+    """The order of one epoch, every row exactly once; made a window at a time, as it is asked for.
+
+    Going forward costs what the rows passed by cost, going back begins anew.
 
     Args:
-        block_sizes: usable rows per block.
+        sizes: usable rows per block, int64 [blocks].
         seed: of the run.
-        epoch: 0, 1, ...
+        number: 0, 1, ...
         window: blocks that are shuffled together.
     """
-    rng = np.random.default_rng([seed, _ORDER, epoch])
-    blocks = rng.permutation(len(block_sizes))
-    parts = []
-    for start in range(0, len(blocks), window):
-        held = blocks[start : start + window]
-        rows = [np.stack([np.full(block_sizes[b], b), np.arange(block_sizes[b])], 1) for b in held]
-        parts.append(rng.permutation(np.concatenate(rows), axis=0))
-    return np.concatenate(parts).astype(np.int64)
 
+    def __init__(self, sizes: NDArray[np.int64], seed: int, number: int, window: int) -> None:
+        self._stream = (seed, _ORDER, number)
+        self._sizes, self._window = sizes, window
+        blocks = self._begin()
+        counts = np.add.reduceat(sizes[blocks], np.arange(0, len(blocks), window))
+        self._ends = np.cumsum(counts)
 
-@lru_cache(maxsize=2)
-def view_offsets(
-    block_sizes: tuple[int, ...], seed: int, views: int
-) -> tuple[NDArray[np.int64], ...]:
-    """View that each row shows in epoch 0, per block int64 [block size]; later epochs go round."""
-    rng = np.random.default_rng([seed, _VIEWS])
-    return tuple(rng.integers(views, size=size) for size in block_sizes)
+    def _begin(self) -> NDArray[np.int64]:
+        self._rng = np.random.default_rng(self._stream)
+        self._blocks = self._rng.permutation(len(self._sizes))
+        self._made = 0
+        self._held: dict[int, NDArray[np.int64]] = {}
+        return self._blocks
+
+    def sample(self, place: int) -> tuple[int, int]:
+        """Block and item of the row at a place of the epoch."""
+        window = int(np.searchsorted(self._ends, place, side="right"))
+        order = self._order(window)
+        nth = int(order[place - (self._ends[window - 1] if window else 0)])
+        for block in self._blocks[window * self._window : (window + 1) * self._window].tolist():
+            if nth < self._sizes[block]:
+                return block, nth
+            nth -= int(self._sizes[block])
+        raise IndexError(place)
+
+    def _order(self, window: int) -> NDArray[np.int64]:
+        """Which of the rows of a window comes when, [rows of the window]; the last two are held."""
+        if window < self._made and window not in self._held:
+            self._begin()
+        while self._made <= window:
+            start = self._ends[self._made - 1] if self._made else 0
+            self._held.pop(self._made - 2, None)
+            self._held[self._made] = self._rng.permutation(int(self._ends[self._made] - start))
+            self._made += 1
+        return self._held[window]
 
 
 def jitter_rng(seed: int, position: int) -> np.random.Generator:
