@@ -72,7 +72,7 @@ def ablate(
     from c2s.ablation.cell import Scoring
     from c2s.ablation.plan import Request, make_plan
     from c2s.recipes import load_recipe
-    from c2s_cache.reader import read_manifest
+    from c2s_cache.manifest import read_manifest
 
     grids = _grids(table or [], grid or [])
     request = Request(

@@ -127,7 +127,7 @@ def train(
 def _defaults(cache: str | None, student: str | None) -> dict[str, Any]:
     """Settings that suit the cache's data set, where the general ones do not."""
     from c2s.demo.defaults import train_defaults
-    from c2s_cache.reader import read_manifest
+    from c2s_cache.manifest import read_manifest
 
     return {} if cache is None else train_defaults(read_manifest(cache).dataset, student)
 

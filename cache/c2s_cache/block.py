@@ -40,6 +40,12 @@ class Block:
     arrays: dict[str, NDArray[Any]]
     start: int
 
+    @classmethod
+    def of(cls, arrays: dict[str, NDArray[Any]], start: int) -> Block:
+        """The block whose first row is `start`, from what was read of it."""
+        usable = start + np.flatnonzero(arrays["images/usable"])
+        return cls(usable.astype(np.int64), arrays, start)
+
     def __len__(self) -> int:
         return len(self.rows)
 

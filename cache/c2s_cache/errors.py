@@ -28,6 +28,10 @@ class CacheError(C2SError):
     """The cache on disk is missing, incomplete, damaged or of another format."""
 
 
+class DamagedError(CacheError):
+    """What is read of a cache is not what its receipts say: damaged, missing, or changed by a writer."""
+
+
 class MismatchError(CacheError):
     """A cache exists but was built for a different request."""
 

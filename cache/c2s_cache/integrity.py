@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from c2s_cache.block import Block
-from c2s_cache.errors import CacheError
+from c2s_cache.errors import CacheError, DamagedError
 from c2s_cache.manifest import IGNORE
-from c2s_cache.reader import Cache
+from c2s_cache.reader import TEXT, TRANSDUCTIVE, Cache
 from c2s_cache.receipt import METADATA, receipt_path
 from c2s_cache.schema import array_specs
 
@@ -35,18 +36,20 @@ def verify(cache: Cache, progress: Callable[[int, int], None] | None = None) -> 
 
     Returns:
         All findings; an empty list means the cache is whole and sound.
+
+    Raises:
+        CacheError: it cannot be reached, or a receipt is damaged.
     """
+    cache = Cache(cache.address)  # what another reader has proven does not count
     there = cache.folder.sizes()
-    findings: list[Finding] = [*_metadata(cache), *_structure(cache), *_strays(cache, there)]
-    for block in range(cache.blocks):
-        missing = list(_completeness(cache, block))
-        damaged = [] if missing else list(_checksums(cache, block, there))
-        findings += missing + damaged
-        if not missing and not damaged:
-            findings += _content(cache, block)
+    damage = [*_metadata(cache), *_structure(cache), *_strays(cache, there), *_completeness(cache)]
+    blocks = sorted({block for stage, block in cache.receipts if stage != METADATA})
+    for done, block in enumerate(blocks, 1):
+        finished = all((s, block) in cache.receipts for s in cache.manifest.stages_of(block))
+        damage += _content(cache, block) if finished else _checksums(cache, block)
         if progress is not None:
-            progress(block + 1, cache.blocks)
-    return findings
+            progress(done, len(blocks))
+    return damage
 
 
 def _metadata(cache: Cache) -> Iterator[Finding]:
@@ -54,21 +57,23 @@ def _metadata(cache: Cache) -> Iterator[Finding]:
     if receipt is None:
         yield Finding("complete", METADATA, "no receipt: the cache was never fully created")
         return
-    for name, record in receipt.files.items():
-        if _digest(cache, name) != record.sha256:
+    for name, found in cache.folder.digests(receipt.files):
+        if found != receipt.files[name].sha256:
             yield Finding("checksum", name, "metadata differ from the receipt or are missing")
 
 
 def _structure(cache: Cache) -> Iterator[Finding]:
     """Shape, type, axes and shards of every array, as SPEC.md has them for this manifest."""
+    try:
+        metadata = cache.arrays.metadata
+    except CacheError as error:
+        yield Finding("structure", "zarr.json", error.what)
+        return
     for spec in array_specs(cache.manifest):
-        try:
-            array = cache.array(spec.path)
-        except (KeyError, CacheError):
+        if (m := metadata.get(spec.path)) is None:
             yield Finding("structure", spec.path, "the array is missing")
             continue
-        meta = array.metadata
-        have = (array.shape, str(array.dtype), array.shards, getattr(meta, "dimension_names", None))
+        have = (m.shape, str(m.dtype.to_native_dtype()), m.shards, m.dimension_names)
         want = (spec.shape, spec.dtype, spec.shards, spec.dims)
         if have != want:
             yield Finding("structure", spec.path, f"is {have}, expected {want}")
@@ -83,54 +88,54 @@ def _strays(cache: Cache, there: Iterable[str]) -> Iterator[Finding]:
         yield Finding("structure", name, "a file that no receipt names")
 
 
-def _completeness(cache: Cache, block: int) -> Iterator[Finding]:
-    prints = cache.manifest.fingerprints
-    for stage in cache.manifest.stages_of(block):
-        receipt = cache.receipts.get((stage, block))
-        if receipt is None:
-            yield Finding(
-                "complete", f"{stage}/{block}", "no receipt: this stage was never finished"
-            )
-        elif receipt.fingerprint != prints[stage]:
-            yield Finding("complete", f"{stage}/{block}", "the receipt belongs to another request")
+def _completeness(cache: Cache) -> Iterator[Finding]:
+    """Receipts that are missing or of another request; a run of missing ones is one finding."""
+    for stage in cache.manifest.stages:
+        written = cache.written(stage)
+        end = 1 if stage == "text" else cache.blocks
+        for before, after in pairwise([-1, *written, end]):
+            if after > before + 1:
+                last = f"-{after - 1}" if after > before + 2 else ""
+                where = f"{stage}/{before + 1}{last}"
+                yield Finding("complete", where, "no receipt: this stage was never finished")
+        for block in written:
+            if cache.receipts[stage, block].fingerprint != cache.fingerprints[stage]:
+                what = "the receipt belongs to another request"
+                yield Finding("complete", f"{stage}/{block}", what)
 
 
-def _checksums(cache: Cache, block: int, there: Container[str]) -> Iterator[Finding]:
-    for stage in cache.manifest.stages_of(block):
-        for name, record in cache.receipts[stage, block].files.items():
-            if name not in there:
-                yield Finding("checksum", name, "file is missing")
-            elif _digest(cache, name) != record.sha256:
-                yield Finding("checksum", name, "bytes differ from the receipt")
-
-
-def _digest(cache: Cache, name: str) -> str | None:
-    try:
-        return cache.folder.digest(name)
-    except FileNotFoundError:
-        return None
+def _checksums(cache: Cache, block: int, proven: Container[str] = ()) -> Iterator[Finding]:
+    """Files of a block that are not those of its receipts; arrays whose files were proven are left out."""
+    receipts = (cache.receipts.get((s, block)) for s in cache.manifest.stages_of(block))
+    records = {name: r for receipt in receipts if receipt for name, r in receipt.files.items()}
+    names = [name for name in records if name.partition("/c/")[0] not in proven]
+    for name, found in cache.folder.digests(names):
+        if found is None:
+            yield Finding("checksum", name, "file is missing")
+        elif found != records[name].sha256:
+            yield Finding("checksum", name, "bytes differ from the receipt")
 
 
 def _content(cache: Cache, block: int) -> Iterator[Finding]:
+    start = cache.manifest.block_range(block).start
     try:
-        data = cache.read_block(block, transductive=True)
-    except (CacheError, ValueError, OSError) as error:
-        yield Finding("read", f"block {block}", f"cannot be read: {error}")
+        arrays = cache.read(block, (*TRANSDUCTIVE, "images/digest"), fast=True)
+        text = cache.text("all").embeddings if block == 0 else None
+    except DamagedError as error:
+        yield from list(_checksums(cache, block)) or [Finding("read", f"block {block}", error.what)]
         return
-    rows = cache.manifest.block_range(block)
-    digests = np.asarray(cache.array("images/digest")[rows.start : rows.stop])
+    yield from _checksums(cache, block, {*arrays, TEXT})
+    data = Block.of(arrays, start)
     for i in range(len(data)):
         try:
-            yield from _row(cache, data, i, digests)
-        except (ValueError, IndexError) as error:
+            yield from _row(cache, data, i)
+        except (ValueError, LookupError, TypeError) as error:
             yield Finding("read", f"row {data.rows[i]}", f"its arrays do not fit together: {error}")
-    if block == 0:
-        norms = np.linalg.norm(np.asarray(cache.array("text/embeddings")[:]), axis=1)
-        if not np.allclose(norms, 1.0, atol=1e-3):
-            yield Finding("values", "text/embeddings", "a class embedding is not of unit norm")
+    if text is not None and not np.allclose(np.linalg.norm(text, axis=1), 1.0, atol=1e-3):
+        yield Finding("values", TEXT, "a class embedding is not of unit norm")
 
 
-def _row(cache: Cache, data: Block, i: int, digests: np.ndarray) -> Iterator[Finding]:
+def _row(cache: Cache, data: Block, i: int) -> Iterator[Finding]:
     m = cache.manifest
     allowed = np.array([*m.seen, IGNORE])
     for view in range(m.views):
@@ -138,7 +143,7 @@ def _row(cache: Cache, data: Block, i: int, digests: np.ndarray) -> Iterator[Fin
         where = f"row {sample.row}"
         if view == 0:
             digest = hashlib.sha256(sample.image).digest()
-            if digest != digests[sample.row - data.start].tobytes():
+            if digest != data.arrays["images/digest"][sample.row - data.start].tobytes():
                 yield Finding("pairing", where, "image bytes are not those the row was built from")
             leaked = np.setdiff1d(np.unique(sample.labels), allowed)
             if leaked.size:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from c2s_cache.errors import CacheError
 from c2s_cache.fingerprint import stage_fingerprint
+from c2s_cache.folder import Folder
 
 FORMAT: Final = 3
 STAGES = ("images", "labels", "views", "teacher", "dense", "masks", "regions", "text")
@@ -128,3 +132,49 @@ class Manifest(_Model):
         """Row numbers of a block."""
         start = block * self.block_rows
         return range(start, min(start + self.block_rows, self.rows))
+
+
+def read_manifest(path: Path | str) -> Manifest:
+    """Read a cache's manifest from the root group's attribute `c2s`; `path` may be a URL.
+
+    Raises:
+        CacheError: there is none, or it is of another format.
+    """
+    return parse_manifest(read_root(Folder(path)), path)
+
+
+def read_root(folder: Folder) -> bytes:
+    """The bytes of the root group's `zarr.json`; none if there is none."""
+    try:
+        return folder.read("zarr.json")
+    except FileNotFoundError:
+        return b""
+
+
+def parse_manifest(root: bytes, path: Path | str) -> Manifest:
+    """The manifest in the bytes of the root group's `zarr.json`.
+
+    Raises:
+        CacheError: there is none, or it is of another format.
+    """
+    try:
+        attributes = json.loads(root)["attributes"]["c2s"]
+        version = attributes.get("format")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise CacheError(
+            f"{path} is not a c2s cache (no manifest in zarr.json).",
+            "Build one with: c2s cache build --dataset NAME",
+        ) from error
+    if version != FORMAT:
+        raise CacheError(
+            f"{path} has cache format {repr(version)[:40]}; this version reads {FORMAT}.",
+            "Use the c2s version that wrote it, or remove it and build it anew: c2s cache build.",
+        )
+    try:
+        return Manifest.model_validate(attributes)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p) for p in first["loc"])
+        raise CacheError(
+            f"{path}: the manifest is damaged at {where or 'its root'}: {first['msg']}."
+        ) from error

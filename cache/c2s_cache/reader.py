@@ -1,28 +1,26 @@
-"""Invariant: only a complete cache is opened for training, and it is read a block at a time."""
+"""Invariant: no byte of a cache is used before it was found equal to its receipt, and missing is never zero."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
-from pydantic import ValidationError
-from zarr.core.sync import sync
 
+from c2s_cache.arrays import Arrays, Opening
 from c2s_cache.block import Block
+from c2s_cache.decode import decode
 from c2s_cache.errors import CacheError
+from c2s_cache.fingerprint import digest
 from c2s_cache.folder import Folder
-from c2s_cache.manifest import FORMAT, Manifest
-from c2s_cache.receipt import METADATA, Receipt, parse, receipt_path
-from c2s_cache.schema import RAGGED, open_arrays, ragged_ranges
+from c2s_cache.manifest import Manifest, parse_manifest, read_root
+from c2s_cache.receipt import METADATA, FileRecord, Receipt, parse
+from c2s_cache.schema import RAGGED, ArraySpec, array_specs, ragged_ranges
 
 TRAINING = (
     *("images/data", "images/size", "images/usable", "labels/data", "views/box", "views/flip"),
@@ -32,9 +30,7 @@ TRAINING = (
 TRANSDUCTIVE = (*TRAINING, "labels/ignored")
 """Those of a self-training: `labels/ignored` tells pixels of unseen classes from pixels of none, which
 inductive training must not know."""
-DECODER = "zarrs.ZarrsCodecPipeline"
-"""What training reads with: the same values, in half the time of Zarr's own. Writing stays with Zarr's,
-whose compressed bytes a rebuild must repeat."""
+TEXT = "text/embeddings"
 
 
 @dataclass(frozen=True)
@@ -51,16 +47,21 @@ class Cache:
 
     Args:
         path: cache directory, or the URL of one; see `Folder`.
+        manifest: what the cache was when it was opened elsewhere, and must still be.
 
     Raises:
         CacheError: no cache of this format at `path`. Completeness is checked by `open_cache`.
+        DamagedError: it is another cache than `manifest` says.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, manifest: Manifest | None = None) -> None:
         self.folder = Folder(path)
-        self.manifest = read_manifest(path)
-        self._group = open_arrays(self.folder.local or self.address)
-        self._opened: dict[tuple[str, str | None], zarr.Array[Any]] = {}
+        self._root = read_root(self.folder)
+        self.manifest = parse_manifest(self._root, path)
+        self.arrays = Arrays(self.folder, self._root)
+        self._root_is_proven = False
+        if manifest not in (None, self.manifest):
+            raise self.arrays.proof.damaged(f"{self} has changed since it was opened.")
 
     @property
     def address(self) -> str:
@@ -83,32 +84,43 @@ class Cache:
         """Number of blocks."""
         return self.manifest.blocks
 
+    def written(self, stage: str) -> list[int]:
+        """The blocks that have a receipt of a stage, ascending."""
+        blocks = 1 if stage in (METADATA, "text") else self.blocks
+        names = self.folder.list(f"receipts/{stage}")
+        numbers = (int(n[:-5]) for n in names if re.fullmatch(r"[0-9]{6,20}\.json", n))
+        return sorted(b for b in numbers if b < blocks)
+
+    def receipts_of(self, stage: str) -> Iterator[Receipt]:
+        """The receipts of a stage, by block; none of them is kept."""
+        return self._receipts((stage, block) for block in self.written(stage))
+
+    def _receipts(self, keys: Iterable[tuple[str, int]]) -> Iterator[Receipt]:
+        """Those of the receipts that are there."""
+        names = {f"receipts/{stage}/{block:06d}.json": (stage, block) for stage, block in keys}
+        for name, data in self.folder.read_all(names):
+            yield parse(data, f"{self}/{name}", *names[name])
+
     @cached_property
     def receipts(self) -> dict[tuple[str, int], Receipt]:
-        """Receipts that are there, by (stage, block)."""
-        wanted = [(METADATA, 0)]
-        wanted += [(s, b) for b in range(self.blocks) for s in self.manifest.stages_of(b)]
-        names = {receipt_path(Path(), *key).as_posix(): key for key in wanted}
-        found = self.folder.read_all(names)
-        return {key: parse(found[n], f"{self}/{n}", *key) for n, key in names.items() if n in found}
+        """All receipts that are there, by (stage, block)."""
+        stages = (METADATA, *self.manifest.stages)
+        return {(r.stage, r.block): r for stage in stages for r in self.receipts_of(stage)}
 
     def __str__(self) -> str:
         return self.address
 
-    @property
+    @cached_property
     def quarantine(self) -> list[dict[str, Any]]:
         """Unreadable images: dicts with `row`, `id` and `reason`."""
-        lists = (self.receipts.get(("images", b)) for b in range(self.blocks))
-        return [entry for r in lists if r is not None for entry in r.notes.get("quarantined", [])]
+        return [e for r in self.receipts_of("images") for e in r.notes.get("quarantined", [])]
 
     @property
     def dense_error(self) -> dict[str, float] | None:
         """Error card of the dense tier over the finished blocks: `cosine_mean` and `cosine_min` of
         stored to float32 tokens, and `cluster_agreement`, the share of tokens that K-means from the
         stored tier puts into the same cluster. None without a tier."""
-        found = [
-            r.notes["error"] for (s, _), r in self.receipts.items() if s == "dense" and r.notes
-        ]
+        found = [r.notes["error"] for r in self.receipts_of("dense") if r.notes]
         tokens = sum(e["tokens"] for e in found)
         if not tokens:
             return None
@@ -118,12 +130,14 @@ class Cache:
             "cluster_agreement": sum(e["agreeing"] for e in found) / tokens,
         }
 
-    def array(self, path: str) -> zarr.Array[Any]:
-        """The Zarr array at `path`, for tools that look at more than training does."""
-        array = self._group[path]
-        if not isinstance(array, zarr.Array):
-            raise CacheError(f"{self}/{path} is not an array.")
-        return array
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Fingerprint of every stage."""
+        return self.manifest.fingerprints
+
+    @cached_property
+    def _specs(self) -> dict[str, ArraySpec]:
+        return {spec.path: spec for spec in array_specs(self.manifest)}
 
     def ids(self, block: int) -> list[str]:
         """Image ids of all rows of a block, quarantined ones included."""
@@ -136,64 +150,60 @@ class Cache:
         m = self.manifest
         members = {"seen": m.seen, "unseen": sorted(m.unseen), "all": range(len(m.classes))}
         ids = np.asarray(members[which], dtype=np.int64)
-        embeddings = np.asarray(self.array("text/embeddings")[:])[ids]
+        embeddings = self.read(0, [TEXT])[TEXT][ids]
         return TextEmbeddings(ids, tuple(m.classes[i] for i in ids), embeddings)
 
-    def read(self, block: int, paths: Iterable[str]) -> dict[str, NDArray[Any]]:
-        """Read the given arrays of a block, one contiguous read each, all of them at once.
+    def column(self, path: str) -> NDArray[Any]:
+        """A row array of all blocks, [rows, ...].
+
+        Raises:
+            DamagedError: as for `read`.
+        """
+        records: dict[str, FileRecord] = {}
+        for block in range(self.blocks):
+            records |= self._records(block, [path])
+
+        def decoded(opened: Opening) -> dict[str, NDArray[Any]]:
+            return decode({path: (opened(path, self.blocks), slice(None))})
+
+        return self.arrays.decode(records, f"{path} of {self}", decoded, fast=True)[path]
+
+    def read(self, block: int, paths: Iterable[str], fast: bool = False) -> dict[str, NDArray[Any]]:
+        """Read the given arrays of a block, all of them at once.
 
         Args:
             block: block number; the stages of the arrays must be there.
             paths: array paths.
+            fast: with zarrs where it works, as training does: the same values in half the time.
 
         Returns:
             Path -> values: [rows of the block, ...], ragged arrays [items of all its rows, ...], and
-            the `end` column of each ragged array.
+            the `end` column of each ragged array; `text/embeddings` [classes, D].
 
         Raises:
-            CacheError: an array cannot be decoded; every chunk carries a checksum.
+            DamagedError: a receipt or file of these arrays is missing, differs from what it must be, or
+                changes while it is read.
+            CacheError: the store cannot be reached, or an array cannot be decoded.
         """
-        return self._read_block(block, paths, None)
-
-    def _read_block(
-        self, block: int, paths: Iterable[str], decoder: str | None
-    ) -> dict[str, NDArray[Any]]:
         rows = self.manifest.block_range(block)
         paths = set(paths)
         ends = {p: RAGGED[p] for p in paths if p in RAGGED}
         columns = (paths - ends.keys()) | set(ends.values())
-        try:
-            arrays = self._read({c: slice(rows.start, rows.stop) for c in columns}, decoder)
-            stops = {path: int(arrays[end].reshape(-1)[-1]) for path, end in ends.items()}
-            items = {path: (block, slice(0, stop)) for path, stop in stops.items()}
-            return arrays | self._read(items, decoder)
-        except (ValueError, RuntimeError, OSError) as error:
-            raise CacheError(
-                f"block {block} of {self} cannot be read: {error}",
-                f"See what is damaged with: c2s cache verify {self} --quick",
-            ) from error
+        shards = {p: self._specs[p].shards[1] for p in ends}
 
-    def _read(self, parts: Mapping[str, Any], decoder: str | None) -> dict[str, NDArray[Any]]:
-        """Selections of arrays by path. Their requests go out together: a store far away is waited for
-        once, and a disk is read with half the overhead of one array after the other."""
+        def decoded(opened: Opening) -> dict[str, NDArray[Any]]:
+            part = {c: ... if c == TEXT else slice(rows.start, rows.stop) for c in columns}
+            arrays = decode({c: (opened(c, 1), part[c]) for c in columns})
+            stops = {p: int(arrays[end].reshape(-1)[-1]) for p, end in ends.items()}
+            return arrays | decode(
+                {
+                    p: (opened(p, -(-stop // shards[p])), (block, slice(0, stop)))
+                    for p, stop in stops.items()
+                }
+            )
 
-        arrays = [self._reading(path, decoder).async_array for path in parts]
-
-        async def together() -> list[Any]:
-            wanted = (a.getitem(part) for a, part in zip(arrays, parts.values(), strict=True))
-            return await asyncio.gather(*wanted)
-
-        found: list[Any] = sync(together())
-        return {path: np.asarray(values) for path, values in zip(parts, found, strict=True)}
-
-    def _reading(self, path: str, decoder: str | None) -> zarr.Array[Any]:
-        """The array at `path`, opened once; with Zarr's own decoder if None."""
-        if (path, decoder) not in self._opened:
-            # Zarr's setting is that of the whole process: it must not be touched where others write.
-            chosen = {"codec_pipeline.path": decoder}
-            with zarr.config.set(chosen) if decoder else nullcontext():
-                self._opened[path, decoder] = self.array(path)
-        return self._opened[path, decoder]
+        records = self._records(block, columns | paths)
+        return self.arrays.decode(records, f"block {block} of {self}", decoded, fast)
 
     def read_block(self, block: int, transductive: bool = False) -> Block:
         """Read what training needs of a block.
@@ -203,13 +213,41 @@ class Cache:
             transductive: which pixels the data set itself ignores, too. Only for a self-training.
 
         Raises:
-            CacheError: it cannot be decoded.
+            DamagedError, CacheError: as for `read`.
         """
-        decoder = None if self.folder.local is None else DECODER  # zarrs reads from disks
-        arrays = self._read_block(block, TRANSDUCTIVE if transductive else TRAINING, decoder)
-        start = self.manifest.block_range(block).start
-        usable = start + np.flatnonzero(arrays["images/usable"])
-        return Block(usable.astype(np.int64), arrays, start)
+        arrays = self.read(block, TRANSDUCTIVE if transductive else TRAINING, fast=True)
+        return Block.of(arrays, self.manifest.block_range(block).start)
+
+    def _records(self, block: int, paths: Iterable[str]) -> dict[str, FileRecord]:
+        """Size and digest of every file that arrays have in a block, as the receipts say now."""
+        self._check_root()
+        by_stage: dict[str, tuple[str, ...]] = {}
+        for path in paths:
+            stage = self._specs[path].stage
+            by_stage[stage] = (*by_stage.get(stage, ()), f"{path}/c/")
+        receipts = {r.stage: r for r in self._receipts((stage, block) for stage in by_stage)}
+        records: dict[str, FileRecord] = {}
+        for stage, prefixes in by_stage.items():
+            receipt = receipts.get(stage)
+            if receipt is None or receipt.fingerprint != self.fingerprints[stage]:
+                now = "has no receipt" if receipt is None else "is of another request"
+                raise self.arrays.proof.damaged(
+                    f"block {block} of {self} cannot be read: its stage {stage} {now}; the cache is "
+                    "unfinished or has changed since it was opened."
+                )
+            found = receipt.files.items()
+            records |= {name: record for name, record in found if name.startswith(prefixes)}
+        return records
+
+    def _check_root(self) -> None:
+        """The manifest and the arrays' metadata were read when the cache was opened; they are proven once."""
+        if self._root_is_proven:
+            return
+        receipt = next(self._receipts([(METADATA, 0)]), None)
+        record = None if receipt is None else receipt.files.get("zarr.json")
+        if record is None or digest(self._root) != record.sha256:
+            raise self.arrays.proof.damaged(f"{self}/zarr.json differs from its receipt.")
+        self._root_is_proven = True
 
 
 def open_cache(path: Path | str) -> Cache:
@@ -219,59 +257,30 @@ def open_cache(path: Path | str) -> Cache:
         CacheError: the cache is missing, unfinished or damaged; the message says how to finish it.
     """
     cache = Cache(path)
-    m, prints = cache.manifest, cache.manifest.fingerprints
-    expected = sum(len(m.stages_of(b)) for b in range(m.blocks))
-    found = sum(stage != METADATA for stage, _ in cache.receipts)
-    if len(cache.receipts) < expected + 1:
+    m, prints = cache.manifest, cache.fingerprints
+    expected = cache.blocks * (len(m.stages) - 1) + 1
+    found = sum(len(cache.written(stage)) for stage in m.stages)
+    if found < expected or not cache.written(METADATA):
         raise CacheError(
             f"{path} is incomplete: {found} of {expected} block stages are written.",
             "Finish it by running the same c2s cache build again.",
         )
-    sizes = cache.folder.sizes()
-    for (stage, block), receipt in cache.receipts.items():
-        if stage != METADATA and receipt.fingerprint != prints[stage]:
+    size = cache.folder.sizing()
+    inspect = f"Inspect with: c2s cache verify {path} --quick"
+    for receipt in (r for stage in m.stages for r in cache.receipts_of(stage)):
+        if receipt.fingerprint != prints[receipt.stage]:
             raise CacheError(
-                f"{path}: stage {stage} of block {block} was written for another request.",
+                f"{path}: stage {receipt.stage} of block {receipt.block} was written for another request.",
                 "Build the cache anew with another --out.",
             )
         for name, record in receipt.files.items():
-            if sizes.get(name) != record.size:
+            if size(name) != record.size:
                 raise CacheError(
                     f"{cache}/{name} is missing or has the wrong size (expected {record.size} bytes).",
-                    f"Inspect with: c2s cache verify {path} --quick",
+                    inspect,
                 )
-    for name, record in cache.receipts[METADATA, 0].files.items():
-        if cache.folder.digest(name) != record.sha256:
-            raise CacheError(
-                f"{cache}/{name} has changed since the cache was created.",
-                f"Inspect with: c2s cache verify {path} --quick",
-            )
+    (metadata,) = cache.receipts_of(METADATA)
+    for name, found_digest in cache.folder.digests(metadata.files):
+        if found_digest != metadata.files[name].sha256:
+            raise CacheError(f"{cache}/{name} has changed since the cache was created.", inspect)
     return cache
-
-
-def read_manifest(path: Path | str) -> Manifest:
-    """Read a cache's manifest from the root group's attribute `c2s`; `path` may be a URL.
-
-    Raises:
-        CacheError: there is none, or it is of another format.
-    """
-    try:
-        attributes = json.loads(Folder(path).read("zarr.json"))["attributes"]["c2s"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CacheError(
-            f"{path} is not a c2s cache (no manifest in zarr.json).",
-            "Build one with: c2s cache build --dataset NAME",
-        ) from error
-    if attributes.get("format") != FORMAT:
-        raise CacheError(
-            f"{path} has cache format {attributes.get('format')!r}; this version reads {FORMAT}.",
-            "Use the c2s version that wrote it, or remove it and build it anew: c2s cache build.",
-        )
-    try:
-        return Manifest.model_validate(attributes)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(p) for p in first["loc"])
-        raise CacheError(
-            f"{path}: the manifest is damaged at {where or 'its root'}: {first['msg']}."
-        ) from error

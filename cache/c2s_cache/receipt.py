@@ -4,38 +4,45 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
-
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import Any, NamedTuple
 
 from c2s_cache.errors import CacheError
 from c2s_cache.fingerprint import canonical_json, digest
 
 
-class FileRecord(BaseModel):
+class FileRecord(NamedTuple):
     """Size in bytes and hex SHA-256 of one shard file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     size: int
     sha256: str
 
 
-class Receipt(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Receipt:
     """Proof that one stage of one block was written and read back whole.
 
     `files` maps paths relative to the cache to their records; `notes` are stage facts that are a
     pure function of the inputs, such as the list of quarantined rows.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     stage: str
     block: int
     fingerprint: str
     files: dict[str, FileRecord]
-    notes: dict[str, Any] = {}
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
+_HEAD = b'{"receipt":'
+
+
+def _tail(body: bytes) -> bytes:
+    """What follows the canonical JSON of a receipt in its file (SPEC 5.1)."""
+    return b',"sha256":"%s"}' % digest(body).encode()
+
+
+_TAIL_BYTES = len(_tail(b""))
 METADATA = "metadata"
 """Stage name of the receipt that covers the Zarr metadata files, manifest included."""
 
@@ -49,8 +56,9 @@ def commit(root: Path, receipt: Receipt) -> None:
     """Store a receipt, with a digest of its own, atomically and durably."""
     path = receipt_path(root, receipt.stage, receipt.block)
     path.parent.mkdir(parents=True, exist_ok=True)
-    body = receipt.model_dump(mode="json")
-    write_atomic(path, canonical_json({"receipt": body, "sha256": digest(canonical_json(body))}))
+    files = {name: record._asdict() for name, record in receipt.files.items()}
+    data = canonical_json(asdict(receipt) | {"files": files})
+    write_atomic(path, _HEAD + data + _tail(data))
 
 
 def load(root: Path, stage: str, block: int) -> Receipt | None:
@@ -73,14 +81,14 @@ def parse(data: bytes, path: str, stage: str, block: int) -> Receipt:
     Raises:
         CacheError: they are no receipt of that stage and block; `path` names the file.
     """
+    body = data[len(_HEAD) : -_TAIL_BYTES]
     try:
-        content = json.loads(data)
-        receipt = Receipt.model_validate(content["receipt"])
-        if canonical_json(content) != data or content["sha256"] != digest(
-            canonical_json(content["receipt"])
-        ):
+        if data != _HEAD + body + _tail(body):
             raise ValueError("its digest differs")
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        content = json.loads(body)
+        content["files"] = {name: FileRecord(**r) for name, r in content["files"].items()}
+        receipt = Receipt(**content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CacheError(
             f"{path} is damaged: not a receipt of format 1.",
             "Delete that file and run the same c2s cache build again.",

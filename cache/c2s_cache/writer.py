@@ -16,8 +16,7 @@ from c2s_cache.change import Change, change
 from c2s_cache.errors import CacheError, MismatchError
 from c2s_cache.fingerprint import file_digest
 from c2s_cache.lock import writing
-from c2s_cache.manifest import Manifest
-from c2s_cache.reader import read_manifest
+from c2s_cache.manifest import Manifest, read_manifest
 from c2s_cache.receipt import (
     METADATA,
     FileRecord,

@@ -171,10 +171,10 @@ def passes_of(path: Path) -> int:
     """Images that a build of this cache from scratch sends through the visual tower."""
     cache = Cache(path)
     m = cache.manifest
-    views = int(np.count_nonzero(cache.array("images/usable")[:])) * m.views
-    regions = 0
-    for block in range(cache.blocks):
-        regions += int(cache.read(block, ["regions/end"])["regions/end"].reshape(-1)[-1])
+    views = int(np.count_nonzero(cache.column("images/usable"))) * m.views
+    ends = cache.column("regions/end").reshape(m.rows, -1)  # of the regions of a block
+    last = [min(start + m.block_rows, m.rows) - 1 for start in range(0, m.rows, m.block_rows)]
+    regions = int(ends[last, -1].sum(dtype=np.int64))
     return views * (1 if m.teacher.dense_size == m.teacher.image_size else 2) + regions
 
 

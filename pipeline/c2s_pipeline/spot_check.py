@@ -39,7 +39,7 @@ class SpotCheck:
 
 def sample_rows(cache: Cache, count: int, seed: int) -> list[int]:
     """Usable rows drawn without replacement, ascending; all of them if there are no more than `count`."""
-    usable = np.flatnonzero(np.asarray(cache.array("images/usable")[:]))
+    usable = np.flatnonzero(cache.column("images/usable"))
     drawn = np.random.default_rng(seed).permutation(len(usable))[:count]
     return sorted(int(usable[i]) for i in drawn)
 
@@ -69,10 +69,10 @@ def spot_check(
     passes = 0
     for row in rows:
         block, i = divmod(row, manifest.block_rows)
-        inputs = _row_of(cache.read(block, INPUTS), i)
-        grid = {"masks/grid": np.asarray(cache.array("masks/grid")[row : row + 1])}
-        first = computer.compute(["row"], row, ("teacher", "masks"), inputs)
-        second = computer.compute(["row"], row, ("regions",), inputs | grid)
+        stored = _row_of(cache.read(block, (*INPUTS, "masks/grid")), i)
+        grid = {"masks/grid": stored.pop("masks/grid")}
+        first = computer.compute(["row"], row, ("teacher", "masks"), stored)
+        second = computer.compute(["row"], row, ("regions",), stored | grid)
         passes += first.passes + second.passes
         anew = first.stages["teacher"] | first.stages["masks"] | second.stages["regions"]
         values, wrong = _compare(cache, row, anew)

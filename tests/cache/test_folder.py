@@ -97,7 +97,7 @@ def test_what_needs_a_disk_says_so():
     with pytest.raises(CacheError, match="is not a c2s cache"):
         open_cache(MEMORY)
     assert not files.exists(root)
-    with pytest.raises(CacheError, match="nosuch://a/b cannot be opened: Protocol not known"):
+    with pytest.raises(CacheError, match="nosuch://a/b cannot be read: Protocol not known"):
         Folder("nosuch://a/b")
 
 

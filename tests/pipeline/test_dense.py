@@ -175,7 +175,7 @@ def test_a_cache_says_which_tokens_it_clustered(tiny_teacher, scheduler, coco_tr
         assert verify(cache) == []
         assert cache.manifest.teacher.dense_features == name
         channels = {"plain": DIM, "mid": WIDTH}[name]
-        assert cache.array("teacher/dense").shape == (2, 1, GRID, GRID, channels)
+        assert cache.column("teacher/dense").shape == (2, 1, GRID, GRID, channels)
         prints[name] = cache.manifest.fingerprints
     changed = {s for s in prints["mid"] if prints["mid"][s] != prints["plain"][s]}
     assert changed == {"teacher", "dense", "masks", "regions"}

@@ -31,7 +31,7 @@ def test_every_stored_value_follows_from_the_photo(any_built, tiny_teacher):
     assert 0.9999 < error["cosine_min"] <= error["cosine_mean"] <= 1.000001
     assert 0.9 < error["cluster_agreement"] <= 1
     teacher = Teacher(TeacherSpec(tiny_teacher, None))
-    dense_tier = np.asarray(cache.array("teacher/dense")[:])
+    dense_tier = np.asarray(cache.column("teacher/dense"))
     seen, flips, padded = [], 0, 0
     for b in range(cache.blocks):
         block, ids = cache.read_block(b), cache.ids(b)
@@ -96,8 +96,8 @@ def test_int8_tier_is_close_to_float16(build, built, tiny_teacher, tmp_path):
     out, source = built
     build(source, request(tiny_teacher, dense="int8"), tmp_path / "int8.zarr")
     coarse = Cache(tmp_path / "int8.zarr")
-    scale = np.asarray(coarse.array("teacher/dense_scale")[:], np.float32)[..., None]
-    got = np.asarray(coarse.array("teacher/dense")[:]) * scale
-    want = np.asarray(Cache(out).array("teacher/dense")[:], np.float32)
+    scale = np.asarray(coarse.column("teacher/dense_scale"), np.float32)[..., None]
+    got = np.asarray(coarse.column("teacher/dense")) * scale
+    want = np.asarray(Cache(out).column("teacher/dense"), np.float32)
     cosine = (got * want).sum(-1) / np.linalg.norm(got, axis=-1) / np.linalg.norm(want, axis=-1)
     assert cosine.min() > 0.9995
