@@ -51,11 +51,15 @@ class C2SDataModule(pl.LightningDataModule):
         """The batches that the trainer has still to see.
 
         Raises:
-            ConfigError: the Trainer has no `max_steps`, or does not divide the batches as the
-                configuration does.
+            ConfigError: there is no Trainer, it has no `max_steps`, or it does not divide the batches as
+                the configuration does.
         """
         trainer, config = self.trainer, self.config
-        assert trainer is not None
+        if trainer is None:
+            raise ConfigError(
+                "A C2SDataModule loads batches for the Trainer that fits it, and has none yet.",
+                "Call Trainer(max_steps=N).fit(module, data); without a Trainer, iterate data.stream(0, N).",
+            )
         if trainer.max_steps < 0:
             raise ConfigError("The batches of a cache never end.", "Give the Trainer max_steps.")
         if trainer.accumulate_grad_batches != config.accumulate:
@@ -78,7 +82,7 @@ class C2SDataModule(pl.LightningDataModule):
         """What one of `world_size` processes loads of iterations `start` ... `stop` - 1."""
         config = self.config
         return BatchStream(
-            self.cache.address,
+            self.cache,
             self.sequence,
             start,
             stop,

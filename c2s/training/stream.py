@@ -1,7 +1,7 @@
 """Invariant: what a batch holds follows from the cache and the batch sequence, whoever loads it.
 
-A cache travels to a loader process as its path and is opened there; processes are spawned, not
-forked.
+A cache travels to a loader process as its address and manifest, and is opened there: it must still be the
+same. Processes are spawned, not forked.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import signal
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -24,8 +25,8 @@ from c2s.training.jitter import draw_jitter
 from c2s.training.sampler import BatchSequence, SampleRef, fresh_view_rng, jitter_rng
 from c2s.training.view import Replay, View, collate, load_view, replay
 from c2s_cache.augment import AugmentConfig, draw_view
-from c2s_cache.block import Block
-from c2s_cache.errors import C2SError
+from c2s_cache.block import Block, Sample
+from c2s_cache.errors import C2SError, CacheError, UnreadableImage
 from c2s_cache.reader import Cache
 
 T = TypeVar("T")
@@ -42,7 +43,7 @@ class BatchStream(IterableDataset[Batch | list[Replay]]):
     makes every W-th item; the loader takes them in turn.
 
     Args:
-        cache: a cache, or the path of one to be opened in the worker.
+        cache: a cache, or the address of one.
         sequence: the batches.
         start, stop: range of iterations.
         size: S, side of the views in pixels.
@@ -72,7 +73,7 @@ class BatchStream(IterableDataset[Batch | list[Replay]]):
         transductive: bool = False,
         keep: int = 0,
     ) -> None:
-        self.cache = cache
+        self.cache, self.manifest = cache, getattr(cache, "manifest", None)
         self.sequence = sequence
         self.start, self.stop = start, stop
         self.size, self.jitter = size, jitter
@@ -86,8 +87,13 @@ class BatchStream(IterableDataset[Batch | list[Replay]]):
     def __iter__(self) -> Iterator[Batch | list[Replay]]:
         return _told(self._batches()) if get_worker_info() else _ahead(self._batches())
 
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"cache": str(self.cache)}
+
     def _batches(self) -> Iterator[Batch | list[Replay]]:
-        cache = Cache(self.cache) if isinstance(self.cache, (str, Path)) else self.cache
+        cache = self.cache
+        if isinstance(cache, (str, Path)):
+            cache = Cache(cache, self.manifest)
         blocks = _BlockWindow(cache, self.sequence.window, self.transductive)
         kept: dict[Any, View] = {}
         worker = get_worker_info()
@@ -109,14 +115,16 @@ class BatchStream(IterableDataset[Batch | list[Replay]]):
             stream = fresh_view_rng(self.sequence.seed, ref.position)
             box, flip = draw_view(sample.labels, self.size, stream, self.fresh)
             sample = replace(sample, box=np.array(box), flip=flip)
-        return replay(sample, self.size, self.teacher_sizes)
+        with _naming(blocks.cache, sample):
+            return replay(sample, self.size, self.teacher_sizes)
 
     def _view(self, blocks: _BlockWindow, kept: dict[Any, View], ref: SampleRef) -> View:
         key = (ref.block, ref.item, ref.view)
         if (view := kept.get(key)) is not None:
             return view
         sample = blocks[ref.block].sample(ref.item, ref.view)
-        view = load_view(sample, len(blocks.cache.manifest.classes), self.size)
+        with _naming(blocks.cache, sample):
+            view = load_view(sample, len(blocks.cache.manifest.classes), self.size)
         if self.keeps:
             kept[key] = view
         return view
@@ -134,6 +142,18 @@ def _told(items: Iterator[T]) -> Iterator[T]:
         yield from items
     except C2SError as error:
         yield cast(T, error)
+
+
+@contextmanager
+def _naming(cache: Any, sample: Sample) -> Iterator[None]:
+    """Say of an image that cannot be decoded where it is."""
+    try:
+        yield
+    except UnreadableImage as error:
+        raise CacheError(
+            f"row {sample.row} of {cache} cannot be read: {error.what}",
+            f"See what is damaged with: c2s cache verify {cache} --quick",
+        ) from error
 
 
 def _ahead(items: Iterator[T]) -> Iterator[T]:
@@ -170,10 +190,11 @@ def kept_bytes(config: TrainConfig) -> int:
 def block_sizes(cache: Cache) -> tuple[int, ...]:
     """Usable rows of every block (quarantined images left out)."""
     manifest = cache.manifest
-    lost = {int(entry["row"]) for entry in cache.quarantine}
-    return tuple(
-        sum(row not in lost for row in manifest.block_range(b)) for b in range(manifest.blocks)
-    )
+    rows = np.full(manifest.blocks, manifest.block_rows)
+    rows[-1] = len(manifest.block_range(manifest.blocks - 1))
+    lost = np.unique([int(entry["row"]) for entry in cache.quarantine]).astype(np.int64)
+    rows -= np.bincount(lost // manifest.block_rows, minlength=manifest.blocks)
+    return tuple(rows.tolist())
 
 
 class _Loader(DataLoader[Any]):
@@ -196,6 +217,14 @@ def loader(stream: BatchStream, workers: int, pin_memory: bool) -> DataLoader[Ba
         worker_init_fn=_init_worker,
         generator=torch.Generator(),
     )
+
+
+class _Loader(DataLoader[Any]):
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        for item in super().__iter__():
+            if isinstance(item, C2SError):
+                raise item
+            yield item
 
 
 def _init_worker(_: int) -> None:

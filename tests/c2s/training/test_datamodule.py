@@ -87,3 +87,11 @@ def test_the_readme_block_trains(tmp_path, monkeypatch):
     names = {}
     exec(block, names)
     assert names["module"].step == names["config"].iterations
+
+
+def test_batches_without_a_trainer_are_one_sentence(tiny_cache):
+    _, data = parts(tiny_cache)
+    with pytest.raises(ConfigError, match="has none yet") as caught:
+        data.train_dataloader()
+    assert "data.stream(0, N)" in str(caught.value)
+    assert len(list(data.stream(0, 3))) == 3

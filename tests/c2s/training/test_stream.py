@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
+import shutil
 import threading
 import time
 
 import numpy as np
 import pytest
 import torch
+from tiny_cache import write_cache
 from torch import nn
 
 import c2s.training.stream as stream_module
@@ -17,7 +20,7 @@ from c2s.training.module import student_input
 from c2s.training.sampler import BatchSequence
 from c2s.training.stream import BatchStream, _ahead, block_sizes, kept_bytes, loader
 from c2s.training.view import collate, load_view
-from c2s_cache import UnreadableImage, open_cache
+from c2s_cache import CacheError, DamagedError, UnreadableImage, open_cache
 from c2s_cache.augment import AugmentConfig
 from c2s_cache.views import crop_image, decode_image, inside_image
 
@@ -333,3 +336,43 @@ def test_images_without_regions_get_one_empty_slot(tiny_cache):
     batch = collate([bare])
     assert batch.region_ids.tolist() == [[-1]]
     assert batch.region_cls.shape == (1, 1, 16)
+
+
+def test_an_image_that_cannot_be_decoded_is_named(tiny_cache, monkeypatch):
+    cache = open_cache(tiny_cache)
+    read = cache.read_block
+
+    def other(block, transductive):
+        found = read(block, transductive)
+        found.arrays["images/data"][:] = 0
+        return found
+
+    monkeypatch.setattr(cache, "read_block", other)
+    with pytest.raises(
+        CacheError, match=r"row \d+ of .* cannot be read: image .*verify .* --quick"
+    ):
+        list(BatchStream(cache, sequence(cache), 0, 1, 32, False))
+
+
+def test_a_cache_that_is_another_one_in_the_loader_is_refused(tiny_cache, tmp_path):
+    """A loader process opens it by its address, perhaps long after the run did."""
+    cache = open_cache(write_cache(tmp_path / "one.zarr"))
+    stream = pickle.loads(pickle.dumps(BatchStream(cache, sequence(cache), 0, 1, 32, False)))
+    assert len(list(stream)) == 1
+    shutil.rmtree(cache.path)
+    write_cache(cache.path, seed=1)
+    with pytest.raises(DamagedError, match="has changed since it was opened"):
+        list(stream)
+
+
+@pytest.mark.slow
+def test_what_a_worker_meets_arrives_as_it_is(tmp_path):
+    cache = open_cache(write_cache(tmp_path / "one.zarr"))
+    for file in (cache.path / "masks/grid/c/1").rglob("*"):
+        if file.is_file():
+            file.write_bytes(bytes(file.stat().st_size))
+    with pytest.raises(DamagedError) as caught:
+        batches(cache, workers=2)
+    said = f"block 1 of {cache} cannot be read: masks/grid/c/1/0/0/0 differs from its receipt."
+    assert caught.value.what == said
+    assert caught.value.hint == f"See what is damaged with: c2s cache verify {cache} --quick"
