@@ -219,14 +219,6 @@ def loader(stream: BatchStream, workers: int, pin_memory: bool) -> DataLoader[Ba
     )
 
 
-class _Loader(DataLoader[Any]):
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        for item in super().__iter__():
-            if isinstance(item, C2SError):
-                raise item
-            yield item
-
-
 def _init_worker(_: int) -> None:
     # Ctrl-C reaches the whole process group; the main process decides when workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
