@@ -16,6 +16,7 @@ from c2s.datasets.descriptor import Descriptor, HubLayout
 from c2s.datasets.label_file import label_values
 from c2s.datasets.split import DescribedSplit
 from c2s_cache import ConfigError, DataError, UnreadableImage
+from c2s_cache.hub import hub
 
 ON_DISK = ("dataset_dict.json", "state.json")
 """Files by which a folder that `save_to_disk` wrote is known."""
@@ -183,10 +184,11 @@ def _opened(source: str) -> Mapping[str, Any]:
 
     datasets = require("datasets", "hf")
     try:
-        if any((Path(source) / name).is_file() for name in ON_DISK):
-            found = datasets.load_from_disk(source)
-        else:
-            found = datasets.load_dataset(source)
+        with hub():
+            if any((Path(source) / name).is_file() for name in ON_DISK):
+                found = datasets.load_from_disk(source)
+            else:
+                found = datasets.load_dataset(source)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise DataError(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from c2s_cache.errors import ConfigError
+from c2s_cache.hub import hub
 
 State = dict[str, Tensor]
 WRAPPERS = ("state_dict", "model")
@@ -171,7 +172,8 @@ def _download(model: str) -> Path:
     reason = f"it has neither {' nor '.join(HUB_FILES)}"
     for name in HUB_FILES:
         try:
-            return Path(hf_hub_download(model, name))
+            with hub():
+                return Path(hf_hub_download(model, name))
         except (OSError, ValueError, EntryNotFoundError) as error:
             if isinstance(error, EntryNotFoundError) and not isinstance(
                 error, LocalEntryNotFoundError

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import Any
 
 PATIENCE = 2.0
 """Seconds that the hub has to answer a first question. It has ten, and five more tries, for a file."""
@@ -56,3 +57,16 @@ def hub() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+def foreign_kernel(config: Any) -> str | None:
+    """The repository that a configuration of transformers names for its attention, if it does.
+
+    transformers would download and run what is there; its own kinds of attention have plain names.
+    """
+    for part in (config, *vars(config).values()):
+        named = getattr(part, "_attn_implementation", None)
+        for value in named.values() if isinstance(named, dict) else (named,):
+            if isinstance(value, str) and not value.isidentifier():
+                return value
+    return None

@@ -98,7 +98,7 @@ def not_here(name: str, pretrained: str | None) -> C2SError:
     asked = (
         "HF_HUB_OFFLINE forbids to fetch them"
         if constants.is_offline_mode()
-        else f"{constants.ENDPOINT} does not answer"
+        else f"{constants.ENDPOINT} does not answer within two seconds"
     )
     hint = (
         f'Where there is a network, run: hf download {repository} --include "open_clip*"; then copy '

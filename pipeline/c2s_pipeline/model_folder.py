@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from c2s_cache import C2SError, ConfigError
-from c2s_cache.hub import hub
-from c2s_pipeline.clip_names import FOLDER, own_weights
+from c2s_cache.hub import foreign_kernel, hub, hub_answers
+from c2s_pipeline.clip_names import FOLDER, not_here, own_weights
 from c2s_pipeline.extras import quiet, require
 
 TOKENIZER = ("clean", "strip_sep_token", "language", "additional_special_tokens")
@@ -48,15 +48,13 @@ def _check_text_tower(name: str, tower: str) -> None:
 
     try:
         with hub():
-            code = getattr(
-                AutoConfig.from_pretrained(tower, trust_remote_code=False), "auto_map", None
-            )
+            config = AutoConfig.from_pretrained(tower, trust_remote_code=False)
     except Exception as error:  # transformers and what it downloads with fail in many ways
         first = str(error).strip().partition("\n")[0]
         raise C2SError(
             f"teacher {name}: its text tower {tower!r} cannot be read: {first}"
         ) from error
-    if code:
+    if getattr(config, "auto_map", None) or foreign_kernel(config):
         raise ConfigError(
             f"teacher {name}: its text tower {tower!r} brings Python code of its own, which is never run."
         )
@@ -66,27 +64,36 @@ def model_config(name: str) -> dict[str, Any]:
     """The configuration of a model, `vision_cfg` and `text_cfg` in it.
 
     Raises:
-        ConfigError: it is not there or not of that form.
+        ConfigError: it is not of that form.
+        C2SError: it is not on this machine, and the hub has none or does not answer.
     """
-    open_clip = require("open_clip", "build")
-    where = f"teacher {name}"
     try:
         if name.startswith(FOLDER):
-            where += ": open_clip_config.json"
             file = Path(name.removeprefix(FOLDER)) / "open_clip_config.json"
             found = json.loads(file.read_text(encoding="utf-8"))["model_cfg"]
         else:
-            with hub():
-                found = open_clip.get_model_config(name)
+            found = _known(name)
         for part in ("vision_cfg", "text_cfg"):
             if not isinstance(found[part], dict):
                 raise TypeError(f"{part} is no object")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(
-            f"{where} is no configuration of an open_clip model ({error!r})."
+            f"teacher {name}: open_clip_config.json is no configuration of an open_clip model ({error!r})."
         ) from error
     config: dict[str, Any] = found
     return config
+
+
+def _known(name: str) -> Any:
+    """The configuration of a name of open_clip's, or of a repository of the hub."""
+    open_clip = require("open_clip", "build")
+    try:
+        with hub():
+            return open_clip.get_model_config(name)
+    except FileNotFoundError as error:
+        if not hub_answers():
+            raise not_here(name, None) from error
+        raise C2SError(f"teacher {name}: {error}") from error
 
 
 def load_tokenizer(name: str) -> Any:

@@ -17,7 +17,7 @@ pytest.importorskip("open_clip")
 
 CODE = """
 from pathlib import Path
-Path(__file__).with_name("ran").touch()
+Path({ran!r}).touch()
 from transformers import BertTokenizer, BertConfig
 class Own(BertTokenizer): pass
 class OwnConfig(BertConfig): model_type = "own"
@@ -30,7 +30,7 @@ def folder(tiny_teacher, tmp_path):
     source = Path(tiny_teacher.removeprefix("local-dir:"))
     weights = "open_clip_model.safetensors"
     (tmp_path / weights).symlink_to(source / weights)
-    (tmp_path / "own.py").write_text(CODE)
+    (tmp_path / "own.py").write_text(CODE.format(ran=str(tmp_path / "ran")))
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\ncat\n")
 
     def make(**changes):
@@ -107,3 +107,10 @@ def test_settings_of_open_clips_own_act(folder):
     name = folder(text_cfg={"tokenizer_kwargs": {"clean": "canonicalize"}})
     plain, cleaned = load_tokenizer("ViT-B-16"), load_tokenizer(name)
     assert cleaned(["Cat, dog!"]).tolist() == plain(["cat dog"]).tolist()
+
+
+def test_a_text_tower_that_asks_for_a_kernel_of_the_hub_is_refused(folder):
+    settings = {"model_type": "bert", "attn_implementation": "someone/kernel"}
+    (folder.path / "config.json").write_text(json.dumps(settings))
+    name = folder(text_cfg={"hf_model_name": str(folder.path)})
+    refused(name, folder.path, "brings Python code of its own")

@@ -9,9 +9,12 @@ import pytest
 import torch
 from pictures import photo
 from PIL import Image
+from safetensors.torch import save_file
 
 from c2s_cache import C2SError, ConfigError
+from c2s_cache import hub as hub_module
 from c2s_cache.views import canonical_box, crop_image
+from c2s_pipeline import clip_model, model_folder
 from c2s_pipeline import teacher as teacher_module
 from c2s_pipeline.clip_model import TeacherSpec, weights_digest
 from c2s_pipeline.lanes import start_lanes
@@ -162,3 +165,87 @@ def test_float32_on_a_gpu_is_float32(teacher, monkeypatch):
     with teacher._arithmetic():
         assert now() == (True, False, True)
     assert now() == before
+
+
+@pytest.fixture
+def no_hub(monkeypatch, tmp_path):
+    """A hub that does not answer, and none of its files on this machine."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    for module in (hub_module, clip_model, model_folder):
+        monkeypatch.setattr(module, "hub_answers", lambda: False)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained", "parts"),
+    [
+        (
+            "ViT-B-16",
+            "openai",
+            (
+                'hf download timm/vit_base_patch16_clip_224.openai --include "open_clip*"',
+                "models--timm--vit_base_patch16_clip_224.openai",
+                "--teacher ViT-B-16-quickgelu --pretrained open_clip_model.safetensors",
+                "ViT-B-16.pt: --teacher ViT-B-16 --pretrained ViT-B-16.pt.",
+            ),
+        ),
+        (
+            "ViT-B-16",
+            "laion2b_s34b_b88k",
+            ("hf download laion/", "--teacher ViT-B-16 --pretrained open_clip_model.safetensors."),
+        ),
+        (
+            "hf-hub:someone/model",
+            None,
+            ("hf download someone/model --include", "models--someone--model"),
+        ),
+    ],
+)
+def test_weights_that_are_not_here_are_named_with_the_ways_to_them(no_hub, name, pretrained, parts):
+    with pytest.raises(C2SError, match="not on this machine") as caught:
+        Teacher(TeacherSpec(name, pretrained))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(no_hub) in message
+    for part in parts:
+        assert part in message
+
+
+def test_weights_that_are_here_need_no_hub(no_hub, monkeypatch):
+    """Where the message says that they are to be copied, and that open_clip finds them there."""
+    repository = no_hub / "models--timm--vit_small_patch8.own"
+    commit = "0" * 40
+    snapshot = repository / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    model = open_clip.create_model("ViT-S-32")
+    save_file(dict(model.state_dict()), snapshot / "open_clip_model.safetensors")
+    own = open_clip.pretrained._pcfg(hf_hub="timm/vit_small_patch8.own/")
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "ViT-S-32", {"own": own})
+    assert Teacher(TeacherSpec("ViT-S-32", "own")).info().digest == weights_digest(model)
+
+
+def test_a_random_teacher_of_another_dense_size_has_the_same_weights():
+    """But for the position embeddings, interpolated as open_clip interpolates those of a checkpoint."""
+    teacher = Teacher(TeacherSpec("ViT-S-32-alt", "random", dense_size=64))
+    own, dense = teacher._visual.state_dict(), teacher._dense_visual.state_dict()
+    assert dense.pop("positional_embedding").shape == (
+        1 + 4,
+        own.pop("positional_embedding").shape[1],
+    )
+    assert own.keys() == dense.keys()
+    assert all(torch.equal(own[k], dense[k]) for k in own)
+
+
+def test_another_dense_size_is_open_clips_own_model_of_that_size(tiny_teacher):
+    teacher = Teacher(TeacherSpec(tiny_teacher, None, dense_size=64))
+    visual = open_clip.create_model(tiny_teacher, force_image_size=64).eval().visual
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    cls, _ = teacher.dense_features(pixels)
+    with torch.inference_mode():
+        torch.testing.assert_close(cls, visual(teacher.prepare(pixels)), rtol=0, atol=0)
+    for name, value in visual.state_dict().items():
+        assert torch.equal(value, teacher._dense_visual.state_dict()[name]), name

@@ -1,8 +1,13 @@
-"""Semantic segmentation models of transformers: `hf:nvidia/segformer-b0-finetuned-ade-512-512`, `hf:FOLDER`."""
+"""Semantic segmentation models of transformers: `hf:nvidia/segformer-b0-finetuned-ade-512-512`, `hf:FOLDER`.
+
+Invariant: only transformers' own classes are made; a model that brings code is refused, without a question.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +23,7 @@ from c2s.students.adapters.classifier import refusal
 from c2s.students.adapters.foreign import Foreign, InputSpec, channels
 from c2s.students.adapters.weights import PRETRAINED, making
 from c2s_cache.errors import ConfigError
+from c2s_cache.hub import foreign_kernel, hub
 
 STRIDE = 32
 """Of the last stage of all that are no plain vision transformers."""
@@ -44,9 +50,18 @@ def build(
             cannot be had or do not fit.
     """
     what = f"hf:{name}"
-    with making(what, None):
-        stored = AutoConfig.from_pretrained(name) if config is None else _restored(config)
+    near = config is not None or Path(name).is_dir()
+    with making(what, None), nullcontext() if near else hub():
+        stored = (
+            AutoConfig.from_pretrained(name, trust_remote_code=False)
+            if config is None
+            else _restored(config)
+        )
         input = InputSpec() if config is not None else _input(stored, name)
+    if (kernel := foreign_kernel(stored)) is not None:
+        raise ConfigError(
+            f"{what}: its configuration asks for the code of {kernel}, which is never run."
+        )
     if type(stored) not in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING:
         raise refusal(
             what, f"a {stored.model_type} gives masks of queries, or no masks, not a class per cell"
@@ -75,12 +90,13 @@ def _model(config: Any, source: str | None) -> Any:
         ConfigError: the backbone lacks some.
     """
     if source is None:
-        return AutoModelForSemanticSegmentation.from_config(config)
+        return AutoModelForSemanticSegmentation.from_config(config, trust_remote_code=False)
     model, found = AutoModelForSemanticSegmentation.from_pretrained(
         source,
         config=config,
         dtype=torch.float32,
         use_safetensors=True,
+        trust_remote_code=False,
         ignore_mismatched_sizes=True,
         output_loading_info=True,
     )
@@ -106,7 +122,7 @@ def _input(config: Any, name: str) -> InputSpec:
     multiple = STRIDE if isinstance(patch, int) and STRIDE % patch == 0 else patch
     side = config.image_size if config.model_type in RIGID else None
     try:
-        processor = AutoImageProcessor.from_pretrained(name)
+        processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
     except OSError:  # there is none
         return InputSpec(multiple, side)
     # (pixel * factor - mean) / std, in units of pixel / 255

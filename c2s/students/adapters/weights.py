@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeGuard
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from c2s.students.adapters.classifier import reason
 from c2s_cache.errors import C2SError, ConfigError
+from c2s_cache.hub import hub
 
 PRETRAINED = ("pretrained", "imagenet")
 """Names of the weights that a library itself has for a model's backbone."""
@@ -73,7 +74,8 @@ def is_file(weights: str | None) -> TypeGuard[str]:
 def making(model: str, weights: str | None) -> Iterator[None]:
     """Turn whatever a library raises while it makes a model and fetches weights into one sentence."""
     try:
-        yield
+        with nullcontext() if weights is None or Path(weights).exists() else hub():
+            yield
     except C2SError:
         raise
     except Exception as error:  # libraries, and what they download with, fail in many ways

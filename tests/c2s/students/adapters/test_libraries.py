@@ -283,3 +283,23 @@ def test_maps_with_channels_last_are_turned():
     maps = [m.permute(0, 3, 1, 2) for m in student.backbone(x)]
     assert torch.equal(student(x), student.model.head(maps))
     assert student(x).shape == (1, DIM, 16, 24)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}, "cannot be made"),
+        ({"attn_implementation": "someone/kernel"}, "the code of someone/kernel, which is never"),
+    ],
+)
+def test_hf_refuses_a_model_that_brings_code_without_a_question(
+    folder, tmp_path, monkeypatch, changes, message
+):
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    ran = tmp_path / "ran"
+    (tmp_path / "own.py").write_text(f"import pathlib\npathlib.Path({str(ran)!r}).touch()\n")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(ConfigError, match=message):
+        create(f"hf:{tmp_path}", DIM)
+    assert not ran.exists()
