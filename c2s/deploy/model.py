@@ -17,6 +17,7 @@ from c2s.deploy.info import ModelError, ModelInfo, decode_info, encode_info
 from c2s.evaluation.inference import Mode, Predictor
 from c2s.students import create
 from c2s.training.tensors import require_finite, write_whole
+from c2s_cache.views import rgb
 
 WEIGHTS = "model.safetensors"
 
@@ -65,11 +66,19 @@ class SegmentationModel(nn.Module, ModelHubMixin, coders={ModelInfo: (encode_inf
         """Class of every pixel of a picture: int64 [H, W], indices into `config.classes`.
 
         Args:
-            image: a PIL image, or uint8 RGB [H, W, 3] of any size.
+            image: a PIL image of at most 16 bits, or uint8 RGB [H, W, 3] of any size.
             mode: "slide" (windows of `config.crop` pixels) or "whole".
+
+        Raises:
+            UnreadableImage: a PIL image of another kind of pixels.
+            ModelError: an array of another type or shape.
         """
         if isinstance(image, Image.Image):
-            image = np.asarray(image.convert("RGB"))
+            image = rgb(image)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ModelError(
+                f"segment takes uint8 RGB [H, W, 3], got {image.dtype} {list(image.shape)}."
+            )
         return self.predictor(mode).predict(image)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:

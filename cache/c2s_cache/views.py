@@ -25,6 +25,9 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 _T = TypeVar("_T", bound=np.generic)
 Box = tuple[float, float, float, float]
 
+_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+"""Tags of TIFF that Pillow leaves to us where a pixel has more than 8 bits; 12 lie at the lower end of 16."""
+
 
 @dataclass(frozen=True)
 class Crop:
@@ -56,21 +59,43 @@ def crop(
 
 
 def decode_image(data: bytes) -> NDArray[np.uint8]:
-    """Decode an encoded photo to uint8 RGB [H, W, 3], upright (EXIF orientation applied), any mode.
+    """Decode an encoded photo to uint8 RGB [H, W, 3], upright (EXIF orientation applied); see `rgb`.
 
     Raises:
-        UnreadableImage: the bytes are truncated or no known image format.
+        UnreadableImage: the bytes are truncated, no known image format, or of more than 16 bits.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
             ImageOps.exif_transpose(image, in_place=True)  # copies only what it has to turn
-            return np.asarray(image.convert("RGB"))
+            return rgb(image)
     except (
         UnidentifiedImageError
     ) as error:  # its text has an address in memory, which no receipt may have
         raise UnreadableImage("image cannot be decoded (no known image format).") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableImage(f"image cannot be decoded ({error}).") from error
+
+
+def rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """Pixels of a picture in any mode of at most 16 bits, uint8 RGB [H, W, 3].
+
+    Of 16 bits the upper 8 are taken, as Pillow does where a file has three channels of them.
+
+    Raises:
+        UnreadableImage: whole numbers of 32 bits or fractions, whose black and white nothing says.
+    """
+    wide = image.mode.startswith("I;16")
+    if image.mode == "I" and image.format == "PPM":  # Pillow brings what has over 8 bits to 16
+        wide = True
+    if wide:
+        tags = getattr(image, "tag_v2", {})  # a TIFF's
+        bits = 12 if tags.get(_BITS) == (12,) else 16
+        upper = (np.asarray(image) >> (bits - 8)).astype(np.uint8)
+        image = Image.fromarray(255 - upper if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else upper)
+    elif image.mode in ("I", "F"):
+        kind = "whole numbers of 32 bits" if image.mode == "I" else "fractions"
+        raise UnreadableImage(f"image has {kind} as pixels; expected 8 or 16 bits.")
+    return np.asarray(image.convert("RGB"))
 
 
 def canonical_box(height: int, width: int, size: int) -> Box:

@@ -1,13 +1,14 @@
 """View geometry against plain loops."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from pictures import photo
-from PIL import Image
+from PIL import ExifTags, Image
 
 from c2s_cache import UnreadableImage
 from c2s_cache.views import canonical_box, crop_image, crop_labels, decode_image, inside_image
@@ -84,6 +85,70 @@ def test_every_mode_decodes_to_rgb(mode):
     image = photo(np.random.default_rng(0), 9, 12).convert(mode)
     form = "JPEG" if mode == "CMYK" else "PNG"
     assert decode_image(encoded(image, form)).shape == (9, 12, 3)
+
+
+DEEP = np.array([[0, 255, 256, 4096, 65535], [1, 2, 30000, 40000, 50000]], np.uint16)
+
+
+def deep(form: str, **options) -> bytes:
+    return encoded(Image.fromarray(DEEP), form, **options)
+
+
+def big_endian() -> bytes:
+    image = Image.frombytes("I;16B", DEEP.shape[::-1], DEEP.astype(">u2").tobytes())
+    return encoded(image, "TIFF")
+
+
+def tiff(bits: int, photometric: int) -> bytes:
+    """A TIFF of one strip: pixels 0, 16, 4095 of 12 bits, or 0, 256, 65535 of 16."""
+    data = bytes.fromhex("000010fff0" if bits == 12 else "00000001ffff")
+    tags = (
+        *((256, 3, 3), (257, 3, 1), (258, 3, bits), (259, 3, 1), (262, 3, photometric)),
+        *((273, 4, 8), (277, 3, 1), (278, 3, 1), (279, 4, len(data))),
+    )
+    start = 8 + len(data) + len(data) % 2
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    head = struct.pack("<2sHI", b"II", 42, start) + data.ljust(start - 8, b"\0")
+    return head + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [deep("PNG"), deep("TIFF"), deep("PPM"), deep("JPEG2000"), big_endian()],
+    ids=["PNG", "TIFF", "PGM", "JPEG 2000", "TIFF, big endian"],
+)
+def test_of_sixteen_bits_the_upper_eight_are_taken(data):
+    want = np.repeat((DEEP >> 8).astype(np.uint8)[..., None], 3, 2)
+    np.testing.assert_array_equal(decode_image(data), want)
+
+
+@pytest.mark.parametrize(
+    ("bits", "photometric", "want"),
+    [(12, 1, [0, 1, 255]), (16, 1, [0, 1, 255]), (16, 0, [255, 254, 0])],
+)
+def test_a_tiff_says_where_its_white_is(bits, photometric, want):
+    assert decode_image(tiff(bits, photometric))[0, :, 1].tolist() == want
+
+
+def test_pixels_of_sixteen_bits_are_turned_upright():
+    image = Image.frombytes("I;16", DEEP.shape[::-1], DEEP.tobytes())
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    got = decode_image(encoded(image, "PNG", exif=exif))
+    np.testing.assert_array_equal(got[..., 0], np.rot90(DEEP >> 8, -1))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "kind"),
+    [
+        (DEEP.astype(np.float32) / 65535, "fractions"),
+        (DEEP.astype(np.int32), "whole numbers of 32 bits"),
+    ],
+)
+def test_other_pixels_are_refused(pixels, kind):
+    with pytest.raises(UnreadableImage) as caught:
+        decode_image(encoded(Image.fromarray(pixels), "TIFF"))
+    assert str(caught.value) == f"image has {kind} as pixels; expected 8 or 16 bits."
 
 
 @pytest.mark.parametrize("cut", [0, 10, 200])

@@ -17,6 +17,7 @@ from c2s.deploy import SegmentationModel, fold_run
 from c2s.deploy.card import model_card
 from c2s.deploy.info import ModelError, Scores
 from c2s.evaluation.evaluate import predictor
+from c2s_cache.errors import UnreadableImage
 
 FILES = ["README.md", "config.json", "model.safetensors"]
 
@@ -61,6 +62,19 @@ def test_a_picture_is_segmented_at_its_own_size(model, opened, mode):
     protocol = predictor(opened, mode, device="cpu", classifier=model)
     np.testing.assert_array_equal(labels, protocol.predict(image))
     assert len(np.unique(labels)) > 1
+
+
+def test_other_pixels_than_bytes_are_scaled_or_refused(model):
+    image = picture()[..., 0]
+    deep = Image.fromarray(image.astype(np.uint16) << 8)
+    np.testing.assert_array_equal(
+        model.segment(deep), model.segment(np.repeat(image[..., None], 3, 2))
+    )
+    for wrong in (image, picture() / 255, picture().astype(np.uint16)):
+        with pytest.raises(ModelError, match=r"segment takes uint8 RGB \[H, W, 3\], got "):
+            model.segment(wrong)
+    with pytest.raises(UnreadableImage, match="fractions"):
+        model.segment(Image.fromarray(image / np.float32(255)))
 
 
 def test_pushing_uploads_the_three_files(model, monkeypatch):
