@@ -3,6 +3,7 @@ Hugging Face data set."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,7 +41,8 @@ class ClassesFile(BaseModel):
         images, masks: folders; with `hf`, columns. Default: images and masks; of columns, image and the
             only other column of images.
         mask_suffix: what follows the image id in the name of a mask.
-        splits: list files (one image id per line) by split name; with `hf`, its own names of the splits.
+        splits: list files (one image id per line) by split name; with `hf`, its own names of those that are
+            renamed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,7 +61,7 @@ class ClassesFile(BaseModel):
 
 def is_folder_name(name: str) -> bool:
     """Whether what was given as a data set is a path: it has a slash, or a folder is there."""
-    return "/" in name or "\\" in name or name in (".", "..") or Path(name).is_dir()
+    return "/" in name or "\\" in name or name in (".", "..") or os.path.isdir(name)  # noqa: PTH112 (no path may be too long for it)
 
 
 def describe_folder(root: Path) -> Descriptor:

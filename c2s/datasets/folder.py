@@ -103,7 +103,9 @@ class FolderSplit(DescribedSplit):
         if self._layout.lists:
             return ()
         suffixes = tuple(form.suffix for form in self.descriptor.forms)
-        found = (n for n in self._label_files if n.endswith(suffixes))
+        found = (
+            _utf8(n, self._label_folders[0]) for n in self._label_files if n.endswith(suffixes)
+        )
         return tuple(
             sorted(
                 n
@@ -203,7 +205,7 @@ class FolderSplit(DescribedSplit):
                 raise DataError(
                     f"{self._images} holds two images called {image_id}: {found[image_id]} and {path}."
                 )
-            found[image_id] = path
+            found[image_id] = _utf8(path, self._images)
         if not found:
             raise DataError(f"{self._images} holds no images (expected {', '.join(suffixes)}).")
         return found
@@ -213,6 +215,22 @@ class FolderSplit(DescribedSplit):
         """Every file of the label folders, by its path below the first folder that has it."""
         folders = reversed(self._label_folders)
         return {path: f"{folder}/{path}" for folder in folders for path in _walk(folder)}
+
+
+def _utf8(path: str, folder: Path) -> str:
+    """A path below a folder, as a cache and its records can hold it.
+
+    Raises:
+        DataError: it is no text.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{folder} holds a file whose name is not UTF-8: {os.fsencode(path)!r}.",
+            "Rename it, for example with convmv.",
+        ) from error
+    return path
 
 
 def _walk(folder: Path) -> Iterator[str]:

@@ -123,7 +123,7 @@ def hub_layouts(
         source: a repository of the Hub, or a folder with its files or written by `save_to_disk`.
         image: column of images; default: "image".
         mask: column of label maps; default: the only other column of images.
-        splits: names for some of its splits; default: all of them by their own.
+        splits: names for some of its splits; the others keep their own.
 
     Raises:
         MissingExtra: the package `datasets` is not installed.
@@ -131,7 +131,8 @@ def hub_layouts(
         ConfigError: it has no such column or split.
     """
     opened = _opened(source)
-    named = dict(splits or {name: name for name in opened})
+    renamed = dict(splits or {})
+    named = {name: name for name in opened if name not in renamed.values()} | renamed
     layouts = {}
     for name, own in named.items():
         if own not in opened:

@@ -30,7 +30,7 @@ def label_values(file: Path | BinaryIO, where: str, form: LabelForm) -> NDArray[
             values = np.asarray(image.convert("RGB") if drawn else image)
     except UnidentifiedImageError as error:
         raise DataError(f"label map {where} cannot be read (no known image format).") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"label map {where} cannot be read ({error}).") from error
     if drawn:
         return _from_colours(values, where, form)

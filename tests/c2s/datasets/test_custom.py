@@ -226,3 +226,26 @@ def test_real_photos_as_a_users_folder(shared_data, tmp_path):
         known = labels != 255
         np.testing.assert_array_equal(known, raw != 0)
         np.testing.assert_array_equal(np.array(values)[labels[known]], raw[known])
+
+
+def test_a_file_name_that_is_no_text_is_found_before_a_build(folder):
+    """An image's id is text in the cache and in its records."""
+    named = os.fsencode(folder / "images") + b"/caf\xe9.png"
+    Image.new("RGB", (8, 8)).save(folder / "images/x.png")
+    os.rename(folder / "images/x.png", named)  # noqa: PTH104
+    split = load_dataset(str(folder)).split("train")
+    with pytest.raises(DataError, match=r"not UTF-8: b'caf\\xe9\.png'\. Rename it"):
+        _ = split.listed
+    os.rename(named, os.fsencode(folder / "masks") + b"/caf\xe9.png")  # noqa: PTH104
+    split = load_dataset(str(folder)).split("train")
+    assert split.ids == ("a", "b", "c")
+    with pytest.raises(DataError, match=r"masks holds a file whose name is not UTF-8"):
+        _ = split.without_listing
+
+
+def test_a_label_map_of_too_many_pixels_is_one_sentence(folder):
+    Image.new("1", (20_000, 9_000)).save(folder / "masks/b.png")
+    with pytest.raises(
+        DataError, match=r"label map .*b\.png cannot be read \(Image size \(180000000"
+    ):
+        load_dataset(str(folder)).split("train").labels("b")

@@ -121,10 +121,10 @@ def test_every_form_gives_the_images_and_label_maps_written(tmp_path, truth, for
 def test_class_names_from_a_column_and_other_names_for_splits(own):
     dataset = describe(own, hf="../source", classes="objects", splits={"val": "validation"})
     assert dataset.classes == tuple(NAMES)
-    assert dataset.splits == ("val",)
+    assert dataset.splits == ("train", "val")
     assert len(dataset.split("val")) == COUNTS["validation"]
-    with pytest.raises(DataError, match=r"no split 'train'. Splits: val"):
-        _ = dataset.split("train").ids
+    with pytest.raises(DataError, match=r"no split 'validation'. Splits: train, val"):
+        _ = dataset.split("validation").ids
 
 
 def test_values_with_gaps_and_ignored_ones(own, truth):
