@@ -71,9 +71,11 @@ def ablate(
     """
     from c2s.ablation.cell import Scoring
     from c2s.ablation.plan import Request, make_plan
+    from c2s.cli.folders import check_folder
     from c2s.recipes import load_recipe
     from c2s_cache.manifest import read_manifest
 
+    check_folder(out)
     grids = _grids(table or [], grid or [])
     request = Request(
         cache,

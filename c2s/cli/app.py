@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated
 
@@ -25,6 +26,8 @@ from c2s.processor import prepare
 from c2s_cache.errors import C2SError, ConfigError
 
 INTERRUPTED = 130
+LONGEST = 4000
+"""Characters of an error message."""
 
 app = typer.Typer(
     name="c2s",
@@ -61,13 +64,24 @@ def _options(
     pass
 
 
+def _short(error: C2SError) -> str:
+    """The message, its middle left out where nobody would read it; the hint at its end stays."""
+    text = str(error)
+    left_out = len(text) - LONGEST
+    half = LONGEST // 2
+    return text if left_out <= 0 else f"{text[:half]} [{left_out:,} more characters] {text[-half:]}"
+
+
 def main() -> None:
     """Entry point: run the app, turn every `C2SError` into one line, exit 1 (2 for wrong usage)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name may be no text, or none in this locale
+            stream.reconfigure(errors="backslashreplace")
     prepare()
     try:
         app()
     except C2SError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_short(error)}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # typer turns Ctrl-C into this, without a word

@@ -40,8 +40,10 @@ def predict(
 
     Names the run knows need nothing else; others need the teacher's text tower (c2s[build]).
     """
+    from c2s.cli.folders import check_folder
     from c2s.cli.progress import bar
 
+    check_folder(out)
     files = _image_files(images)
     model, names = _predictor(run, classes, mode, device)
     out.mkdir(parents=True, exist_ok=True)

@@ -9,8 +9,10 @@ import typer
 
 app = typer.Typer(help="List and show students.", no_args_is_help=True)
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-DimOption = Annotated[int, typer.Option(help="Width of the features, that of the teacher.")]
-SizeOption = Annotated[int, typer.Option(help="Side of the input in pixels.")]
+DimOption = Annotated[
+    int, typer.Option(min=8, max=1 << 16, help="Width of the features, that of the teacher.")
+]
+SizeOption = Annotated[int, typer.Option(min=1, max=1 << 16, help="Side of the input in pixels.")]
 
 
 @app.command("list")

@@ -161,7 +161,7 @@ def compute_device(device: str | torch.device) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         place = torch.device(device)
-        torch.empty(0, device=place)
+        torch.ones(1, device=place).sum().item()  # the meta device has no values
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"Device {device} cannot be used: {reason}") from error

@@ -89,9 +89,14 @@ def stored_embeddings(
     if source.suffix == ".npy":
         try:
             array = np.load(source, allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError, MemoryError) as error:
             raise ConfigError(f"{source} cannot be read as an array ({error}).") from error
-        return np.asarray(array, np.float64)
+        if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+            got = (
+                f"an array of {array.dtype}" if isinstance(array, np.ndarray) else "several arrays"
+            )
+            raise ConfigError(f"{source}: expected one .npy array of floating point, got {got}.")
+        return array.astype(np.float64)
     cache = Cache(source)
     if cache.manifest.classes != tuple(classes):
         raise ConfigError(

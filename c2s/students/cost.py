@@ -11,6 +11,10 @@ from torch import nn
 from c2s.students.base import parameter_count
 from c2s.students.registry import create
 from c2s.students.segnext import Factorisation
+from c2s_cache.errors import ConfigError
+
+HEADS = 8
+"""Attention heads of the latent embeddings' decoder layer."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +48,19 @@ def student_cost(name: str, dim: int = 512, size: int = 512) -> Cost:
         size: side of the input in pixels.
 
     Raises:
-        ConfigError: there is no such student.
+        ConfigError: there is no such student, or `dim` is no multiple of the attention heads.
     """
+    if dim % HEADS:
+        raise ConfigError(
+            f"--dim {dim}: expected a multiple of the {HEADS} attention heads of latent embeddings."
+        )
     from torch.utils.flop_counter import FlopCounterMode
 
     # Not every library's constructors do without memory.
     with nullcontext() if ":" in name else torch.device("meta"):
         student = create(name, dim, "random").to("meta").eval()
     with torch.device("meta"):
-        layer = nn.TransformerDecoderLayer(dim, 8, dim_feedforward=4 * dim)
+        layer = nn.TransformerDecoderLayer(dim, HEADS, dim_feedforward=4 * dim)
         with FlopCounterMode(display=False) as counter:
             student(torch.zeros(1, 3, size, size))
     total = counter.get_total_flops()

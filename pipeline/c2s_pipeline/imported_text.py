@@ -42,7 +42,7 @@ def load_embeddings(file: Path, classes: Sequence[str], dim: int) -> NDArray[np.
     """
     try:
         rows = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise ConfigError(f"text embeddings {file} cannot be read ({reason}).") from error
     if not isinstance(rows, np.ndarray) or rows.dtype.kind != "f":

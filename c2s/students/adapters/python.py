@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from c2s.students.adapters.classifier import reason
 from c2s.students.adapters.foreign import Foreign
 from c2s.students.adapters.weights import making
 from c2s.students.base import Student
@@ -27,7 +28,7 @@ def build(name: str, dim: int, weights: str | None, config: Any = None) -> Forei
         ConfigError: the module cannot be imported or has no such function, it fails, or there are weights.
     """
     module, _, factory = name.partition(":")
-    if not factory:
+    if not factory or not all(part.isidentifier() for part in module.split(".")):
         raise ConfigError(f"There is no student python:{name}; write python:MODULE:FUNCTION.")
     if weights is not None:
         raise ConfigError(
@@ -36,9 +37,9 @@ def build(name: str, dim: int, weights: str | None, config: Any = None) -> Forei
         )
     try:
         function = getattr(import_module(module), factory)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever the module does while it is imported
         raise ConfigError(
-            f"The student python:{name} cannot be imported: {error}.",
+            f"The student python:{name} cannot be imported ({reason(error)}).",
             f"{module} must be importable to train the student and to open its runs (see PYTHONPATH).",
         ) from error
     with making(f"python:{name}", None):

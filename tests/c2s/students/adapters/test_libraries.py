@@ -203,8 +203,11 @@ def test_normalisation_is_the_librarys(monkeypatch):
         ("timm:resnet18.nothing", r"timm:resnet18.nothing cannot be made: Invalid pretrained tag"),
         ("torchvision:resnet50", r"no student torchvision:resnet50; choose a model of deeplabv3"),
         ("python:plain_models", r"write python:MODULE:FUNCTION"),
-        ("python:nowhere:f", r"cannot be imported: No module named 'nowhere'.*importable .*runs"),
-        ("python:plain_models:f", r"cannot be imported: .*no attribute 'f'"),
+        ("python:.x:f", r"write python:MODULE:FUNCTION"),
+        ("python::f", r"write python:MODULE:FUNCTION"),
+        ("python:a..b:f", r"write python:MODULE:FUNCTION"),
+        ("python:nowhere:f", r"cannot be imported .No module named 'nowhere'.*importable .*runs"),
+        ("python:plain_models:f", r"cannot be imported ..*no attribute 'f'"),
         ("python:math:sqrt", r"gave a float, expected a torch.nn.Module"),
         ("python:math:hypot2", r"cannot be imported"),
         ("python:os:getcwd", r"python:os:getcwd cannot be made: .*argument"),
@@ -303,3 +306,18 @@ def test_hf_refuses_a_model_that_brings_code_without_a_question(
     with pytest.raises(ConfigError, match=message):
         create(f"hf:{tmp_path}", DIM)
     assert not ran.exists()
+
+
+def test_whatever_a_module_does_while_it_is_imported_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, source, message in (
+        ("unwritten", "def f(:", "invalid syntax"),
+        ("unable", "raise OSError('no licence\\nhere')", "no licence"),
+        ("quitter", "1 / 0", "division by zero"),
+    ):
+        (tmp_path / f"{name}.py").write_text(source)
+        with pytest.raises(
+            ConfigError, match=rf"{name}:f cannot be imported \({message}"
+        ) as caught:
+            create(f"python:{name}:f", DIM)
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,100 @@
+"""Values of options that no command can use, and places where none can write."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from c2s.cli.app import LONGEST
+from c2s.evaluation.evaluate import compute_device
+from c2s.evaluation.vocabulary import stored_embeddings
+from c2s_cache.errors import ConfigError
+
+
+@pytest.mark.parametrize("value", ["0", "-5", "7", "12", "70000", "1e3", ""])
+@pytest.mark.parametrize("command", [("list",), ("show", "shapes-net")])
+def test_widths_that_no_student_has(c2s, command, value):
+    code, out, err = c2s("students", *command, "--dim", value)
+    assert (code, out) == (2, "")
+    assert "--dim" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("value", ["0", "-5", "70000"])
+def test_sizes_that_no_image_has(c2s, value):
+    code, out, err = c2s("students", "show", "shapes-net", "--size", value)
+    assert (code, out) == (2, "")
+    assert "--size" in err
+
+
+@pytest.mark.parametrize(
+    "name", ["", "meta", "gpu", "cuda:77", "cpu:x", "lazy", "xla", "fpga", "\ud800"]
+)
+def test_devices_that_compute_nothing(name):
+    with pytest.raises(ConfigError, match=r"^Device .* cannot be used: ") as caught:
+        compute_device(name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("array", "got"),
+    [
+        (np.array(["a", "b"]), "an array of <U1"),
+        (np.ones((2, 3), np.complex64), "an array of complex64"),
+        (np.ones((2, 3), np.int64), "an array of int64"),
+        (None, "several arrays"),
+    ],
+)
+def test_a_vocabulary_of_no_embeddings(tmp_path, array, got):
+    file = tmp_path / "v.npy"
+    with file.open("wb") as out:
+        np.savez(out, a=np.ones(3), b=np.ones(3)) if array is None else np.save(out, array)
+    with pytest.raises(ConfigError, match=f"floating point, got {got}"):
+        stored_embeddings(file, None, ["a", "b"], "x")
+
+
+@pytest.mark.parametrize("data", [b"", b"\x93NUMPY", b"\x80\x04."])
+def test_a_vocabulary_that_is_no_array(tmp_path, data):
+    (tmp_path / "v.npy").write_bytes(data)
+    with pytest.raises(ConfigError, match="cannot be read as an array"):
+        stored_embeddings(tmp_path / "v.npy", None, ["a", "b"], "x")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("predict", "photo.jpg", "--run", "none"), ("ablate", "--cache", "none", "--table", "IV")],
+)
+@pytest.mark.parametrize("out", ["file", "file/below", "a" * 300, "/proc/x"])
+def test_where_no_folder_can_be(c2s, command, out, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(os, "access", lambda path, _: str(path) != "/proc")  # root may do anything
+    code, stdout, err = c2s(*command, "--out", out)
+    assert (code, stdout) == (2, "")
+    assert err.startswith("error: --out ")
+    assert err.count("\n") == 1
+
+
+def test_no_message_is_longer_than_a_page(c2s):
+    code, _, err = c2s("data", "check", "x" * 100_000)
+    assert code == 2
+    assert LONGEST < len(err) < LONGEST + 100
+    assert "more characters] x" in err
+    assert err.endswith("or the path of your own folder with a classes.yaml.\n")
+
+
+def test_names_that_a_locale_cannot_write_are_shown_all_the_same(tmp_path):
+    script = "import sys; from c2s.cli import main; sys.argv = ['c2s', 'data', 'show', 'caf\\xe9']; main()"
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        env=environment,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"error: unknown data set 'caf\\xe9'")
