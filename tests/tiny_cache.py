@@ -20,20 +20,9 @@ UNSEEN = (3, 5)
 SIZE, GRID, DIM = 32, 4, 16
 
 
-def write_cache(
-    path: Path,
-    rows: int = 11,
-    block_rows: int = 4,
-    views: int = 1,
-    seed: int = 0,
-    unseen_text: int | None = None,
-) -> Path:
-    """Write a complete cache of `rows` scenes; row 2 is quarantined when there are more than 4.
-
-    `unseen_text` seeds other text embeddings of the unseen classes; nothing else changes.
-    """
-    rng = np.random.default_rng(seed)
-    manifest = Manifest(
+def tiny_manifest(rows: int = 11, block_rows: int = 4, views: int = 1, seed: int = 0) -> Manifest:
+    """What `write_cache` writes."""
+    return Manifest(
         dataset="tiny",
         split="train",
         classes=CLASSES,
@@ -59,6 +48,22 @@ def write_cache(
             for s in ("images", "labels", "views", "teacher", "masks", "regions", "text")
         },
     )
+
+
+def write_cache(
+    path: Path,
+    rows: int = 11,
+    block_rows: int = 4,
+    views: int = 1,
+    seed: int = 0,
+    unseen_text: int | None = None,
+) -> Path:
+    """Write a complete cache of `rows` scenes; row 2 is quarantined when there are more than 4.
+
+    `unseen_text` seeds other text embeddings of the unseen classes; nothing else changes.
+    """
+    rng = np.random.default_rng(seed)
+    manifest = tiny_manifest(rows, block_rows, views, seed)
     create_cache(path, manifest)
     writer = BlockWriter(path)
     text = rng.normal(size=(len(CLASSES), DIM))

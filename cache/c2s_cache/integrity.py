@@ -12,6 +12,7 @@ import numpy as np
 
 from c2s_cache.block import Block
 from c2s_cache.errors import CacheError, DamagedError
+from c2s_cache.lock import LOCK, OWNER
 from c2s_cache.manifest import IGNORE
 from c2s_cache.reader import TEXT, TRANSDUCTIVE, Cache
 from c2s_cache.receipt import METADATA, receipt_path
@@ -81,9 +82,8 @@ def _structure(cache: Cache) -> Iterator[Finding]:
 
 def _strays(cache: Cache, there: Iterable[str]) -> Iterator[Finding]:
     known = {name for receipt in cache.receipts.values() for name in receipt.files}
-    known |= {receipt_path(Path(), *key).as_posix() for key in cache.receipts} | {
-        "provenance.jsonl"
-    }
+    known |= {receipt_path(Path(), *key).as_posix() for key in cache.receipts}
+    known |= {"provenance.jsonl", LOCK, OWNER}  # the latter two of a build that was killed
     for name in sorted(set(there) - known):
         yield Finding("structure", name, "a file that no receipt names")
 

@@ -1,20 +1,130 @@
-"""Invariant: one builder at a time owns a cache, and nobody writes into it for a builder of the past."""
+"""Invariant: one process at a time owns what it changes, by whatever path it came, and leaves no lock behind.
+
+A lock is a file inside the folder that it guards, so that a link to the folder leads to the same lock. It is made
+for its holder and removed by it; the kernel releases it when the holder dies, and the next one takes over the file.
+Guard a folder of your own, such as a run's, with
+
+    with locked(folder / LOCK, C2SError(f"another process is training into {folder}.")):
+        ...
+
+and a folder that is replaced as a whole, such as a folded model, with a file beside its resolved path:
+
+    out = out.resolve()
+    with locked(out.with_name(f".{out.name}.lock"), C2SError(...)):
+        ...
+
+Caches are built under `build_lock`. A lock reaches as far as the file system's `flock` does: to all processes of one
+machine, on some network file systems to those of others, too.
+"""
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
 import secrets
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
-from c2s_cache.errors import CacheError
+from c2s_cache.errors import C2SError, CacheError
 
+LOCK = ".c2s-lock"
+"""Name of the lock inside a folder."""
+OWNER = ".c2s-owner"
+"""Name of the file in a cache that holds its builder's token."""
 PATIENCE = 60.0
 """Seconds that a new owner waits for what workers of an earlier build are writing at that moment."""
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+
+
+class NoLocks(CacheError):
+    """The file system has no file locks."""
+
+
+@contextmanager
+def locked(file: Path, busy: C2SError, wait: bool = False, required: bool = True) -> Iterator[None]:
+    """Hold the lock `file`, which is made for it and removed in the end.
+
+    Args:
+        file: in a folder that exists, on a path that means the same to all who ask.
+        busy: raised where another process (or this one) holds it.
+        wait: until it is free, instead.
+        required: raise where the file system has no locks; else go on without.
+
+    Raises:
+        NoLocks: the file system has none.
+        OSError: the file cannot be made.
+    """
+    handle = _acquire(file, busy, wait, required)
+    try:
+        yield
+    finally:
+        with suppress(
+            OSError
+        ):  # before it is released: who opened it meanwhile sees that it is gone
+            file.unlink()
+        os.close(handle)
+
+
+def _acquire(file: Path, busy: C2SError, wait: bool, required: bool) -> int:
+    while True:
+        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            flock(handle, exclusive=True, wait=wait)
+            if _same(handle, file):
+                return handle
+        except BlockingIOError:
+            os.close(handle)
+            raise busy from None
+        except NoLocks:
+            if not required:
+                return handle
+            _remove(file, handle)
+            raise
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # its holder removed it between the two calls
+
+
+def _same(handle: int, file: Path) -> bool:
+    """Whether an open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(handle), file.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _remove(file: Path, handle: int) -> None:
+    os.close(handle)
+    with suppress(OSError):
+        file.unlink()
+
+
+def flock(handle: int, exclusive: bool, wait: bool) -> None:
+    """Lock an open file until it is closed.
+
+    Raises:
+        BlockingIOError: another holds it, and `wait` is not set.
+        NoLocks: the file system, or the operating system, has none.
+    """
+    try:
+        if sys.platform == "win32":
+            raise OSError(errno.ENOSYS, "Windows has none of this kind")
+        import fcntl
+
+        kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+        fcntl.flock(handle, kind if wait else kind | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise NoLocks(
+            f"this file system has no file locks ({error.strerror}), so nothing keeps two builds of one "
+            "cache apart.",
+            "Build on a local disk; the finished cache may be copied anywhere.",
+        ) from error
 
 
 @contextmanager
@@ -22,24 +132,36 @@ def build_lock(path: Path) -> Iterator[str]:
     """Hold the exclusive right to build into `path`; the kernel drops it when the process dies.
 
     Workers of an earlier builder may outlive it. They lose the right to write (see `writing`) before
-    this returns.
+    this returns. Folders that this had to make are removed again if they are left empty.
 
     Yields:
         The token by which workers of this build show that they work for the owner.
 
     Raises:
-        CacheError: another process is building into the same cache.
+        CacheError: another process is building into the same cache, or there are no locks there.
+        OSError: the folder cannot be made or written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w", encoding="utf-8") as file:
+    busy = CacheError(
+        f"another process is building {path}.", "Wait for it to end, or choose another --out."
+    )
+    with _folder(path), locked(path / LOCK, busy):
+        token = _take_over(path)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise CacheError(
-                f"another process is building {path}.",
-                "Wait for it to end, or choose another --out.",
-            ) from error
-        yield _take_over(path)
+            yield token
+        finally:
+            _withdraw(path)
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[None]:
+    made = [p for p in (path, *path.parents) if not p.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        with suppress(OSError):
+            for folder in made:
+                folder.rmdir()
 
 
 @contextmanager
@@ -49,19 +171,22 @@ def writing(path: Path, token: str) -> Iterator[None]:
     Raises:
         CacheError: the cache has another owner by now.
     """
-    with _owner(path).open("r", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
+    lost = CacheError(f"another build has taken over {path}: this one may not write any more.")
+    try:
+        handle = os.open(path / OWNER, os.O_RDONLY)
+    except FileNotFoundError:
+        raise lost from None
+    with os.fdopen(handle, encoding="utf-8") as file:
+        flock(handle, exclusive=False, wait=True)
         if file.read() != token:
-            raise CacheError(
-                f"another build has taken over {path}: this one may not write any more."
-            )
+            raise lost
         yield
 
 
 def _take_over(path: Path) -> str:
     token = secrets.token_hex(16)
-    with _owner(path).open("a+", encoding="utf-8") as file:
-        _wait_for_writers(file, path)
+    with (path / OWNER).open("a+", encoding="utf-8") as file:
+        _wait_for_writers(file.fileno(), path)
         file.truncate(0)
         file.write(token)
         file.flush()
@@ -69,11 +194,19 @@ def _take_over(path: Path) -> str:
     return token
 
 
-def _wait_for_writers(file: IO[str], path: Path) -> None:
+def _withdraw(path: Path) -> None:
+    """Take the right to write from our workers. One that is writing now keeps it, and the file stays."""
+    with suppress(OSError, NoLocks), (path / OWNER).open("r+", encoding="utf-8") as file:
+        flock(file.fileno(), exclusive=True, wait=False)
+        file.truncate(0)  # who opened it meanwhile finds no token
+        (path / OWNER).unlink()
+
+
+def _wait_for_writers(handle: int, path: Path) -> None:
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            flock(handle, exclusive=True, wait=False)
             return
         except BlockingIOError as error:
             if time.monotonic() > deadline:
@@ -82,7 +215,3 @@ def _wait_for_writers(file: IO[str], path: Path) -> None:
                     "End that worker, then run the same command again.",
                 ) from error
         time.sleep(0.05)
-
-
-def _owner(path: Path) -> Path:
-    return path.with_name(f".{path.name}.owner")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -15,8 +16,9 @@ import zarr
 from c2s_cache.change import Change, change
 from c2s_cache.errors import CacheError, MismatchError
 from c2s_cache.fingerprint import file_digest
-from c2s_cache.lock import writing
-from c2s_cache.manifest import Manifest, read_manifest
+from c2s_cache.lock import LOCK, OWNER, writing
+from c2s_cache.manifest import STAGES, Manifest, read_manifest
+from c2s_cache.ownership import contents
 from c2s_cache.receipt import (
     METADATA,
     FileRecord,
@@ -28,8 +30,9 @@ from c2s_cache.receipt import (
 )
 from c2s_cache.schema import ArraySpec, array_specs, create_arrays, open_arrays
 
-STAGING = ".metadata"
-"""Folder in a cache in which new metadata are written before they take their places."""
+STAGING = ".c2s-metadata"
+"""Folder in a cache in which new metadata are written before they take their places; it goes when their receipt is
+there. Nobody else has a folder of that name: it marks a cache of ours that was only begun."""
 
 
 class BlockWriter:
@@ -207,9 +210,11 @@ def create_cache(path: Path, manifest: Manifest, update: bool = False) -> Change
             nothing of it could be kept.
         CacheError: `path` holds something that is not a cache.
     """
-    if not path.exists() or not any(path.iterdir()) or _half_created(path):
-        shutil.rmtree(path, ignore_errors=True)
+    check_target(path)
+    if _only_begun(path) or not _marked(path):
         path.mkdir(parents=True, exist_ok=True)
+        for stage in STAGES if (path / STAGING).exists() else ():
+            shutil.rmtree(path / stage, ignore_errors=True)  # arrays that the request may not have
         _write_metadata(path, manifest)
         return None
     have = read_manifest(path)
@@ -219,7 +224,32 @@ def create_cache(path: Path, manifest: Manifest, update: bool = False) -> Change
         _discard(path, have, changed)
     if changed or load(path, METADATA, 0) is None:
         _write_metadata(path, manifest)
+    shutil.rmtree(path / STAGING, ignore_errors=True)
     return changed
+
+
+def check_target(path: Path) -> None:
+    """Refuse to build where something stands that is not ours, before anything there is touched.
+
+    Raises:
+        CacheError: `path` is neither free, nor an empty folder, nor a cache, finished or begun.
+    """
+    if not (path.exists() or path.is_symlink()):
+        return
+    empty = path.is_dir() and {f.name for f in path.iterdir()} <= {LOCK, OWNER}
+    if not (empty or _only_begun(path) or _marked(path)):
+        raise CacheError(
+            f"{path} is not a c2s cache ({contents(path)}), so nothing is built there.",
+            "Choose another --out.",
+        )
+
+
+def _marked(path: Path) -> bool:
+    """Whether `path` holds the manifest of a cache, of whatever format."""
+    try:
+        return isinstance(json.loads((path / "zarr.json").read_bytes())["attributes"]["c2s"], dict)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def _check_update(path: Path, changed: Change, update: bool) -> None:
@@ -254,15 +284,12 @@ def _write_metadata(path: Path, manifest: Manifest) -> None:
     for name in names:
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (staging / name).replace(path / name)
-    shutil.rmtree(staging)
     files = {str(name): _record(path / name) for name in sorted(names)}
     commit(path, Receipt(stage=METADATA, block=0, fingerprint="", files=files))
+    shutil.rmtree(staging)
 
 
-def _half_created(path: Path) -> bool:
-    """Whether `path` holds Zarr metadata and nothing else: creation was cut short before its receipt."""
-    if any(f.is_file() for f in (path / "receipts").rglob("*")):
-        return False  # before a large cache is listed
-    staging = path / STAGING
-    files = [f for f in path.rglob("*") if f.is_file() and staging not in f.parents]
-    return all(f.name == "zarr.json" for f in files) and (bool(files) or staging.exists())
+def _only_begun(path: Path) -> bool:
+    """Whether `path` is a cache of ours whose creation was cut short before its first receipt."""
+    receipts = path / "receipts"
+    return (path / STAGING).is_dir() and not any(f.is_file() for f in receipts.rglob("*"))

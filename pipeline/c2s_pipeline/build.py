@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from c2s_cache import C2SError, Cache, CacheError, Manifest
 from c2s_cache.lock import build_lock
 from c2s_cache.receipt import load
-from c2s_cache.writer import BlockWriter, create_cache
+from c2s_cache.writer import BlockWriter, check_target, create_cache
 from c2s_pipeline.clip_model import TeacherSpec
 from c2s_pipeline.clip_names import default_pretrained
 from c2s_pipeline.cluster import connect
@@ -80,6 +80,7 @@ def build(
     started = time.monotonic()
     machine = Machine(workers, scheduler, progress or Silent())
     out = out.absolute()
+    check_target(out)
     order = row_order(source, request)  # a wrong data folder is reported before the teacher loads
     with disk_errors(out), build_lock(out) as token:
         teacher, spec = load_teacher(request)

@@ -11,7 +11,7 @@ from typing import Any
 from c2s_cache import ConfigError, DataError, Manifest, TeacherInfo, open_cache
 from c2s_cache.change import change
 from c2s_cache.lock import build_lock
-from c2s_cache.writer import BlockWriter, create_cache
+from c2s_cache.writer import BlockWriter, check_target, create_cache
 from c2s_pipeline.build import BuildReport, complete, disk_errors, load_teacher, write_text
 from c2s_pipeline.clip_model import TeacherSpec
 from c2s_pipeline.machine import Machine, device
@@ -82,8 +82,9 @@ def derive(
     """
     started = time.monotonic()
     base, out = base.absolute(), out.absolute()
-    if base == out:
+    if base.resolve() == out.resolve():
         raise ConfigError("a cache cannot be derived into itself.", "Choose another --out.")
+    check_target(out)
     cache = open_cache(base)
     before = cache.manifest
     if labelled is not None and labelled.identity() != before.requests["images"]["source"]:

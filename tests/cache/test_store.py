@@ -15,7 +15,7 @@ from c2s_cache.integrity import verify
 from c2s_cache.reader import TRANSDUCTIVE
 from c2s_cache.receipt import METADATA
 from c2s_cache.schema import array_specs
-from c2s_cache.writer import BlockWriter, create_cache
+from c2s_cache.writer import STAGING, BlockWriter, create_cache
 
 
 @pytest.fixture(scope="module")
@@ -263,5 +263,7 @@ def test_creation_that_was_cut_short_is_repeated(path, tmp_path):
     (target / "receipts/metadata/000000.json").unlink()
     shutil.rmtree(target / "receipts")
     (target / "regions/zarr.json").unlink()
+    (target / STAGING).mkdir()
     assert create_cache(target, manifest) is None
+    assert not (target / STAGING).exists()
     assert (target / "regions/zarr.json").exists()

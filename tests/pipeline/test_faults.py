@@ -28,6 +28,7 @@ from c2s.datasets import FolderSplit
 from c2s.datasets.coco_stuff import DESCRIPTOR
 from c2s_cache import Cache, open_cache
 from c2s_cache.integrity import verify
+from c2s_cache.lock import OWNER
 from c2s_pipeline.build import build
 from c2s_pipeline.request import BuildRequest
 
@@ -166,7 +167,7 @@ def foreign(tmp_path):
 @contextlib.contextmanager
 def halted(worker: subprocess.Popen[bytes], out: Path) -> Iterator[None]:
     """Halt a worker at the moment when it is about to write a stage, until the end of the block."""
-    owner = out.with_name(f".{out.name}.owner")
+    owner = out / OWNER
     wait_until(lambda: owner.exists() and owner.read_text() != "")
     with owner.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
