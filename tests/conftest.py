@@ -33,6 +33,15 @@ TINY_MODEL = {
 }
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test marked gpu is the same code as others; it needs the device."""
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("there is no GPU here")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of small real inputs; tests that need it skip where it is absent."""

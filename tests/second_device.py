@@ -11,12 +11,15 @@ from collections import Counter
 from contextlib import contextmanager
 from unittest import mock
 
+import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 NAME = "meta"
+DEVICES = [NAME, pytest.param("cuda", marks=pytest.mark.gpu)]
+"""Of tests that compare another device with the CPU: this one, and a GPU where there is one."""
 FROM_DATA = {torch.tensor, torch.as_tensor, torch.Tensor.new_tensor}
 WAITS = {
     "item",
@@ -102,6 +105,38 @@ def second_device():
 
     with mock.patch.object(torch, "autocast", known), _FromData(), _Mode() as mode:
         yield mode.waits
+
+
+@contextmanager
+def other_device(name):
+    """Within it, the device holds values: the second device, or a GPU that computes in float32.
+
+    Yields:
+        Counter of the times the host waited; nothing is counted on a GPU.
+    """
+    if name == NAME:
+        with second_device() as waits:
+            yield waits
+        return
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        yield Counter()
+
+
+def here(tensor):
+    """The tensor, on the CPU."""
+    return tensor.held if isinstance(tensor, There) else tensor.cpu()
+
+
+def is_there(tensor):
+    """Whether a tensor lies on the other device."""
+    return isinstance(tensor, There) or tensor.is_cuda
+
+
+def near(name, rtol=1e-4, atol=1e-5):
+    """Tolerances: a GPU adds in another order, and steps of Adam amplify that."""
+    return (
+        {"rtol": rtol, "atol": atol} if name == NAME else {"rtol": 100 * rtol, "atol": 100 * atol}
+    )
 
 
 def _run(function, args, kwargs, waits):

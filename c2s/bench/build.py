@@ -42,6 +42,8 @@ def bench_build(
     dataset: str = "shapes",
     root: Path | None = None,
     advance: Callable[[int], None] | None = None,
+    trial: float = TRIAL,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Images per second of the build, and of the teacher alone on the same images and regions.
 
@@ -57,8 +59,10 @@ def bench_build(
         rounds: timed rounds of each side.
         dataset, root: where the images come from.
         advance: called after every round.
+        trial: seconds of each trial of a way of the reference.
+        **settings: of the build, such as `precision` and `dense_size`; the reference has them too.
     """
-    request = build_request(teacher, pretrained, limit=images, dataset=dataset)
+    request = build_request(teacher, pretrained, limit=images, dataset=dataset, **settings)
     source = load_dataset(dataset, root).split("train")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with (
@@ -83,7 +87,7 @@ def bench_build(
         ours()  # the worker loads its teacher; the cache says what the reference has to do
         model, _ = load_teacher(request)
         dense, regions = _inputs(open_cache(last[0]), model)
-        batch, lanes = _best_way(model, regions if len(regions) else dense)
+        batch, lanes = _best_way(model, regions if len(regions) else dense, trial)
         usable = len(dense)
 
         spent: list[float] = []
@@ -101,6 +105,8 @@ def bench_build(
             "dataset": dataset,
             "images": usable,
             "regions per image": round(len(regions) / usable, 2),
+            "precision": request.precision,
+            "dense size": model.dense_size,
             "device": device_name(),
             "batch": {"c2s": request.batch_size, "teacher": batch},
             "passes side by side": {"c2s": os.cpu_count(), "teacher": lanes},
@@ -199,10 +205,10 @@ def _parts(images: NDArray[np.uint8], size: int) -> Iterator[NDArray[np.uint8]]:
     return (images[i : i + size] for i in range(0, len(images), size))
 
 
-def _best_way(teacher: Teacher, images: NDArray[np.uint8]) -> tuple[int, int]:
+def _best_way(teacher: Teacher, images: NDArray[np.uint8], trial: float) -> tuple[int, int]:
     """The batch size, and the number of passes side by side, at which the teacher is fastest.
 
-    Each way is tried on as many images as take about `TRIAL` seconds, and on four small batches at least;
+    Each way is tried on as many images as take about `trial` seconds, and on four small batches at least;
     the fastest three are tried once more, for a chance delay would choose a slow one.
     """
 
@@ -213,7 +219,7 @@ def _best_way(teacher: Teacher, images: NDArray[np.uint8]) -> tuple[int, int]:
 
     first = images[: BATCHES[0]]
     rate(first, (len(first), 1))
-    few = images[: max(int(TRIAL * rate(first, (len(first), 1))), 4 * len(first))]
+    few = images[: max(int(trial * rate(first, (len(first), 1))), 4 * len(first))]
     sizes = [b for b in BATCHES if 2 * b <= len(few)] or [len(first)]
     rates = {way: rate(few, way) for way in product(sizes, {1, os.cpu_count() or 1})}
     for way in sorted(rates, key=lambda way: rates[way])[-3:]:

@@ -12,7 +12,7 @@ import torch
 
 from c2s.ablation.tables import TABLES
 from c2s.bench.inputs import cache_of
-from c2s.bench.measure import Side, alternate, device_name, result
+from c2s.bench.measure import alternate, device_name, result
 from c2s.demo.defaults import train_defaults
 from c2s.methods.batch import Batch
 from c2s.online import OnlineTeacher, load_online_teacher
@@ -42,6 +42,8 @@ def bench_train(
     image_size: int | None = None,
     student_options: Sequence[StudentOption] = (),
     advance: Callable[[int], None] | None = None,
+    precision: Literal["32-true", "bf16-mixed"] = "32-true",
+    held_there: bool = False,
 ) -> dict[str, Any]:
     """Iterations per second: forward, losses, backward, optimizer step, and what feeds them.
 
@@ -49,7 +51,9 @@ def bench_train(
     loader costs. `labels_only_ratio` compares with the student on labels alone, streamed too: what
     distillation costs. `online_ratio` compares with `--teacher online` on the same views, or is None, and
     `online_reason` says why. For every student option, `<option>_ratio` compares with it on against the
-    same batches in memory without it. Optimizer and student are those of a run; checkpoints and logs are left out.
+    same batches in memory without it. With `held_there`, `held_there_ratio` compares with batches that lie on
+    the device already: what nothing but the step costs. Optimizer and student are those of a run; checkpoints
+    and logs are left out. `peak_memory_mib` is the GPU memory of every side.
 
     Args:
         cache: default a temporary one of Shapes scenes.
@@ -62,6 +66,8 @@ def bench_train(
         rounds: timed rounds of each side.
         image_size: side of the views in pixels; default the cache's.
         student_options: "compile" and "channels_last".
+        precision: of all sides.
+        held_there: also time steps on batches that the device holds.
         advance: called after every round.
     """
     with cache_of(cache, images, teacher, pretrained) as opened:
@@ -71,6 +77,7 @@ def bench_train(
             "batch_size": batch_size,
             "workers": workers,
             "image_size": image_size,
+            "precision": precision,
         }
         config = load_config(
             None, (), {**defaults, "accelerator": "auto"}, cache=opened.path, **options
@@ -82,13 +89,16 @@ def bench_train(
         held = list(islice(_stream(opened, config, steps), steps))
         total = steps * (rounds + 1)
         sides = {
-            "streamed": _side(config, opened, _stream(opened, config, total), steps),
-            "memory": _side(config, opened, held * (rounds + 1), steps),
-            "labels only": _side(plain, opened, _stream(opened, config, total), steps),
+            "streamed": _Side(config, opened, _stream(opened, config, total), steps),
+            "memory": _Side(config, opened, held * (rounds + 1), steps),
+            "labels only": _Side(plain, opened, _stream(opened, config, total), steps),
         }
         for option in student_options:
             changed = config.model_copy(update={option: True})
-            sides[option] = _side(changed, opened, held * (rounds + 1), steps)
+            sides[option] = _Side(changed, opened, held * (rounds + 1), steps)
+        if held_there:
+            there = [batch.to(_device()) for batch in held if not isinstance(batch, list)]
+            sides["held there"] = _Side(config, opened, there * (rounds + 1), steps)
         reason = None
         try:
             weights = teacher if teacher and ":" in teacher else pretrained
@@ -97,12 +107,14 @@ def bench_train(
         except C2SError as error:
             reason = str(error)
         rates = alternate(sides, rounds, advance=advance)
+        peaks = {name: side.peak_mib for name, side in sides.items() if side.peak_mib is not None}
         online = rates["online"].median if "online" in rates else None
         what = {
             "cache": str(cache or "shapes"),
             "student": config.student,
             "batch": config.batch_size,
             "view": f"{config.image_size} px",
+            "precision": config.precision,
             "steps per round": steps,
             "loader processes": config.workers,
             "device": device_name(),
@@ -113,15 +125,21 @@ def bench_train(
             "online_ratio": online and rates["streamed"].median / online,
             **{f"{o}_ratio": rates[o].median / rates["memory"].median for o in student_options},
             **({"online_reason": reason} if reason else {}),
+            **(
+                {"held_there_ratio": rates["streamed"].median / rates["held there"].median}
+                if held_there
+                else {}
+            ),
+            **({"peak_memory_mib": peaks} if peaks else {}),
         }
         return result("train", rates, "streamed", "memory", "iterations/s", what, **more)
 
 
-def _online(cache: Cache, config: TrainConfig, steps: int, rounds: int) -> Side:
+def _online(cache: Cache, config: TrainConfig, steps: int, rounds: int) -> _Side:
     """The same training with CLIP in the loop; raises C2SError if it cannot be loaded."""
     teacher = load_online_teacher(config, cache.manifest)
     batches = _stream(cache, config, steps * (rounds + 1), teacher.sizes)
-    return _side(config, cache, batches, steps, teacher)
+    return _Side(config, cache, batches, steps, teacher)
 
 
 def _stream(
@@ -145,30 +163,53 @@ def _stream(
     yield from loader(stream, config.workers, torch.cuda.is_available())
 
 
-def _side(
-    config: TrainConfig,
-    cache: Cache,
-    batches: Iterable[Batch | list[Replay]],
-    steps: int,
-    teacher: OnlineTeacher | None = None,
-) -> Side:
-    """`steps` iterations per round on the next batches; every side has a model of its own."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    module = build_module(config, cache, teacher).to(device).train()
-    optimizer = module.configure_optimizers()["optimizer"]
-    stream = iter(batches)
+class _Side:
+    """`steps` iterations per round on the next batches; every side has a model of its own.
 
-    def run() -> int:
-        for batch in islice(stream, steps):
-            _step(module, optimizer, module.transfer_batch_to_device(batch, device, 0))
-        if device.type == "cuda":
+    Attributes:
+        peak_mib: GPU memory in MiB that its first round took, with weights and optimizer, without what other
+            sides and a teacher hold; None on a CPU.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        cache: Cache,
+        batches: Iterable[Batch | list[Replay]],
+        steps: int,
+        teacher: OnlineTeacher | None = None,
+    ) -> None:
+        self._device, self._steps = _device(), steps
+        self.peak_mib: float | None = None
+        before = torch.cuda.memory_allocated()
+        self._module = build_module(config, cache, teacher).to(self._device).train()
+        self._optimizer = self._module.configure_optimizers()["optimizer"]
+        self._batches = iter(batches)
+        self._weights = torch.cuda.memory_allocated() - before
+
+    def __call__(self) -> int:
+        start = torch.cuda.memory_allocated()
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        for batch in islice(self._batches, self._steps):
+            there = self._module.transfer_batch_to_device(batch, self._device, 0)
+            _step(self._module, self._optimizer, there)
+        if self._device.type == "cuda":
             torch.cuda.synchronize()
-        return steps
+            if self.peak_mib is None:
+                peak = torch.cuda.max_memory_allocated() - start + self._weights
+                self.peak_mib = round(peak / 2**20, 1)
+        return self._steps
 
-    return run
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _step(module: DistillationModule, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
     optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(module.training_step(batch, 0)["loss"])
+    half = module.config.precision == "bf16-mixed"
+    with torch.autocast(batch.image.device.type, torch.bfloat16, enabled=half):
+        losses = module.training_step(batch, 0)
+    torch.autograd.backward(losses["loss"])
     optimizer.step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -35,6 +36,8 @@ def main() -> int:
     out = Path(environ["OUT"]).absolute() if environ.get("OUT") else ROOT
     folder = ROOT / ".gpu/work"
     report = Report([out, ROOT], folder / "logs", keep=bool(environ.get("STEPS")))
+    if not environ.get("STEPS"):
+        shutil.rmtree(folder, ignore_errors=True)  # what steps share is made anew, by this code
     facts: dict[str, dict[str, Any]] = {}
 
     def record(name: str, found: dict[str, Any]) -> None:

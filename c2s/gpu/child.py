@@ -17,6 +17,7 @@ from typing import Any
 
 from c2s.gpu.processes import volunteer_for_the_oom_killer
 from c2s.gpu.world import Failed, Skipped, World, open_world
+from c2s.processor import prepare
 
 
 def main(function: str, folder: str, result: str) -> None:
@@ -24,6 +25,7 @@ def main(function: str, folder: str, result: str) -> None:
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # where does it hang?
     volunteer_for_the_oom_killer()
+    prepare()
     module, _, name = function.partition(":")
     found: dict[str, Any]
     try:

@@ -7,7 +7,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from second_device import NAME, second_device
+from second_device import DEVICES, here, near, other_device
 
 from c2s_cache import open_cache
 from c2s_pipeline.clip_model import TeacherSpec
@@ -17,9 +17,10 @@ from c2s_pipeline.teacher import Teacher
 from c2s_pipeline.torch_kmeans import TorchKMeans
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dense_size", [32, 48])
 @pytest.mark.parametrize("variant", get_args(DenseFeatures))
-def test_tokens(tiny_teacher, variant, dense_size):
+def test_tokens(tiny_teacher, variant, dense_size, device):
     images = [
         np.random.default_rng(0).integers(0, 256, (3, s, s, 3), dtype=np.uint8)
         for s in (32, dense_size)
@@ -31,30 +32,32 @@ def test_tokens(tiny_teacher, variant, dense_size):
         words = teacher.text_features(teacher.tokens(["a photo of a cat", "sky"]))
         return teacher.cls_tokens(images[0]), *teacher.dense_features(images[1]), words
 
-    with torch.inference_mode(), second_device() as waits:
-        there = answers(NAME)
+    with torch.inference_mode(), other_device(device) as waits:
+        there = answers(device)
     assert not waits
     for got, want in zip(there, answers("cpu"), strict=True):
-        torch.testing.assert_close(got.held, want, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(here(got), want, **near(device))
 
 
-def test_clusters():
+@pytest.mark.parametrize("device", DEVICES)
+def test_clusters(device):
     """Ragged, with seeds that win nothing and clusters that run empty."""
     rng = np.random.default_rng(0)
     tokens = [rng.standard_normal((n, 4)).astype(np.float32) for n in (1, 5, 20, 31, 32, 33, 200)]
     seeds = [np.concatenate([t[: 1 + len(t) // 3], t[:1] + 9]) for t in tokens]
-    with torch.inference_mode(), second_device() as waits:
-        got = TorchKMeans(NAME).fit(tokens, seeds, 10)
+    with torch.inference_mode(), other_device(device) as waits:
+        got = TorchKMeans(device).fit(tokens, seeds, 10)
     for ours, want in zip(got, TorchKMeans().fit(tokens, seeds, 10), strict=True):
         np.testing.assert_array_equal(ours, want)
     # A few times an iteration for all images of like size together, whatever their number.
     assert waits.total() < 5 * 10 * 5
 
 
-def test_a_cache_is_what_the_other_device_says(built_views, tiny_teacher):
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_cache_is_what_the_other_device_says(built_views, tiny_teacher, device):
     """The whole way from view to region tokens, as the live check goes it."""
-    with torch.inference_mode(), second_device():
-        teacher = Teacher(TeacherSpec(tiny_teacher, None), NAME)
+    with torch.inference_mode(), other_device(device):
+        teacher = Teacher(TeacherSpec(tiny_teacher, None), device)
         found = spot_check(open_cache(built_views[0]), teacher, [0, 2, 4])
     assert found.findings == ()
     assert min(found.global_cosine, found.region_cosine, found.grid_agreement) > 0.9999

@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from second_device import NAME, second_device
+from second_device import DEVICES, here, near, other_device
 
 from c2s.evaluation.inference import CosineClassifier, Predictor
 from c2s.students.registry import create
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("mode", ["slide", "whole"])
 @pytest.mark.parametrize("windows", [None, 3])
-def test_scores(mode, windows):
+def test_scores(mode, windows, device):
     torch.manual_seed(0)
     model = CosineClassifier(create("shapes-net", 16, "random").eval(), torch.randn(5, 16))
     image = np.random.default_rng(0).integers(0, 256, (45, 70, 3), dtype=np.uint8)
@@ -21,10 +22,10 @@ def test_scores(mode, windows):
 
     want = Predictor(model, 32, mode, penalty, windows=windows)
     plain, classes = want.scores(image), want.predict(image)
-    with torch.inference_mode(), second_device() as waits:
-        ours = Predictor(model.to(NAME), 32, mode, penalty.to(NAME), NAME, windows=windows)
+    with torch.inference_mode(), other_device(device) as waits:
+        ours = Predictor(model.to(device), 32, mode, penalty.to(device), device, windows=windows)
         got = ours.scores(image)
         assert not waits
         predicted = ours.predict(image)
-    torch.testing.assert_close(got.held, plain, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(here(got), plain, **near(device))
     np.testing.assert_array_equal(predicted, classes)

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import tiny_runs
 import torch
-from second_device import NAME, OtherDevice, There, second_device
+from second_device import (
+    DEVICES,
+    NAME,
+    OtherDevice,
+    There,
+    here,
+    is_there,
+    near,
+    other_device,
+    second_device,
+)
 from torch import nn
 
 from c2s.methods.base import KnownClasses
@@ -57,29 +67,31 @@ def steps(cache, config, device, changed=lambda module: None):
     return found, module
 
 
-def compare(cache, config, changed=lambda module: None):
+def compare(device, cache, config, changed=lambda module: None):
     want, _ = steps(cache, config, "cpu", changed)
-    with second_device() as waits:
-        got, module = steps(cache, config, NAME, changed)
-        assert all(
-            isinstance(p, There) and isinstance(p.grad, There | None) for p in module.parameters()
-        )
+    with other_device(device) as waits:
+        got, module = steps(cache, config, device, changed)
+        for p in module.parameters():
+            assert is_there(p)
+            assert p.grad is None or is_there(p.grad)
     for ours, plain in zip(got, want, strict=True):
         assert ours.keys() == plain.keys()
         for name, value in plain.items():
-            torch.testing.assert_close(ours[name].held, value, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(here(ours[name]), value, **near(device))
     return waits
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: "-".join(map(str, m.values())) or "paper")
-def test_every_objective(tiny_views_cache, tmp_path, method):
+def test_every_objective(tiny_views_cache, tmp_path, method, device):
     options = {"method": {"heads": 4} | method}
     config = tiny_runs.settings(tiny_views_cache, tmp_path, options, student="shapes-net")
-    assert compare(tiny_views_cache, config) == {}
+    assert compare(device, tiny_views_cache, config) == {}
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("student", ["segformer-b0", "segnext-t"])
-def test_students(tiny_cache, tmp_path, student):
+def test_students(tiny_cache, tmp_path, student, device):
     config = tiny_runs.settings(tiny_cache, tmp_path, {"method": {"heads": 4}}, student=student)
 
     def without_paths(module):
@@ -87,13 +99,14 @@ def test_students(tiny_cache, tmp_path, student):
             if hasattr(part, "drop_prob"):
                 part.drop_prob = 0.0
 
-    compare(tiny_cache, config, without_paths)
+    compare(device, tiny_cache, config, without_paths)
 
 
-def test_averaged_weights(tiny_cache, tmp_path):
+@pytest.mark.parametrize("device", DEVICES)
+def test_averaged_weights(tiny_cache, tmp_path, device):
     options = {"method": {"heads": 4}}
     config = tiny_runs.settings(tiny_cache, tmp_path, options, student="shapes-net", ema=0.9)
-    waits = compare(tiny_cache, config)
+    waits = compare(device, tiny_cache, config)
     assert set(waits) <= {
         "item",
         "_local_scalar_dense",
@@ -102,7 +115,8 @@ def test_averaged_weights(tiny_cache, tmp_path):
     assert waits.total() <= 3 * 2
 
 
-def test_self_training():
+@pytest.mark.parametrize("device", DEVICES)
+def test_self_training(device):
     torch.manual_seed(0)
     text = nn.functional.normalize(torch.randn(6, 16), dim=1)
     seen = KnownClasses(torch.tensor([0, 1, 2, 4]), text[:4], 6)
@@ -124,11 +138,29 @@ def test_self_training():
         unseen=pseudo == -1,
     )
     want = method.eval()(features, batch)
-    with second_device() as waits:
-        got = method.to(NAME)(features.to(NAME), batch.to(NAME))
+    with other_device(device) as waits:
+        got = method.to(device)(features.to(device), batch.to(device))
     assert waits == {}
     for name, value in want.items():
-        torch.testing.assert_close(got[name].held, value)
+        torch.testing.assert_close(here(got[name]), value, **near(device, 1.3e-6, 1e-5))
+
+
+@pytest.mark.gpu
+def test_a_step_never_waits_for_a_gpu(tiny_views_cache, tmp_path):
+    """What the second device counts, asked of CUDA itself: an operation that would wait raises."""
+    config = tiny_runs.settings(tiny_views_cache, tmp_path, student="shapes-net")
+    opened = open_cache(tiny_views_cache)
+    module = build_module(config, opened).to("cuda").train()
+    optimizer = torch.optim.AdamW(module.parameters(), 1e-3)
+    for batch in [b.to("cuda") for b in C2SDataModule(config, opened).stream(0, 3)]:
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            optimizer.zero_grad()
+            module.training_step(batch, 0)["loss"].backward()
+            optimizer.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 def test_the_second_device_refuses_what_a_gpu_would():
