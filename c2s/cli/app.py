@@ -23,7 +23,7 @@ from c2s.cli import (
     train,
 )
 from c2s.processor import prepare
-from c2s_cache.errors import C2SError, ConfigError
+from c2s_cache.errors import C2SError, ConfigError, of_gpu_memory
 
 INTERRUPTED = 130
 LONGEST = 4000
@@ -83,6 +83,11 @@ def main() -> None:
     except C2SError as error:
         print(f"error: {_short(error)}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except RuntimeError as error:
+        if not of_gpu_memory(error):
+            raise
+        print("error: GPU memory ran out. Free the GPU, or take --device cpu.", file=sys.stderr)
+        sys.exit(1)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # typer turns Ctrl-C into this, without a word
             print("interrupted: run the same command again to resume.", file=sys.stderr)

@@ -23,6 +23,10 @@ SHARE = 0.8
 """Of the machine's memory, what one step may hold."""
 
 
+SLOW = 2.0
+"""Factor on the time boxes without a GPU."""
+
+
 def main() -> int:
     """Run the steps; returns the exit code: 1 if one failed or timed out."""
     began = time.monotonic()
@@ -66,10 +70,12 @@ def main() -> int:
             record(step.name, {"state": "skipped", "sentence": note, "seconds": 0.0})
         return 1
     runner.python = python
+    runner.patience = SLOW
     runner.run([MACHINE])
     machine = facts["machine"].get("figures", {})
     report.machine({**report.facts["machine"], **machine})
     gpu = bool(machine.get("card"))
+    runner.patience = 1.0 if gpu else SLOW
     sizes = environ.get("GPU_SIZES") or ("full" if gpu else "small")
     write_world(replace(world, device="cuda" if gpu else "cpu", small=sizes == "small"))
     runner.run(steps)

@@ -45,6 +45,7 @@ class Runner:
         deadline: `time.monotonic()` at which all must be over.
         memory: bytes that a step may hold before it is killed.
         record: told of every end.
+        patience: factor on time boxes, for a slow machine.
         stopped: name of the signal that asked to stop, if one did.
     """
 
@@ -53,6 +54,7 @@ class Runner:
     deadline: float
     memory: int
     record: Record
+    patience: float = 1.0
     stopped: str | None = None
     cores: int = field(default_factory=lambda: os.cpu_count() or 1)
 
@@ -124,8 +126,9 @@ class Runner:
         if held > self.memory:
             note = f"Killed: it held {held / MIB:.0f} MiB, more than the {self.memory / MIB:.0f} allowed."
             return self._kill(one, "failed", note)
-        if time.monotonic() - one.started > one.step.seconds:
-            note = f"Killed: its time box of {one.step.seconds:.0f} s was over."
+        box = self.patience * one.step.seconds
+        if time.monotonic() - one.started > box:
+            note = f"Killed: its time box of {box:.0f} s was over."
             return self._kill(one, "timed out", note)
         return None
 

@@ -33,6 +33,7 @@ def _step(name: str, module: str, seconds: float, what: str, alone: bool = False
 SETUP = _step("setup", "setup", 300, "an environment for the other steps")
 MACHINE = _step("machine", "machine", 90, "card, driver, versions, commit")
 STEPS: tuple[Step, ...] = (
+    _step("inputs", "inputs", 150, "photos and caches that other steps share"),
     _step("agreement", "agreement", 120, "the teacher on GPU and CPU, in every precision"),
     _step("build", "builds", 180, "caches of one device verified on the other"),
     _step("one-step", "agreement", 120, "losses of three iterations on GPU and CPU"),

@@ -117,6 +117,10 @@ class TrainConfig(BaseModel):
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     compile: bool = Field(default=False, description="torch.compile the student")
     channels_last: bool = Field(default=False, description="memory layout of the student")
+    deterministic: bool = Field(
+        default=False,
+        description="on a GPU: algorithms that repeat to the bit, where there are such, slower",
+    )
     devices: int = Field(default=1, gt=0, description="per node")
     nodes: int = Field(default=1, gt=0)
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"

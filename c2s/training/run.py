@@ -41,7 +41,7 @@ from c2s.training.schedule import lr_factor
 from c2s.training.self_training import halfway_student
 from c2s.training.tensors import NotFinite
 from c2s.training.validation import Validation, ValidationSetFactory
-from c2s_cache.errors import C2SError, ConfigError
+from c2s_cache.errors import C2SError, ConfigError, of_gpu_memory
 from c2s_cache.reader import Cache, open_cache
 
 
@@ -159,11 +159,14 @@ def _fit(
     trainer.loggers = create_loggers(config, path, start)
     try:
         trainer.fit(module, data, ckpt_path=path / "checkpoint" if start else None)
-    except torch.OutOfMemoryError as error:
-        raise C2SError(
+    except RuntimeError as error:
+        if not of_gpu_memory(error):
+            raise
+        memory = C2SError(
             f"GPU memory ran out at batch size {config.batch_size} and {data.config.image_size} pixels.",
             "Take --set accumulate=2 (or 4, ...), precision=bf16-mixed or method.supervision=features.",
-        ) from error
+        )
+        raise C2SError(memory.what, _way_on(path, memory)) from error
     except C2SError as error:
         raise type(error)(error.what, _way_on(path, error)) from error
     finally:
@@ -297,6 +300,7 @@ def _trainer(config: TrainConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
             strategy="ddp_find_unused_parameters_true" if several else "auto",
             sync_batchnorm=several and on_gpu,
             precision=config.precision,
+            deterministic="warn" if config.deterministic else None,
             max_steps=config.total,
             accumulate_grad_batches=config.accumulate,
             callbacks=callbacks,

@@ -24,6 +24,14 @@ class C2SError(Exception):
         return type(self), (self.what, self.hint)
 
 
+def of_gpu_memory(error: BaseException) -> bool:
+    """Whether an error says that a GPU's memory ran out: torch's own, or one of a library beneath it."""
+    text = str(error)
+    return type(error).__name__ == "OutOfMemoryError" or any(
+        sign in text for sign in ("CUDA out of memory", "CUDA error: out of memory", "_ALLOC_FAILED")
+    )
+
+
 class CacheError(C2SError):
     """The cache on disk is missing, incomplete, damaged or of another format."""
 

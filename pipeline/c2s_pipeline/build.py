@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from c2s_cache import C2SError, Cache, CacheError, Manifest
+from c2s_cache.errors import of_gpu_memory
 from c2s_cache.lock import build_lock
 from c2s_cache.receipt import load
 from c2s_cache.writer import BlockWriter, check_target, create_cache
@@ -82,7 +83,7 @@ def build(
     out = out.absolute()
     check_target(out)
     order = row_order(source, request)  # a wrong data folder is reported before the teacher loads
-    with disk_errors(out), build_lock(out) as token:
+    with machine_errors(out), build_lock(out) as token:
         teacher, spec = load_teacher(request)
         create_backend(request.backend)  # a missing library is reported before any work is done
         manifest = make_manifest(source, request, order, teacher.info())
@@ -281,12 +282,20 @@ def _ids(order: list[str], manifest: Manifest, block: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def disk_errors(out: Path) -> Iterator[None]:
-    """Tell of a file system that fails in one sentence."""
+def machine_errors(out: Path) -> Iterator[None]:
+    """Tell of a file system that fails, or of a GPU's memory that runs out, in one sentence."""
     try:
         yield
     except OSError as error:
         raise _unwritable(out, error) from error
+    except RuntimeError as error:
+        if not of_gpu_memory(error):
+            raise
+        raise C2SError(
+            f"GPU memory ran out while building {out}; what was committed is kept.",
+            "Free the GPU and run the same command again to resume, or build another cache with a smaller "
+            "--batch-size.",
+        ) from error
 
 
 def _unwritable(path: Path, error: OSError) -> CacheError:

@@ -12,7 +12,7 @@ from c2s_cache import ConfigError, DataError, Manifest, TeacherInfo, open_cache
 from c2s_cache.change import change
 from c2s_cache.lock import build_lock
 from c2s_cache.writer import BlockWriter, check_target, create_cache
-from c2s_pipeline.build import BuildReport, complete, disk_errors, load_teacher, write_text
+from c2s_pipeline.build import BuildReport, complete, load_teacher, machine_errors, write_text
 from c2s_pipeline.clip_model import TeacherSpec
 from c2s_pipeline.machine import Machine, device
 from c2s_pipeline.recorded import load_recorded, recorded_request, recorded_spec
@@ -94,7 +94,7 @@ def derive(
         )
     order = [image_id for b in range(cache.blocks) for image_id in cache.ids(b)]
     split = labelled or RecordedSplit(before)
-    with disk_errors(out), build_lock(out) as token:
+    with machine_errors(out), build_lock(out) as token:
         info, spec, teacher = _teacher(before, request)
         manifest = _manifest(before, split, request, order, info)
         changed = change(before, manifest)
