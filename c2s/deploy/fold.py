@@ -132,17 +132,17 @@ def write_model(
     Raises:
         ModelError: something else is there, it cannot be written, or the export failed.
     """
+    out = out.absolute()
+    new, old = (out.with_name(f".{out.name}.{age}") for age in ("new", "old"))
+    if old.exists() and not out.exists():  # a swap that was cut short
+        old.rename(out)
     if out.exists() and not overwrite:
         raise ModelError(f"{out} exists.", "Choose another --out, or replace it with --overwrite.")
     if out.exists() and not (out / "config.json").is_file():
         raise ModelError(
             f"{out} is no folded model, so it is not replaced.", "Choose another --out."
         )
-    out = out.absolute()
-    new, old = (out.with_name(f".{out.name}.{age}") for age in ("new", "old"))
     try:
-        if old.exists() and not out.exists():  # a swap that was cut short
-            old.rename(out)
         for leftover in (new, old):
             shutil.rmtree(leftover, ignore_errors=True)
         model.save_pretrained(new)
@@ -155,6 +155,8 @@ def write_model(
         sync_directory(out.parent)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
+        if old.exists() and not out.exists():
+            old.rename(out)
         raise ModelError(f"{out} cannot be written ({error.strerror or error}).") from error
     finally:
         shutil.rmtree(new, ignore_errors=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -76,6 +78,27 @@ class ModelInfo(BaseModel):
 def encode_info(info: ModelInfo) -> dict[str, Any]:
     """JSON form."""
     return info.model_dump(mode="json")
+
+
+def read_info(folder: Path) -> ModelInfo:
+    """Contents of a folded model's `config.json`.
+
+    Raises:
+        ModelError: there is none, or it is damaged.
+    """
+    try:
+        return decode_info(json.loads((folder / "config.json").read_bytes()))
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"{folder} has no config.json, so it is no folded c2s model.",
+            "Make one with: c2s fold --run RUN --out DIR",
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        reason = (str(error).splitlines() or [""])[0][:100]
+        raise ModelError(
+            f"{folder / 'config.json'} is damaged ({reason}).",
+            "Make it again with: c2s fold --run RUN --out DIR --overwrite",
+        ) from error
 
 
 def decode_info(facts: Any) -> ModelInfo:

@@ -9,14 +9,14 @@ from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 
 from c2s.deploy.card import model_card
-from c2s.deploy.info import ModelError, ModelInfo, decode_info, encode_info
+from c2s.deploy.info import ModelError, ModelInfo, decode_info, encode_info, read_info
 from c2s.evaluation.inference import Mode, Predictor
 from c2s.students import create
-from c2s.training.tensors import require_finite, write_whole
+from c2s.training.tensors import difference, require_finite, write_whole
 from c2s_cache.views import rgb
 
 WEIGHTS = "model.safetensors"
@@ -85,6 +85,19 @@ class SegmentationModel(nn.Module, ModelHubMixin, coders={ModelInfo: (encode_inf
         """The card that `save_pretrained` writes."""
         return ModelCard(model_card(self.config))
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
+        """The model of a folder or hub id; see `huggingface_hub.ModelHubMixin.from_pretrained`.
+
+        Raises:
+            ModelError: it is no folded c2s model, or it is damaged.
+            NotFinite: its weights are not finite.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if folder.is_dir():
+            read_info(folder)  # the mixin's own errors are tracebacks
+        return super().from_pretrained(pretrained_model_name_or_path, **options)
+
     def _save_pretrained(self, save_directory: Path) -> None:
         require_finite(self.student.state_dict(), str(save_directory / WEIGHTS))
         write_whole(save_directory / WEIGHTS, lambda file: save_model(self.student, str(file)))
@@ -123,13 +136,19 @@ class SegmentationModel(nn.Module, ModelHubMixin, coders={ModelInfo: (encode_inf
                 token=token,
                 local_files_only=local_files_only,
             )
+        hint = "Fold it again from a sound run."
         try:
-            load_model(model.student, file)
-        except (OSError, SafetensorError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[-1].strip()
+            found = load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{file} is missing or damaged ({error}).", hint) from error
+        ours = model.student.state_dict()
+        there = {value.data_ptr() for name, value in ours.items() if name in found}
+        expected = {k: v for k, v in ours.items() if k in found or v.data_ptr() not in there}
+        wrong = difference(expected, found)  # of tensors of several names, one is stored
+        if wrong is not None:
             raise ModelError(
-                f"{file} is missing, damaged, or not the {model.config.student} of its config.json: "
-                f"{reason}"
-            ) from error
-        require_finite(model.student.state_dict(), str(file), "Fold it again from a sound run.")
+                f"{file} is not the {model.config.student} of its config.json: {wrong}.", hint
+            )
+        require_finite(found, str(file), hint)
+        model.student.load_state_dict(found, strict=False)
         return model.eval()

@@ -73,15 +73,16 @@ class MetricsLog(Logger):
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Records of a run's `metrics.jsonl`; a last line that was cut short is left out."""
+    """Records of a run's `metrics.jsonl`, up to a line that was cut short or is damaged."""
     file = run / "metrics.jsonl"
     records = []
-    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
-    for line in text.splitlines():
+    for line in file.read_bytes().splitlines() if file.is_file() else []:
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+            record = json.loads(line)
+            record["step"] = int(record["step"])
+        except (LookupError, RecursionError, TypeError, ValueError):
             break
+        records.append(record)
     return records
 
 

@@ -25,7 +25,7 @@ from c2s.training.recorder import Recorder
 from c2s.training.run_folder import RunError
 from c2s.training.sampler import dropout_seed
 from c2s.training.schedule import lr_factor
-from c2s.training.tensors import NotFinite
+from c2s.training.tensors import NotFinite, difference
 from c2s.training.view import Replay, collate, taught
 
 
@@ -158,32 +158,26 @@ class DistillationModule(pl.LightningModule):
         """
         try:
             self._adopt(checkpoint)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise RunError(
                 f"The checkpoint is not one of this {self.config.student} and its settings ({error}).",
                 "Train the run again.",
             ) from error
 
     def _adopt(self, checkpoint: dict[str, Any]) -> None:
-        ours, theirs = self.state_dict(), checkpoint["state_dict"]
-        if ours.keys() != theirs.keys():
-            raise ValueError(f"other tensors: {min(ours.keys() ^ theirs.keys())}")
+        wrong = difference(self.state_dict(), checkpoint["state_dict"])
+        if wrong is not None:
+            raise ValueError(wrong)
         config = self.config
         groups = parameter_groups(self, config.lr, config.weight_decay, config.head_lr_mult)
         parameters = [parameter for group in groups for parameter in group["params"]]
         (optimizer,), (scheduler,) = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
         if [group["names"] for group in optimizer["param_groups"]] != [g["names"] for g in groups]:
             raise ValueError("other parameters of the optimizer")
-        pairs = [(name, value, theirs[name]) for name, value in ours.items()]
-        pairs += [
-            (f"{name} of parameter {i}", parameters[i], value)
-            for i, moments in optimizer["state"].items()
-            for name, value in moments.items()
-            if value.ndim
-        ]
-        for name, mine, stored in pairs:
-            if mine.shape != stored.shape:
-                raise ValueError(f"{name}: {list(stored.shape)}, expected {list(mine.shape)}")
+        for i, moments in optimizer["state"].items():
+            for name, value in moments.items():
+                if value.ndim and value.shape != parameters[i].shape:
+                    raise ValueError(f"{name} of parameter {i} is {list(value.shape)}")
         factor = lr_factor(
             scheduler["last_epoch"], config.total, config.warmup or 0, config.poly_power
         )

@@ -167,6 +167,10 @@ def _fit(
             "Take --set accumulate=2 (or 4, ...), precision=bf16-mixed or method.supervision=features.",
         )
         raise C2SError(memory.what, _way_on(path, memory)) from error
+    except OSError as error:
+        raise C2SError(f"Training has stopped: {error}.", _way_on(path)) from error
+    except RunError:  # no checkpoint of this run, so none to go on from
+        raise
     except C2SError as error:
         raise type(error)(error.what, _way_on(path, error)) from error
     finally:
@@ -181,10 +185,10 @@ def _fit(
     return path
 
 
-def _way_on(path: Path, error: C2SError) -> str:
+def _way_on(path: Path, error: C2SError | None = None) -> str:
     """The hint of an error that ended a training, and how the run goes on."""
     step = saved_step(path)
-    hints = [] if error.hint is None else [error.hint]
+    hints = [] if error is None or error.hint is None else [error.hint]
     if step is None:
         hints.append("There is no checkpoint yet: start the run again with --overwrite.")
     else:

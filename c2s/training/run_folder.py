@@ -24,7 +24,7 @@ from torch import nn
 from c2s.students import create
 from c2s.training import continuation
 from c2s.training.config import TrainConfig, dump_yaml, load_config
-from c2s.training.tensors import require_finite, write_tensors
+from c2s.training.tensors import difference, require_finite, write_tensors
 from c2s_cache.errors import C2SError, ConfigError
 from c2s_cache.reader import Cache
 from c2s_cache.receipt import sync_directory, write_atomic
@@ -244,16 +244,17 @@ def open_run(path: Path | str) -> Run:
     continued(path, config, state)
     texts, file = load_tensors(path / TEXT), checkpoint_folder(path) / STUDENT
     embeddings = texts.get("embeddings", torch.empty(0))
-    if embeddings.ndim != 2 or len(embeddings) != len(info.classes):
+    rows = len(info.classes)
+    if embeddings.ndim != 2 or len(embeddings) != rows or embeddings.dtype != torch.float32:
         raise RunError(
-            f"{path / TEXT} holds {list(embeddings.shape)} text embeddings, expected "
-            f"{len(info.classes)} rows, one for each class.",
+            f"{path / TEXT} holds text embeddings {embeddings.dtype} {list(embeddings.shape)}, expected "
+            f"torch.float32 [{rows}, D].",
             "Train the run again.",
         )
     # The weights are all in the checkpoint; the pretrained ones need not exist here.
     student = create(config.student, embeddings.shape[1], "random", info.architecture)
     load_weights(student, load_tensors(file), file)
-    return Run(path, config, info, state.step, embeddings.float().numpy(), student.eval())
+    return Run(path, config, info, state.step, embeddings.numpy(), student.eval())
 
 
 def checkpoint_folder(path: Path) -> Path:
@@ -312,13 +313,13 @@ def load_weights(module: nn.Module, state: Mapping[str, torch.Tensor], source: P
     Raises:
         RunError: names or shapes differ.
     """
-    try:
-        module.load_state_dict(dict(state))
-    except RuntimeError as error:
+    wrong = difference(module.state_dict(), state)
+    if wrong is not None:
         raise RunError(
-            f"{source} does not fit the {type(module).__name__} of its configuration: "
-            f"{str(error).splitlines()[-1].strip()}"
-        ) from error
+            f"{source} does not fit the {type(module).__name__} of its configuration: {wrong}.",
+            "Train the run again.",
+        )
+    module.load_state_dict(dict(state))
 
 
 def _make_room(path: Path, config: TrainConfig, overwrite: bool) -> None:

@@ -37,6 +37,21 @@ def require_finite(tensors: Mapping[str, Tensor], what: str, hint: str | None = 
         )
 
 
+def difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
+    """The first difference of names, shapes or kinds of values, in a few words; None: they fit."""
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            return f"it lacks {name}"
+        if name not in expected:
+            return f"unexpected {name}"
+        ours, theirs = expected[name], found[name]
+        if ours.shape != theirs.shape:
+            return f"{name} is {list(theirs.shape)}, expected {list(ours.shape)}"
+        if ours.is_floating_point() != theirs.is_floating_point():
+            return f"{name} is {theirs.dtype}, expected {ours.dtype}"
+    return None
+
+
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file, of tensors on any device, as `write_atomic` writes bytes.
 

@@ -137,9 +137,9 @@ def test_a_download_calls_no_code_of_this_machine(saved, monkeypatch):
             lambda f: (f / "config.json").write_text("{}"),
             r"not that of a folded c2s model \(student",
         ),
-        (lambda f: (f / "model.safetensors").unlink(), "missing, damaged"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"half"), "missing, damaged"),
-        (lambda f: save_file({"x": torch.zeros(1)}, f / "model.safetensors"), 'Unexpected.*"x"'),
+        (lambda f: (f / "model.safetensors").unlink(), "missing or damaged"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"half"), "missing or damaged"),
+        (lambda f: save_file({"x": torch.zeros(1)}, f / "model.safetensors"), "it lacks"),
     ],
 )
 def test_what_is_damaged_is_one_sentence(saved, damage, message):
@@ -153,7 +153,7 @@ def test_weights_of_other_classes_are_refused(saved):
     file = saved / "config.json"
     facts = json.loads(file.read_text())
     file.write_text(json.dumps(facts | {"classes": facts["classes"][1:]}))
-    with pytest.raises(ModelError, match="size mismatch"):
+    with pytest.raises(ModelError, match=r"expected \[5\]"):
         SegmentationModel.from_pretrained(saved)
 
 

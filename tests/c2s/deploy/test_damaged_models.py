@@ -1,0 +1,68 @@
+"""A folded model of which a file is damaged is refused in one sentence."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+
+import pytest
+from damages import damage, damages
+from power_cut import Disk
+
+from c2s.deploy import SegmentationModel, fold_run
+from c2s.deploy.fold import write_model
+from c2s.deploy.info import ModelError, ModelInfo
+from c2s.training.run_folder import open_run
+from c2s_cache.errors import C2SError
+
+CASES = [(file, how) for file in ("config.json", "model.safetensors") for how in damages(file)]
+
+
+@pytest.fixture(scope="module")
+def model(folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("folded") / "model"
+    fold_run(open_run(folder)).save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize(("file", "how"), CASES)
+def test_it_is_not_loaded(model, tmp_path, file, how):
+    path = shutil.copytree(model, tmp_path / "m")
+    damage(path / file, how)
+    with pytest.raises(C2SError) as caught:
+        SegmentationModel.from_pretrained(path)
+    said = str(caught.value)
+    assert isinstance(caught.value, ModelError), repr(caught.value)
+    assert file in said
+    assert len(said) < 500
+    assert "\n" not in said
+
+
+def contents(path):
+    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in path.iterdir()}
+
+
+def test_a_power_cut_leaves_a_whole_model(tmp_path):
+    """The new one, or the one before, under its name or the hidden one of a swap that was cut short."""
+    root, out, seen = tmp_path / "all", tmp_path / "all" / "m", []
+    root.mkdir()
+    facts = {"student": "shapes-net", "classes": ("a", "b"), "unseen": (), "crop": 32}
+    facts |= {"mean": (0, 0, 0), "std": (1, 1, 1), "dataset": "d", "iterations": 1, "license": "x"}
+    facts |= {"transductive": False, "backbone": None, "versions": {}}
+    facts |= {"teacher": {"name": "n", "pretrained": None, "digest": "0"}}
+    model, new = (SegmentationModel(ModelInfo(**facts)).eval() for _ in range(2))
+    write_model(model, out)
+    before = contents(out)
+
+    def check(disk, what):
+        seen.append(contents(disk / "m" if (disk / "m").exists() else disk / ".m.old"))
+
+    with Disk(root).watched(check, tmp_path / "scratch"):
+        write_model(new, out, overwrite=True)
+    after = contents(out)
+    assert before["model.safetensors"] != after["model.safetensors"]
+    assert [found for found in seen if found not in (before, after)] == []
+    assert (seen[0], seen[-3:]) == (before, [after] * 3)
+    shutil.move(out, root / ".m.old")
+    with pytest.raises(ModelError, match="--overwrite"):
+        write_model(new, out)

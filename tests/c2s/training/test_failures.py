@@ -1,0 +1,95 @@
+"""A training that fails leaves its last finished iteration, and says how the run goes on."""
+
+from __future__ import annotations
+
+import pytest
+import tiny_runs
+import torch
+from safetensors.torch import load_file
+
+from c2s.training import run
+from c2s.training.logs import read_metrics
+from c2s.training.run_folder import saved_step
+from c2s.training.stream import BatchStream
+from c2s_cache.errors import CacheError
+
+STEPS = 6
+
+
+def settings(cache, runs, **more):
+    options = {"student": "shapes-net", "iterations": STEPS, "checkpoint_every": 100, "ema": 0.9}
+    return tiny_runs.settings(cache, runs, {"method": {"heads": 4}}, **(options | more))
+
+
+class Failing(BatchStream):
+    """A stream whose cache is found damaged after so many items; a loader process has it too."""
+
+    after = 3
+
+    def _batches(self):
+        for number, batch in enumerate(super()._batches()):
+            if number == self.after:
+                raise CacheError("labels/data of block 1 has changed.", "Build it again.")
+            yield batch
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    monkeypatch.setattr("c2s.training.datamodule.BatchStream", Failing)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_views_cache, tmp_path_factory):
+    return run.train(settings(tiny_views_cache, tmp_path_factory.mktemp("whole"), name="whole"))
+
+
+def tensors(path):
+    files = (path / "checkpoint" / f"{name}.safetensors" for name in ("student", "state"))
+    return {f"{f.stem}/{k}": v for f in files for k, v in load_file(f).items()}
+
+
+def test_a_cache_that_changes_leaves_the_last_iteration(
+    whole, failing, tiny_views_cache, tmp_path, monkeypatch
+):
+    message = r"block 1 has changed\. Build it again\. The checkpoint of iteration (2|3) .*--resume"
+    with pytest.raises(CacheError, match=message):
+        run.train(settings(tiny_views_cache, tmp_path, name="r"))
+    path = tmp_path / "r"
+    step = saved_step(path)
+    assert step == len(read_metrics(path))  # all that was done
+    monkeypatch.undo()
+    ours, theirs = tensors(run.resume(path)), tensors(whole)
+    assert ours.keys() == theirs.keys()
+    assert [k for k in theirs if not torch.equal(ours[k], theirs[k])] == []
+
+
+def test_an_error_inside_an_iteration_saves_none_of_it(
+    failing, tiny_views_cache, tmp_path, monkeypatch
+):
+    """Statistics and the bank hold micro-batches already."""
+    monkeypatch.setattr(Failing, "after", 5)
+    config = settings(tiny_views_cache, tmp_path, name="r", accumulate=2, checkpoint_every=1)
+    with pytest.raises(CacheError, match=r"The checkpoint of iteration 2 is kept"):
+        run.train(config)
+    assert saved_step(tmp_path / "r") == 2
+
+
+def test_without_a_checkpoint_it_does_not_say_resume(failing, tiny_views_cache, tmp_path):
+    Failing.after, after = 0, Failing.after
+    try:
+        with pytest.raises(
+            CacheError, match=r"There is no checkpoint yet: .*--overwrite"
+        ) as caught:
+            run.train(settings(tiny_views_cache, tmp_path, name="r"))
+    finally:
+        Failing.after = after
+    assert "--resume" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_loader_process_says_it_in_one_sentence(failing, tiny_views_cache, tmp_path):
+    with pytest.raises(CacheError) as caught:
+        run.train(settings(tiny_views_cache, tmp_path, name="r", workers=1))
+    assert caught.value.what == "labels/data of block 1 has changed."
+    assert f"--resume {tmp_path / 'r'}" in str(caught.value)
+    assert saved_step(tmp_path / "r") in (1, 2, 3)
