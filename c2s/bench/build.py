@@ -218,7 +218,7 @@ def _best_way(teacher: Teacher, images: NDArray[np.uint8], trial: float) -> tupl
         return len(shown) / (time.perf_counter() - started)
 
     first = images[: BATCHES[0]]
-    rate(first, (len(first), 1))
+    rate(first, (len(first), 1))  # a GPU's first pass loads its kernels
     few = images[: max(int(trial * rate(first, (len(first), 1))), 4 * len(first))]
     sizes = [b for b in BATCHES if 2 * b <= len(few)] or [len(first)]
     rates = {way: rate(few, way) for way in product(sizes, {1, os.cpu_count() or 1})}

@@ -8,10 +8,11 @@ from __future__ import annotations
 import faulthandler
 import importlib
 import json
+import math
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,21 @@ def main(function: str, folder: str, result: str) -> None:
         figures = error.figures if isinstance(error, Failed) else {}
         found = {"state": "failed", "sentence": sentence(error), "figures": figures}
     part = Path(result + ".part")
-    part.write_text(json.dumps(found), encoding="utf-8")
+    part.write_text(json.dumps(plain(found), allow_nan=False), encoding="utf-8")
     part.rename(result)
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON has it: numbers of numpy as Python's, those that are not finite as text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(inner) for inner in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def sentence(error: BaseException) -> str:

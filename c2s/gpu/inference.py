@@ -11,8 +11,9 @@ import numpy as np
 from c2s.gpu.inputs import trained_run
 from c2s.gpu.world import Failed, World
 
-FEW = 0.005
-"""Largest share of pixels that may change their class with the device."""
+FEW = 0.02
+"""Largest share of pixels that may change their class with the device: a GPU convolves in TF32, and a student
+of so few iterations is undecided between classes."""
 
 
 def scores(world: World) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def scores(world: World) -> dict[str, Any]:
         abs(a["pAcc"] - b["pAcc"]) for a in rows for b in rows if a["folded"] == b["folded"]
     )
     figures = {"rows": rows, "pAcc apart": apart, "pixels of another class": changed}
-    if changed > FEW or apart > 100 * FEW:
+    if changed > FEW or apart > 50 * FEW:
         raise Failed(f"A run predicts otherwise on {world.device}.", figures)
     return figures
 

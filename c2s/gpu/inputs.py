@@ -107,7 +107,7 @@ def train_options(world: World, **settings: Any) -> list[str]:
     """Options of a short training from the Shapes cache on this device."""
     values = {
         "accelerator": "gpu" if world.on_gpu else "cpu",
-        "iterations": world.size(6, 60),
+        "iterations": world.size(6, 150),
         "batch_size": world.size(8, 32),
         "warmup": 2,
         "log_every": 1,

@@ -114,7 +114,7 @@ def _build(world: World, precision: str, dense_size: int | None) -> dict[str, An
             rounds,
             "coco-stuff",
             root,
-            trial=world.size(0.02, 0.3),
+            trial=world.size(0.02, 0.6),
             **settings,
         )
     what = facts["what"]
@@ -243,9 +243,9 @@ def _train(world: World, student: str) -> dict[str, Any]:
             None,
             None,
             student,
-            steps=world.size(1, 6),
+            steps=world.size(1, 14),  # more than a loader keeps ready
             batch_size=world.size(2, 16),
-            workers=world.size(0, 6),
+            workers=world.size(0, 3),
             rounds=world.size(1, 2),
             image_size=world.size(64, None),
             precision=world.size("32-true", "bf16-mixed"),

@@ -15,7 +15,7 @@ from c2s.gpu.builds import NOTHING_STARVED, starved, told
 from c2s.gpu.inputs import difference, losses, shapes_cache, train_options
 from c2s.gpu.world import Failed, Skipped, World
 
-CLOSE = 0.05
+CLOSE = 0.1
 """How far the mean loss of another precision, over the last iterations, may be from float32's."""
 
 
@@ -77,7 +77,7 @@ def resume(world: World) -> dict[str, Any]:
     without it drift apart is a figure.
     """
     cache, folder = shapes_cache(world), world.place("runs-resume")
-    total = world.size(8, 80)
+    total = world.size(8, 200)
     where = ["--cache", cache, "--runs", folder]
     options = train_options(world, iterations=total, deterministic="true")
     world.here("train", *where, "--name", "whole", *options)

@@ -56,7 +56,8 @@ def test_every_end_is_recorded_and_the_next_step_starts(run, tmp_path):
         "declines": "skipped",
         "good": "passed",
     }
-    assert ends["good"]["figures"] == {"rate": 3.5, "small": True}
+    known = {"rate": 3.5, "small": True, "apart": "inf", "folder": tmp_path.name}
+    assert ends["good"]["figures"] == known
     assert ends["good"]["peak_memory_mib"] >= 0
     assert ends["fails"]["sentence"] == "ValueError: this is wrong"
     assert "Traceback" in log(tmp_path, "fails")
