@@ -18,6 +18,9 @@ from c2s.datasets.split import DescribedSplit
 from c2s_cache import DataError, UnreadableImage
 from c2s_cache.text_file import read_text
 
+LONGEST_ID = 1024
+"""Characters of a line of a list."""
+
 
 class NotThere(DataError):
     """A split of which nothing is there: no folder, or no list of its images."""
@@ -242,7 +245,13 @@ def _walk(folder: Path) -> Iterator[str]:
 
 
 def _lines(file: Path) -> list[str]:
-    return [line.strip() for line in read_text(file, "the list").splitlines() if line.strip()]
+    lines = [line.strip() for line in read_text(file, "the list").splitlines() if line.strip()]
+    longest = max(lines, key=len, default="")
+    if len(longest) > LONGEST_ID:
+        raise DataError(
+            f"the list {file} has a line of {len(longest):,} characters; expected an image id in each."
+        )
+    return lines
 
 
 def _without(path: str, suffixes: tuple[str, ...]) -> str:
