@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import threading
 
 import fsspec
 import numpy as np
@@ -11,7 +13,7 @@ from tiny_cache import write_cache
 from typer.testing import CliRunner
 
 from c2s.cli.app import app
-from c2s_cache import Cache, CacheError, open_cache
+from c2s_cache import Cache, CacheError, DamagedError, open_cache
 from c2s_cache.folder import Folder
 from c2s_cache.integrity import verify
 
@@ -106,4 +108,90 @@ def test_a_remote_cache_has_no_path(path):
     files.put(str(path), root, recursive=True)
     with pytest.raises(CacheError, match="is not on this machine"):
         _ = Cache(MEMORY).path
+    files.rm(root, recursive=True)
+
+
+class ClientError(Exception):
+    """As the clients of stores have them: of no common kind."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionRefusedError(111, "Connection refused"),
+        PermissionError("Forbidden"),
+        TimeoutError(),
+        ClientError("Unable to locate credentials\nand more"),
+        RuntimeError("Response payload is not completed"),
+    ],
+)
+def test_a_store_that_cannot_be_reached_is_one_sentence(path, monkeypatch, error):
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    files, root = fsspec.core.url_to_fs(MEMORY)
+    files.put(str(path), root, recursive=True)
+    opened = open_cache(MEMORY)
+
+    def fail(*_, **__):
+        raise error
+
+    for name in ("cat_file", "_open", "find", "ls"):
+        monkeypatch.setattr(MemoryFileSystem, name, fail)
+    why = str(error).splitlines()[0] if str(error) else "TimeoutError"
+    for use in (
+        lambda: open_cache(MEMORY),
+        lambda: opened.read_block(0),
+        lambda: opened.text(),
+        lambda: verify(opened),
+        lambda: opened.folder.sizes(),
+        lambda: opened.folder.list("receipts/masks"),
+        lambda: opened.folder.digest("zarr.json"),
+    ):
+        with pytest.raises(
+            CacheError, match=f"{MEMORY}.* cannot be read: .*{re.escape(why)}"
+        ) as caught:
+            use()
+        assert "credentials" in str(caught.value)
+        assert "\n" not in str(caught.value)
+    for command in (["info"], ["verify", "--quick"]):
+        run = CliRunner().invoke(app, ["cache", *command, MEMORY])
+        assert isinstance(run.exception, CacheError)
+    monkeypatch.undo()
+    files.rm(root, recursive=True)
+
+
+def test_what_arrives_damaged_is_not_used(url):
+    cache = open_cache(url)
+    files, root = fsspec.core.url_to_fs(url)
+    name = "teacher/global_cls/c/0/0/0"
+    data = bytearray(files.cat_file(f"{root}/{name}"))
+    data[len(data) // 2] ^= 4
+    files.pipe_file(f"{root}/{name}", bytes(data))
+    with pytest.raises(DamagedError, match=f"block 0 of {url} .*{name} differs from its receipt"):
+        cache.read_block(0)
+    files.rm_file(f"{root}/{name}")
+    with pytest.raises(DamagedError, match=f"{name} is missing"):
+        cache.read_block(0)
+
+
+def test_many_files_of_a_store_are_read_at_once(path, monkeypatch):
+    """The first one to arrive waits for a second."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    files, root = fsspec.core.url_to_fs(MEMORY)
+    files.put(str(path), root, recursive=True)
+    cat_file = MemoryFileSystem.cat_file
+    under_way, second = [], threading.Event()
+
+    def waiting(self, name, *args, **kwargs):
+        if "/c/" in name and not second.is_set():
+            under_way.append(name)
+            if len(under_way) > 1:
+                second.set()
+            assert second.wait(60)
+        return cat_file(self, name, *args, **kwargs)
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", waiting)
+    assert verify(Cache(MEMORY)) == []
+    assert second.is_set()
     files.rm(root, recursive=True)
