@@ -1,0 +1,127 @@
+"""A run never trains on what its cache did not hold when it began: damaged, exchanged, missing or changed files."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import tiny_runs
+import torch
+from safetensors.torch import load_file
+from tiny_cache import write_cache
+
+import c2s.training.stream as stream_module
+from c2s.training import run
+from c2s.training.run_folder import saved_step
+from c2s_cache import Cache, DamagedError
+from c2s_cache.reader import TRAINING
+from c2s_cache.schema import RAGGED
+from c2s_cache.writer import BlockWriter, create_cache
+
+USED = sorted({*TRAINING, *(RAGGED[path] for path in TRAINING if path in RAGGED)})
+
+
+def train(cache, tmp_path, **more):
+    options = {"iterations": 12, "checkpoint_every": 1, "window": 1, "keep": 0.0, "name": "run"}
+    options |= {"student": "shapes-net", "method": {"heads": 4}}
+    return run.train(tiny_runs.settings(cache, tmp_path / "runs", **(options | more)))
+
+
+def files(cache, array, block="*"):
+    return sorted(f for f in (cache / array / "c").glob(f"{block}/**/*") if f.is_file()) or sorted(
+        f for f in (cache / array / "c").glob(str(block)) if f.is_file()
+    )
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return write_cache(tmp_path / "tiny.zarr", rows=24, block_rows=4)
+
+
+def after(views, monkeypatch, act):
+    """Do something to the cache once so many views were loaded; the run goes on."""
+    load, count = stream_module.load_view, []
+
+    def counting(*args):
+        count.append(1)
+        if len(count) == views:
+            act()
+        return load(*args)
+
+    monkeypatch.setattr(stream_module, "load_view", counting)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("array", [*USED, "text/embeddings"])
+def test_no_run_trains_on_a_flipped_bit(cache, tmp_path, array):
+    file = files(cache, array)[-1]
+    data = bytearray(file.read_bytes())
+    bit = int(np.random.default_rng(5).integers(8 * len(data)))
+    data[bit // 8] ^= 1 << bit % 8
+    file.write_bytes(data)
+    with pytest.raises(DamagedError, match=f"{array}/c/.* differs from its receipt"):
+        train(cache, tmp_path)
+
+
+def test_no_run_trains_on_exchanged_files(cache, tmp_path):
+    """Of equal size; tokens do not compress."""
+    first, second = files(cache, "teacher/global_cls")[:2]
+    assert first.stat().st_size == second.stat().st_size
+    a, b = first.read_bytes(), second.read_bytes()
+    first.write_bytes(b)
+    second.write_bytes(a)
+    with pytest.raises(DamagedError, match=r"teacher/global_cls/c/.* differs from its receipt"):
+        train(cache, tmp_path)
+
+
+def weights(path):
+    return load_file(path / "checkpoint" / "student.safetensors")
+
+
+@pytest.mark.slow
+def test_a_file_that_vanishes_under_a_run_ends_it_and_its_checkpoint_goes_on(
+    cache, tmp_path, monkeypatch
+):
+    whole = weights(train(cache, tmp_path / "whole"))
+    kept = shutil.copytree(cache / "masks/grid/c", tmp_path / "kept")
+    with monkeypatch.context() as patch:
+        after(14, patch, lambda: shutil.rmtree(cache / "masks/grid/c"))
+        with pytest.raises(DamagedError, match=r"masks/grid/c/\d/0/0/0 is missing") as caught:
+            train(cache, tmp_path)
+    path = tmp_path / "runs" / "run"
+    assert f"Continue with: c2s train --resume {path}" in str(caught.value)
+    assert 0 < saved_step(path) < 12
+    shutil.copytree(kept, cache / "masks/grid/c")
+    again = weights(run.resume(path))
+    assert again.keys() == whole.keys()
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_cache_that_is_updated_under_a_run_ends_it(cache, tmp_path, monkeypatch, finished):
+    """While the update is under way, and once it is done."""
+
+    def update():
+        reader = Cache(cache)
+        grids = [reader.read(b, ["masks/grid"]) for b in range(reader.blocks)]
+        requests = reader.manifest.requests | {"masks": {"seed": 7}}
+        create_cache(cache, reader.manifest.model_copy(update={"requests": requests}), update=True)
+        for block, arrays in enumerate(grids if finished else []):
+            BlockWriter(cache).write("masks", block, arrays)
+
+    after(14, monkeypatch, update)
+    with pytest.raises(
+        DamagedError, match=r"has changed since it was opened|differs from"
+    ) as caught:
+        train(cache, tmp_path)
+    assert "Continue with: c2s train --resume" in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_loader_process_notices_too(cache, tmp_path):
+    file = files(cache, "regions/cls")[-1]
+    file.write_bytes(file.read_bytes()[::-1])
+    with pytest.raises(DamagedError, match="differs from its receipt"):
+        train(cache, tmp_path, workers=2)
