@@ -63,6 +63,13 @@ def build(
         Path | None,
         typer.Option(help=".npy of class embeddings, a row per class, in place of the text tower."),
     ] = None,
+    unchecked_text: Annotated[
+        bool,
+        typer.Option(
+            "--unchecked-text",
+            help="Take these rows even if the teacher takes them for other classes.",
+        ),
+    ] = False,
     split: SplitOption = "train",
     split_file: SplitFileOption = None,
     limit: Annotated[int | None, typer.Option(help="Only so many images of the split.")] = None,
@@ -110,6 +117,7 @@ def build(
         "templates": templates,
         "prompts": data.prompts if clean_names else None,
         "text_embeddings": text_embeddings,
+        "check_text": False if unchecked_text else None,
         "limit": limit,
         "batch_size": batch_size,
         "block_rows": block_rows,

@@ -18,7 +18,7 @@ RootOption = Annotated[
 ]
 SplitOption = Annotated[str, typer.Option(help="Split to build from.")]
 OutOption = Annotated[
-    Path | None, typer.Option(help="Cache directory [default: cache/<data set>.zarr].")
+    Path | None, typer.Option(help="Cache directory [default: cache/NAME.zarr, by the data set].")
 ]
 ViewsOption = Annotated[
     int | None,

@@ -22,10 +22,16 @@ from c2s_cache.lock import build_lock
 from c2s_cache.receipt import load
 from c2s_cache.writer import BlockWriter, check_target, create_cache
 from c2s_pipeline.clip_model import TeacherSpec
-from c2s_pipeline.clip_names import default_pretrained
+from c2s_pipeline.clip_names import RANDOM, default_pretrained
 from c2s_pipeline.cluster import connect
 from c2s_pipeline.extras import require
-from c2s_pipeline.imported_text import TEMPLATE_PAIR, check_order, load_embeddings
+from c2s_pipeline.imported_text import (
+    PROBES,
+    TEMPLATE_PAIR,
+    check_order,
+    knows_words,
+    load_embeddings,
+)
 from c2s_pipeline.kmeans import create_backend
 from c2s_pipeline.machine import Machine, Progress, Silent, blocks_under_way, device, lanes_of
 from c2s_pipeline.memory import peak_memory
@@ -185,16 +191,20 @@ def _imported_text(
 ) -> NDArray[np.float32] | None:
     """Class embeddings from the file that the request names, float32 [C, D]; None if it names none.
 
-    Before they are stored, their order is checked against the teacher's own.
+    Before they are stored, their order is checked against the embeddings of the teacher, if it is trained.
     """
     if request.text_embeddings is None:
         return None
     rows = load_embeddings(request.text_embeddings, manifest.classes, teacher.dim)
     stored = load(out, "text", 0)
-    if stored is None or stored.fingerprint != manifest.fingerprints["text"]:
-        names = request.prompts or manifest.classes
-        own, again = (class_embeddings(teacher, names, [t]) for t in TEMPLATE_PAIR)
-        check_order(rows, own, again, manifest.classes, request.text_embeddings)
+    new = stored is None or stored.fingerprint != manifest.fingerprints["text"]
+    if new and request.check_text and request.pretrained != RANDOM:
+        words = (*(request.prompts or manifest.classes), *PROBES)
+        count = len(rows)
+        own, again = (class_embeddings(teacher, words, [t]) for t in TEMPLATE_PAIR)
+        if knows_words(own[:count], again[:count]) or knows_words(own[count:], again[count:]):
+            file = request.text_embeddings
+            check_order(rows, own[:count], again[:count], manifest.classes, file)
     return rows
 
 

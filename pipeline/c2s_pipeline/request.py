@@ -32,7 +32,8 @@ class BuildRequest(BaseModel):
     the canonical one, more are drawn at random as `augment` says; `view_size` is the side at which
     students see a view. `block_rows` rows make a block; `limit` takes only the first so many images of the
     shuffled split. The class embeddings are those of `prompts` (default: the class names) in the template
-    set `templates` (a name, or sentences with one `{}` each), or come from the file `text_embeddings`.
+    set `templates` (a name, or sentences with one `{}` each), or come from the file `text_embeddings`, whose
+    rows a trained teacher must take for their classes unless `check_text` is off.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,6 +52,7 @@ class BuildRequest(BaseModel):
     prompts: tuple[str, ...] | None = None
     templates: str | tuple[str, ...] = "single"
     text_embeddings: Path | None = None
+    check_text: bool = True
     block_rows: int = Field(default=128, ge=1, le=65536)
     batch_size: int = Field(default=32, ge=1)
     seed: int = Field(default=0, ge=0)
@@ -126,6 +128,8 @@ def _text_request(source: SplitInfo, request: BuildRequest, teacher: TeacherInfo
             raise ConfigError("text_embeddings and templates exclude each other.")
         rows = load_embeddings(request.text_embeddings, classes, teacher.dim)
         return {"names": classes, "imported": hashlib.sha256(rows.tobytes()).hexdigest()}
+    if not request.check_text:
+        raise ConfigError("text that no file of embeddings brings cannot go unchecked.")
     names = list(request.prompts or classes)
     if len(names) != len(classes):
         raise ConfigError(f"prompts has {len(names)} names for the {len(classes)} classes.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +15,17 @@ from conftest import make_coco_tree
 from c2s.datasets import load_dataset
 from c2s.demo.defaults import build_defaults
 from c2s_cache import ConfigError, open_cache
+from c2s_pipeline.build import _imported_text as imported_text
 from c2s_pipeline.build import build
 from c2s_pipeline.clip_model import TeacherSpec
-from c2s_pipeline.imported_text import TEMPLATE_PAIR, check_order, load_embeddings
-from c2s_pipeline.request import BuildRequest, make_manifest
+from c2s_pipeline.imported_text import (
+    PROBES,
+    TEMPLATE_PAIR,
+    check_order,
+    knows_words,
+    load_embeddings,
+)
+from c2s_pipeline.request import BuildRequest, make_manifest, row_order
 from c2s_pipeline.teacher import Teacher
 from c2s_pipeline.templates import IMAGENET, MASKCLIP, TEMPLATES, ZEGCLIP, template_set
 from c2s_pipeline.text import class_embeddings
@@ -101,10 +109,38 @@ def test_exchanged_rows_are_refused_by_name(shared_data):
         check_order(rows[np.argsort(np.array(COCO))], own, rows, COCO, file)
 
 
-def test_a_teacher_that_knows_no_words_refuses_nothing(tiny_teacher):
+def test_a_trained_text_tower_is_known_by_few_words(shared_data):
+    """Real embeddings of pairs and of longer lists; those of one sentence against those of fifteen."""
+    folder = shared_data / "clip_text_vit_b16"
+    own, again = (load_embeddings(folder / f"coco_{k}.npy", COCO, 512) for k in ("single", "multi"))
+    rng = np.random.default_rng(0)
+    for size, most in ((2, 4), (4, 0), (16, 0), (171, 0)):
+        draws = [rng.choice(len(COCO), size, replace=False) for _ in range(200)]
+        assert sum(not knows_words(own[d], again[d]) for d in draws) <= most, size
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 60])
+def test_genuine_rows_are_taken_beside_an_untrained_teacher(count, tiny_teacher):
+    """Such a tower takes any two sentences for alike, so that its own order means nothing."""
     teacher = Teacher(TeacherSpec(tiny_teacher, None))
-    own, again = (class_embeddings(teacher, COCO[:60], [t]) for t in TEMPLATE_PAIR)
-    check_order(own[::-1], own, again, COCO[:60], Path("t.npy"))
+    words = (*COCO[:count], *PROBES)
+    own, again = (class_embeddings(teacher, words, [t]) for t in TEMPLATE_PAIR)
+    assert not knows_words(own[:count], again[:count])
+    assert not knows_words(own[count:], again[count:])
+
+
+@pytest.mark.parametrize("settings", [{"pretrained": "random"}, {}, {"check_text": False}])
+def test_an_untrained_teacher_is_not_asked_about_rows(settings, tiny_teacher, tmp_path):
+    """Neither one that is random by name, nor one that is found to be; and none that must not be."""
+    classes = ("cat", "dog")
+    unit = np.random.default_rng(1).normal(size=(2, 256 if "pretrained" in settings else 32))
+    np.save(tmp_path / "text.npy", unit.astype(np.float32))
+    name = "ViT-S-32-alt" if "pretrained" in settings else tiny_teacher
+    teacher = Teacher(TeacherSpec(name, settings.get("pretrained")))
+    request = BuildRequest(teacher=name, text_embeddings=tmp_path / "text.npy", **settings)
+    described = SimpleNamespace(classes=classes, fingerprints={"text": "x"})
+    got = imported_text(tmp_path / "none.zarr", request, described, teacher)
+    np.testing.assert_allclose(got, unit / np.linalg.norm(unit, axis=1, keepdims=True), atol=1e-6)
 
 
 def test_imported_rows_become_unit_vectors(tmp_path):
@@ -210,6 +246,12 @@ def test_wrong_rows_are_refused_before_a_cache_comes_to_be(shapes, tmp_path):
         with pytest.raises(ConfigError, match=message):
             build(dataset.split("val"), asked, tmp_path / "refused.zarr")
         assert not (tmp_path / "refused.zarr").exists()
+    asked = request(text_embeddings=tmp_path / "text.npy", check_text=False)
+    source = dataset.split("val")
+    described = make_manifest(source, asked, row_order(source, asked), teacher.info())
+    assert imported_text(tmp_path / "none.zarr", asked, described, teacher) is not None
+    with pytest.raises(ConfigError, match="cannot go unchecked"):
+        make_manifest(source, request(check_text=False), source.ids[:1], teacher.info())
 
 
 def test_class_embeddings_do_not_depend_on_the_number_of_cores(shapes, monkeypatch):
