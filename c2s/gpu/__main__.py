@@ -23,6 +23,8 @@ SHARE = 0.8
 """Of the machine's memory, what one step may hold."""
 
 
+MOST = 4
+"""Steps that run side by side: one to four cores of a machine with a GPU, without one to every core."""
 SLOW = 2.0
 """Factor on the time boxes without a GPU."""
 
@@ -78,6 +80,8 @@ def main() -> int:
     runner.patience = 1.0 if gpu else SLOW
     sizes = environ.get("GPU_SIZES") or ("full" if gpu else "small")
     write_world(replace(world, device="cuda" if gpu else "cpu", small=sizes == "small"))
+    cores = os.cpu_count() or 1
+    runner.lanes, runner.measures = min(MOST, cores // 4 if gpu else cores) or 1, sizes != "small"
     runner.run(steps)
     print(
         f"The report: {report.file}, {report.file.with_suffix('.md')}; logs: gpu.log beside them."

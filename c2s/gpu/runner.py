@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,6 @@ from c2s.gpu.steps import Step
 
 PAUSE = 0.2
 """Seconds between two looks at the running steps."""
-CORES = 4
-"""Processor cores for each of the steps that run side by side."""
 Record = Callable[[str, dict[str, Any]], None]
 """Told of the end of each step: its name, and state, seconds, figures, ..."""
 
@@ -45,6 +43,8 @@ class Runner:
         deadline: `time.monotonic()` at which all must be over.
         memory: bytes that a step may hold before it is killed.
         record: told of every end.
+        lanes: steps that may run side by side.
+        measures: steps that measure have the machine to themselves; in a rehearsal there is nothing to measure.
         patience: factor on time boxes, for a slow machine.
         stopped: name of the signal that asked to stop, if one did.
     """
@@ -54,9 +54,10 @@ class Runner:
     deadline: float
     memory: int
     record: Record
+    lanes: int = 1
+    measures: bool = True
     patience: float = 1.0
     stopped: str | None = None
-    cores: int = field(default_factory=lambda: os.cpu_count() or 1)
 
     def run(self, steps: Sequence[Step]) -> None:
         """Run the steps; returns when all are recorded."""
@@ -91,9 +92,9 @@ class Runner:
         return "no minutes were left" if time.monotonic() >= self.deadline else None
 
     def _may_start(self, step: Step, running: Sequence[Running]) -> bool:
-        if step.alone or any(one.step.alone for one in running):
+        if self.measures and (step.alone or any(one.step.alone for one in running)):
             return not running
-        return len(running) < max(self.cores // CORES, 1)
+        return len(running) < self.lanes
 
     def log(self, step: Step) -> Path:
         """Where what a step prints goes."""

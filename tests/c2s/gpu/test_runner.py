@@ -27,7 +27,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     write_world(World(tmp_path, "cpu", True, tmp_path / "gpu.json"))
 
-    def run(*steps, seconds=120.0, memory=1024 * MIB, cores=2, stop_after=None):
+    def run(*steps, seconds=120.0, memory=1024 * MIB, lanes=1, measures=True, stop_after=None):
         ends = {}
 
         def record(name, found):
@@ -35,9 +35,8 @@ def run(tmp_path, monkeypatch):
             if name == stop_after:
                 runner.stopped = "SIGTERM"
 
-        runner = Runner(
-            sys.executable, tmp_path, time.monotonic() + seconds, memory, record, cores=cores
-        )
+        deadline = time.monotonic() + seconds
+        runner = Runner(sys.executable, tmp_path, deadline, memory, record, lanes, measures)
         runner.run([s if isinstance(s, Step) else step(s) for s in steps])
         return ends
 
@@ -104,8 +103,9 @@ def test_a_signal_ends_the_run_with_everything_recorded(run):
     assert "SIGTERM came" in ends["fails"]["sentence"]
 
 
-def test_steps_that_measure_have_the_machine_to_themselves(run, monkeypatch):
-    """Several cores: two side by side, then one alone."""
+@pytest.mark.parametrize("measures", [True, False])
+def test_steps_that_measure_have_the_machine_to_themselves(run, monkeypatch, measures):
+    """Two side by side, then one alone; in a rehearsal it is like the others."""
     under_way, most = [], {}
     start, look = Runner._start, Runner._look
 
@@ -122,6 +122,8 @@ def test_steps_that_measure_have_the_machine_to_themselves(run, monkeypatch):
 
     monkeypatch.setattr(Runner, "_start", started)
     monkeypatch.setattr(Runner, "_look", looked)
-    run("fails", "refuses", step("good", alone=True), "declines", "exits", cores=8)
-    assert most == {"fails": 2, "refuses": 2, "good": 1, "declines": 2, "exits": 2}
+    steps = ("fails", "refuses", step("good", alone=True), "declines", "exits")
+    run(*steps, lanes=2, measures=measures)
+    assert most["fails"] == most["refuses"] == 2
+    assert most["good"] == (1 if measures else 2)
     assert os.getpid() in family(os.getpid())
