@@ -18,9 +18,21 @@ from c2s_cache.fingerprint import canonical_json, digest
 from c2s_cache.receipt import write_atomic
 
 INDIFFERENT = frozenset(
-    {"cache", "name", "runs", "seed", "workers", "log_every", "checkpoint_every", "loggers"}
+    {
+        "cache",
+        "name",
+        "runs",
+        "seed",
+        "workers",
+        "keep",
+        "teacher_weights",
+        "log_every",
+        "checkpoint_every",
+        "loggers",
+    }
 )
-"""Fields that do not change what a run learns, and the seed, which a run's name spells out."""
+"""Fields that do not change what a run learns, and the seed, which a run's name spells out. Cache and teacher
+are known by their fingerprints, wherever they lie."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +61,7 @@ def run_name(config: TrainConfig, cache: dict[str, Any]) -> str:
         config: resolved for the cache.
         cache: what identifies the cache, JSON values.
     """
-    decides = config.model_dump(mode="json", exclude=set(INDIFFERENT), exclude_defaults=True)
+    decides = config.model_dump(mode="json", exclude=_indifferent(config), exclude_defaults=True)
     code = digest(canonical_json({"train": decides, "cache": cache}))[:10]
     student = re.sub(r"[^\w.-]+", "-", config.student)  # smp:unet/resnet34 is no name of a folder
     return f"{student}-{code}-seed{config.seed}"
@@ -158,7 +170,19 @@ def _evaluate(path: Path, scoring: Scoring) -> dict[str, Any]:
     return result.as_dict()
 
 
+def _indifferent(config: TrainConfig) -> dict[str, Any]:
+    """What of a configuration decides nothing, as pydantic's `exclude` has it."""
+    fields: dict[str, Any] = dict.fromkeys(INDIFFERENT, True)
+    if config.views == "cached":
+        fields["augment"] = True  # of the views that would be drawn anew
+    watched = config.validation is not None and config.validation.patience is not None
+    fields["validation"] = {"root"} if watched else True  # unwatched scores are only recorded
+    return fields
+
+
 def _same(stored: TrainConfig, config: TrainConfig) -> bool:
     """Whether two configurations learn the same from the same cache."""
-    other = INDIFFERENT - {"seed"}
-    return stored.model_dump(exclude=set(other)) == config.model_dump(exclude=set(other))
+    if stored.seed != config.seed:
+        return False
+    first, second = (c.model_dump(exclude=_indifferent(c)) for c in (stored, config))
+    return first == second
