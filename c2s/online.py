@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import torch
 from c2s.demo.defaults import TEACHER, TEACHER_FOLDER
 from c2s.training.config import TrainConfig
 from c2s.training.online import Answer
+from c2s.training.processes import cluster_environment
 from c2s.training.view import Replay
 from c2s_cache import Manifest
 
@@ -97,4 +97,4 @@ def load_online_teacher(config: TrainConfig, manifest: Manifest) -> OnlineTeache
 def _device(config: TrainConfig) -> str:
     if config.accelerator == "cpu" or not torch.cuda.is_available():
         return "cpu"
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return f"cuda:{cluster_environment(config).local_rank()}"

@@ -84,7 +84,7 @@ def ablate(plan: Plan, request: Request, scoring: Scoring, watch: Watch) -> dict
 
     Raises:
         C2SError: a worker died. Runs that fail are in `failed`.
-        KeyboardInterrupt: stopped; the same command goes on.
+        Interrupted: a signal asked for the end; the same command goes on.
     """
     began = time.monotonic()
     request.out.mkdir(parents=True, exist_ok=True)

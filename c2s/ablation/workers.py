@@ -14,6 +14,7 @@ from typing import Any
 
 from c2s.ablation.cell import Scoring, run_cell
 from c2s.training.config import TrainConfig
+from c2s.training.signals import Interrupted, StopRequest, deaf, listen
 from c2s_cache.errors import C2SError
 
 Outcome = dict[str, Any] | C2SError
@@ -42,39 +43,45 @@ def run_all(
 
     Raises:
         C2SError: a worker died.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; the workers have saved what they had.
+        Interrupted: a signal asked for the end; the workers have saved what they had.
     """
     context = multiprocessing.get_context("spawn")
     waiting = list(reversed(runs))
     busy: dict[Connection, tuple[Any, TrainConfig]] = {}
     processes = []
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
-    try:
-        for device in devices[: len(runs)]:
-            ours, theirs = context.Pipe()
-            process = context.Process(name=NAME, target=_serve, args=(theirs, device, log))
-            process.start()
-            theirs.close()
-            processes.append(process)
-            busy[ours] = (process, _give(ours, waiting.pop(), scoring, started))
-        while busy:
-            for ready in wait(list(busy), timeout=1.0):
-                assert isinstance(ready, Connection)
-                process, config = busy.pop(ready)
-                finished(config, _take(ready, process, config, log))
-                if waiting:
-                    busy[ready] = (process, _give(ready, waiting.pop(), scoring, started))
-                else:
-                    ready.close()
-            tick()
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        for connection in busy:
-            connection.close()
-        for process in processes:
-            if sys.exc_info()[0] is not None and process.is_alive():
-                process.terminate()  # SIGTERM: training saves a checkpoint, then stops
-            process.join()
+    with StopRequest() as stop:
+        try:
+            for device in devices[: len(runs)]:
+                ours, theirs = context.Pipe()
+                process = context.Process(name=NAME, target=_serve, args=(theirs, device, log))
+                with deaf():  # until it is in a process group of its own
+                    process.start()
+                theirs.close()
+                processes.append(process)
+                busy[ours] = (process, _give(ours, waiting.pop(), scoring, started))
+            while busy:
+                for ready in wait(list(busy), timeout=1.0):
+                    assert isinstance(ready, Connection)
+                    process, config = busy.pop(ready)
+                    finished(config, _take(ready, process, config, log))
+                    if waiting:
+                        busy[ready] = (process, _give(ready, waiting.pop(), scoring, started))
+                    else:
+                        ready.close()
+                tick()
+                if stop.number:
+                    raise Interrupted(
+                        f"Stopped by {signal.Signals(stop.number).name}; what was trained is saved.",
+                        "The same command goes on where it stopped.",
+                        stop.number,
+                    )
+        finally:
+            for connection in busy:
+                connection.close()
+            for process in processes:
+                if sys.exc_info()[0] is not None and process.is_alive():
+                    process.terminate()  # SIGTERM: training saves a checkpoint, then stops
+                process.join()
 
 
 def _give(
@@ -104,6 +111,7 @@ def _take(connection: Connection, process: Any, config: TrainConfig, log: Path) 
 def _serve(connection: Connection, device: str, log: Path) -> None:
     """Run cells until the parent closes the pipe, or is gone."""
     os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which then asks once, by SIGTERM
+    listen()
     with log.open("a", encoding="utf-8", buffering=1) as file:
         os.dup2(file.fileno(), sys.stdout.fileno())
         os.dup2(file.fileno(), sys.stderr.fileno())

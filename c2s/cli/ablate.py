@@ -132,11 +132,8 @@ def run_grids(plan: Plan, request: Request, scoring: Scoring) -> dict[str, Any]:
                 done = f"{len(board.outcomes)} of {len(plan.runs)}"
                 print(f"{done}: {plan.label(name)}, hIoU {state}", file=sys.stderr, flush=True)
 
-    try:
-        with Live(console=console, auto_refresh=False, transient=True) as live:
-            return ablate(plan, request, scoring, watch)
-    except KeyboardInterrupt:
-        raise C2SError("Stopped.", "The same command goes on where it stopped.") from None
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        return ablate(plan, request, scoring, watch)
 
 
 def _grids(tables: list[str], files: list[Path]) -> list[Grid]:

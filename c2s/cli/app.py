@@ -23,7 +23,7 @@ from c2s.cli import (
     train,
 )
 from c2s.processor import prepare
-from c2s_cache.errors import C2SError, ConfigError, of_gpu_memory
+from c2s_cache.errors import C2SError, of_gpu_memory
 
 INTERRUPTED = 130
 LONGEST = 4000
@@ -82,7 +82,7 @@ def main() -> None:
         app()
     except C2SError as error:
         print(f"error: {_short(error)}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
+        sys.exit(error.exit_code)
     except RuntimeError as error:
         if not of_gpu_memory(error):
             raise

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from c2s_cache.errors import ConfigError
+
+if TYPE_CHECKING:
+    from c2s.training.config import TrainConfig
 
 
 def train(
@@ -92,9 +96,14 @@ def train(
             raise ConfigError(f"--resume continues a run as it was configured; drop {extra}.")
         from c2s.online import load_online_teacher
         from c2s.training import run
+        from c2s.training.run_folder import read_config
         from c2s.validation import load_validation_set
 
-        path = run.resume(resume, load_online_teacher, load_validation_set, set_ or (), **taken)
+        settings = read_config(resume)
+
+        def work() -> Path:
+            return run.resume(resume, load_online_teacher, load_validation_set, set_ or (), **taken)
+
     else:
         if cache is None and config is None and self_train is None:
             raise ConfigError(
@@ -110,18 +119,30 @@ def train(
 
         defaults = _defaults(cache, student) if self_train is None else inherited(self_train)
         defaults = merge(defaults, load_recipe(recipe).train)
-        path = run.train(
-            load_config(config, set_ or (), defaults, **options),
-            overwrite,
-            load_online_teacher,
-            load_validation_set,
-        )
-    from c2s.training.logs import first_process
+        settings = load_config(config, set_ or (), defaults, **options)
 
-    if not first_process():
+        def work() -> Path:
+            return run.train(settings, overwrite, load_online_teacher, load_validation_set)
+
+    path = _spoken_once(settings, work)
+    if path is None:
         return
     typer.echo(f"{path} is complete.")
     typer.echo(f"Evaluate it with: c2s eval --run {path} --dataset {_dataset(path)}")
+
+
+def _spoken_once(config: TrainConfig, work: Callable[[], Path]) -> Path | None:
+    """What `work` returns; in all but the first of several processes None, also where all are stopped."""
+    from c2s.training.processes import ProcessLost, first_process, is_helper
+    from c2s.training.signals import Interrupted
+
+    try:
+        path = work()
+    except (Interrupted, ProcessLost) as error:
+        if first_process(config) or (isinstance(error, ProcessLost) and not is_helper()):
+            raise
+        raise typer.Exit(error.exit_code) from None
+    return path if first_process(config) else None
 
 
 def _defaults(cache: str | None, student: str | None) -> dict[str, Any]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -18,37 +16,31 @@ from c2s.methods.batch import Batch
 from c2s.training import checkpoint
 from c2s.training.module import DistillationModule
 from c2s.training.run_folder import saved_step
+from c2s.training.signals import StopRequest
 from c2s.training.tensors import NotFinite, require_finite
 from c2s.training.validation import Validation
 from c2s_cache.errors import C2SError
 
 
 class Saver(pl.callbacks.Checkpoint):
-    """Saves every `every` iterations, at the end, and when SIGINT or SIGTERM asks to stop.
+    """Saves every `every` iterations, at the end, and when a signal asks to stop.
 
     At half the schedule of an inductive run it also keeps the student for a later self-training.
     Lightning runs it after all other callbacks, so that a checkpoint holds what they have done.
 
     Attributes:
-        stopped_by: name of the signal that ended the fit early, else None.
+        begun: everything is set up, and the first iteration comes.
     """
 
-    def __init__(self, run: Path, every: int, validation: Validation | None) -> None:
-        self.run, self.every, self.validation = run, every, validation
-        self.stopped_by: str | None = None
-        self._handlers: dict[int, Any] = {}
+    def __init__(
+        self, run: Path, every: int, validation: Validation | None, stop: StopRequest
+    ) -> None:
+        self.run, self.every, self.validation, self.stop = run, every, validation, stop
+        self.begun = False
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Set signal handlers; Lightning has put its own in place before this."""
-
-        def stop(number: int, _: FrameType | None) -> None:
-            if self.stopped_by is not None:
-                raise KeyboardInterrupt
-            self.stopped_by = signal.Signals(number).name
-
-        if threading.current_thread() is threading.main_thread():  # Python allows it there only
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._handlers[number] = signal.signal(number, stop)
+        """From here on the run folder is worth keeping."""
+        self.begun = True
 
     def on_train_batch_end(
         self,
@@ -62,7 +54,10 @@ class Saver(pl.callbacks.Checkpoint):
         assert isinstance(module, DistillationModule)
         if not module.ends_iteration(batch_idx):
             return
-        if trainer.strategy.reduce_boolean_decision(self.stopped_by is not None, all=False):
+        if trainer.world_size > 1:
+            number = torch.tensor(self.stop.number, device=module.device)
+            self.stop.number = int(trainer.strategy.reduce(number, reduce_op="max"))
+        if self.stop.number:
             trainer.should_stop = True
         config, step = module.config, module.step
         half = step == config.total // 2 and config.self_train is None
@@ -72,10 +67,11 @@ class Saver(pl.callbacks.Checkpoint):
         module.require_finite_losses()
         require_finite(module.state_dict(), f"iteration {step}")
         try:
-            if half and trainer.is_global_zero:
-                checkpoint.save_halfway(self.run, module.trained_student)
-            if save:
-                trainer.save_checkpoint(self.run / "checkpoint")
+            with self.stop.saving():
+                if half and trainer.is_global_zero:
+                    checkpoint.save_halfway(self.run, module.trained_student)
+                if save:
+                    trainer.save_checkpoint(self.run / "checkpoint")
         except OSError as error:
             raise C2SError(
                 f"The checkpoint of iteration {step} cannot be written to {self.run} ({error}).",
@@ -95,33 +91,23 @@ class Saver(pl.callbacks.Checkpoint):
         checkpoint["complete"] = self.complete(module)
         checkpoint["config"] = module.config.model_dump(mode="json")
 
-    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Give the signals back."""
-        self._release()
-
     def on_exception(
         self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Save the last iteration, if it is whole; give the signals back."""
+        """Save the last iteration, if it is whole."""
         assert isinstance(module, DistillationModule)
         progress = trainer.fit_loop.epoch_loop.batch_progress.current
         whole = progress.ready == progress.completed and module.ends_iteration(progress.ready - 1)
         if isinstance(exception, Exception) and whole and trainer.is_global_zero:
             self._save_alone(trainer, module)
-        self._release()
 
     def _save_alone(self, trainer: pl.Trainer, module: DistillationModule) -> None:
         """Save without the other processes, which may be gone; if it cannot be, the checkpoint before stays."""
         if module.step in (0, saved_step(self.run)) or module.failed:
             return
         state = trainer._checkpoint_connector.dump_checkpoint()
-        with suppress(OSError, NotFinite):
+        with suppress(OSError, NotFinite), self.stop.saving():
             trainer.strategy.checkpoint_io.save_checkpoint(state, self.run / "checkpoint")
-
-    def _release(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers.clear()
 
 
 class Bar(pl.Callback):

@@ -11,11 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from c2s.training.config import TrainConfig
-from c2s_cache.errors import MissingExtra
+from c2s_cache.errors import C2SError, ConfigError, MissingExtra
 
 
 class MetricsLog(Logger):
@@ -45,7 +44,6 @@ class MetricsLog(Logger):
         """There is one."""
         return ""
 
-    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append the record of an iteration."""
         if self._columns is None:
@@ -86,20 +84,26 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return records
 
 
-def first_process() -> bool:
-    """Whether this is the process that writes and speaks; of one, it is."""
-    return int(getattr(rank_zero_only, "rank", 0)) == 0
-
-
 def require_loggers(config: TrainConfig) -> None:
-    """Refuse a logger that is not installed.
+    """Refuse a logger that is not installed, or not logged in.
 
     Raises:
         MissingExtra: names the command that installs it.
+        ConfigError: names the command that logs in.
     """
-    if "wandb" in config.loggers and find_spec("wandb") is None:
+    if "wandb" not in config.loggers:
+        return
+    if find_spec("wandb") is None:
         raise MissingExtra(
             "Weights & Biases is not installed.", "Install it: pip install 'c2s[wandb]'"
+        )
+    import wandb
+
+    local = os.environ.get("WANDB_MODE", "online") != "online"
+    if not (local or wandb.login(prompt=False)):
+        raise ConfigError(
+            "loggers=[wandb]: nobody is logged in to Weights & Biases.",
+            "Log in with: wandb login; or set WANDB_MODE=offline.",
         )
 
 
@@ -113,6 +117,9 @@ def create_loggers(config: TrainConfig, run: Path, start: int) -> list[Logger]:
         config: resolved.
         run: run folder.
         start: iterations done so far.
+
+    Raises:
+        C2SError: Weights & Biases refuses the run.
     """
     loggers: list[Logger] = [MetricsLog(run, start)]
     if "tensorboard" in config.loggers:
@@ -122,7 +129,14 @@ def create_loggers(config: TrainConfig, run: Path, start: int) -> list[Logger]:
         settings = config.model_dump(mode="json")
         project = os.environ.get("WANDB_PROJECT", "c2s")
         name, identity = config.run_name, _wandb_id(run / "wandb-id")
-        loggers.append(WandbLogger(name, run, id=identity, project=project, config=settings))
+        logger = WandbLogger(name, run, id=identity, project=project, config=settings)
+        try:
+            _ = logger.experiment
+        except Exception as error:  # its errors have no class in common
+            raise C2SError(
+                f"Weights & Biases does not begin the run: {error}.", "Or set WANDB_MODE=offline."
+            ) from error
+        loggers.append(logger)
     return loggers
 
 
@@ -133,7 +147,7 @@ def close_loggers(loggers: list[Logger]) -> None:
             logger.experiment.finish()
 
 
-def _wandb_id(file: Path) -> str | None:
-    if first_process() and not file.exists():
+def _wandb_id(file: Path) -> str:
+    if not file.exists():
         file.write_text(uuid.uuid4().hex[:16], encoding="utf-8")
-    return file.read_text(encoding="utf-8") if file.exists() else None
+    return file.read_text(encoding="utf-8")

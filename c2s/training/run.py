@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+import shutil
+import signal
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from torch import nn
 
@@ -24,6 +29,7 @@ from c2s.training.datamodule import C2SDataModule
 from c2s.training.logs import close_loggers, create_loggers, require_loggers
 from c2s.training.module import DistillationModule
 from c2s.training.online import OnlineTeacher, TeacherFactory
+from c2s.training.processes import ProcessLost, SeveralProcesses, cluster_environment, is_lost
 from c2s.training.run_folder import (
     HALFWAY,
     RunError,
@@ -39,14 +45,11 @@ from c2s.training.run_folder import (
 )
 from c2s.training.schedule import lr_factor
 from c2s.training.self_training import halfway_student
+from c2s.training.signals import Interrupted, StopRequest
 from c2s.training.tensors import NotFinite
 from c2s.training.validation import Validation, ValidationSetFactory
 from c2s_cache.errors import C2SError, ConfigError, of_gpu_memory
 from c2s_cache.reader import Cache, open_cache
-
-
-class Interrupted(C2SError):
-    """Training was asked to stop; a checkpoint was saved."""
 
 
 def train(
@@ -70,7 +73,8 @@ def train(
         CacheError: the cache is missing, incomplete or damaged.
         RunError: a run of that name exists.
         ConfigError: the configuration does not fit.
-        Interrupted: SIGINT or SIGTERM; the message says how to resume.
+        Interrupted: a signal asked for the end; the message says how to resume.
+        ProcessLost: another process of this training has ended.
     """
     cache = open_cache(config.cache)
     config = config.resolved(cache.manifest.dataset, cache.manifest.view_size)
@@ -145,42 +149,35 @@ def _fit(
     teacher = _teacher(config, cache, load_teacher)
     module = build_module(config, cache, teacher, resumed=start > 0)
     data = C2SDataModule(config, cache, () if teacher is None else teacher.sizes)
-    saver = Saver(path, config.checkpoint_every, validation)
+    stop = StopRequest()
+    saver = Saver(path, config.checkpoint_every, validation, stop)
     callbacks: list[pl.Callback] = [Bar(config.total, config.log_every), saver]
-    trainer = _trainer(config, callbacks if validation is None else [*callbacks, validation])
-    # Only now, when nothing is left that a wrong setting could stop, does the folder appear.
-    if trainer.is_global_zero:
-        if start == 0:
-            create_run(config, cache, module.student, overwrite)
-        else:
-            write_config(path, config)
-        for sentence in said:
-            Console(stderr=True).print(sentence, highlight=False)
-    trainer.loggers = create_loggers(config, path, start)
-    try:
-        trainer.fit(module, data, ckpt_path=path / "checkpoint" if start else None)
-    except RuntimeError as error:
-        if not of_gpu_memory(error):
-            raise
-        memory = C2SError(
-            f"GPU memory ran out at batch size {config.batch_size} and {data.config.image_size} pixels.",
-            "Take --set accumulate=2 (or 4, ...), precision=bf16-mixed or method.supervision=features.",
-        )
-        raise C2SError(memory.what, _way_on(path, memory)) from error
-    except OSError as error:
-        raise C2SError(f"Training has stopped: {error}.", _way_on(path)) from error
-    except RunError:  # no checkpoint of this run, so none to go on from
-        raise
-    except C2SError as error:
-        raise type(error)(error.what, _way_on(path, error)) from error
-    finally:
-        close_loggers(trainer.loggers)
-    if trainer.is_global_zero and not saver.complete(module):
-        signal = saver.stopped_by or "a signal to another process"
+    trainer = _trainer(config, callbacks if validation is None else [*callbacks, validation], path)
+    first = trainer.is_global_zero
+    with stop:
+        # Only now, when nothing is left that a wrong setting could stop, does the folder appear.
+        if first:
+            if start == 0:
+                create_run(config, cache, module.student, overwrite)
+            else:
+                write_config(path, config)
+            for sentence in said:
+                Console(stderr=True).print(sentence, highlight=False)
+        try:
+            with (
+                _sentences(path, data.config, trainer.world_size > 1),
+                _nothing_left_unless(path, lambda: start > 0 or not first or saver.begun),
+            ):
+                trainer.loggers = create_loggers(config, path, start) if first else []
+                trainer.fit(module, data, ckpt_path=path / "checkpoint" if start else None)
+        finally:
+            close_loggers(trainer.loggers)
+    if not saver.complete(module):
         raise Interrupted(
-            f"Stopped by {signal} at iteration {module.step} of {config.total}; "
+            f"Stopped by {signal.Signals(stop.number).name} at iteration {module.step} of {config.total}; "
             f"the checkpoint is saved.",
             f"Continue with: c2s train --resume {path}",
+            stop.number,
         )
     return path
 
@@ -189,7 +186,9 @@ def _way_on(path: Path, error: C2SError | None = None) -> str:
     """The hint of an error that ended a training, and how the run goes on."""
     step = saved_step(path)
     hints = [] if error is None or error.hint is None else [error.hint]
-    if step is None:
+    if not path.exists():
+        hints.append("Nothing was saved: start the run again.")
+    elif step is None:
         hints.append("There is no checkpoint yet: start the run again with --overwrite.")
     else:
         lower = isinstance(error, NotFinite)
@@ -214,6 +213,46 @@ def _stated(config: TrainConfig, step: int, changes: Mapping[str, tuple[Any, Any
             f"full value, where that of {before} had {first:.3g}."
         )
     return said
+
+
+def _lost(path: Path, what: str) -> ProcessLost:
+    """The error of the processes that are left, when one of several has ended."""
+    error = ProcessLost(f"The training cannot go on: {what}.")
+    return ProcessLost(error.what, _way_on(path, error))
+
+
+@contextmanager
+def _sentences(path: Path, config: TrainConfig, several: bool) -> Iterator[None]:
+    """Errors as the user is to read them, with how the run goes on."""
+    try:
+        yield
+    except RuntimeError as error:
+        if several and is_lost(error):
+            raise _lost(path, "another process of it has ended") from error
+        if not of_gpu_memory(error):
+            raise
+        memory = C2SError(
+            f"GPU memory ran out at batch size {config.batch_size} and {config.image_size} pixels.",
+            "Take --set accumulate=2 (or 4, ...), precision=bf16-mixed or method.supervision=features.",
+        )
+        raise C2SError(memory.what, _way_on(path, memory)) from error
+    except OSError as error:
+        raise C2SError(f"Training has stopped: {error}.", _way_on(path)) from error
+    except RunError:  # no checkpoint of this run, so none to go on from
+        raise
+    except C2SError as error:
+        raise type(error)(error.what, _way_on(path, error)) from error
+
+
+@contextmanager
+def _nothing_left_unless(path: Path, begun: Callable[[], bool]) -> Iterator[None]:
+    """Remove the new folder of a run that fails before it has begun; it could neither go on nor be used."""
+    try:
+        yield
+    except BaseException:
+        if not begun():
+            shutil.rmtree(path, ignore_errors=True)
+        raise
 
 
 def _validation(
@@ -292,23 +331,23 @@ def _classes(cache: Cache, which: Literal["seen", "unseen"]) -> KnownClasses:
     )
 
 
-def _trainer(config: TrainConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
+def _trainer(config: TrainConfig, callbacks: list[pl.Callback], run: Path) -> pl.Trainer:
     several = config.devices * config.nodes > 1
     on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
     try:
-        return pl.Trainer(
+        trainer = pl.Trainer(
             accelerator=config.accelerator,
             devices=config.devices,
             num_nodes=config.nodes,
-            # A batch without any latent class leaves the latent embedding's parameters unused.
-            strategy="ddp_find_unused_parameters_true" if several else "auto",
+            strategy=SeveralProcesses(partial(_lost, run)) if several else "auto",
             sync_batchnorm=several and on_gpu,
             precision=config.precision,
             deterministic="warn" if config.deterministic else None,
             max_steps=config.total,
             accumulate_grad_batches=config.accumulate,
             callbacks=callbacks,
-            plugins=[checkpoint.SafetensorsIO()],
+            plugins=[checkpoint.SafetensorsIO(), cluster_environment(config)],
+            default_root_dir=run,
             logger=False,
             use_distributed_sampler=False,
             enable_progress_bar=False,
@@ -316,6 +355,11 @@ def _trainer(config: TrainConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
         )
     except MisconfigurationException as error:
         raise ConfigError(f"accelerator={config.accelerator}: {error}") from error
+    # Lightning's loggers go by this, which it has read from the environment where it is not told otherwise.
+    rank_zero_only.rank = trainer.global_rank  # type: ignore[attr-defined]
+    # Signals are taken by `StopRequest`, also in a job of SLURM.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
 
 
 def _quiet() -> None:

@@ -6,12 +6,15 @@ same. Processes are spawned, not forked.
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -23,6 +26,7 @@ from c2s.methods.batch import Batch
 from c2s.training.config import TrainConfig
 from c2s.training.jitter import draw_jitter
 from c2s.training.sampler import BatchSequence, SampleRef, fresh_view_rng, jitter_rng
+from c2s.training.signals import deaf
 from c2s.training.view import Replay, View, collate, load_view, replay
 from c2s_cache.augment import AugmentConfig, draw_view
 from c2s_cache.block import Block, Sample
@@ -198,11 +202,21 @@ def block_sizes(cache: Cache) -> tuple[int, ...]:
 
 
 class _Loader(DataLoader[Any]):
+    """Its processes end when this one says so, and not with a signal to all of a process group or job."""
+
     def __iter__(self) -> Any:
-        for item in super().__iter__():
+        if self.num_workers:
+            with deaf():
+                resource_tracker.ensure_running()  # it unblocks what it wants to have blocked itself
+        with deaf():
+            items = super().__iter__()
+        for item in items:
             if isinstance(item, C2SError):
                 raise item
             yield item
+
+    def check_worker_number_rationality(self) -> None:
+        """More processes than cores are the default's or the user's choice."""
 
 
 def loader(stream: BatchStream, workers: int, pin_memory: bool) -> DataLoader[Batch | list[Replay]]:
@@ -220,6 +234,13 @@ def loader(stream: BatchStream, workers: int, pin_memory: bool) -> DataLoader[Ba
 
 
 def _init_worker(_: int) -> None:
-    # Ctrl-C reaches the whole process group; the main process decides when workers end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    if hasattr(signal, "sigwaitinfo"):  # Linux; elsewhere it ends by itself, or not at all
+        threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+
+
+def _obey(parent: int) -> None:
+    """Of those who ask by SIGTERM, the process that started this one alone is heard."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class C2SError(Exception):
     """A failure that is reported to the user as one line, never as a traceback.
@@ -9,7 +11,12 @@ class C2SError(Exception):
     Args:
         what: one sentence: what is wrong, where (path, key, row), expected against got.
         hint: the next command or action, if there is one.
+
+    Attributes:
+        exit_code: of a command that fails so.
     """
+
+    exit_code: int = 1
 
     def __init__(self, what: str, hint: str | None = None) -> None:
         super().__init__(what)
@@ -19,7 +26,7 @@ class C2SError(Exception):
     def __str__(self) -> str:
         return self.what if self.hint is None else f"{self.what} {self.hint}"
 
-    def __reduce__(self) -> tuple[type[C2SError], tuple[str, str | None]]:
+    def __reduce__(self) -> tuple[type[C2SError], tuple[Any, ...]]:
         # Errors cross process boundaries (workers to builder), so both parts must survive pickling.
         return type(self), (self.what, self.hint)
 
@@ -28,7 +35,8 @@ def of_gpu_memory(error: BaseException) -> bool:
     """Whether an error says that a GPU's memory ran out: torch's own, or one of a library beneath it."""
     text = str(error)
     return type(error).__name__ == "OutOfMemoryError" or any(
-        sign in text for sign in ("CUDA out of memory", "CUDA error: out of memory", "_ALLOC_FAILED")
+        sign in text
+        for sign in ("CUDA out of memory", "CUDA error: out of memory", "_ALLOC_FAILED")
     )
 
 
@@ -58,3 +66,5 @@ class MissingExtra(C2SError):
 
 class ConfigError(C2SError):
     """A name, option or configuration value is not valid."""
+
+    exit_code = 2

@@ -19,6 +19,7 @@ from c2s.ablation.workers import NAME
 from c2s.training.config import dump_yaml
 from c2s.training.logs import read_metrics
 from c2s.training.run_folder import saved_step
+from c2s.training.signals import Interrupted
 from c2s_cache import C2SError
 
 pytestmark = pytest.mark.slow
@@ -75,8 +76,9 @@ def test_a_grid_that_is_stopped_goes_on_to_the_same_scores(grid, request_, scori
         if read_metrics(first.runs / first.run_name):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted, match=r"SIGTERM.* same command") as caught:
         ablate(plan, request, scoring, stop)
+    assert caught.value.exit_code == 128 + signal.SIGTERM
     assert not workers()
     assert saved_step(first.runs / first.run_name) is not None
     facts = ablate(plan, request, scoring, silent)
