@@ -23,6 +23,7 @@ from c2s.deploy.export import export_program
 from c2s.deploy.info import ModelError, ModelInfo, Scores
 from c2s.deploy.model import SegmentationModel
 from c2s.evaluation.vocabulary import Vocabulary, own_vocabulary
+from c2s.plain_torch import plain_torch
 from c2s.students.base import Student
 from c2s.training.run_folder import Run
 from c2s_cache.receipt import sync_directory
@@ -54,6 +55,7 @@ def fold_classifier(
     return {**state, **folded}
 
 
+@plain_torch()
 def fold_run(
     run: Run, words: Vocabulary | None = None, license: str | None = None
 ) -> SegmentationModel:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from c2s.deploy.card import model_card
 from c2s.deploy.info import ModelError, ModelInfo, decode_info, encode_info, read_info
 from c2s.evaluation.inference import Mode, Predictor
+from c2s.plain_torch import plain_torch
 from c2s.students import create
 from c2s.training.tensors import difference, require_finite, write_whole
 from c2s_cache.views import rgb
@@ -103,6 +104,7 @@ class SegmentationModel(nn.Module, ModelHubMixin, coders={ModelInfo: (encode_inf
         write_whole(save_directory / WEIGHTS, lambda file: save_model(self.student, str(file)))
 
     @classmethod
+    @plain_torch()
     def _from_pretrained(
         cls,
         *,

@@ -22,6 +22,7 @@ from torch import nn
 from c2s.evaluation.confusion import IGNORE, ConfusionMatrix, Metrics
 from c2s.evaluation.inference import CosineClassifier, Mode, Predictor
 from c2s.evaluation.vocabulary import Vocabulary, own_vocabulary
+from c2s.plain_torch import plain_torch
 from c2s.training.run_folder import Run
 from c2s_cache.errors import ConfigError
 
@@ -106,6 +107,7 @@ class EvalResult:
                 writer.writerow(["", name, value, "", *more])
 
 
+@plain_torch()
 def predictor(
     run: Run,
     mode: Mode = "slide",
@@ -168,6 +170,7 @@ def compute_device(device: str | torch.device) -> torch.device:
     return place
 
 
+@plain_torch()
 def evaluate(
     run: Run,
     items: Sequence[Item],

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from c2s.plain_torch import plain_torch
 from c2s.students.base import IMAGENET_MEAN, IMAGENET_STD, normalize_images
 
 Mode = Literal["slide", "whole"]
@@ -83,6 +84,7 @@ class Predictor:
     windows: int | None = None
 
     @torch.inference_mode()
+    @plain_torch()
     def scores(self, image: NDArray[np.uint8]) -> Tensor:
         """Class scores of an image at its own size.
 

@@ -20,6 +20,7 @@ from rich.console import Console
 from torch import nn
 
 from c2s.methods.base import KnownClasses
+from c2s.plain_torch import plain_torch
 from c2s.students import create
 from c2s.training import checkpoint
 from c2s.training.callbacks import Bar, Saver
@@ -52,6 +53,7 @@ from c2s_cache.errors import C2SError, ConfigError, of_gpu_memory
 from c2s_cache.reader import Cache, open_cache
 
 
+@plain_torch()
 def train(
     config: TrainConfig,
     overwrite: bool = False,
@@ -81,6 +83,7 @@ def train(
     return _fit(config, cache, 0, overwrite, load_teacher, load_validation)
 
 
+@plain_torch()
 def resume(
     path: Path | str,
     load_teacher: TeacherFactory | None = None,
@@ -277,6 +280,7 @@ def _teacher(
     return load_teacher(config, cache.manifest)
 
 
+@plain_torch()
 def build_module(
     config: TrainConfig,
     cache: Cache | None = None,

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from c2s.plain_torch import plain_torch
 from c2s.students import create
 from c2s.training import continuation
 from c2s.training.config import TrainConfig, dump_yaml, load_config
@@ -231,6 +232,7 @@ def read_info(path: Path) -> RunInfo:
         raise RunError(f"{path / INFO} is missing or damaged.", "Train the run again.") from error
 
 
+@plain_torch()
 def open_run(path: Path | str) -> Run:
     """Open a run for inference.
 
