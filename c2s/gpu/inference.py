@@ -94,5 +94,4 @@ def _program(file: Path, device: str) -> Any:
     import torch
     from torch.export.passes import move_to_device_pass
 
-    program = torch.export.load(file)
-    return (program if device == "cpu" else move_to_device_pass(program, device)).module()
+    return move_to_device_pass(torch.export.load(file), device).module()

@@ -95,15 +95,10 @@ def watched() -> Iterator[dict[str, float]]:
             looking.terminate()
             looking.wait()
             out.seek(0)
-            rows = [[float(v) for v in line.split(",")] for line in out if _numbers(line)]
-            if rows:
-                columns = zip(*rows, strict=True)
-                seen.update({k: round(mean(v), 1) for k, v in zip(WATCHED, columns, strict=True)})
-
-
-def _numbers(line: str) -> bool:
-    parts = line.split(",")
-    return len(parts) == len(WATCHED) and all(_is_number(part) for part in parts)
+            columns = zip(*(line.split(",") for line in out if line.count(",") == 2), strict=True)
+            for name, cells in zip(WATCHED, columns, strict=False):
+                if values := [float(cell) for cell in cells if _is_number(cell)]:
+                    seen[name] = round(mean(values), 1)
 
 
 def _is_number(text: str) -> bool:

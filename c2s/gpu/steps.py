@@ -46,7 +46,7 @@ STEPS: tuple[Step, ...] = (
     _step("ddp", "training", 90, "DDP with one process against none"),
     _step("compile", "training", 150, "the student compiled"),
     _step("two-builds", "builds", 90, "two builds at once on one GPU"),
-    _step("tests", "training", 120, "the tests marked gpu"),
+    _step("tests", "training", 150, "the tests marked gpu"),
     _step("matmul", "speed", 60, "what the chip can do", alone=True),
     _step("build-speed", "speed", 150, "builds by ViT-B/16 at 224 against the teacher", alone=True),
     _step("segformer-b4", "speed", 120, "training steps at 512 pixels, batch 16, bf16", alone=True),

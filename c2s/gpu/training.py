@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import subprocess
 import time
@@ -52,6 +53,8 @@ def _learnt(rows: list[dict[str, Any]], world: World) -> dict[str, Any]:
 
 def compile(world: World) -> dict[str, Any]:
     """`compile=true` gives the losses of the plain student; how long the first step takes."""
+    if not any(map(shutil.which, ("g++", "c++", "clang++"))):
+        raise Skipped("torch.compile needs a C++ compiler, and there is none.")
     cache, folder = shapes_cache(world), world.place("runs-compile")
     found = {}
     times = {}

@@ -15,7 +15,7 @@ from c2s.demo.defaults import TEACHER
 from c2s.gpu.agreement import agreement, cosine
 from c2s.gpu.builds import told
 from c2s.gpu.inputs import difference
-from c2s.gpu.machine import machine, state, watched
+from c2s.gpu.machine import machine, query, state, watched
 from c2s.gpu.speed import Spent, hour, product_rate, rate, vit_flops
 from c2s.gpu.steps import MACHINE, SETUP, STEPS
 from c2s.gpu.world import Command, Skipped, World, open_world, write_world
@@ -125,6 +125,33 @@ def test_a_machine_without_a_gpu(world, monkeypatch):
     assert seen == {}
     assert rate(lambda: None, "cpu", 0.001) > 1
     assert product_rate(world, "bfloat16") > 0
+
+
+SMI = """#!/bin/sh
+case "$*" in
+  *--loop-ms*) echo "50, 1980, [N/A]"; echo "100, 1960, [N/A]"; echo "cut sh"; touch "$0.said"; exec sleep 60;;
+  *clocks.mem*) echo "1980 MHz, 2619 MHz, [N/A], 41, P0";;
+  *) echo "580.1";;
+esac
+"""
+
+
+def test_the_state_of_a_card(tmp_path, monkeypatch):
+    (tmp_path / "nvidia-smi").write_text(SMI)
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert query("driver_version") == ["580.1"]
+    assert state() == {
+        "clocks.sm": "1980 MHz",
+        "clocks.mem": "2619 MHz",
+        "power.draw": "[N/A]",
+        "temperature.gpu": "41",
+        "pstate": "P0",
+    }
+    with watched() as seen:
+        while not (tmp_path / "nvidia-smi.said").exists():
+            time.sleep(0.05)
+    assert seen == {"utilization.gpu": 75.0, "clocks.sm": 1970.0}
 
 
 def test_how_a_command_ran_out_of_memory():
