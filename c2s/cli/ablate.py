@@ -167,9 +167,10 @@ def _print(facts: dict[str, Any]) -> None:
     from rich.console import Console
 
     from c2s.ablation.report import costs, grid_table
+    from c2s.cli.tables import print_table
 
     console = Console()
     for grid in facts["grids"]:
-        console.print(grid_table(grid, facts["scoring"]))
+        print_table(grid_table(grid, facts["scoring"]))
     for line in costs(facts):
         console.print(line, highlight=False, soft_wrap=True)

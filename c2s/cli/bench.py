@@ -173,18 +173,23 @@ def _show(facts: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from c2s.cli.tables import print_table
+
     console = Console()
     for kind, rows in facts.get("codecs", {}).items():
         table = Table(kind, "ratio", "encode MB/s", "decode MB/s")
+        for column in table.columns[1:]:
+            column.no_wrap = True
         for codec, row in rows.items():
             table.add_row(codec, *(f"{row[k]:.2f}" for k in ("ratio", "encode", "decode")))
-        console.print(table)
+        print_table(table)
     if "sides" in facts:
         table = Table("side", f"{facts['unit']} (median)", "rounds")
+        table.columns[1].no_wrap = True
         for side, rounds in facts["sides"].items():
             middle = sorted(rounds)[len(rounds) // 2]
             table.add_row(side, f"{middle:.1f}", ", ".join(f"{r:.1f}" for r in rounds))
-        console.print(table)
+        print_table(table)
         named = facts["what"]
         console.print(f"[bold]{named['ours']} / {named['reference']}: {facts['ratio']:.2f}[/]")
     skip = {"sides", "codecs", "what", "ours", "reference", "unit", "ratio", "rounds", "bench"}

@@ -54,35 +54,38 @@ def print_report(facts: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    from c2s.cli.tables import print_table
+
+    console = Console(markup=False, highlight=False)  # names are no markup
     t = facts["teacher"]
-    console.print(f"[bold]{facts['path']}[/]  format {facts['format']}", highlight=False)
+    console.print(f"{facts['path']}  format {facts['format']}", style="bold")
     console.print(
         f"{facts['dataset']}/{facts['split']}: {facts['images']} images in {facts['blocks']} blocks, "
         f"{facts['classes']} classes, {len(facts['unseen'])} unseen ({', '.join(facts['unseen'])})",
-        highlight=False,
     )
     console.print(
         f"teacher {t['name']} ({t['pretrained'] or 'own weights'}, {t['digest'][:12]}), D = {t['dim']}, "
         f"grid {t['grid'][0]} x {t['grid'][1]} at {t['dense_size']} px; dense tier {facts['dense']}",
-        highlight=False,
     )
     if error := facts["dense_error"]:
         console.print(
             f"dense tier against float32: cosine {error['cosine_mean']:.6f} on average, "
             f"{error['cosine_min']:.6f} at worst; {error['cluster_agreement']:.2%} of tokens in the same cluster",
-            highlight=False,
         )
     table = Table("stage", "blocks", "MiB", "fingerprint")
+    for column in table.columns:
+        column.no_wrap = True
     for name, s in facts["stages"].items():
         size = f"{s['bytes'] / 2**20:.2f}"
         table.add_row(
             name, s["blocks"], size, s["fingerprint"], style=None if s["complete"] else "red"
         )
-    console.print(table)
+    print_table(table)
     kib = facts["bytes_per_image"] / 1024
-    console.print(f"{kib:.1f} KiB per image beyond image and label", highlight=False)
+    console.print(f"{kib:.1f} KiB per image beyond image and label")
     if not facts["complete"]:
-        console.print("[red]incomplete[/]: finish it by running the same c2s cache build again")
+        console.print(
+            "incomplete: finish it by running the same c2s cache build again", style="red"
+        )
     for entry in facts["quarantined"]:
-        console.print(f"[yellow]left out[/] {entry['id']}: {entry['reason']}", highlight=False)
+        console.print(f"left out {entry['id']}: {entry['reason']}", style="yellow")

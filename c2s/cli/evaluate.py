@@ -145,11 +145,10 @@ def evaluate(
     if json_:
         typer.echo(json.dumps(facts | result.as_dict()))
     else:
-        from rich.console import Console
-
+        from c2s.cli.tables import print_table
         from c2s.evaluation.table import result_table
 
-        Console().print(result_table(result, setting, paper))
+        print_table(result_table(result, setting, paper))
 
 
 def _foreign(run: Run, data: Dataset, source: str) -> Vocabulary:

@@ -143,9 +143,9 @@ def score(
     if json_:
         typer.echo(json.dumps(facts))
     else:
-        from rich.console import Console
+        from c2s.cli.tables import print_table
 
-        Console().print(score_table(facts))
+        print_table(score_table(facts))
 
 
 def _window_set(text: str) -> tuple[int, ...]:

@@ -7,9 +7,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from c2s.cli.tables import print_table
 from c2s_pipeline.plan import GIB, DoesNotFit, Plan
 
 
@@ -32,7 +32,7 @@ def report_plan(plan: Plan, out: Path, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(_facts(plan, problem)))
     else:
-        Console().print(_table(plan))
+        print_table(_table(plan))
     if problem is not None:
         raise problem
 
@@ -60,7 +60,7 @@ def _table(plan: Plan) -> Table:
     table = Table(title=f"{plan.images} images, projected from a trial of {plan.sampled}")
     table.add_column("stage")
     for column in ("teacher passes", "time", "GiB"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for s in plan.stages:
         table.add_row(s.stage, f"{s.passes}", _time(s.hours), f"{s.bytes / GIB:.3f}")
     table.add_section()

@@ -16,19 +16,20 @@ from c2s.training.run_folder import open_run
 from c2s_pipeline.build import load_teacher
 from c2s_pipeline.request import BuildRequest
 
-COLUMNS = ("image", "truth", "pseudo mask", "baseline", "both")
+COLUMNS = ("image", "truth", "pseudo mask")
+"""Before a column per row of the table."""
 
 
 def draw_predictions(
     runs: Mapping[str, Path], request: BuildRequest, out: Path, scenes: int = 5
 ) -> None:
-    """Draw image, truth, pseudo mask and the predictions of baseline and both, one scene a row.
+    """Draw image, truth, pseudo mask and the predictions of every run, one scene a row.
 
     The pseudo mask is what the build would make of the scene as a training scene: seen labels,
     and latent classes (greys) where there are none.
 
     Args:
-        runs: run folders by row of Table IV; baseline and both are drawn.
+        runs: run folders by row of Table IV.
         request: of the cache they were trained from.
         out: file to write.
         scenes: how many held-out scenes.
@@ -40,11 +41,14 @@ def draw_predictions(
     from matplotlib.patches import Patch
 
     teacher, _ = load_teacher(request)
-    students = [predictor(open_run(runs[row]), "whole", device="cpu") for row in COLUMNS[3:]]
+    students = [predictor(open_run(run), "whole", device="cpu") for run in runs.values()]
+    columns = (*COLUMNS, *runs)
     colours = palette(len(CLASSES))
     greys = np.repeat(np.array([[215], [150], [100], [60]], np.uint8), 3, 1)
     height = 1.85 * scenes + 1.1
-    figure, axes = plt.subplots(scenes, len(COLUMNS), figsize=(9.5, height), squeeze=False)
+    figure, axes = plt.subplots(
+        scenes, len(columns), figsize=(1.9 * len(columns), height), squeeze=False
+    )
     for row, index in zip(axes, telling_scenes(scenes), strict=True):
         scene = render("val", index)
         pseudo = scene_pseudo_mask(teacher, scene, request.masks)
@@ -53,14 +57,14 @@ def draw_predictions(
         for axis, panel in zip(row, panels, strict=True):
             axis.imshow(panel, interpolation="nearest")
             axis.set_axis_off()
-    for axis, title in zip(axes[0], COLUMNS, strict=True):
+    for axis, title in zip(axes[0], columns, strict=True):
         axis.set_title(title, fontsize=11)
     handles = [
         Patch(color=colours[i] / 255, label=f"{name} (unseen)" if name in UNSEEN else name)
         for i, name in enumerate(CLASSES)
     ]
     handles.append(Patch(color="0.6", label="greys: latent classes"))
-    figure.legend(handles=handles, loc="lower center", ncols=6, fontsize=8, frameon=False)
+    figure.legend(handles=handles, loc="lower center", ncols=9, fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, 0.75 / height, 1, 1))
     figure.savefig(out, dpi=150)
     plt.close(figure)

@@ -18,6 +18,7 @@ from c2s.ablation.report import grid_table
 from c2s.ablation.tables import TABLES
 from c2s.cli.ablate import run_grids
 from c2s.cli.progress import BuildBar
+from c2s.cli.tables import print_table
 from c2s.config import resolve
 from c2s.datasets import load_dataset
 from c2s.demo.defaults import BUILD, TEACHER_FOLDER
@@ -86,9 +87,8 @@ def run(
     runs = {row["name"]: Path(row["runs"][0]["run"]) for row in grid["rows"]}
     draw_predictions(runs, request, out / "predictions.png")
     console.rule("3 of 3: the comparison")
-    shown = Console()
-    shown.print(grid_table(grid, facts["scoring"]))
-    shown.print(
+    print_table(grid_table(grid, facts["scoring"]))
+    Console().print(
         "paper: COCO-Stuff, SegFormer-B4, 40 k iterations. Ours: a small student and 16 classes, 4 of "
         f"them unseen; its teacher names {teacher['region_top1']:.1f} % of held-out regions.",
         highlight=False,

@@ -28,7 +28,7 @@ def result_table(
     summary = Table(title=f"{result.images} images")
     summary.add_column("")
     for name in ORDER:
-        summary.add_column(name, justify="right")
+        summary.add_column(name, justify="right", no_wrap=True)
     best = max(each.hIoU for each in result.sweep.values())
     for offset, each in result.sweep.items():
         swept = f", offset {offset:g}" if len(result.sweep) > 1 else ""
@@ -38,8 +38,10 @@ def result_table(
     if paper is not None:
         theirs = [f"{paper[k]:.1f}" for k in ("hIoU", "sIoU", "uIoU")]
         summary.add_row(f"paper, {setting}", *theirs, "-", "-")
-    classes = Table("id", "class", title="IoU per class")
-    classes.add_column("IoU", justify="right")
+    classes = Table(title="IoU per class")
+    classes.add_column("id", no_wrap=True)
+    classes.add_column("class")
+    classes.add_column("IoU", justify="right", no_wrap=True)
     classes.add_column("")
     for i, name in enumerate(result.classes):
         unseen = i in result.unseen

@@ -31,6 +31,9 @@ def test_the_demo_writes_its_table_and_picture(tmp_path, capsys):
     assert {"python", "torch", "zarr"} <= set(results["versions"])
     with Image.open(tmp_path / "predictions.png") as picture:
         assert min(picture.size) > 500
+        assert (
+            picture.width / picture.height > 7 / 6
+        )  # image, truth, pseudo mask, four rows; five scenes
     out = capsys.readouterr().out
     assert "paper" in out
     assert "distillation" in out
