@@ -169,7 +169,11 @@ def _cache(request: Request, manifest: Manifest, changes: dict[str, Any]) -> Pat
     have, want = build_requests(request, manifest, changes)
     if have == want:
         return request.cache
-    code = digest(canonical_json(want.model_dump(mode="json", exclude={"teacher", "pretrained"})))
+    code = digest(
+        canonical_json(
+            want.model_dump(mode="json", exclude={"teacher", "pretrained", "check_text"})
+        )
+    )
     if "://" in request.cache:
         raise ConfigError(
             f"Rows that change the build ({json.dumps(changes)}) derive a cache, but {request.cache} is remote.",
@@ -189,5 +193,7 @@ def build_requests(
     teacher = request.teacher or own_teacher(manifest.dataset, manifest.teacher.name)
     options = {"teacher": teacher, "pretrained": request.pretrained}
     recorded = recorded_request(manifest).model_dump()
+    if request.teacher is not None:
+        recorded["pretrained"] = None  # the recorded weights are another teacher's
     have = resolve(BuildRequest, recorded, None, (), options)
     return have, resolve(BuildRequest, have.model_dump(), None, (), changes)

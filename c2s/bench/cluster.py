@@ -96,7 +96,7 @@ def _inputs(teacher: Teacher, config: MaskConfig, images: int, batch: int) -> tu
             pictures.append(crop_image(image, box, False, size))
         _, dense = teacher.dense_features(np.stack(pictures))
         for features, cells in zip(dense.cpu().numpy(), closed, strict=True):
-            found = initial_seeds(features, cells, config.windows)
+            found = initial_seeds(features, cells, config.windows, config.flush)
             if len(found):
                 tokens.append(features[~cells])
                 seeds.append(found)

@@ -51,7 +51,7 @@ def build(
     dense_features: Annotated[
         str | None,
         typer.Option(
-            help="Tokens that are clustered: plain, unprojected, penultimate, mid, value, qq, kk, vv, "
+            help="Tokens that are clustered: plain, unprojected, penultimate, mid, value, maskclip, qq, kk, vv, "
             "qq-kk or neighbour [default: plain, the paper's]."
         ),
     ] = None,

@@ -52,7 +52,8 @@ def _value(row: dict[str, Any]) -> float:
 
 
 def _windows(row: dict[str, Any]) -> str:
-    return "+".join(str(k) for k in row["windows"])
+    sizes = "+".join(str(k) for k in row["windows"])
+    return f"{sizes} flush" if row.get("flush") else sizes
 
 
 def write_scores(file: Path, facts: dict[str, Any]) -> None:

@@ -16,7 +16,17 @@ from torch import Tensor, nn
 from c2s_cache import ConfigError
 
 DenseFeatures = Literal[
-    "plain", "unprojected", "penultimate", "mid", "value", "qq", "kk", "vv", "qq-kk", "neighbour"
+    "plain",
+    "unprojected",
+    "penultimate",
+    "mid",
+    "value",
+    "maskclip",
+    "qq",
+    "kk",
+    "vv",
+    "qq-kk",
+    "neighbour",
 ]
 """Names of the variants:
 
@@ -24,12 +34,13 @@ plain        the patch tokens after the final norm and projection (Sec. III-B)
 unprojected  the same before the projection
 penultimate  the output of the last block but one, neither normed nor projected
 mid          the same of the block at two thirds of the depth (8 of 12), as SC-CLIP clusters
-value        values alone, no attention (MaskCLIP)
+value        values alone in place of attention, residual and FFN dropped
+maskclip     the same with both kept, as the code of MaskCLIP has it
 qq, kk, vv   self-self attention; qq is ClearCLIP, vv as in CLIP Surgery
 qq-kk        softmax(q q^T) + softmax(k k^T), residual and FFN kept (SCLIP)
 neighbour    k k^T plus a Gaussian of the distance between cells (NACLIP)
 
-All but the first four and qq-kk drop the last block's residual connection and FFN.
+All but the first four, maskclip and qq-kk drop the last block's residual connection and FFN.
 """
 
 NEIGHBOUR_STD = 5.0
@@ -47,6 +58,7 @@ class _LastBlock:
 
 _LAST_BLOCKS = {
     "value": _LastBlock(()),
+    "maskclip": _LastBlock((), residual=True),
     "qq": _LastBlock(("q",)),
     "kk": _LastBlock(("k",)),
     "vv": _LastBlock(("v",)),

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from c2s_cache import IGNORE, C2SError, ConfigError
 from c2s_pipeline.kmeans import KMeansBackend, cluster
@@ -20,7 +26,8 @@ MAX_LATENT = 254
 class MaskConfig(BaseModel):
     """Settings of pseudo-mask generation (Sec. III-B).
 
-    `windows` are the sizes K of Eq. 2 in token cells, `iterations` the cap on Lloyd iterations,
+    `windows` are the sizes K of Eq. 2 in token cells, `flush` has the last of them end with the grid
+    where Eq. 2 as printed leaves cells at its far edges in no window, `iterations` the cap on Lloyd iterations,
     `threshold` the merging threshold lambda (unpublished), `literal` the printed Algorithm 1,
     `unit_norm` clusters tokens of unit length instead of raw ones.
     """
@@ -31,6 +38,13 @@ class MaskConfig(BaseModel):
     threshold: float = Field(default=0.9, ge=-1.0, le=1.0)
     literal: bool = False
     unit_norm: bool = False
+    flush: bool = False
+
+    @model_serializer(mode="wrap")
+    def _older(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `flush` where it is off, so that caches from before it keep their fingerprints."""
+        values: dict[str, Any] = serialize(self)
+        return values if self.flush else {k: v for k, v in values.items() if k != "flush"}
 
 
 def check_windows(config: MaskConfig, grid: tuple[int, int]) -> None:
@@ -84,7 +98,10 @@ def clusters(
     features = dense
     if config.unit_norm:
         features = dense / np.maximum(np.linalg.norm(dense, axis=-1, keepdims=True), 1e-12)
-    seeds = [initial_seeds(f, a, config.windows) for f, a in zip(features, annotated, strict=True)]
+    seeds = [
+        initial_seeds(f, a, config.windows, config.flush)
+        for f, a in zip(features, annotated, strict=True)
+    ]
     views = [i for i, s in enumerate(seeds) if len(s)]
     tokens = [features[i][~annotated[i]] for i in views]
     found = cluster(tokens, [seeds[i] for i in views], config.iterations, backend)

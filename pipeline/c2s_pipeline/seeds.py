@@ -14,18 +14,25 @@ from c2s_cache import IGNORE
 
 
 @lru_cache(maxsize=64)
-def window_positions(window: int, length: int) -> tuple[int, ...]:
+def window_positions(window: int, length: int, flush: bool = False) -> tuple[int, ...]:
     """Window starts of Eq. 2 along one axis: 0, [k/2], [k], [3k/2], ... up to `length - window`.
 
     [.] rounds to the nearest integer, halves up, so that k = 3 gives 0, 2, 3, 5, 6, 8, ... Empty
-    if the window does not fit.
+    if the window does not fit. As printed, the last window may end before the axis does (3 and 7 both
+    do on 16 cells); `flush` adds `length - window` then.
     """
-    starts = (math.floor(step * window / 2 + 0.5) for step in range(2 * length))
-    return tuple(sorted({s for s in starts if s <= length - window}))
+    steps = (math.floor(step * window / 2 + 0.5) for step in range(2 * length))
+    starts = {s for s in steps if s <= length - window}
+    if flush and starts:
+        starts.add(length - window)
+    return tuple(sorted(starts))
 
 
 def initial_seeds(
-    dense: NDArray[np.float32], annotated: NDArray[np.bool_], windows: Sequence[int]
+    dense: NDArray[np.float32],
+    annotated: NDArray[np.bool_],
+    windows: Sequence[int],
+    flush: bool = False,
 ) -> NDArray[np.float32]:
     """Seed features C_init (Eq. 2): window means of the tokens, annotated ones counting as zero.
 
@@ -33,6 +40,7 @@ def initial_seeds(
         dense: C_d, float32 [h, w, D].
         annotated: bool [h, w], True where the token is annotated with a seen class.
         windows: window sizes K.
+        flush: whether the last windows end with the grid; see `window_positions`.
 
     Returns:
         float32 [S, D], windows in the order given, row-major within each. The divisor is always
@@ -42,8 +50,8 @@ def initial_seeds(
     masked = np.where(annotated[..., None], np.float32(0), dense)
     seeds = []
     for window in windows:
-        for top in window_positions(window, height):
-            for left in window_positions(window, width):
+        for top in window_positions(window, height, flush):
+            for left in window_positions(window, width, flush):
                 area = np.s_[top : top + window, left : left + window]
                 if not annotated[area].all():
                     seeds.append(masked[area].sum((0, 1)) / np.float32(window**2))

@@ -112,6 +112,9 @@ def reference(name, image, weights, teacher):
         x = attention(x, weights, last, BARE[name], bias)
     elif name == "qq-kk":
         x = whole_block(x, weights, last, (("q", "q"), ("k", "k")))
+    elif name == "maskclip":  # v += x; v = ffn(norm(v), identity=v)
+        value = x + attention(x, weights, last, ())
+        x = value + feed_forward(value, weights, last)
     else:
         x = whole_block(x, weights, last)
     x = norm(x, weights, "ln_post")[1:]
@@ -120,7 +123,9 @@ def reference(name, image, weights, teacher):
     return x.reshape(GRID, GRID, -1)
 
 
-@pytest.mark.parametrize("name", ["plain", "unprojected", "penultimate", "mid", *BARE, "qq-kk"])
+@pytest.mark.parametrize(
+    "name", ["plain", "unprojected", "penultimate", "mid", *BARE, "qq-kk", "maskclip"]
+)
 def test_parity_with_loops_over_heads_and_tokens(name, tiny_teacher, weights):
     teacher = Teacher(TeacherSpec(tiny_teacher, None, dense_features=name))
     cls, dense = teacher.dense_features(PIXELS)
@@ -133,7 +138,7 @@ def test_parity_with_loops_over_heads_and_tokens(name, tiny_teacher, weights):
 
 def test_variants_differ_from_each_other(tiny_teacher):
     found = []
-    for name in ("plain", *BARE, "qq-kk"):
+    for name in ("plain", *BARE, "qq-kk", "maskclip"):
         spec = TeacherSpec(tiny_teacher, None, dense_features=name)
         found.append(Teacher(spec).dense_features(PIXELS)[1])
     for i, a in enumerate(found):

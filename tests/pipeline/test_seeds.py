@@ -15,6 +15,22 @@ def test_window_positions_follow_the_printed_series():
     assert window_positions(9, 8) == ()
 
 
+def test_flush_windows_reach_the_far_edge_and_change_nothing_that_does():
+    assert window_positions(3, 16) == (0, 2, 3, 5, 6, 8, 9, 11, 12)
+    assert window_positions(3, 16, flush=True) == (0, 2, 3, 5, 6, 8, 9, 11, 12, 13)
+    assert window_positions(7, 16, flush=True) == (0, 4, 7, 9)
+    for window, length in ((3, 14), (7, 14), (9, 8)):
+        assert window_positions(window, length, flush=True) == window_positions(window, length)
+
+
+def test_printed_windows_leave_the_far_edge_of_16_cells_out():
+    dense = np.zeros((16, 16, 1), np.float32)
+    dense[15] = dense[:, 15] = 1
+    free = np.zeros((16, 16), bool)
+    assert not initial_seeds(dense, free, (3, 7)).any()
+    assert initial_seeds(dense, free, (3, 7), flush=True).any()
+
+
 def reference(dense, annotated, windows):
     seeds = []
     h, w, d = dense.shape
