@@ -99,7 +99,9 @@ class TrainConfig(BaseModel):
     head_lr_mult: float = Field(
         default=10.0, gt=0, description="factor on lr for all that is not backbone"
     )
-    weight_decay: float = Field(default=0.01, ge=0)
+    weight_decay: float = Field(
+        default=0.01, ge=0, description="of all but norms, biases, layer scales and positions"
+    )
     warmup: int | None = Field(
         default=None, ge=0, description="iterations; default 1500, at most a tenth of the run"
     )

@@ -68,6 +68,9 @@ def focal_loss(
 ) -> Tensor:
     """Sigmoid focal loss over all channels and all supervised pixels.
 
+    ZegCLIP's runs over all pixels: those without a label are negatives of every channel there, and are
+    left out here, of the divisor too.
+
     With p = sigmoid(x) and t = 1 in the pixel's own channel, else 0, a pixel-channel costs
     -alpha (1 - p)^gamma log p where t = 1 and -(1 - alpha) p^gamma log(1 - p) where t = 0. Mean
     over the supervised pixels of an image, sum over channels and images, divided by the number of
