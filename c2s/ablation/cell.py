@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from c2s.training.config import TrainConfig
 from c2s.training.logs import read_metrics
 from c2s.training.run_folder import RunError, read_config, read_state, saved_step
 from c2s_cache.fingerprint import canonical_json, digest
+from c2s_cache.lock import flock
 from c2s_cache.receipt import write_atomic
 
 INDIFFERENT = frozenset(
@@ -109,7 +109,7 @@ def _alone(path: Path) -> Iterator[None]:
     """Wait until no other process is at this run; the kernel ends the wait when that one dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with lock_file(path).open("w", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        flock(file.fileno(), exclusive=True, wait=True)
         yield
 
 
