@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 from pathlib import Path
@@ -36,16 +37,28 @@ def ended(process: subprocess.Popen[bytes]) -> bool:
     return os.waitid(os.P_PID, process.pid, look) is not None
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of a process and of all that it started, and wait for it."""
+def end(process: subprocess.Popen[bytes]) -> float:
+    """Kill what is left of a process and of all that it started, and wait for it.
+
+    Returns:
+        Processor seconds that it took, with those that it had waited for; 0 if it was over before.
+    """
     if process.returncode is not None:
-        return
+        return 0.0
+    before = _waited_for()
     for pid in family(process.pid):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    return _waited_for() - before
+
+
+def _waited_for() -> float:
+    """Processor seconds of all processes that this one has waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def machine_memory() -> int:

@@ -24,13 +24,15 @@ Record = Callable[[str, dict[str, Any]], None]
 
 @dataclass
 class Running:
-    """A step under way. `peak` is the most that its processes held together, in bytes."""
+    """A step under way. `peak` is the most that its processes held together, in bytes; `processor` the
+    seconds that they computed, once it is over."""
 
     step: Step
     process: subprocess.Popen[bytes]
     started: float
     result: Path
     peak: int = 0
+    processor: float = 0.0
 
 
 @dataclass
@@ -120,7 +122,7 @@ class Runner:
     def _look(self, one: Running) -> dict[str, Any] | None:
         """How a step ended, or None while it runs and may."""
         if ended(one.process):
-            end(one.process)
+            one.processor = end(one.process)
             return self._ended(one)
         held = sum(family(one.process.pid).values())
         one.peak = max(one.peak, held)
@@ -137,7 +139,7 @@ class Runner:
         with contextlib.suppress(ProcessLookupError):
             one.process.send_signal(signal.SIGUSR1)  # it writes into its log where it is
         time.sleep(PAUSE)
-        end(one.process)
+        one.processor = end(one.process)
         return {"state": state, "sentence": sentence, **self._measures(one)}
 
     def _ended(self, one: Running) -> dict[str, Any]:
@@ -160,5 +162,6 @@ class Runner:
     def _measures(self, one: Running) -> dict[str, Any]:
         return {
             "seconds": round(time.monotonic() - one.started, 1),
+            "processor_seconds": round(one.processor, 2),
             "peak_memory_mib": round(one.peak / MIB, 1),
         }

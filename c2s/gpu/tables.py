@@ -28,6 +28,7 @@ def markdown(facts: Mapping[str, Any]) -> str:
             "shows": what.get(name, ""),
             "state": step["state"],
             "s": step.get("seconds"),
+            "processor s": step.get("processor_seconds"),
             "MiB": step.get("peak_memory_mib"),
             "GPU MiB": step.get("gpu_peak_memory_mib"),
             "": step.get("sentence", ""),

@@ -58,6 +58,7 @@ def test_every_end_is_recorded_and_the_next_step_starts(run, tmp_path):
     known = {"rate": 3.5, "small": True, "apart": "inf", "folder": tmp_path.name}
     assert ends["good"]["figures"] == known
     assert ends["good"]["peak_memory_mib"] >= 0
+    assert ends["good"]["processor_seconds"] > 0
     assert ends["fails"]["sentence"] == "ValueError: this is wrong"
     assert "Traceback" in log(tmp_path, "fails")
     assert ends["refuses"]["sentence"] == "the two differ"
