@@ -31,7 +31,7 @@ from c2s.cli.cache_options import (
     ViewsOption,
     WorkersOption,
 )
-from c2s_cache.errors import MissingExtra
+from c2s_cache.errors import ConfigError, MissingExtra
 
 app = typer.Typer(help="Build, inspect and verify teacher caches.", no_args_is_help=True)
 
@@ -217,6 +217,11 @@ def verify(
     Every byte is read: structure, receipts, checksums, label leakage, image digests. Then, without
     --quick, the teacher runs again on some rows, and its tokens and grids must be those stored.
     """
+    if quick and (teacher or pretrained):
+        raise ConfigError(
+            "--quick needs no teacher, so --teacher and --pretrained cannot act.",
+            "Leave out either.",
+        )
     from c2s.cli.progress import bar
     from c2s.cli.verify_report import report_findings
     from c2s_cache import Cache

@@ -47,9 +47,14 @@ def score(
     pretrained: PretrainedOption = None,
     dense_size: DenseSizeOption = None,
     dense_features: Annotated[
-        str, typer.Option(help="Tokens that are clustered, e.g. plain,value,neighbour.")
-    ] = "plain",
-    thresholds: Annotated[str, typer.Option(help="Merging thresholds lambda.")] = THRESHOLDS,
+        str | None,
+        typer.Option(
+            help="Tokens that are clustered, e.g. plain,value,neighbour [default: plain]."
+        ),
+    ] = None,
+    thresholds: Annotated[
+        str | None, typer.Option(help=f"Merging thresholds lambda [default: {THRESHOLDS}].")
+    ] = None,
     windows: Annotated[
         str | None, typer.Option(help="Window sets, e.g. 3+7,3,7 [default: 3+7].")
     ] = None,
@@ -87,6 +92,24 @@ def score(
             raise ConfigError(f"--out {file} must end in one of {', '.join(FORMS)}.")
     source = load_dataset(dataset, root, split_file).split(split)
     if cache is not None:
+        idle = {
+            "--teacher": teacher,
+            "--pretrained": pretrained,
+            "--dense-size": dense_size,
+            "--dense-features": dense_features,
+            "--thresholds": thresholds,
+            "--windows": windows,
+            "--iterations": iterations,
+            "--limit": limit,
+            "--config": config,
+            "--set": set_ or None,
+        }
+        given = [option for option, value in idle.items() if value is not None]
+        if given:
+            raise ConfigError(
+                f"--cache scores the masks that the cache holds, so {', '.join(given)} cannot act.",
+                "Leave them out, or leave out --cache.",
+            )
         from c2s_cache import open_cache
         from c2s_pipeline.oracle import score_cache
 
@@ -110,14 +133,14 @@ def score(
                 set_ or (),
                 {**options, "dense_features": features.strip()},
             )
-            for features in dense_features.split(",")
+            for features in (dense_features or "plain").split(",")
         ]
         base = requests[0].masks.model_dump()
         changes = [
             {"windows": w, "iterations": i, "threshold": t}
             for w in listed(windows, "--windows", _window_set) or [base["windows"]]
             for i in listed(iterations, "--iterations", int) or [base["iterations"]]
-            for t in listed(thresholds, "--thresholds", float)
+            for t in listed(thresholds or THRESHOLDS, "--thresholds", float)
         ]
         configs = [resolve(MaskConfig, base, None, (), c) for c in changes]
         rows = []

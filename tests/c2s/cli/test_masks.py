@@ -63,3 +63,28 @@ def test_other_classes_may_be_the_unseen_ones(tmp_path, invoke):
 def test_wrong_usage_is_one_sentence(arguments, message, invoke):
     with pytest.raises(ConfigError, match=message):
         invoke(*SCORE, *arguments)
+
+
+def test_the_table_says_which_windows_end_with_the_grid(invoke):
+    text = invoke(*SCORE, "--thresholds", "0.7", "--set", "masks.flush=true")
+    assert "3+7 flush" in text
+
+
+@pytest.mark.parametrize(
+    "option", [("--limit", "2"), ("--teacher", "ViT-B-16"), ("--set", "seed=1")]
+)
+def test_options_that_stored_masks_cannot_obey_are_refused(option, tmp_path, invoke):
+    with pytest.raises(ConfigError, match=f"so {option[0]} cannot act"):
+        invoke(*SCORE[:-2], "--cache", tmp_path, *option)
+
+
+def test_a_teacher_for_a_check_that_has_none_is_refused(tmp_path, invoke):
+    with pytest.raises(ConfigError, match="cannot act"):
+        invoke("cache", "verify", tmp_path, "--quick", "--teacher", "ViT-B-16")
+
+
+def test_weights_beside_the_bundled_teacher_are_refused(tmp_path, invoke):
+    build = ("cache", "build", "--dataset", "shapes", "--out", tmp_path / "x.zarr")
+    with pytest.raises(ConfigError, match="--pretrained random cannot act"):
+        invoke(*build, "--pretrained", "random")
+    assert not (tmp_path / "x.zarr").exists()
