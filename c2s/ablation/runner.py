@@ -37,13 +37,13 @@ class Board:
         self.running: dict[str, TrainConfig] = {}
 
     def state(self, config: TrainConfig) -> str:
-        """One word on a run: hIoU, failed, iterations done, or waiting."""
+        """One word on a run: hIoU ("-": nothing to measure), failed, iterations done, or waiting."""
         name = config.run_name
         outcome = self.outcomes.get(name)
         if isinstance(outcome, C2SError):
             return "failed"
         if outcome is not None:
-            return f"{outcome['hIoU'] or 0:.1f}"
+            return "-" if outcome["hIoU"] is None else f"{outcome['hIoU']:.1f}"
         if name not in self.running:
             return "waiting"
         records = read_metrics(config.runs / name)

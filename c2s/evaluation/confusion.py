@@ -16,9 +16,9 @@ class Metrics:
     """Generalised zero-shot metrics, as fractions; nan where there was nothing to measure.
 
     Attributes:
-        sIoU: mean IoU of the seen classes.
-        uIoU: mean IoU of the unseen classes.
-        hIoU: harmonic mean of the two, 2 S U / (S + U); 0 if both are 0.
+        sIoU: mean IoU of the seen classes; nan if none of them is annotated anywhere.
+        uIoU: mean IoU of the unseen classes; nan if none of them is annotated anywhere.
+        hIoU: harmonic mean of the two, 2 S U / (S + U); 0 if both are 0, nan if one is nan.
         mIoU: mean IoU of all classes.
         pAcc: fraction of the annotated pixels that are right.
         iou: float64 [N], IoU per class; nan for a class neither annotated nor predicted.
@@ -67,7 +67,9 @@ class ConfusionMatrix:
         """Figures of everything counted so far.
 
         IoU of class c = TP / (TP + FP + FN) over annotated pixels. A class with no such pixel at
-        all is nan and does not enter the means.
+        all is nan and does not enter the means; one that is predicted but nowhere annotated has 0, as
+        in mmsegmentation. Where that is so of every seen, or of every unseen class, there is nothing
+        to find, and their mean is nan.
 
         Args:
             unseen: ids of the unseen classes.
@@ -77,7 +79,11 @@ class ConfusionMatrix:
         iou = np.divide(hit, union, out=np.full(self.num_classes, np.nan), where=union > 0)
         is_unseen = np.zeros(self.num_classes, bool)
         is_unseen[list(unseen)] = True
-        seen_iou, unseen_iou = _mean(iou[~is_unseen]), _mean(iou[is_unseen])
+        annotated = self.counts.sum(1) > 0
+        seen_iou, unseen_iou = (
+            _mean(iou[group]) if annotated[group].any() else float("nan")
+            for group in (~is_unseen, is_unseen)
+        )
         total = int(self.counts.sum())
         return Metrics(
             sIoU=seen_iou,

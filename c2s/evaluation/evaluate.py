@@ -36,6 +36,11 @@ MEANS = ("sIoU", "uIoU", "hIoU", "mIoU", "pAcc")
 class Item(Protocol):
     """A labelled image of a dataset."""
 
+    @property
+    def id(self) -> str:
+        """Its name, for messages."""
+        ...
+
     def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Image uint8 RGB [H, W, 3] and labels uint8 [H, W] over all classes, 255 = ignored."""
         ...
@@ -198,23 +203,25 @@ def evaluate(
 
     Raises:
         ConfigError: there is no item.
+        ScoresError: the student's scores of an item are not finite.
     """
     if not len(items):
         raise ConfigError("There is no image to evaluate on.")
     words = vocabulary or own_vocabulary(run)
     model = predictor(run, mode, device, words, ignored, stride, short_side, classifier)
     confusions = {offset: ConfusionMatrix(len(words.classes)) for offset in seen_offsets}
-    seen = torch.ones(len(words.classes), 1, 1, device=model.device)
+    seen = torch.ones(len(words.classes), device=model.device)
     seen[list(words.unseen)] = 0
+    never = 0 if model.penalty is None else model.penalty
+    penalties = [never + offset * seen if offset else model.penalty for offset in confusions]
     counted = np.arange(256, dtype=np.uint8)
     counted[list(ignored)] = IGNORE
     seconds = 0.0
-    for image, labels in _read_ahead(items):
+    for item, (image, labels) in zip(items, _read_ahead(items), strict=True):
         began = time.perf_counter()
-        scores = model.scores(image)
-        for offset, confusion in confusions.items():
-            shifted = scores - offset * seen if offset else scores
-            confusion.update(counted[labels], shifted.argmax(0).cpu().numpy())
+        predictions = model.best(image, penalties, item.id)
+        for confusion, prediction in zip(confusions.values(), predictions, strict=True):
+            confusion.update(counted[labels], prediction)
         seconds += time.perf_counter() - began
         if advance is not None:
             advance(1)

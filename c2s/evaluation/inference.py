@@ -3,7 +3,10 @@ image encoder, no latent classes."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -15,7 +18,10 @@ from torch import Tensor, nn
 
 from c2s.plain_torch import plain_torch
 from c2s.students.base import IMAGENET_MEAN, IMAGENET_STD, normalize_images
+from c2s_cache.errors import C2SError
 
+Window = tuple[tuple[slice, slice], Tensor]
+"""Rows and columns of a window on the resized image, and its scores [1, K, h, w]."""
 Mode = Literal["slide", "whole"]
 MULTIPLE = 32
 """Whole images are resized to multiples of the coarsest stride of the usual backbones."""
@@ -24,6 +30,21 @@ STRIDE = 426 / 512
 WINDOWS = 4
 """Windows of an image that go through the model together on a GPU; most photos have two to four. On a CPU
 they go one by one: of SegFormer-B0 at 512 pixels, three together took 1.25 s of one core, one by one 1.07."""
+CLASSES, FEW, LARGE = 16, 4, 2**16
+"""Classes whose scores are brought to pixels together; few of them on a CPU for images of so many pixels,
+where their scores stay in its cache.
+
+Which of its kernels torch brings them with, and so the last bit, depends on the number of classes (three or
+fewer), on whether they are stored last, and on whether the result is small. `_groups` never makes three of
+more, few are taken only where none of that matters, and 16 are whole vectors: every class gets the very bits
+that it would get together with all others."""
+
+BAND = 2**22
+"""Pixels whose best classes are looked for together."""
+
+
+class ScoresError(C2SError):
+    """A model's scores are not finite numbers."""
 
 
 class CosineClassifier(nn.Module):
@@ -86,14 +107,70 @@ class Predictor:
     @torch.inference_mode()
     @plain_torch()
     def scores(self, image: NDArray[np.uint8]) -> Tensor:
-        """Class scores of an image at its own size.
+        """Class scores of an image at its own size, all at once: K times the memory of `best`.
 
         Args:
             image: uint8 RGB [H, W, 3].
 
         Returns:
-            float32 [K, H, W].
+            float32 [K, H, W], as the model gives them: NaN where it does.
         """
+        scores = torch.cat(list(self._by_classes(self._windows(image), image.shape[:2])))
+        return scores if self.penalty is None else scores - self.penalty[:, None, None]
+
+    def predict(self, image: NDArray[np.uint8], name: str = "the image") -> NDArray[np.int64]:
+        """Best class of every pixel: int64 [H, W] of an image uint8 [H, W, 3]; see `best`."""
+        labels: NDArray[np.int64] = self.best(image, [self.penalty], name)[0].astype(np.int64)
+        return labels
+
+    @torch.inference_mode()
+    @plain_torch()
+    def best(
+        self, image: NDArray[np.uint8], penalties: Sequence[Tensor | None], name: str = "the image"
+    ) -> NDArray[np.int16]:
+        """Best class of every pixel under each of several penalties, from one pass of the model.
+
+        The scores at the image's size are looked at a few classes at a time and never held together.
+
+        Args:
+            image: uint8 RGB [H, W, 3].
+            penalties: float32 [K] on `device` each, subtracted from the scores in place of
+                `self.penalty`; None: nothing is.
+            name: of the image, for the message.
+
+        Returns:
+            int16 [len(penalties), H, W]; of equal scores, the first class.
+
+        Raises:
+            ScoresError: a score is not finite.
+        """
+        windows = self._windows(image)
+        finite = torch.stack([scores.isfinite().all() for _, scores in windows]).all()
+        height, width = image.shape[:2]
+        tops = torch.full((len(penalties), height, width), -torch.inf, device=self.device)
+        labels = torch.zeros(tops.shape, dtype=torch.int16, device=self.device)
+        first, band = 0, max(1, BAND // width)
+        for scores in self._by_classes(windows, (height, width)):
+            here = slice(first, first + len(scores))
+            for (i, penalty), row in product(enumerate(penalties), range(0, height, band)):
+                part = scores[:, row : row + band]
+                held = part if penalty is None else part - penalty[here, None, None]
+                (top, ids), at = held.max(0), (i, slice(row, row + band))
+                labels[at] = torch.where(top > tops[at], ids + first, labels[at])
+                tops[at] = torch.maximum(top, tops[at])
+            first = here.stop
+            del scores, part, held  # before the next ones are made
+        found: NDArray[np.int16] = labels.cpu().numpy()
+        if not finite:
+            raise ScoresError(
+                f"The model's scores of {name} are not finite numbers: its weights are damaged, or its "
+                "training came apart.",
+                "Train it again; where that is the cause, with a lower --set lr or precision=32-true.",
+            )
+        return found
+
+    def _windows(self, image: NDArray[np.uint8]) -> list[Window]:
+        """Scores of every window at the model's resolution; "whole": of the one that is all."""
         short = max(self.short_side or self.crop, self.crop)
         height, width = resized(image.shape[0], image.shape[1], short)
         if self.mode == "whole":
@@ -103,41 +180,55 @@ class Predictor:
         )
         tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].to(self.device)
         images = normalize_images(tensor, self.model)
-        out = self._whole(images) if self.mode == "whole" else self._slide(images)
-        out = _brought_to(out, image.shape[0], image.shape[1])[0]
-        return out if self.penalty is None else out - self.penalty[:, None, None]
-
-    def predict(self, image: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Best class of every pixel: int64 [H, W] of an image uint8 [H, W, 3]."""
-        return self.scores(image).argmax(0).cpu().numpy()
-
-    def _whole(self, images: Tensor) -> Tensor:
-        """Scores [1, K, H, W] of an image [1, 3, H, W]."""
-        return _brought_to(self.model(images).float(), images.shape[-2], images.shape[-1])
-
-    def _slide(self, images: Tensor) -> Tensor:
-        """The same, averaged over windows."""
-        height, width = images.shape[-2:]
+        sides = (height, width) if self.mode == "whole" else (self.crop, self.crop)
         places = [
-            (..., slice(top, top + self.crop), slice(left, left + self.crop))
-            for top in window_starts(height, self.crop, self.stride)
-            for left in window_starts(width, self.crop, self.stride)
+            (slice(top, top + sides[0]), slice(left, left + sides[1]))
+            for top in window_starts(height, sides[0], self.stride)
+            for left in window_starts(width, sides[1], self.stride)
         ]
-        visits = images.new_zeros(height, width)
-        total: Tensor | None = None
         together = self.windows or (WINDOWS if images.is_cuda else 1)
+        found: list[Window] = []
         for first in range(0, len(places), together):
             group = places[first : first + together]
-            # Brought to pixels one by one: that takes far more memory than the pass itself.
-            for place, scores in zip(
-                group, self.model(torch.cat([images[at] for at in group])), strict=True
-            ):
-                if total is None:
-                    total = images.new_zeros(1, len(scores), height, width)
-                total[place] += _brought_to(scores[None].float(), self.crop, self.crop)
-                visits[place] += 1
-        assert total is not None  # windows cover an axis, so there is at least one
+            scores = self.model(torch.cat([images[..., *at] for at in group])).float()
+            found += [(at, scores[i : i + 1]) for i, at in enumerate(group)]
+        return found
+
+    def _by_classes(self, windows: Sequence[Window], size: Sequence[int]) -> Iterator[Tensor]:
+        """Scores float32 [k, H, W] at the image's size (H, W), a few classes after the other."""
+        for group in _groups(windows[0][1].shape[1], CLASSES):
+            total = self._joined(windows, group)
+            large = math.prod(size) >= LARGE and total.is_contiguous() and not total.is_cuda
+            for part in _groups(total.shape[1], FEW if large else CLASSES):
+                yield _brought_to(_some(total, part), size[0], size[1])[0]
+
+    def _joined(self, windows: Sequence[Window], classes: slice) -> Tensor:
+        """Scores [1, k, h, w] of some classes on the resized image, averaged where windows overlap."""
+        (rows, columns), scores = windows[-1]
+        if self.mode == "whole":
+            return _brought_to(_some(scores, classes), rows.stop, columns.stop)
+        visits = scores.new_zeros(rows.stop, columns.stop)
+        total = scores.new_zeros(1, classes.stop - classes.start, *visits.shape)
+        for place, each in windows:
+            total[..., *place] += _brought_to(_some(each, classes), self.crop, self.crop)
+            visits[place] += 1
         return total / visits
+
+
+def _groups(count: int, size: int) -> Iterator[slice]:
+    """So many classes in groups of `size`; three or fewer that are left join the last group."""
+    first = 0
+    while first < count:
+        last = first + size if count - first - size > 3 else count
+        yield slice(first, last)
+        first = last
+
+
+def _some(scores: Tensor, classes: slice) -> Tensor:
+    """Scores [1, k, h, w] of some of the classes [1, K, h, w], in the same order in memory."""
+    part, last = scores[:, classes], torch.channels_last
+    stored_last = scores.is_contiguous(memory_format=last) and not scores.is_contiguous()
+    return part.contiguous(memory_format=last) if stored_last else part
 
 
 def _brought_to(scores: Tensor, height: int, width: int) -> Tensor:

@@ -29,7 +29,8 @@ def result_table(
     summary.add_column("")
     for name in ORDER:
         summary.add_column(name, justify="right", no_wrap=True)
-    best = max(each.hIoU for each in result.sweep.values())
+    measured = [each.hIoU for each in result.sweep.values() if not math.isnan(each.hIoU)]
+    best = max(measured, default=None)
     for offset, each in result.sweep.items():
         swept = f", offset {offset:g}" if len(result.sweep) > 1 else ""
         figures = (_text(getattr(each, name)) for name in ORDER)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from numpy.typing import NDArray
 
 from c2s.evaluation.confusion import IGNORE, ConfusionMatrix
 from c2s.evaluation.evaluate import Item
@@ -108,19 +107,24 @@ class Validation(pl.Callback):
             trainer.should_stop = True
 
     def scores(self, trainer: pl.Trainer, module: DistillationModule) -> dict[str, float]:
-        """Scores of the student as it is, in per cent, the same in every process."""
+        """Scores of the student as it is, in per cent, the same in every process.
+
+        Raises:
+            ScoresError: what it gives for an image is not finite.
+        """
         student = module.trained_student
         training = student.training
         predictor = self._predictor(student.eval(), module.device)
         every, seen = (ConfusionMatrix(len(self.embeddings)) for _ in range(2))
         label = np.arange(256, dtype=np.uint8)
         label[list(self.unseen)] = IGNORE
-        known = [i for i in range(len(self.embeddings)) if i not in self.unseen]
+        only_seen = torch.zeros(len(self.embeddings), device=module.device)
+        only_seen[list(self.unseen)] = math.inf
         for item in self.data.items[trainer.global_rank :: trainer.world_size]:
             image, labels = item.read()
-            scores = predictor.scores(image)
-            every.update(labels, _ids(scores.argmax(0)))
-            seen.update(label[labels], np.array(known)[_ids(scores[known].argmax(0))])
+            best, best_seen = predictor.best(image, [None, only_seen], item.id)
+            every.update(labels, best)
+            seen.update(label[labels], best_seen)
         student.train(training)
         for matrix in (every, seen):
             counts = torch.from_numpy(matrix.counts).to(module.device)
@@ -141,7 +145,3 @@ class Validation(pl.Callback):
             None if stride is None else max(1, round(stride * self.size)),
             None if short is None else round(short * self.size),
         )
-
-
-def _ids(best: torch.Tensor) -> NDArray[np.int64]:
-    return best.cpu().numpy()

@@ -27,6 +27,8 @@ def naive(pairs, unseen):
             iou[c] = np.count_nonzero((truth == c) & (guess == c)) / union
 
     def mean(ids):
+        if not np.isin(truth, list(ids)).any():
+            return np.nan
         known = np.array([iou[c] for c in ids if iou[c] == iou[c]])
         return np.mean(known) if len(known) else np.nan
 
@@ -63,6 +65,21 @@ def test_the_papers_harmonic_means():
     assert round(100 * harmonic_mean(0.419, 0.427), 1) == 42.3
     assert harmonic_mean(0.0, 0.0) == 0
     assert math.isnan(harmonic_mean(0.5, math.nan))
+
+
+def test_where_no_unseen_class_is_annotated_there_is_no_uiou_and_no_hiou():
+    """Not 0, which a model that finds every unseen pixel would have as well."""
+    confusion = ConfusionMatrix(N)
+    confusion.update(np.array([[0, 1, 2, 255]], np.uint8), np.array([[0, 1, 5, 5]]))
+    got = confusion.metrics([4, 5])
+    assert math.isnan(got.uIoU)
+    assert math.isnan(got.hIoU)
+    assert got.sIoU == pytest.approx(2 / 3)
+    assert got.iou[5] == 0  # predicted where another class is annotated
+    assert math.isnan(got.iou[4])
+    turned = confusion.metrics([0, 1, 2, 3])
+    assert math.isnan(turned.sIoU)
+    assert math.isnan(turned.hIoU)
 
 
 def test_predictions_on_ignored_pixels_do_not_matter():

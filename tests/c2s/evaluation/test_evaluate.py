@@ -14,6 +14,7 @@ from torch import nn
 
 from c2s.evaluation.confusion import harmonic_mean
 from c2s.evaluation.evaluate import check_classes, evaluate
+from c2s.evaluation.inference import ScoresError
 from c2s.evaluation.paper import DATASETS, INDUCTIVE, TRANSDUCTIVE, paper_row
 from c2s.evaluation.table import result_table
 from c2s.evaluation.vocabulary import foreign_vocabulary, stored_embeddings
@@ -35,6 +36,10 @@ class Hues(nn.Module):
 @dataclass
 class Item:
     seed: int
+
+    @property
+    def id(self):
+        return f"item {self.seed}"
 
     def read(self):
         labels = np.random.default_rng(self.seed).integers(0, 3, (4, 4)).astype(np.uint8)
@@ -62,7 +67,7 @@ def opened(tmp_path):
         classes=CLASSES,
         unseen=(2, 3),
         view_size=32,
-        teacher={},
+        teacher={"name": "hues", "pretrained": "none", "digest": "2" * 64},
         fingerprints={},
         versions={},
     )
@@ -148,6 +153,22 @@ def test_images_are_read_in_order_and_an_unreadable_one_is_not_passed_over(opene
     with pytest.raises(DataError, match="cut short"):
         evaluate(opened, [Item(0), Broken(1), Item(2)], device="cpu", advance=moved.append)
     assert moved == [1]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_not_finite_are_refused_and_the_image_named(opened, value):
+    class Broken(Hues):
+        def forward(self, images):
+            features = super().forward(images)
+            features[..., -1, -1] = torch.where(images[0, 0, -1, -1] > 1, value, 1.0)
+            return features
+
+    run = dataclasses.replace(opened, student=Broken().eval())
+    colours = [Item(seed).read()[0][-1, -1].argmax() for seed in range(8)]
+    first_red = colours.index(0)
+    assert first_red > 0
+    with pytest.raises(ScoresError, match=rf"item {first_red} are not finite"):
+        evaluate(run, [Item(seed) for seed in range(8)], device="cpu")
 
 
 def test_no_image_is_an_error(opened):
@@ -250,12 +271,18 @@ def test_text_embeddings_from_a_file_or_a_cache(opened, tmp_path, tiny_cache):
         stored_embeddings(tiny_cache, opened, CLASSES, "hues")
     cache = open_cache(tiny_cache)
     other = dataclasses.replace(
-        opened, info=opened.info.model_copy(update={"teacher": {"digest": "1" * 64}})
+        opened,
+        info=opened.info.model_copy(
+            update={"teacher": {"name": "x", "pretrained": "x", "digest": "1" * 64}}
+        ),
     )
     with pytest.raises(ConfigError, match=r"whose weights or activation are not those"):
         stored_embeddings(tiny_cache, other, cache.manifest.classes, "tiny")
     own = dataclasses.replace(
-        opened, info=opened.info.model_copy(update={"teacher": {"digest": "0" * 64}})
+        opened,
+        info=opened.info.model_copy(
+            update={"teacher": {"name": "x", "pretrained": "x", "digest": "0" * 64}}
+        ),
     )
     found = stored_embeddings(tiny_cache, own, cache.manifest.classes, "tiny")
     np.testing.assert_array_equal(found, cache.text("all").embeddings)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
@@ -169,6 +172,118 @@ def test_windows_together_give_what_windows_one_by_one_give(windows):
     want = nn.functional.interpolate(total / visits, (40, 72), mode="bilinear")[0]
     torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-6)
     assert student.largest == min(windows, len(places))
+
+
+class Features(nn.Module):
+    """Scores of so many classes at a quarter of the resolution, stored first or last."""
+
+    def __init__(self, classes, stored_last):
+        super().__init__()
+        self.weight = torch.randn(classes, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+        self.stored_last = stored_last
+
+    def forward(self, images):
+        out = nn.functional.conv2d(images, self.weight, stride=4, padding=2)
+        return out.contiguous(memory_format=torch.channels_last) if self.stored_last else out
+
+
+def scores_at_once(predictor, picture):
+    """All scores of a picture together, every step on all classes: what is never held any more."""
+    crop, whole = predictor.crop, predictor.mode == "whole"
+    short = max(predictor.short_side or crop, crop)
+    height, width = resized(*picture.shape[:2], short)
+    if whole:
+        height, width = -(-height // 32) * 32, -(-width // 32) * 32
+    pixels = Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR)
+    tensor = torch.from_numpy(np.asarray(pixels).copy()).permute(2, 0, 1)[None]
+    images = normalize_images(tensor, predictor.model)
+    if whole:
+        out = interpolated(predictor.model(images), (height, width))
+    else:
+        starts = [window_starts(n, crop, predictor.stride) for n in (height, width)]
+        visits, total = torch.zeros(height, width), 0
+        for top in starts[0]:
+            for left in starts[1]:
+                at = (..., slice(top, top + crop), slice(left, left + crop))
+                each = torch.zeros(1, len(predictor.model.weight), height, width)
+                each[at] = interpolated(predictor.model(images[at]), (crop, crop))
+                total = total + each
+                visits[at] += 1
+        out = total / visits
+    return interpolated(out, picture.shape[:2])[0]
+
+
+def interpolated(scores, size):
+    return nn.functional.interpolate(scores, size, mode="bilinear", align_corners=False)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_a_few_classes_after_the_other_give_the_scores_of_all_at_once_bit_for_bit(data):
+    """Large pictures too, and numbers of classes at which torch takes other kernels."""
+    draw = data.draw
+    classes = draw(st.sampled_from([1, 2, 3, 4, 7, 16, 18, 19, 20, 35, 51]))
+    side = st.one_of(st.integers(1, 70), st.integers(257, 300))
+    height, width = draw(side), draw(side)
+    model = Features(classes, draw(st.booleans()))
+    predictor = Predictor(
+        model,
+        draw(st.sampled_from([32, 72])),
+        draw(st.sampled_from(["slide", "whole"])),
+        stride=draw(st.one_of(st.none(), st.integers(16, 32))),
+        short_side=draw(st.sampled_from([None, 80])),
+    )
+    longer, shorter = max(height, width), min(height, width)
+    assume(longer <= 6 * shorter)
+    picture = np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
+    want = scores_at_once(predictor, picture)
+    assert torch.equal(predictor.scores(picture), want)
+    np.testing.assert_array_equal(predictor.predict(picture), want.argmax(0).numpy())
+    penalty = torch.linspace(0, 1, classes)
+    penalty[classes // 2 :: 5] = torch.inf
+    penalty[0] = 0
+    plain, held = predictor.best(picture, [None, penalty])
+    np.testing.assert_array_equal(plain, want.argmax(0).numpy())
+    np.testing.assert_array_equal(held, (want - penalty[:, None, None]).argmax(0).numpy())
+
+
+LARGE_PHOTO = """
+import resource, sys
+import numpy as np, torch
+from c2s.evaluation.inference import Predictor
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.randn(171, 3, 4, 4)
+
+    def forward(self, images):
+        return torch.nn.functional.conv2d(images, self.weight, stride=4)
+
+torch.set_num_threads(1)
+labels = Predictor(Model(), 512).predict(np.zeros((4000, 6000, 3), np.uint8))
+assert labels.shape == (4000, 6000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+"""
+
+
+@pytest.mark.slow
+def test_a_large_photo_among_many_classes_takes_less_than_3_gb():
+    """24 megapixels and 171 classes; all scores together are 16 GB."""
+    ran = subprocess.run([sys.executable, "-c", LARGE_PHOTO], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert int(ran.stdout) < 3e9
+
+
+def test_of_equal_scores_the_first_class_is_taken():
+    class Alike(nn.Module):
+        def forward(self, images):
+            out = torch.zeros(len(images), 40, 8, 8)
+            out[:, [5, 6, 33]] = 1
+            return out
+
+    labels = Predictor(Alike(), 32).predict(image())
+    assert (labels == 5).all()
 
 
 def test_a_penalty_moves_pixels_to_the_other_classes():

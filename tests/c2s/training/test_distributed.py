@@ -69,7 +69,7 @@ if slow := float(os.environ.get("SLOW", 0)):
 class Scene:
     '''A labelled image: one of the cache's, with labels of every class.'''
     def __init__(self, sample):
-        self.image = decode_image(sample.image)
+        self.id, self.image = f"row {sample.row}", decode_image(sample.image)
         rng = np.random.default_rng(sample.row)
         self.labels = rng.integers(0, 6, self.image.shape[:2], np.uint8)
     def read(self):

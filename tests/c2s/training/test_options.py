@@ -36,7 +36,7 @@ class Scene:
     """A labelled image: one of the cache's, with labels of every class."""
 
     def __init__(self, sample, seed):
-        self.image = decode_image(sample.image)
+        self.id, self.image = f"row {sample.row}", decode_image(sample.image)
         self.labels = np.random.default_rng(seed).integers(0, 6, self.image.shape[:2], np.uint8)
 
     def read(self):
