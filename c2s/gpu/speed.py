@@ -82,7 +82,7 @@ def vit_flops(teacher: Any, size: int) -> float:
 def build_speed(world: World) -> dict[str, Any]:
     """Builds by ViT-B/16 at 224 against the bare teacher, and that against the chip's products."""
     rows = [_build(world, precision, None) for precision in world.size(("float32",), FULL)]
-    return {"rows": rows, "command": f"c2s bench build --teacher {VIT}", **state()}
+    return {"rows": rows, **state()}
 
 
 FULL = ("float32", "bfloat16")
@@ -353,4 +353,4 @@ def demo(world: World) -> dict[str, Any]:
     facts = run(1, world.place("demo"), "best", images, limit, settings)
     rows = [{k: v for k, v in row.items() if k != "seeds"} for row in facts["rows"]]
     built = {"cache, s": facts["build"]["seconds"], "images": facts["build"]["images"]}
-    return {"rows": rows, **built, "all, s": time.monotonic() - began, "command": "c2s demo"}
+    return {"rows": rows, **built, "all, s": time.monotonic() - began}

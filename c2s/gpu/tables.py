@@ -1,7 +1,7 @@
 """gpu.md: the tables for BENCHMARKS.md.
 
 A step's figures are a flat mapping of names to values. `rows`, if there, is a list of mappings that makes a
-table; `command` is what repeats it by hand.
+table.
 """
 
 from __future__ import annotations
@@ -38,19 +38,17 @@ def markdown(facts: Mapping[str, Any]) -> str:
     parts += [*table(rows), ""]
     for name, step in steps.items():
         if step.get("figures") and name not in HIDDEN:
-            parts += [f"## {name}: {what.get(name, '')}", "", *_figures(step), ""]
+            parts += [f"## {name}: {what.get(name, '')}", "", *_figures(name, step), ""]
     return "\n".join(parts)
 
 
-def _figures(step: Mapping[str, Any]) -> list[str]:
+def _figures(name: str, step: Mapping[str, Any]) -> list[str]:
     figures = dict(step["figures"])
-    rows, command = figures.pop("rows", []), figures.pop("command", None)
+    rows = figures.pop("rows", [])
     parts = [*table(rows), ""] if rows else []
     parts += [_line(figures), ""] if figures else []
-    if command:
-        parts += [f"    {command}", ""]
     where = [step.get("on") or "CPU", f"commit {step.get('commit') or 'unknown'}"]
-    return [*parts, f"({', '.join(where)})"]
+    return [*parts, f"`make gpu STEPS={name}`; {', '.join(where)}."]
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:

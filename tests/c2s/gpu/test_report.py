@@ -65,7 +65,7 @@ def test_tables():
         "| theirs\\| | - | - | yes |",
     ]
     assert shown({"a": [1, 0.25]}) == "(a 1, 0.25)"
-    figures = {"rows": rows, "command": "c2s bench build", "ratio": 0.5}
+    figures = {"rows": rows, "ratio": 0.5}
     text = markdown(
         {
             "machine": {"card": "A Card"},
@@ -74,7 +74,7 @@ def test_tables():
     )
     assert "A Card" in text
     assert "| ours | 1235 |" in text
-    assert "    c2s bench build" in text
+    assert "`make gpu STEPS=x`; A Card, commit unknown." in text
     assert "rehearsal" not in text
     assert "rehearsal" in markdown({"machine": {}, "steps": {}})
 
