@@ -20,13 +20,17 @@ from torch import Tensor
 
 from c2s import __version__
 from c2s.deploy.export import export_program
-from c2s.deploy.info import ModelError, ModelInfo, Scores
+from c2s.deploy.info import ModelError, ModelInfo, Scores, encode_info
 from c2s.deploy.model import SegmentationModel
 from c2s.evaluation.vocabulary import Vocabulary, own_vocabulary
 from c2s.plain_torch import plain_torch
 from c2s.students.base import Student
 from c2s.training.run_folder import Run
-from c2s_cache.receipt import sync_directory
+from c2s_cache.lock import locked
+from c2s_cache.ownership import Mark, NotOurs, contents
+from c2s_cache.receipt import sync_directory, write_atomic
+
+FOLDED = Mark("a folded model", "config.json", ("student", "classes", "crop", "teacher"))
 
 TEACHER = ("name", "pretrained", "digest", "activation")
 """What a folded model says of the CLIP model whose words it knows."""
@@ -134,34 +138,51 @@ def write_model(
     Raises:
         ModelError: something else is there, it cannot be written, or the export failed.
     """
-    out = out.absolute()
+    out = out.resolve()
+    busy = ModelError(f"Another process is writing {out}.", "Wait for it, or choose another --out.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with locked(out.with_name(f".{out.name}.lock"), busy, required=False):
+            _replace(model, out, overwrite, export)
+    except OSError as error:
+        raise ModelError(f"{out} cannot be written ({error.strerror or error}).") from error
+
+
+def _replace(model: SegmentationModel, out: Path, overwrite: bool, export: bool) -> None:
     new, old = (out.with_name(f".{out.name}.{age}") for age in ("new", "old"))
     if old.exists() and not out.exists():  # a swap that was cut short
         old.rename(out)
-    if out.exists() and not overwrite:
-        raise ModelError(f"{out} exists.", "Choose another --out, or replace it with --overwrite.")
-    if out.exists() and not (out / "config.json").is_file():
-        raise ModelError(
-            f"{out} is no folded model, so it is not replaced.", "Choose another --out."
+    if out.exists() and not FOLDED.on(out) and (not out.is_dir() or any(out.iterdir())):
+        raise NotOurs(
+            f"{out} is no folded model, and is left as it is: {contents(out)}.",
+            "Choose another --out.",
         )
+    if FOLDED.on(out) and not overwrite:
+        raise ModelError(f"{out} exists.", "Choose another --out, or replace it with --overwrite.")
+    for leftover in (new, old):
+        if leftover.exists():
+            FOLDED.remove(leftover)
     try:
-        for leftover in (new, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        new.mkdir()
+        config = json.dumps(encode_info(model.config), sort_keys=True, indent=2)
+        write_atomic(
+            new / FOLDED.file, config.encode()
+        )  # the mark first; the mixin writes it again
         model.save_pretrained(new)
         if export:
             export_program(model, new / "model.pt2")
         _make_durable(new)
-        if out.exists():
+        if FOLDED.on(out):
             out.rename(old)
         new.rename(out)
         sync_directory(out.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
+    except BaseException:
         if old.exists() and not out.exists():
             old.rename(out)
-        raise ModelError(f"{out} cannot be written ({error.strerror or error}).") from error
-    finally:
         shutil.rmtree(new, ignore_errors=True)
+        raise
+    if old.exists():
+        FOLDED.remove(old)
 
 
 def _make_durable(folder: Path) -> None:

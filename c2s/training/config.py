@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from c2s.config import resolve
 from c2s.methods.clip_to_seg.config import ClipToSegConfig
@@ -22,6 +22,12 @@ STOCK_WARMUP = 1500
 
 def _text(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
+
+
+def _absolute(address: str) -> str:
+    """A path, or `local-dir:` and one, that holds in any directory; anything else as it is."""
+    kind, colon, path = address.rpartition("local-dir:")
+    return f"{kind}{colon}{Path(path).absolute()}" if Path(path).exists() else address
 
 
 class ValidationConfig(BaseModel):
@@ -40,6 +46,10 @@ class ValidationConfig(BaseModel):
         description="stop after so many scores in a row without a better mIoU of the seen classes "
         "among themselves; nothing of an unseen class has a part in it",
     )
+
+    def resolved(self) -> ValidationConfig:
+        """The same with a path that holds anywhere."""
+        return self.model_copy(update={"root": self.root and self.root.absolute()})
 
 
 class TrainConfig(BaseModel):
@@ -139,6 +149,13 @@ class TrainConfig(BaseModel):
     )
     runs: Path = Field(default=Path("runs"), description="folder that holds the run folders")
 
+    @field_validator("name")
+    @classmethod
+    def _of_one_folder(cls, name: str | None) -> str | None:
+        if name is not None and (name in ("", ".", "..") or set(name) & set("/\\\0")):
+            raise ValueError("the name of a folder, not a path to one")
+        return name
+
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
         if self.views == "fresh" and self.teacher != "online":
@@ -172,8 +189,10 @@ class TrainConfig(BaseModel):
                 "warmup": warmup,
                 "image_size": self.image_size or view_size,
                 "name": self.run_name,
-                "cache": self.cache if "://" in self.cache else str(Path(self.cache).absolute()),
+                "cache": _absolute(self.cache),
+                "teacher_weights": self.teacher_weights and _absolute(self.teacher_weights),
                 "self_train": self.self_train and self.self_train.absolute(),
+                "validation": self.validation and self.validation.resolved(),
             }
         )
 

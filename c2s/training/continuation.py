@@ -8,7 +8,14 @@ from typing import Any
 INDIFFERENT = frozenset(
     {
         *("cache", "runs", "name", "self_train", "teacher_weights", "validation.root"),  # places
-        *("workers", "keep", "accelerator", "compile", "channels_last"),  # the machine
+        *(
+            "workers",
+            "keep",
+            "accelerator",
+            "compile",
+            "channels_last",
+            "deterministic",
+        ),  # the machine
         *("log_every", "checkpoint_every", "loggers"),  # what is written down
     }
 )

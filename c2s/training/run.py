@@ -7,7 +7,7 @@ import shutil
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +38,7 @@ from c2s.training.run_folder import (
     create_run,
     load_weights,
     open_run,
+    owned,
     read_config,
     read_info,
     read_state,
@@ -157,13 +158,16 @@ def _fit(
     callbacks: list[pl.Callback] = [Bar(config.total, config.log_every), saver]
     trainer = _trainer(config, callbacks if validation is None else [*callbacks, validation], path)
     first = trainer.is_global_zero
-    with stop:
+    with stop, ExitStack() as stack:
         # Only now, when nothing is left that a wrong setting could stop, does the folder appear.
         if first:
+            stack.enter_context(owned(config, overwrite, new=start == 0))
             if start == 0:
-                create_run(config, cache, module.student, overwrite)
-            else:
+                create_run(config, cache, module.student)
+            elif read_state(path).step == start:
                 write_config(path, config)
+            else:
+                raise RunError(f"Another process has trained {path} on.", "Run the command again.")
             for sentence in said:
                 Console(stderr=True).print(sentence, highlight=False)
         try:

@@ -7,8 +7,10 @@ of them, for evaluation only), `metrics.jsonl`, `metrics.csv`, `checkpoint/`, `h
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ from c2s.training import continuation
 from c2s.training.config import TrainConfig, dump_yaml, load_config
 from c2s.training.tensors import difference, require_finite, write_tensors
 from c2s_cache.errors import C2SError, ConfigError
+from c2s_cache.lock import LOCK, locked
+from c2s_cache.ownership import Mark, NotOurs, contents
 from c2s_cache.reader import Cache
 from c2s_cache.receipt import sync_directory, write_atomic
 
@@ -35,6 +39,7 @@ HALFWAY = "halfway/student.safetensors"
 
 
 CONFIG, INFO, TEXT = "config.yaml", "run.json", "text.safetensors"
+RUN = Mark("a run", INFO, ("dataset", "classes", "fingerprints"))
 STATE, STUDENT = "state.json", "student.safetensors"
 RESOLVED = ("iterations", "warmup", "image_size", "name")
 """Settings that are never open in a run's own configuration."""
@@ -116,23 +121,18 @@ class Run:
     student: nn.Module
 
 
-def create_run(
-    config: TrainConfig, cache: Cache, student: nn.Module, overwrite: bool = False
-) -> Path:
-    """Lay out the folder of a new run.
+def create_run(config: TrainConfig, cache: Cache, student: nn.Module) -> Path:
+    """Lay out the folder of a new run, which is ours alone (see `owned`).
 
     Args:
         config: resolved.
         cache: the cache it trains from; classes and text embeddings are copied out of it.
         student: the student to train; what its name leaves open is kept.
-        overwrite: delete a folder of that name.
 
     Raises:
-        RunError: a folder of that name exists.
+        RunError: it cannot be written.
     """
     path = config.runs / config.run_name
-    if path.exists() and any(path.iterdir()):
-        _make_room(path, config, overwrite)
     manifest = cache.manifest
     text = manifest.requests["text"]
     info = RunInfo(
@@ -149,7 +149,6 @@ def create_run(
     )
     embeddings = torch.from_numpy(np.ascontiguousarray(cache.text("all").embeddings))
     try:
-        _make_durable(path)
         write_atomic(path / INFO, (info.model_dump_json(indent=2) + "\n").encode())
         write_tensors(path / TEXT, {"embeddings": embeddings})
         write_config(path, config)
@@ -159,6 +158,32 @@ def create_run(
             f"The run folder {path} cannot be made ({error.strerror or error})."
         ) from error
     return path
+
+
+@contextmanager
+def owned(config: TrainConfig, overwrite: bool = False, new: bool = True) -> Iterator[None]:
+    """Hold the exclusive right to train into a run's folder, by whatever path it was named.
+
+    Args:
+        config: resolved; says which folder.
+        overwrite: remove a run that is there.
+        new: the folder is to be made.
+
+    Raises:
+        RunError: another process trains there, or a run is there that is not to be removed.
+        NotOurs: what is there is no run.
+    """
+    path = config.runs / config.run_name
+    try:
+        if new:
+            _make_room(path, config, overwrite)
+            _make_durable(path)
+    except OSError as error:
+        raise RunError(
+            f"The run folder {path} cannot be made ({error.strerror or error})."
+        ) from error
+    with _locked(path):
+        yield
 
 
 def read_config(path: Path, settings: Sequence[str] = (), **options: Any) -> TrainConfig:
@@ -325,11 +350,20 @@ def load_weights(module: nn.Module, state: Mapping[str, torch.Tensor], source: P
 
 
 def _make_room(path: Path, config: TrainConfig, overwrite: bool) -> None:
-    """Remove a run that is to be replaced.
+    """Remove a run that is to be replaced, and no other folder.
 
     Raises:
-        RunError: it is not to be, or is none.
+        RunError: it is not to be replaced, or another process is training it.
+        NotOurs: it is no run.
     """
+    if not os.path.lexists(path):
+        return
+    if path.is_dir() and all(entry.name == LOCK for entry in path.iterdir()):
+        return
+    if not RUN.on(path):
+        raise NotOurs(
+            f"{path} is no run, and is left as it is: {contents(path)}.", "Choose another --name."
+        )
     if not overwrite:
         step = saved_step(path)
         if step is not None and step < config.total:
@@ -337,10 +371,23 @@ def _make_room(path: Path, config: TrainConfig, overwrite: bool) -> None:
         else:
             hint = "Choose another --name, or replace it with --overwrite."
         raise RunError(f"{path} already holds a run.", hint)
-    try:
-        shutil.rmtree(path)
-    except OSError as error:
-        raise RunError(f"{path} cannot be replaced ({error.strerror}).") from error
+    for source in (config.cache, config.self_train):
+        if source is not None and path.resolve() in (
+            (at := Path(source).resolve()),
+            *at.parents,
+        ):
+            raise RunError(
+                f"{path} holds {source}, from which it would be trained.", "Choose another --name."
+            )
+    with _locked(path):
+        RUN.remove(path)
+
+
+def _locked(path: Path) -> AbstractContextManager[None]:
+    busy = RunError(
+        f"Another process is training {path}.", "Wait for it, or choose another --name."
+    )
+    return locked(path / LOCK, busy, required=False)
 
 
 def _make_durable(path: Path) -> None:

@@ -32,7 +32,7 @@ def inherited(run: Path) -> dict[str, Any]:
             f"{run} is a self-training already; start from the inductive run {config.self_train}."
         )
     kept = config.model_dump(exclude=set(OWN))
-    return {**kept, "iterations": max(1, config.total // 2), "name": f"{run.name}-st"}
+    return {**kept, "iterations": max(1, config.total // 2), "name": f"{run.resolve().name}-st"}
 
 
 def halfway_student(run: Path, manifest: Manifest) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from c2s.evaluation.inference import CosineClassifier
 from c2s.evaluation.vocabulary import foreign_vocabulary
 from c2s.students import create
 from c2s.students.base import parameter_count
+from c2s_cache.ownership import NotOurs
 
 
 @pytest.fixture
@@ -130,7 +131,7 @@ def test_scores_are_those_that_eval_left_on_these_classes(opened, facts, tmp_pat
 def test_a_folder_is_replaced_only_if_asked_and_only_if_it_is_a_model(opened, tmp_path):
     out = tmp_path / "deep" / "model"
     cut_short = out.parent / ".model.new"
-    cut_short.mkdir(parents=True)
+    write_model(fold_run(opened), cut_short)
     (cut_short / "README.md").write_text("of another model")
     write_model(fold_run(opened), out)
     assert "of another model" not in (out / "README.md").read_text()
@@ -147,9 +148,29 @@ def test_a_folder_is_replaced_only_if_asked_and_only_if_it_is_a_model(opened, tm
     write_model(fold_run(opened, rows), out, overwrite=True)
     assert SegmentationModel.from_pretrained(out).config.classes == ("a", "b")
     assert [f.name for f in out.parent.iterdir()] == ["model"]
-    (out / "config.json").unlink()
-    with pytest.raises(ModelError, match="no folded model"):
-        write_model(fold_run(opened), out, overwrite=True)
+    (out / "config.json").write_text('{"model_type": "another library\'s"}')
+    (out.parent / "a file").write_text("a letter")
+    (out.parent / "link").symlink_to(out.parent)
+    for foreign in ("model", "a file", "link", "."):
+        with pytest.raises(NotOurs, match=r"no folded model, and is left as it is"):
+            write_model(fold_run(opened), out.parent / foreign, overwrite=True)
+    assert (out / "model.safetensors").is_file()
+    assert (out.parent / "a file").read_text() == "a letter"
+
+
+def test_one_process_writes_a_model(opened, tmp_path, monkeypatch):
+    """The second is refused, also on another path to the same place."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    save = SegmentationModel.save_pretrained
+
+    def meanwhile(self, folder):
+        with pytest.raises(ModelError, match="Another process is writing"):
+            write_model(self, tmp_path / "link" / "m")
+        return save(self, folder)
+
+    monkeypatch.setattr(SegmentationModel, "save_pretrained", meanwhile)
+    write_model(fold_run(opened), tmp_path / "m")
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["link", "m"]
 
 
 def test_nothing_half_written_is_left_and_the_old_model_stays(opened, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from c2s.training.run_folder import (
     create_run,
     load_tensors,
     open_run,
+    owned,
     read_config,
     read_info,
     read_state,
@@ -113,5 +114,5 @@ def test_a_new_run_is_there_or_not(tiny_cache, tmp_path):
             assert read_info(folder / "r").dataset == "tiny", what
             load_tensors(folder / "r" / "text.safetensors")
 
-    with Disk(tmp_path / "runs").watched(check, tmp_path / "s"):
+    with Disk(tmp_path / "runs").watched(check, tmp_path / "s"), owned(config):
         create_run(config, cache, torch.nn.Identity())
