@@ -74,16 +74,24 @@ def test_an_error_inside_an_iteration_saves_none_of_it(
     assert saved_step(tmp_path / "r") == 2
 
 
-def test_without_a_checkpoint_it_does_not_say_resume(failing, tiny_views_cache, tmp_path):
-    Failing.after, after = 0, Failing.after
-    try:
-        with pytest.raises(
-            CacheError, match=r"There is no checkpoint yet: .*--overwrite"
-        ) as caught:
-            run.train(settings(tiny_views_cache, tmp_path, name="r"))
-    finally:
-        Failing.after = after
-    assert "--resume" not in str(caught.value)
+@pytest.mark.parametrize(
+    ("after", "message"),
+    [
+        (0, r"Nothing was saved: start the run again\."),
+        (1, r"There is no checkpoint yet: start the run again with --overwrite\."),
+        (2, r"The checkpoint of iteration 1 is kept\. Continue with: .*"),  # one is read ahead
+    ],
+)
+def test_what_it_says_is_what_is_there(
+    failing, tiny_views_cache, tmp_path, monkeypatch, after, message
+):
+    monkeypatch.setattr(Failing, "after", after)
+    config = settings(tiny_views_cache, tmp_path, name="r")
+    with pytest.raises(CacheError, match=rf"has changed\. Build it again\. {message}") as caught:
+        run.train(config)
+    assert ("--resume" in str(caught.value)) == (saved_step(tmp_path / "r") is not None)
+    monkeypatch.undo()
+    run.train(config, overwrite="--overwrite" in str(caught.value) or after == 2)
 
 
 @pytest.mark.slow
