@@ -229,10 +229,14 @@ def _utf8(path: str, folder: Path) -> str:
     try:
         path.encode()
     except UnicodeEncodeError as error:
-        raise DataError(
-            f"{folder} holds a file whose name is not UTF-8: {os.fsencode(path)!r}.",
-            "Rename it, for example with convmv.",
-        ) from error
+        name = os.fsencode(path)
+        try:
+            name.decode()
+        except UnicodeDecodeError:
+            what, hint = "is not UTF-8", "Rename it, for example with convmv."
+        else:
+            what, hint = "this locale cannot write", "Set PYTHONUTF8=1."
+        raise DataError(f"{folder} holds a file whose name {what}: {name!r}.", hint) from error
     return path
 
 

@@ -152,11 +152,12 @@ def test_long_values_and_many_wrong_keys_make_a_short_message():
 
 
 NAMES = st.text(st.characters(exclude_characters="\0"), max_size=30)
+FOLDERS = st.text(st.characters(exclude_characters="/\\\0"), min_size=1, max_size=30)
 POSITIVE = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 
 
 @given(
-    name=NAMES,
+    name=FOLDERS.filter(lambda name: name not in (".", "..")),
     cache=NAMES,
     runs=NAMES,
     weights=st.none() | NAMES,

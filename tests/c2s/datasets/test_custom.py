@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -241,6 +243,16 @@ def test_a_file_name_that_is_no_text_is_found_before_a_build(folder):
     assert split.ids == ("a", "b", "c")
     with pytest.raises(DataError, match=r"masks holds a file whose name is not UTF-8"):
         _ = split.without_listing
+
+
+def test_a_locale_of_ascii_is_named_where_it_cannot_write_a_file_name(folder):
+    Image.new("RGB", (8, 8)).save(folder / "images/café.png")
+    script = f"from c2s.datasets import load_dataset; load_dataset({str(folder)!r}).split('train').listed"
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False
+    )
+    assert "this locale cannot write: b'caf\\xc3\\xa9.png'. Set PYTHONUTF8=1." in done.stderr
 
 
 def test_a_label_map_of_too_many_pixels_is_one_sentence(folder):
