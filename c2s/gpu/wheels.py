@@ -20,10 +20,15 @@ LACKING = (
     *("pydantic", "pydantic-core", "annotated-types", "typing-inspection"),
     *("open-clip-torch", "ftfy", "wcwidth"),
     *("dask", "distributed", "locket", "partd", "tblib", "tornado", "zict"),
-    *("webdataset", "braceexpand", "typer"),
+    *("webdataset", "braceexpand"),
+    # Small ones that such a machine probably has, for the case that it has not.
+    *("typer", "annotated-doc", "shellingham", "rich", "markdown-it-py", "mdurl", "pygments"),
+    *("einops", "psutil", "threadpoolctl", "regex", "click", "cloudpickle", "msgpack"),
+    *("sortedcontainers", "toolz", "urllib3"),
+    *("pytest", "pytest-timeout", "iniconfig", "hypothesis"),
     *("packaging", "pathspec", "pluggy"),
 )
-"""Packages at the versions of constraints.txt; the last three are for `BUILDER`."""
+"""Packages at the versions of constraints.txt; the last three `BUILDER` needs."""
 BUILDER = ("hatchling", "editables", "trove-classifiers")
 """What installs c2s from its sources."""
 PLATFORMS = [f"manylinux_2_{n}_x86_64" for n in (17, 24, 27, 28, 31, 34)] + ["manylinux2014_x86_64"]
