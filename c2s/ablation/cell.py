@@ -137,7 +137,7 @@ def _train(config: TrainConfig, path: Path) -> None:
     except RunError:
         resumable = False
     if resumable:
-        resume(path, load_online_teacher, load_validation_set)
+        resume(path, load_online_teacher, load_validation_set, allow_code=True)
     else:
         train(config, True, load_online_teacher, load_validation_set)
 
@@ -155,7 +155,7 @@ def _evaluate(path: Path, scoring: Scoring) -> dict[str, Any]:
     from c2s.training.run_folder import open_run
 
     data = load_dataset(scoring.dataset, scoring.root)
-    run = open_run(path)
+    run = open_run(path, allow_code=True)  # its student is the plan's, which was asked for
     check_classes(run, data.classes, scoring.dataset)
     items = list(data.split(scoring.split))[: scoring.limit]
     field = data.protocol

@@ -84,6 +84,7 @@ def bench_infer(
     batch: int | None = None,
     rounds: int = 15,
     advance: Callable[[int], None] | None = None,
+    allow_code: bool = False,
 ) -> dict[str, Any]:
     """Images per second of the folded student, the stock model, and the student before folding.
 
@@ -100,6 +101,7 @@ def bench_infer(
         batch: images per pass; default 16 for the demo's student and 1 for others.
         rounds: timed rounds of each side.
         advance: called after every round.
+        allow_code: as for `open_run`.
 
     Raises:
         RunError: no run there.
@@ -107,7 +109,7 @@ def bench_infer(
     """
     architecture = None
     if run is not None:
-        opened = open_run(run)
+        opened = open_run(run, allow_code)
         architecture = opened.info.architecture
         student, size = opened.config.student, size or opened.config.image_size
         embeddings = torch.from_numpy(opened.embeddings)

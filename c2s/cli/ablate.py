@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from c2s.cli.allow_code import ALLOW_CODE
 from c2s_cache.errors import C2SError, ConfigError
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def ablate(
     pretrained: Annotated[
         str | None, typer.Option(help="Its weight tag or file, if it moved.")
     ] = None,
+    allow_code: Annotated[bool, typer.Option("--allow-code", help=ALLOW_CODE)] = False,
     out: Annotated[Path, typer.Option(help="Folder of runs, derived caches and reports.")] = Path(
         "runs/ablate"
     ),
@@ -73,6 +75,7 @@ def ablate(
     from c2s.ablation.plan import Request, make_plan
     from c2s.cli.folders import check_folder
     from c2s.recipes import load_recipe
+    from c2s.students.registry import require_no_code
     from c2s_cache.manifest import read_manifest
 
     check_folder(out)
@@ -90,7 +93,11 @@ def ablate(
         pretrained,
     )
     scoring = Scoring(dataset or read_manifest(cache).dataset, root, split, limit)
-    facts = run_grids(make_plan(grids, request), request, scoring)
+    plan = make_plan(grids, request)
+    for settings in plan.runs:
+        asked = settings.student in (student or ()) or f"student={settings.student}" in (set_ or ())
+        require_no_code(settings.student, "A file of settings or rows", allow_code or asked)
+    facts = run_grids(plan, request, scoring)
     if json_:
         typer.echo(json.dumps(facts))
     else:

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from c2s.cli.allow_code import ALLOW_CODE
+
 app = typer.Typer(
     help="Measure speed against a reference: ratio = ours / reference, higher is better.",
     no_args_is_help=True,
@@ -129,6 +131,7 @@ def infer(
         int | None, typer.Option(min=1, help="Images per pass [default: 16 or 1].")
     ] = None,
     rounds: RoundsOption = 15,
+    allow_code: Annotated[bool, typer.Option("--allow-code", help=ALLOW_CODE)] = False,
     json_: JsonOption = False,
 ) -> None:
     """The folded student against the stock model with a head of as many classes."""
@@ -140,7 +143,7 @@ def infer(
     _run(
         "infer",
         json_,
-        lambda tick: bench_infer(run, student, classes, size, batch, rounds, tick),
+        lambda tick: bench_infer(run, student, classes, size, batch, rounds, tick, allow_code),
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from c2s.cli.allow_code import ALLOW_CODE
 from c2s.cli.lists import numbers
 from c2s_cache.errors import ConfigError
 
@@ -65,6 +66,7 @@ def evaluate(
     ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    allow_code: Annotated[bool, typer.Option("--allow-code", help=ALLOW_CODE)] = False,
     out: Annotated[
         Path | None, typer.Option(help="Also write the result there, as .json or per-class .csv.")
     ] = None,
@@ -90,7 +92,7 @@ def evaluate(
     if folded and any(offsets):
         raise ConfigError("--seen-offset acts on cosines, which a folded model does not have.")
     data = load_dataset(dataset, root)
-    opened = open_run(run)
+    opened = open_run(run, allow_code)
     if vocabulary is None:
         check_classes(opened, data.classes, dataset)
         words = own_vocabulary(opened)

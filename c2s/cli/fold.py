@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from c2s.cli.allow_code import ALLOW_CODE
 from c2s_cache.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def fold(
     export: Annotated[
         bool, typer.Option("--export", help="Also write model.pt2, a torch.export program.")
     ] = False,
+    allow_code: Annotated[bool, typer.Option("--allow-code", help=ALLOW_CODE)] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace a folded model of that name.")] = False,
 ) -> None:
     """Fold text embeddings into a student's classifier: the stock model with a head of K classes.
@@ -51,7 +53,7 @@ def fold(
     from c2s.students.base import parameter_count
     from c2s.training.run_folder import open_run
 
-    opened = open_run(run)
+    opened = open_run(run, allow_code)
     model = fold_run(opened, _words(opened, classes, vocabulary), license_)
     write_model(model, out, overwrite, export)
     size = parameter_count(model.parameters()) / 1e6

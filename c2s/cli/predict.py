@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from c2s.cli.allow_code import ALLOW_CODE
 from c2s.cli.evaluate import Mode
 from c2s_cache.errors import ConfigError, DataError, MissingExtra, UnreadableImage
 
@@ -35,6 +36,7 @@ def predict(
     ] = None,
     mode: Annotated[Mode, typer.Option(help="Sliding window, or whole images.")] = Mode.slide,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    allow_code: Annotated[bool, typer.Option("--allow-code", help=ALLOW_CODE)] = False,
 ) -> None:
     """Segment images by the class that fits each pixel best, out of those named.
 
@@ -45,7 +47,7 @@ def predict(
 
     check_folder(out)
     files = _image_files(images)
-    model, names = _predictor(run, classes, mode, device)
+    model, names = _predictor(run, classes, mode, device, allow_code)
     out.mkdir(parents=True, exist_ok=True)
     lost: list[str] = []
     with bar("predict", len(files), "images") as advance:
@@ -112,7 +114,7 @@ def _segment(path: Path, model: Predictor, names: list[str], out: Path) -> None:
 
 
 def _predictor(
-    run: Path, classes: str | None, mode: Mode, device: str
+    run: Path, classes: str | None, mode: Mode, device: str, allow_code: bool
 ) -> tuple[Predictor, list[str]]:
     """What segments, and the names of the classes it tells apart."""
     from c2s.deploy import SegmentationModel
@@ -124,9 +126,11 @@ def _predictor(
     if (run / "config.json").is_file():
         if names is not None:
             raise ConfigError(f"The classes of {run} are folded in; drop --classes.")
-        folded = SegmentationModel.from_pretrained(run).to(compute_device(device))
+        folded = SegmentationModel.from_pretrained(run, allow_code=allow_code).to(
+            compute_device(device)
+        )
         return folded.predictor(mode.value), list(folded.config.classes)
-    opened = open_run(run)
+    opened = open_run(run, allow_code)
     words = own_vocabulary(opened)
     if names is not None:
         words = foreign_vocabulary(opened, names, class_embeddings(opened, names))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from c2s.cli.allow_code import ALLOW_CODE
 from c2s_cache.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def train(
             "precision or what decides nothing of what is learnt."
         ),
     ] = None,
+    allow_code: Annotated[bool, typer.Option("--allow-code", help=ALLOW_CODE)] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace a run of the same name.")] = False,
 ) -> None:
     """Train a student from a teacher cache; one folder under runs/ per run."""
@@ -102,7 +104,8 @@ def train(
         settings = read_config(resume)
 
         def work() -> Path:
-            return run.resume(resume, load_online_teacher, load_validation_set, set_ or (), **taken)
+            given = (set_ or (), allow_code)
+            return run.resume(resume, load_online_teacher, load_validation_set, *given, **taken)
 
     else:
         if cache is None and config is None and self_train is None:
@@ -112,6 +115,7 @@ def train(
         from c2s.config import merge
         from c2s.online import load_online_teacher
         from c2s.recipes import load_recipe
+        from c2s.students.registry import require_no_code
         from c2s.training import run
         from c2s.training.config import load_config
         from c2s.training.self_training import inherited
@@ -120,6 +124,8 @@ def train(
         defaults = _defaults(cache, student) if self_train is None else inherited(self_train)
         defaults = merge(defaults, load_recipe(recipe).train)
         settings = load_config(config, set_ or (), defaults, **options)
+        if student is None and not any(s.startswith("student=") for s in set_ or ()):
+            require_no_code(settings.student, config or self_train, allow_code)
 
         def work() -> Path:
             return run.train(settings, overwrite, load_online_teacher, load_validation_set)

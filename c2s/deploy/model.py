@@ -17,6 +17,7 @@ from c2s.deploy.info import ModelError, ModelInfo, decode_info, encode_info, rea
 from c2s.evaluation.inference import Mode, Predictor
 from c2s.plain_torch import plain_torch
 from c2s.students import create
+from c2s.students.registry import require_no_code
 from c2s.training.tensors import difference, require_finite, write_whole
 from c2s_cache.views import rgb
 
@@ -90,7 +91,10 @@ class SegmentationModel(nn.Module, ModelHubMixin, coders={ModelInfo: (encode_inf
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
         """The model of a folder or hub id; see `huggingface_hub.ModelHubMixin.from_pretrained`.
 
+        `allow_code=True` lets a `python:` student be imported and called.
+
         Raises:
+            CodeError: the student is one, and this is not allowed.
             ModelError: it is no folded c2s model, or it is damaged.
             NotFinite: its weights are not finite.
         """
@@ -114,6 +118,7 @@ class SegmentationModel(nn.Module, ModelHubMixin, coders={ModelInfo: (encode_inf
         force_download: bool,
         local_files_only: bool,
         token: str | bool | None,
+        allow_code: bool = False,
         **model_kwargs: Any,
     ) -> Self:
         # The mixin for PyTorch would fall back to pickles, and accept weights that do not fit.
@@ -121,12 +126,7 @@ class SegmentationModel(nn.Module, ModelHubMixin, coders={ModelInfo: (encode_inf
             raise ModelError(f"{model_id} has no config.json, so it is no folded c2s model.")
         file: str | Path = Path(model_id) / WEIGHTS
         local = Path(model_id).is_dir()
-        student = model_kwargs["config"].student
-        if not local and student.startswith("python:"):
-            raise ModelError(
-                f"{model_id} calls code of this machine ({student}), which no download may do.",
-                "Download the folder and load that, if you trust it.",
-            )
+        require_no_code(model_kwargs["config"].student, model_id, allow_code)
         model = cls(**model_kwargs)
         if not local:
             file = hf_hub_download(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from c2s_cache.errors import ConfigError
+from c2s_cache.errors import C2SError, ConfigError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,6 +25,30 @@ FORMS = {
     "python": "python:MODULE:FACTORY",
 }
 """Names of students of other libraries, by prefix."""
+
+
+class CodeError(C2SError):
+    """A file names code to call, and nobody has allowed it."""
+
+
+def require_no_code(name: str, source: object, allow_code: bool = False) -> None:
+    """Refuse a student's name, read from a file, that would have code imported and called.
+
+    Args:
+        name: of the student.
+        source: the file or folder that gives it, for the message.
+        allow_code: whoever opens it trusts it.
+
+    Raises:
+        CodeError: a `python:` student, not allowed.
+    """
+    if name.startswith("python:") and not allow_code:
+        module = name.split(":")[1]
+        raise CodeError(
+            f"{source} has the student {name}: opening it imports the module {module} and calls it, which no "
+            "file may do by itself.",
+            "If you trust both, allow it: --allow-code (in Python: allow_code=True).",
+        )
 
 
 def create(

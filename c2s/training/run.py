@@ -22,6 +22,7 @@ from torch import nn
 from c2s.methods.base import KnownClasses
 from c2s.plain_torch import plain_torch
 from c2s.students import create
+from c2s.students.registry import require_no_code
 from c2s.training import checkpoint
 from c2s.training.callbacks import Bar, Saver
 from c2s.training.config import TrainConfig
@@ -90,6 +91,7 @@ def resume(
     load_teacher: TeacherFactory | None = None,
     load_validation: ValidationSetFactory | None = None,
     settings: Sequence[str] = (),
+    allow_code: bool = False,
     **options: Any,
 ) -> Path:
     """Continue a run from its checkpoint, exactly as if it had not been interrupted.
@@ -102,18 +104,21 @@ def resume(
         load_teacher: loads CLIP for a run with `teacher=online`.
         load_validation: finds the images for a run with `validation`.
         settings, options: what to change; see `load_config`.
+        allow_code: as for `open_run`.
 
     Returns:
         The same folder; a run that is complete is left alone.
 
     Raises:
         CacheError, Interrupted: as for `train`.
+        CodeError: as for `open_run`.
         RunError: no run or no checkpoint there, or it is damaged, or the cache has changed since, or a
             setting that may not change.
     """
     path = Path(path)
     config, state = read_config(path, settings, **options), read_state(path)
     changes = continued(path, config, state)
+    require_no_code(config.student, path, allow_code)
     cache = open_cache(config.cache)
     before, now = read_info(path).fingerprints, cache.manifest.fingerprints
     changed = [stage for stage in now if before.get(stage) != now[stage]]
@@ -125,7 +130,7 @@ def resume(
         )
     config = config.resolved(cache.manifest.dataset, cache.manifest.view_size)
     if state.step >= config.total or (state.complete and "iterations" not in changes):
-        open_run(path)  # complete is what can be used
+        open_run(path, allow_code)  # complete is what can be used
         return path
     if state.complete and state.step < config.total and state.step < changes["iterations"][0]:
         raise RunError(

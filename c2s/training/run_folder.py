@@ -25,6 +25,7 @@ from torch import nn
 
 from c2s.plain_torch import plain_torch
 from c2s.students import create
+from c2s.students.registry import require_no_code
 from c2s.training import continuation
 from c2s.training.config import TrainConfig, dump_yaml, load_config
 from c2s.training.tensors import difference, require_finite, write_tensors
@@ -258,10 +259,15 @@ def read_info(path: Path) -> RunInfo:
 
 
 @plain_torch()
-def open_run(path: Path | str) -> Run:
+def open_run(path: Path | str, allow_code: bool = False) -> Run:
     """Open a run for inference.
 
+    Args:
+        path: its folder.
+        allow_code: a `python:` student may be imported and called.
+
     Raises:
+        CodeError: the student is one, and this is not allowed.
         RunError: no run there, or no checkpoint yet, or it is damaged, or its settings are not those
             that it was trained with.
         NotFinite: its weights are not finite.
@@ -269,6 +275,7 @@ def open_run(path: Path | str) -> Run:
     path = Path(path)
     config, info, state = read_config(path), read_info(path), read_state(path)
     continued(path, config, state)
+    require_no_code(config.student, path, allow_code)
     texts, file = load_tensors(path / TEXT), checkpoint_folder(path) / STUDENT
     embeddings = texts.get("embeddings", torch.empty(0))
     rows = len(info.classes)

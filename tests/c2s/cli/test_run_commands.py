@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ import c2s.datasets
 from c2s.cli import app
 from c2s.cli.predict import class_embeddings
 from c2s.datasets.descriptor import Protocol
+from c2s.students.registry import CodeError
 from c2s_cache.errors import C2SError, ConfigError, DataError, MissingExtra
 
 FAST = ("--student", "segformer-b0", "--iterations", "2", "--batch-size", "2", "--workers", "0")
@@ -293,3 +295,39 @@ def test_students_list_counts_them(invoke, monkeypatch):
     table = [line.split() for line in invoke("students", "list").splitlines()]
     assert table[1] == ["segnext-b", "27.82", "M", "32.03", "M", "32.86"]
     assert len(table) == 3
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["eval", "--run", "RUN", "--dataset", "tiny"],
+        ["predict", "x.png", "--run", "RUN", "--out", "OUT"],
+        ["fold", "--run", "RUN", "--out", "OUT"],
+        ["bench", "infer", "--run", "RUN"],
+        ["train", "--resume", "RUN"],
+        ["train", "--self-train", "RUN"],
+        ["train", "--config", "RUN/config.yaml"],
+        ["ablate", "--cache", "CACHE", "--grid", "GRID", "--dataset", "shapes"],
+    ],
+)
+def test_no_file_has_code_called_that_nobody_asked_for(
+    command, trained, tiny_cache, tmp_path, monkeypatch
+):
+    (tmp_path / "spy.py").write_text("raise SystemExit(77)")
+    monkeypatch.syspath_prepend(tmp_path)
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    for file in (run / "config.yaml", run / "checkpoint" / "state.json"):
+        file.write_text(file.read_text().replace("segformer-b0", "python:spy:f"))
+    grid = tmp_path / "g.yaml"
+    grid.write_text("rows: [{name: a}]\nstudents: ['python:spy:f']\n")
+    Image.new("RGB", (40, 40)).save(tmp_path / "x.png")
+    places = {"RUN": run, "OUT": tmp_path / "out", "CACHE": tiny_cache, "GRID": grid}
+    words = [word.replace("x.png", str(tmp_path / "x.png")) for word in command]
+    for name, place in places.items():
+        words = [word.replace(name, str(place)) for word in words]
+    monkeypatch.setattr("c2s.datasets.load_dataset", lambda *_: Tiny())
+    refused = CliRunner().invoke(app, words)
+    assert isinstance(refused.exception, CodeError), refused.exception
+    assert "module spy" in str(refused.exception)
+    assert "--allow-code" in str(refused.exception)

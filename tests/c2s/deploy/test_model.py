@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
 import huggingface_hub.hub_mixin
@@ -17,7 +18,8 @@ from c2s.deploy import SegmentationModel, fold_run
 from c2s.deploy.card import model_card
 from c2s.deploy.info import ModelError, Scores
 from c2s.evaluation.evaluate import predictor
-from c2s_cache.errors import UnreadableImage
+from c2s.students.registry import CodeError
+from c2s_cache.errors import ConfigError, UnreadableImage
 
 FILES = ["README.md", "config.json", "model.safetensors"]
 
@@ -119,14 +121,20 @@ def test_a_hub_id_is_downloaded_and_never_unpickled(saved, monkeypatch):
     assert asked == [("somebody/model", name, "v1") for name in wanted]
 
 
-def test_a_download_calls_no_code_of_this_machine(saved, monkeypatch):
+def test_a_model_calls_code_of_this_machine_only_if_that_is_allowed(saved, monkeypatch):
     file = saved / "config.json"
     facts = json.loads(file.read_text())
     file.write_text(json.dumps(facts | {"student": "python:os:abort"}))
     download = lambda repo_id, filename, **_: str(saved / filename)  # noqa: E731
     monkeypatch.setattr(huggingface_hub.hub_mixin, "hf_hub_download", download)
-    with pytest.raises(ModelError, match=r"calls code .*python:os:abort"):
-        SegmentationModel.from_pretrained("somebody/model")
+    for source in ("somebody/model", saved):
+        with pytest.raises(CodeError, match=r"python:os:abort.*module os .*allow_code=True"):
+            SegmentationModel.from_pretrained(source)
+    called = []
+    monkeypatch.setattr(os, "abort", lambda width: called.append(width))
+    with pytest.raises(ConfigError, match="gave a NoneType"):
+        SegmentationModel.from_pretrained(saved, allow_code=True)
+    assert called == [len(facts["classes"])]
 
 
 @pytest.mark.parametrize(
