@@ -234,7 +234,9 @@ def tests(world: World) -> dict[str, Any]:
     root = Path(__file__).parents[2]
     if not (root / "tests").is_dir() or importlib.util.find_spec("pytest") is None:
         raise Skipped("Tests or pytest are not on this machine.")
-    files = [f for f in (root / "tests").rglob("test_*.py") if _marked(f.read_text())]
+    files = [
+        f for f in (root / "tests").rglob("test_*.py") if _marked(f.read_text(encoding="utf-8"))
+    ]
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider"]
     command += map(str, files)
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
