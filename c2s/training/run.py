@@ -241,6 +241,12 @@ def _sentences(path: Path, config: TrainConfig, several: bool) -> Iterator[None]
     except RuntimeError as error:
         if several and is_lost(error):
             raise _lost(path, "another process of it has ended") from error
+        if "DataLoader worker" in str(error):
+            killed = C2SError(
+                f"A loader process was killed ({str(error).strip()}); memory may have run out.",
+                "Take fewer --workers, or a smaller --set keep=GiB.",
+            )
+            raise C2SError(killed.what, _way_on(path, killed)) from error
         if not of_gpu_memory(error):
             raise
         memory = C2SError(

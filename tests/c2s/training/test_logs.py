@@ -9,7 +9,7 @@ import pytest
 from c2s.training import logs, run
 from c2s.training.config import load_config
 from c2s.training.logs import MetricsLog, read_metrics
-from c2s_cache.errors import MissingExtra
+from c2s_cache.errors import C2SError, ConfigError, MissingExtra
 
 
 def settings(cache, runs, **more):
@@ -52,6 +52,31 @@ def test_a_missing_wandb_is_one_line_and_no_folder(tiny_cache, tmp_path, monkeyp
     with pytest.raises(MissingExtra, match=r"pip install 'c2s\[wandb\]'"):
         run.train(settings(tiny_cache, tmp_path / "runs", loggers=("wandb",)))
     assert not (tmp_path / "runs").exists()
+
+
+def test_wandb_without_a_login_is_one_line_and_no_folder(tiny_cache, tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb", reason="needs c2s[wandb]")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(wandb, "login", lambda prompt: False)
+    with pytest.raises(ConfigError, match=r"wandb login.*WANDB_MODE=offline"):
+        run.train(settings(tiny_cache, tmp_path / "runs", loggers=("wandb",)))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_logger_that_fails_to_begin_leaves_no_folder(tiny_cache, tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb", reason="needs c2s[wandb]")
+
+    def refuse(**_):
+        raise RuntimeError("run is in use")
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(wandb, "init", refuse)
+    config = settings(tiny_cache, tmp_path, loggers=("wandb",), name="new")
+    with pytest.raises(
+        C2SError, match=r"does not begin the run: run is in use.*start the run again"
+    ):
+        run.train(config)
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.slow

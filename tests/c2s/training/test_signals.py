@@ -120,6 +120,35 @@ def test_a_training_that_a_signal_ended_goes_on_exactly(tiny_views_cache, whole,
 
 
 @pytest.mark.slow
+def test_what_is_killed_leaves_nothing_in_shared_memory(tiny_views_cache, tmp_path):
+    process = start(tmp_path, *new_run(tiny_views_cache, tmp_path, "killed"))
+    reach(process, 3)
+    maps = Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8").splitlines()
+    semaphores = [line for line in maps if "/dev/shm/sem." in line]
+    os.killpg(process.pid, signal.SIGKILL)
+    assert rest(process)[0] == -signal.SIGKILL
+    assert semaphores
+    assert [line for line in semaphores if not line.endswith("(deleted)")] == []
+
+
+@pytest.mark.slow
+def test_a_loader_process_that_is_killed_is_one_sentence(tiny_views_cache, tmp_path):
+    process = start(
+        tmp_path, *new_run(tiny_views_cache, tmp_path, "cut"), "--set=checkpoint_every=1"
+    )
+    reach(process, 3)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="utf-8")
+    _tracker, *loaders = sorted(map(int, children.split()))
+    assert len(loaders) == 2
+    os.kill(loaders[0], signal.SIGKILL)
+    code, words = rest(process)
+    (sentence,) = words
+    assert code == 1
+    assert "A loader process was killed" in sentence
+    assert sentence.endswith(f"c2s train --resume {tmp_path / 'cut'}")
+
+
+@pytest.mark.slow
 def test_a_training_started_with_nohup_goes_on(tiny_views_cache, tmp_path):
     command = ["nohup", C2S, "train", *map(str, new_run(tiny_views_cache, tmp_path, "nohup"))]
     process = subprocess.Popen(
