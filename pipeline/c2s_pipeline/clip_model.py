@@ -143,17 +143,21 @@ def _loaded(spec: TeacherSpec, packed: Weights | None) -> nn.Module:
 
 def _untold(name: str, file: Path | None) -> str:
     """That a file does not tell its activation, which one is used, and how to choose the other."""
-    own = ("GELU", "QuickGELU")
-    used, other = own[::-1] if named_activation(name, None) == "quick_gelu" else own
+    quick = named_activation(name, None) == "quick_gelu"
     choose = other_activation(name)
     way = (
         f"--teacher {choose}"
         if choose
         else 'a local-dir whose open_clip_config.json sets "quick_gelu" in its model_cfg'
     )
+    used, other = (
+        ("QuickGELU, as those of OpenAI, MetaCLIP and DFN need", "others")
+        if quick
+        else ("GELU", "those of OpenAI, MetaCLIP and DFN, which need QuickGELU,")
+    )
     return (
         f"{file} does not tell which activation its weights were trained with; {name} computes {used}. "
-        f"If they need {other} (QuickGELU: OpenAI's, MetaCLIP's, DFN's), use {way}."
+        f"For {other} use {way}."
     )
 
 

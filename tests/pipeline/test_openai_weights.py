@@ -135,8 +135,8 @@ def test_openais_weights_compute_quick_gelu_whatever_the_name(files, trained, na
 def test_a_plain_file_goes_by_the_name_and_says_so(files, trained, capsys):
     file = str(files / "plain.pt")
     for name, quick, said in (
-        (NAME, False, f"computes GELU. If .* use --teacher {NAME}-quickgelu"),
-        (f"{NAME}-quickgelu", True, f"computes QuickGELU. If .* use --teacher {NAME}"),
+        (NAME, False, f"computes GELU. For those of OpenAI, .* use --teacher {NAME}-quickgelu"),
+        (f"{NAME}-quickgelu", True, f"computes QuickGELU, .*. For others use --teacher {NAME}"),
     ):
         teacher, spec = load_teacher(BuildRequest(teacher=name, pretrained=file))
         want = cls_by_hand(trained, teacher.prepare(PIXELS), quick)
