@@ -1,6 +1,7 @@
 """Invariant: the folded model is the stock architecture with K outputs; nothing of CLIP is left but
 numbers in its last layer."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +20,7 @@ from c2s.plain_torch import plain_torch
 from c2s.students import create
 from c2s.students.registry import require_no_code
 from c2s.training.tensors import difference, require_finite, write_whole
+from c2s_cache.hub import hub
 from c2s_cache.views import rgb
 
 WEIGHTS = "model.safetensors"
@@ -101,7 +103,8 @@ class SegmentationModel(nn.Module, ModelHubMixin, coders={ModelInfo: (encode_inf
         folder = Path(pretrained_model_name_or_path)
         if folder.is_dir():
             read_info(folder)  # the mixin's own errors are tracebacks
-        return super().from_pretrained(pretrained_model_name_or_path, **options)
+        with nullcontext() if folder.is_dir() else hub():
+            return super().from_pretrained(pretrained_model_name_or_path, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         require_finite(self.student.state_dict(), str(save_directory / WEIGHTS))
