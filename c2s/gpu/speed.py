@@ -229,8 +229,8 @@ def segnext_b(world: World) -> dict[str, Any]:
 
 
 def setr_b(world: World) -> dict[str, Any]:
-    """The same of SETR-B; a small ViT head on its smallest image in a rehearsal."""
-    return _train(world, "setr-b")
+    """The same of SETR-B."""
+    return _train(world, world.size("shapes-net", "setr-b"))
 
 
 def _train(world: World, student: str) -> dict[str, Any]:

@@ -63,7 +63,8 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def _line(figures: Mapping[str, Any]) -> str:
-    return "; ".join(f"{key} {shown(value)}" for key, value in figures.items())
+    known = {k: v for k, v in figures.items() if v not in ({}, [], "")}
+    return "; ".join(f"{key} {shown(value)}" for key, value in known.items())
 
 
 def shown(value: object) -> str:
