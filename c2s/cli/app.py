@@ -88,6 +88,12 @@ def main() -> None:
             raise
         print("error: GPU memory ran out. Free the GPU, or take --device cpu.", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        if error.filename is None:  # of no file that a user could look at
+            raise
+        where = str(error.filename)[:LONGEST]
+        print(f"error: {where}: {error.strerror}.", file=sys.stderr)
+        sys.exit(1)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # typer turns Ctrl-C into this, without a word
             print("interrupted: run the same command again to resume.", file=sys.stderr)

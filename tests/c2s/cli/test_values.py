@@ -98,3 +98,30 @@ def test_names_that_a_locale_cannot_write_are_shown_all_the_same(tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr.startswith(b"error: unknown data set 'caf\\xe9'")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("eval", "--run", "LONG", "--dataset", "shapes"),
+        ("fold", "--run", "LONG", "--out", "o"),
+        ("train", "--resume", "LONG"),
+        ("cache", "info", "LONG"),
+        ("data", "check", "voc", "--root", "LONG"),
+        ("data", "show", "voc", "--split-file", "LONG"),
+    ],
+)
+def test_a_path_that_no_file_system_takes(c2s, command):
+    code, _, err = c2s(*("x" * 5000 if a == "LONG" else a for a in command))
+    assert code in (1, 2)
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_an_error_that_names_no_file_is_not_hidden(c2s, monkeypatch):
+    def broken(*_):
+        raise OSError("of our own")
+
+    monkeypatch.setattr(sys.modules["c2s.cli.app"], "app", broken)
+    with pytest.raises(OSError, match="of our own"):
+        c2s("data", "list")
