@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from c2s.training.config import TrainConfig
 from c2s.training.logs import read_metrics
 from c2s.training.run_folder import RunError, read_config, read_state, saved_step
+from c2s_cache.errors import ConfigError
 from c2s_cache.fingerprint import canonical_json, digest
 from c2s_cache.lock import flock
 from c2s_cache.receipt import write_atomic
+
+if TYPE_CHECKING:
+    from c2s.datasets import Dataset
+    from c2s.datasets.split import Item
 
 INDIFFERENT = frozenset(
     {
@@ -49,6 +54,21 @@ class Scoring:
         """Where in a run folder the scores lie."""
         some = "" if self.limit is None else f"-{self.limit}"
         return f"scores/{self.dataset.replace('/', '_')}-{self.split}{some}.json"
+
+    def images(self) -> tuple[Dataset, Sequence[Item]]:
+        """The data set, and the labelled images to score on.
+
+        Raises:
+            ConfigError: no such data set or split, or it is empty.
+            DataError: it is not there.
+        """
+        from c2s.datasets import load_dataset
+
+        data = load_dataset(self.dataset, self.root)
+        items = list(data.split(self.split))[: self.limit]
+        if not items:
+            raise ConfigError(f"The split {self.split} of {self.dataset} has no image to score.")
+        return data, items
 
 
 def run_name(config: TrainConfig, cache: dict[str, Any]) -> str:
@@ -150,14 +170,12 @@ def _trained(path: Path, config: TrainConfig) -> bool:
 
 def _evaluate(path: Path, scoring: Scoring) -> dict[str, Any]:
     """Scores of a run as `c2s eval` gives them, and `images_per_s`."""
-    from c2s.datasets import load_dataset
     from c2s.evaluation.evaluate import check_classes, evaluate
     from c2s.training.run_folder import open_run
 
-    data = load_dataset(scoring.dataset, scoring.root)
+    data, items = scoring.images()
     run = open_run(path, allow_code=True)  # its student is the plan's, which was asked for
     check_classes(run, data.classes, scoring.dataset)
-    items = list(data.split(scoring.split))[: scoring.limit]
     field = data.protocol
     device = "cpu" if run.config.accelerator == "cpu" else "auto"
     result = evaluate(

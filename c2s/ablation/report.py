@@ -18,6 +18,8 @@ from c2s.ablation.plan import Line
 from c2s_cache import C2SError
 from c2s_cache.receipt import write_atomic
 
+PAPER = {"dataset": "coco-stuff", "student": "segformer-b4", "iterations": 40_000, "batch_size": 16}
+"""Of the paper's ablations, beside an encoder from ImageNet."""
 COLUMNS = ("row", *SCORES, "s", "paper: h / s / u", "as paper")
 
 
@@ -71,6 +73,21 @@ def _row(line: Line, outcomes: Mapping[str, dict[str, Any] | C2SError]) -> dict[
         "paper": None if paper is None else dict(zip(SCORES, paper, strict=True)),
         "direction": None,
     }
+
+
+def unlike_paper(lines: Sequence[Line], dataset: str) -> str | None:
+    """What keeps rows from being compared with the paper's, figure by figure; None: nothing does.
+
+    The paper's ablations are of COCO-Stuff, SegFormer-B4 (its encoder pretrained on ImageNet), 40 k
+    iterations of 16 images.
+    """
+    found = [dataset] if dataset != PAPER["dataset"] else []
+    for run in (run for line in lines if line.row.paper for run in line.runs):
+        found += [run.student] if run.student != PAPER["student"] else []
+        found += ["a random encoder"] if run.weights in (None, "random") else []
+        found += [f"{run.total} iterations"] if run.total != PAPER["iterations"] else []
+        found += [f"batches of {run.batch_size}"] if run.batch_size != PAPER["batch_size"] else []
+    return ", ".join(dict.fromkeys(found)) or None
 
 
 def _compare(rows: list[dict[str, Any]]) -> None:
@@ -154,6 +171,11 @@ def _below(grid: Mapping[str, Any]) -> str:
         parts.append(f"{order['alike']} of {order['pairs']} pairs of rows in the paper's order.")
         if any((row["direction"] or {}).get("within_spread") for row in grid["rows"]):
             parts.append("(±): within the spread over seeds.")
+    if grid.get("unlike_paper") and any(row["paper"] for row in grid["rows"]):
+        parts.append(
+            "Not comparable with the paper's figures, which are of coco-stuff, segformer-b4 from an ImageNet "
+            f"encoder, 40000 iterations of 16 images; here: {grid['unlike_paper']}."
+        )
     if grid["note"]:
         parts.append(grid["note"])
     return " ".join(parts)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from c2s.ablation.cell import Scoring, stored_scores
 from c2s.ablation.plan import Plan, Request, build_requests
-from c2s.ablation.report import grid_facts, write_report
+from c2s.ablation.report import grid_facts, unlike_paper, write_report
 from c2s.ablation.teacher_time import teacher_time
 from c2s.ablation.workers import Outcome, gpu_workers, run_all
 from c2s.training.config import TrainConfig
@@ -118,7 +118,13 @@ def _facts(
     outcomes = {run.run_name: board.outcomes[run.run_name] for run in plan.runs}
     caches = [request.cache, *map(str, plan.derived)]
     return {
-        "grids": [grid_facts(grid, lines, outcomes) for grid, lines in plan.tables],
+        "grids": [
+            {
+                **grid_facts(grid, lines, outcomes),
+                "unlike_paper": unlike_paper(lines, scoring.dataset),
+            }
+            for grid, lines in plan.tables
+        ],
         "scoring": {"dataset": scoring.dataset, "split": scoring.split, "limit": scoring.limit},
         "caches": {request.cache: {}, **{str(p): c for p, c in plan.derived.items()}},
         "teacher": teacher_time(caches, plan.runs),

@@ -71,7 +71,7 @@ def ablate(
     Runs that are finished are not repeated and stopped ones go on, so the same command resumes; equal
     rows of several tables are one run. One run at a time, or one per GPU where there are several.
     """
-    from c2s.ablation.cell import Scoring
+    from c2s.ablation.cell import Scoring, stored_scores
     from c2s.ablation.plan import Request, make_plan
     from c2s.cli.folders import check_folder
     from c2s.recipes import load_recipe
@@ -92,11 +92,15 @@ def ablate(
         teacher,
         pretrained,
     )
-    scoring = Scoring(dataset or read_manifest(cache).dataset, root, split, limit)
+    manifest = read_manifest(cache)
+    scoring = Scoring(dataset or manifest.dataset, root, split, limit)
     plan = make_plan(grids, request)
     for settings in plan.runs:
         asked = settings.student in (student or ()) or f"student={settings.student}" in (set_ or ())
         require_no_code(settings.student, "A file of settings or rows", allow_code or asked)
+    unscored = any(stored_scores(settings, scoring) is None for settings in plan.runs)
+    if unscored and scoring.images()[0].classes != manifest.classes:
+        raise ConfigError(f"{scoring.dataset} has other classes than the cache {cache}.")
     facts = run_grids(plan, request, scoring)
     if json_:
         typer.echo(json.dumps(facts))

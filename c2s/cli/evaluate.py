@@ -77,6 +77,7 @@ def evaluate(
     On another data set than the run's (--vocabulary), the classes that training annotated, by name,
     are the seen ones.
     """
+    from c2s.cli.folders import check_file, write_file
     from c2s.cli.progress import bar
     from c2s.datasets import load_dataset
     from c2s.deploy import fold_run
@@ -89,6 +90,8 @@ def evaluate(
     offsets = numbers(seen_offset, "--seen-offset")
     if out is not None and out.suffix not in (".json", ".csv"):
         raise ConfigError(f"--out {out} must end in .json or .csv.")
+    if out is not None:
+        check_file(out)
     if folded and any(offsets):
         raise ConfigError("--seen-offset acts on cosines, which a folded model does not have.")
     data = load_dataset(dataset, root)
@@ -140,10 +143,6 @@ def evaluate(
         "vocabulary": vocabulary,
         "paper": paper,
     }
-    if out is not None and out.suffix == ".csv":
-        result.write_csv(out)
-    elif out is not None:
-        out.write_text(json.dumps(facts | result.as_dict(), indent=2) + "\n", encoding="utf-8")
     if json_:
         typer.echo(json.dumps(facts | result.as_dict()))
     else:
@@ -151,6 +150,10 @@ def evaluate(
         from c2s.evaluation.table import result_table
 
         print_table(result_table(result, setting, paper))
+    if out is not None:  # what was measured has been shown, whatever becomes of the file
+        as_json = json.dumps(facts | result.as_dict(), indent=2) + "\n"
+        content = result.as_csv() if out.suffix == ".csv" else as_json
+        write_file(out, content.encode())
 
 
 def _foreign(run: Run, data: Dataset, source: str) -> Vocabulary:

@@ -1,11 +1,11 @@
-"""Folders that a command is to write into, looked at before it computes anything."""
+"""Folders and files that a command is to write, looked at before it computes anything."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from c2s_cache.errors import ConfigError
+from c2s_cache.errors import C2SError, ConfigError
 
 
 def check_folder(folder: Path, option: str = "--out") -> None:
@@ -23,6 +23,39 @@ def check_folder(folder: Path, option: str = "--out") -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{option} {folder} cannot be used ({reason}).") from error
+
+
+def check_file(file: Path, option: str = "--out") -> None:
+    """Refuse a file that could not be written; nothing is written yet.
+
+    Raises:
+        ConfigError: a folder is there, the folder it is to lie in is missing, or the right to write.
+    """
+    if file.is_dir():
+        raise ConfigError(f"{option} {file} is a folder; expected the name of a file.")
+    if not _is_there(file.parent):
+        raise ConfigError(f"{option} {file}: there is no folder {file.parent}.")
+    check_folder(file.parent, option)
+    if _is_there(file) and not os.access(file, os.W_OK):
+        raise ConfigError(f"{option} {file} may not be written.")
+
+
+def write_file(file: Path, content: bytes) -> None:
+    """Write a result of a command; where that fails, what was there before stays.
+
+    Raises:
+        C2SError: it cannot be written.
+    """
+    part = file.with_name(f".{file.name}.part")
+    try:
+        if _is_there(file) and not file.is_file():  # a device or a pipe
+            file.write_bytes(content)
+            return
+        part.write_bytes(content)
+        part.replace(file.resolve())
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise C2SError(f"{file} cannot be written ({error.strerror or error}).") from error
 
 
 def _is_there(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,6 +48,9 @@ def predict(
 
     check_folder(out)
     files = _image_files(images)
+    for file in (file for path in files for file in _outputs(path, out)):
+        if file.is_dir():
+            raise ConfigError(f"--out {out}: {file} is a folder, where an image is to be written.")
     model, names = _predictor(run, classes, mode, device, allow_code)
     out.mkdir(parents=True, exist_ok=True)
     lost: list[str] = []
@@ -96,9 +100,11 @@ def _segment(path: Path, model: Predictor, names: list[str], out: Path) -> None:
 
     Raises:
         DataError: it cannot be read.
+        C2SError: its outputs cannot be written.
     """
     from PIL import Image
 
+    from c2s.cli.folders import write_file
     from c2s.evaluation.overlay import overlay
     from c2s_cache.views import decode_image
 
@@ -108,9 +114,17 @@ def _segment(path: Path, model: Predictor, names: list[str], out: Path) -> None:
         raise DataError(f"{path} cannot be read ({error.strerror}).") from error
     except UnreadableImage as error:
         raise DataError(f"{path}: {error.what}") from error
-    labels = model.predict(image).astype("uint8")
-    Image.fromarray(labels).save(out / f"{path.stem}.png")
-    overlay(image, labels, names).save(out / f"{path.stem}_overlay.png")
+    labels = model.predict(image, str(path)).astype("uint8")
+    pictures = (Image.fromarray(labels), overlay(image, labels, names))
+    for picture, file in zip(pictures, _outputs(path, out), strict=True):
+        content = io.BytesIO()
+        picture.save(content, "png")
+        write_file(file, content.getvalue())
+
+
+def _outputs(path: Path, out: Path) -> tuple[Path, Path]:
+    """Files of an image's label map and overlay."""
+    return out / f"{path.stem}.png", out / f"{path.stem}_overlay.png"
 
 
 def _predictor(

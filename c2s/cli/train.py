@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -122,10 +122,12 @@ def train(
         from c2s.validation import load_validation_set
 
         defaults = _defaults(cache, student) if self_train is None else inherited(self_train)
-        defaults = merge(defaults, load_recipe(recipe).train)
+        chosen = load_recipe(recipe)
+        defaults = merge(defaults, chosen.train)
         settings = load_config(config, set_ or (), defaults, **options)
         if student is None and not any(s.startswith("student=") for s in set_ or ()):
             require_no_code(settings.student, config or self_train, allow_code)
+        _say_unlike(chosen.build, recipe, settings.cache)
 
         def work() -> Path:
             return run.train(settings, overwrite, load_online_teacher, load_validation_set)
@@ -149,6 +151,27 @@ def _spoken_once(config: TrainConfig, work: Callable[[], Path]) -> Path | None:
             raise
         raise typer.Exit(error.exit_code) from None
     return path if first_process(config) else None
+
+
+def _say_unlike(build: Mapping[str, Any], recipe: str | None, cache: str) -> None:
+    """Say so where a cache was built with other settings than the recipe that trains on it."""
+    from c2s_cache.manifest import read_manifest
+
+    requests = read_manifest(cache).requests if build else {}
+    unlike = [
+        (f"{stage}.{key}", value, requests.get(stage, {}).get(key, "unknown"))
+        for stage, settings in build.items()
+        for key, value in settings.items()
+        if str(requests.get(stage, {}).get(key)) != str(value)
+    ]
+    if unlike:
+        wanted = " and ".join(f"{key}={value} (here {have})" for key, value, have in unlike)
+        changes = " ".join(f"--set {key}={value}" for key, value, _ in unlike)
+        typer.echo(
+            f"note: {cache} was not built as the recipe {recipe} has it: {wanted}. "
+            f"Its measured gains are of such a cache: c2s cache derive {cache} --out NEW {changes}",
+            err=True,
+        )
 
 
 def _defaults(cache: str | None, student: str | None) -> dict[str, Any]:

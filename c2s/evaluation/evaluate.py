@@ -6,12 +6,12 @@ Invariant: generalised: a pixel may be given any class of the vocabulary, seen o
 from __future__ import annotations
 
 import csv
+import io
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -93,23 +93,24 @@ class EvalResult:
             ],
         }
 
-    def write_csv(self, file: Path) -> None:
-        """Per class id, name, iou (per cent; empty = not measured), unseen; the means below, without
+    def as_csv(self) -> str:
+        """Lines with, per class, id, name, iou (per cent; empty = not measured), unseen; the means below, without
         id. Offsets after the first have a column `iou@OFFSET` each."""
         columns = {
             "iou" if i == 0 else f"iou@{offset:g}": metrics
             for i, (offset, metrics) in enumerate(self.sweep.items())
         }
-        with file.open("w", encoding="utf-8", newline="") as out:
-            writer = csv.writer(out)
-            first, *others = columns
-            writer.writerow(["id", "name", first, "unseen", *others])
-            for i, name in enumerate(self.classes):
-                value, *more = (_per_cent(float(m.iou[i])) for m in columns.values())
-                writer.writerow([i, name, value, i in self.unseen, *more])
-            for name in MEANS:
-                value, *more = (_per_cent(getattr(m, name)) for m in columns.values())
-                writer.writerow(["", name, value, "", *more])
+        lines = io.StringIO()
+        writer = csv.writer(lines)
+        first, *others = columns
+        writer.writerow(["id", "name", first, "unseen", *others])
+        for i, name in enumerate(self.classes):
+            value, *more = (_per_cent(float(m.iou[i])) for m in columns.values())
+            writer.writerow([i, name, value, i in self.unseen, *more])
+        for name in MEANS:
+            value, *more = (_per_cent(getattr(m, name)) for m in columns.values())
+            writer.writerow(["", name, value, "", *more])
+        return lines.getvalue()
 
 
 @plain_torch()

@@ -199,6 +199,12 @@ def read_config(path: Path, settings: Sequence[str] = (), **options: Any) -> Tra
         ConfigError: a change is not valid.
     """
     file = path / CONFIG
+    if not file.is_file() and (path / "config.json").is_file():
+        raise RunError(
+            f"{path} is a folded model, not a run: its classes are in its weights.",
+            f"Segment with it: c2s predict IMAGES --run {path} --out DIR. To score it: c2s eval --run RUN "
+            "--folded, with the run that it was folded from.",
+        )
     if not file.is_file():
         raise RunError(
             f"{path} is not a run folder (no config.yaml).", "Train one: c2s train --cache PATH"

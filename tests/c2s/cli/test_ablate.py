@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from c2s.ablation import plan, runner
+from c2s.ablation.cell import Scoring
 from c2s.training.run_folder import read_config
-from c2s_cache import C2SError
+from c2s_cache import C2SError, open_cache
 
 
 @pytest.fixture
-def instant(monkeypatch):
+def instant(monkeypatch, images):
     """Runs end at once, with scores that grow by one; the list of their configurations."""
     done = []
 
@@ -27,6 +29,14 @@ def instant(monkeypatch):
 
     monkeypatch.setattr(runner, "run_all", run_all)
     return done
+
+
+@pytest.fixture
+def images(monkeypatch, tiny_cache):
+    """A data set to score on stands in for the one that the tiny cache was not built from."""
+    classes = open_cache(tiny_cache).manifest.classes
+    images = lambda scoring: (SimpleNamespace(classes=classes), ["an image"])  # noqa: E731
+    monkeypatch.setattr(Scoring, "images", images)
 
 
 def test_tables_of_the_paper_share_their_equal_rows(c2s, instant, tiny_cache):
@@ -43,7 +53,10 @@ def test_the_table_shows_the_paper_beside(c2s, instant, tiny_cache):
     code, out, _ = c2s("ablate", "--cache", tiny_cache, "--table", "IX", "--seeds", "2")
     assert code == 0
     assert "42.3 / 41.9 / 42.7" in out
-    assert "Size 0 is read as no bank" in out
+    text = " ".join(out.split())
+    assert "Size 0 is read as no bank" in text
+    assert "Not comparable with the paper's figures" in text
+    assert "here: tiny, a random encoder, 20000 iterations." in text
     assert [c.method.bank_size for c in instant] == [0, 2, 6, 14] * 2
 
 
@@ -64,6 +77,29 @@ def test_a_grid_of_ones_own_with_the_best_recipe(c2s, instant, tiny_cache, tmp_p
     assert (tmp_path / "here/lr.md").is_file()
 
 
+def test_as_the_paper_ran_it_nothing_is_said(c2s, instant, tiny_cache):
+    as_paper = (
+        "--iterations",
+        "40000",
+        "--set",
+        "weights=nvidia/mit-b4",
+        "--dataset",
+        "coco-stuff",
+    )
+    code, out, err = c2s("ablate", "--cache", tiny_cache, "--table", "IV", *as_paper)
+    assert code == 0, err
+    assert "comparable" not in out
+
+
+@pytest.mark.parametrize("dataset", ["nosuch", "shapes"])
+def test_what_cannot_be_scored_is_not_trained(c2s, tiny_cache, monkeypatch, dataset):
+    monkeypatch.setattr(runner, "run_all", lambda *_: pytest.fail("trained"))
+    arguments = ("--table", "IV", "--dataset", dataset)
+    code, _, err = c2s("ablate", "--cache", tiny_cache, *arguments)
+    assert code == 2
+    assert ("unknown data set 'nosuch'" if dataset == "nosuch" else "other classes") in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -79,7 +115,7 @@ def test_wrong_usage_is_one_line(c2s, tiny_cache, arguments, message):
     assert message in err
 
 
-def test_a_failed_run_fails_the_command_but_not_the_report(c2s, monkeypatch, tiny_cache):
+def test_a_failed_run_fails_the_command_but_not_the_report(c2s, monkeypatch, images, tiny_cache):
     def run_all(runs, scoring, devices, log, started, finished, tick):
         for config in runs:
             finished(config, C2SError("the loss is nan."))

@@ -331,3 +331,66 @@ def test_no_file_has_code_called_that_nobody_asked_for(
     assert isinstance(refused.exception, CodeError), refused.exception
     assert "module spy" in str(refused.exception)
     assert "--allow-code" in str(refused.exception)
+
+
+def test_outputs_that_cannot_be_written_are_refused_before_any_work(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("c2s.datasets.load_dataset", lambda *_: Tiny())
+    (tmp_path / "d.json").mkdir()
+    score = ["eval", "--run", str(trained), "--dataset", "tiny", "--out"]
+    for out, message in (("missing/x.json", "there is no folder"), ("d.json", "is a folder")):
+        with monkeypatch.context() as patch:
+            patch.setattr("c2s.training.run_folder.open_run", None)  # not even opened
+            refused = CliRunner().invoke(app, [*score, str(tmp_path / out)])
+        assert isinstance(refused.exception, ConfigError)
+        assert message in str(refused.exception)
+    Image.new("RGB", (40, 40)).save(tmp_path / "x.png")
+    (tmp_path / "out" / "x_overlay.png").mkdir(parents=True)
+    words = ["predict", str(tmp_path / "x.png"), "--run", str(trained), "--out"]
+    refused = CliRunner().invoke(app, [*words, str(tmp_path / "out")])
+    assert isinstance(refused.exception, ConfigError)
+    assert "x_overlay.png is a folder" in str(refused.exception)
+    assert not (tmp_path / "out" / "x.png").exists()
+
+
+def test_where_the_disk_is_full_the_result_is_shown_and_the_file_before_stays(
+    trained, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("c2s.datasets.load_dataset", lambda *_: Tiny())
+    (tmp_path / "r.json").write_text("before")
+
+    def full(self, content):
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    out = tmp_path / "r.json"
+    done = CliRunner().invoke(
+        app, ["eval", "--run", str(trained), "--dataset", "tiny", "--json", "--out", str(out)]
+    )
+    assert json.loads(done.stdout)["images"] == 3
+    assert isinstance(done.exception, C2SError)
+    assert "r.json cannot be written (No space left on device)" in str(done.exception)
+    assert [f.name for f in tmp_path.iterdir()] == ["r.json"]
+    assert out.read_text() == "before"
+
+
+def test_a_folded_model_is_no_run_and_says_what_takes_it(trained, tmp_path):
+    assert (
+        CliRunner()
+        .invoke(app, ["fold", "--run", str(trained), "--out", str(tmp_path / "m")])
+        .exit_code
+        == 0
+    )
+    refused = CliRunner().invoke(app, ["eval", "--run", str(tmp_path / "m"), "--dataset", "shapes"])
+    assert "is a folded model, not a run" in str(refused.exception)
+    assert "c2s predict" in str(refused.exception)
+
+
+def test_a_recipe_says_what_of_its_cache_is_another(tiny_cache, tmp_path):
+    words = ["train", "--cache", str(tiny_cache), *FAST, "--runs", str(tmp_path), "--recipe"]
+    done = CliRunner().invoke(app, [*words, "best"])
+    assert done.exit_code == 0, done.exception
+    assert "masks.threshold=0.6 (here unknown)" in done.stderr
+    assert "--set masks.threshold=0.6" in done.stderr
+    done = CliRunner().invoke(app, [*words, "paper", "--name", "other"])
+    assert "note:" not in done.stderr

@@ -114,7 +114,7 @@ def noisy(opened):
     return dataclasses.replace(opened, student=Noisy().eval())
 
 
-def test_a_sweep_gives_at_every_offset_what_a_run_of_its_own_gives(opened, tmp_path):
+def test_a_sweep_gives_at_every_offset_what_a_run_of_its_own_gives(opened):
     run, items = noisy(opened), [Item(0), Item(1), Item(2)]
     offsets = [0.1, 0.0, 0.7]
     swept = evaluate(run, items, seen_offsets=offsets, device="cpu", ignored=[1])
@@ -132,8 +132,7 @@ def test_a_sweep_gives_at_every_offset_what_a_run_of_its_own_gives(opened, tmp_p
     assert "sweep" not in first
     assert [row["seen_offset"] for row in facts["sweep"]] == offsets
     assert [row["hIoU"] for row in facts["sweep"]] == [a.as_dict()["hIoU"] for a in alone]
-    swept.write_csv(tmp_path / "s.csv")
-    head, *rows = (line.split(",") for line in (tmp_path / "s.csv").read_text().splitlines())
+    head, *rows = (line.split(",") for line in swept.as_csv().splitlines())
     assert head == ["id", "name", "iou", "unseen", "iou@0", "iou@0.7"]
     assert [float(rows[4 + 2][i]) for i in (2, 4, 5)] == [a.as_dict()["hIoU"] for a in alone]
     ious = [str(a.as_dict()["classes"][0]["iou"]) for a in alone]
@@ -184,10 +183,9 @@ def test_other_classes_are_refused(opened):
         check_classes(opened, CLASSES[:3], "other")
 
 
-def test_csv_and_table(opened, tmp_path):
+def test_csv_and_table(opened):
     result = evaluate(opened, [Item(0)], device=torch.device("cpu"))
-    result.write_csv(tmp_path / "r.csv")
-    assert (tmp_path / "r.csv").read_text().splitlines() == [
+    assert result.as_csv().splitlines() == [
         "id,name,iou,unseen",
         "0,red,100.0,False",
         "1,green,100.0,False",
