@@ -198,13 +198,14 @@ def _way_on(path: Path, error: C2SError | None = None) -> str:
     """The hint of an error that ended a training, and how the run goes on."""
     step = saved_step(path)
     hints = [] if error is None or error.hint is None else [error.hint]
+    lower = isinstance(error, NotFinite)
+    more = " --set lr=RATE with a lower rate, or --set precision=32-true" if lower else ""
     if not path.exists():
-        hints.append("Nothing was saved: start the run again.")
+        hints.append(f"Nothing was saved: start the run again{' with' if lower else ''}{more}.")
     elif step is None:
-        hints.append("There is no checkpoint yet: start the run again with --overwrite.")
+        more = f" and{more}" if lower else ""
+        hints.append(f"There is no checkpoint yet: start the run again with --overwrite{more}.")
     else:
-        lower = isinstance(error, NotFinite)
-        more = " --set lr=RATE with a lower rate, or --set precision=32-true" if lower else ""
         hints.append(
             f"The checkpoint of iteration {step} is kept. Continue with: c2s train --resume {path}{more}"
         )

@@ -19,6 +19,7 @@ from c2s.cli import app
 from c2s.cli.predict import class_embeddings
 from c2s.datasets.descriptor import Protocol
 from c2s.students.registry import CodeError
+from c2s.training.run_folder import RunError, saved_step
 from c2s_cache.errors import C2SError, ConfigError, DataError, MissingExtra
 
 FAST = ("--student", "segformer-b0", "--iterations", "2", "--batch-size", "2", "--workers", "0")
@@ -170,6 +171,17 @@ def test_self_training_through_the_command_line(trained, tiny_dataset, tmp_path,
     facts = json.loads(invoke("eval", "--run", path, "--dataset", "tiny", *EVAL))
     assert facts["setting"] == "transductive"
     assert "ours, transductive" in invoke("eval", "--run", path, "--dataset", "tiny", *EVAL[:-1])
+
+
+def test_a_run_is_continued_with_what_may_change(trained, tiny_cache, tmp_path, invoke):
+    path = shutil.copytree(trained, tmp_path / "r")
+    assert f"{path} is complete" in invoke("train", "--resume", path)
+    with pytest.raises(RunError, match="batch_size 2 -> 4"):
+        invoke("train", "--resume", path, "--set", "batch_size=4")
+    elsewhere = shutil.copytree(tiny_cache, tmp_path / "elsewhere.zarr")
+    more = ("--iterations", "3", "--workers", "0", "--cache", elsewhere)
+    assert f"{path} is complete" in invoke("train", "--resume", path, *more)
+    assert saved_step(path) == 3
 
 
 def test_eval_shows_a_table(trained, tiny_dataset, invoke):

@@ -90,7 +90,10 @@ def test_a_weight_is_looked_at_before_it_is_saved(tiny_cache, tmp_path, monkeypa
 
 def test_a_halfway_student_is_finite(tiny_cache, tmp_path, monkeypatch):
     losing(monkeypatch, at=3)
-    with pytest.raises(NotFinite, match=r"iteration 3\. There is no checkpoint yet"):
+    with pytest.raises(
+        NotFinite,
+        match=r"iteration 3\. There is no checkpoint yet: .*--overwrite and --set lr=RATE",
+    ):
         run.train(settings(tiny_cache, tmp_path, checkpoint_every=100))
     assert not (tmp_path / "r" / "halfway").exists()
 
