@@ -81,7 +81,8 @@ def main() -> None:
     try:
         app()
     except C2SError as error:
-        print(f"error: {_short(error)}", file=sys.stderr)
+        if not error.quiet:
+            print(f"error: {_short(error)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except RuntimeError as error:
         if not of_gpu_memory(error):

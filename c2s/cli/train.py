@@ -147,9 +147,9 @@ def _spoken_once(config: TrainConfig, work: Callable[[], Path]) -> Path | None:
     try:
         path = work()
     except (Interrupted, ProcessLost) as error:
-        if first_process(config) or (isinstance(error, ProcessLost) and not is_helper()):
-            raise
-        raise typer.Exit(error.exit_code) from None
+        alone = isinstance(error, ProcessLost) and not is_helper()
+        error.quiet = not (first_process(config) or alone)
+        raise
     return path if first_process(config) else None
 
 

@@ -14,9 +14,11 @@ class C2SError(Exception):
 
     Attributes:
         exit_code: of a command that fails so.
+        quiet: another process says it.
     """
 
     exit_code: int = 1
+    quiet: bool = False
 
     def __init__(self, what: str, hint: str | None = None) -> None:
         super().__init__(what)

@@ -141,13 +141,14 @@ def c2s_train(cache, tmp_path, **more):
     return [*map(str, where), *options]
 
 
-def start(command):
+def start(command, **options):
     return subprocess.Popen(
         command,
         env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        **options,
     )
 
 
@@ -177,6 +178,19 @@ def test_a_process_that_is_killed_is_one_sentence(tiny_cache, tmp_path, victim):
     (sentence,) = [line for line in err.splitlines() if not line.startswith("train ")]
     assert sentence.startswith("error: The training cannot go on: ")
     assert sentence.endswith(f"c2s train --resume {tmp_path / 'cut'}")
+
+
+@pytest.mark.slow
+def test_a_signal_to_all_processes_is_one_sentence(tiny_cache, tmp_path):
+    program = Path(sys.executable).parent / "c2s"
+    settings = c2s_train(tiny_cache, tmp_path, iterations=500, workers=1)
+    process = start([program, "train", *settings], start_new_session=True)
+    wait_for(process, "train 3/")
+    os.killpg(process.pid, signal.SIGINT)
+    err = process.communicate(timeout=120)[1]
+    (sentence,) = [line for line in err.splitlines() if not line.startswith("train ")]
+    assert sentence.startswith("error: Stopped by SIGINT at iteration ")
+    assert process.returncode == 130
 
 
 @pytest.mark.slow
