@@ -26,6 +26,8 @@ CONTENTS = {
     "a list": b"- cache\n",
     "code": b"cache: !!python/object/apply:os.getcwd []\n",
 }
+FEW = {"Latin-1", "deep lists", "huge"}
+"""Of the fast tests; how the others are read does not depend on the command."""
 SHAPES = ("--dataset", "shapes", "--split", "dev", "--limit", "1", "--out", "o.zarr")
 RUN = ("--run", "run")
 READERS = {
@@ -90,11 +92,17 @@ def place(tmp_path, tiny_cache, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "contents",
+    [FEW, pytest.param(set(CONTENTS) - FEW, marks=pytest.mark.slow)],
+    ids=["few", "all others"],
+)
+@pytest.mark.parametrize(
     ("file", "command"), CASES, ids=lambda v: " ".join(v) if v != str(v) else v
 )
-def test_a_text_that_is_none_is_one_sentence(c2s, place, tiny_cache, file, command):
+def test_a_text_that_is_none_is_one_sentence(c2s, place, tiny_cache, file, command, contents):
     arguments = [str(tiny_cache) if a == "CACHE" else a for a in command]
-    for what, data in CONTENTS.items():
+    for what in sorted(contents):
+        data = CONTENTS[what]
         (place / file).write_bytes(data)
         code, out, err = c2s(*arguments)
         told = (what, out[-500:], err[-2000:])
