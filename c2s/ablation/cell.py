@@ -129,7 +129,7 @@ def _alone(path: Path) -> Iterator[None]:
     """Wait until no other process is at this run; the kernel ends the wait when that one dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with lock_file(path).open("w", encoding="utf-8") as file:
-        flock(file.fileno(), exclusive=True, wait=True)
+        flock(file.fileno(), exclusive=True)
         yield
 
 

@@ -20,6 +20,7 @@ machine, on some network file systems to those of others, too.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import secrets
 import sys
@@ -36,6 +37,8 @@ OWNER = ".c2s-owner"
 """Name of the file in a cache that holds its builder's token."""
 PATIENCE = 60.0
 """Seconds that a new owner waits for what workers of an earlier build are writing at that moment."""
+INTERVAL = 0.02
+"""Seconds between two looks at a lock that another holds."""
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
@@ -44,20 +47,22 @@ class NoLocks(CacheError):
 
 
 @contextmanager
-def locked(file: Path, busy: C2SError, wait: bool = False, required: bool = True) -> Iterator[None]:
+def locked(
+    file: Path, busy: C2SError, patience: float = 0.0, required: bool = True
+) -> Iterator[None]:
     """Hold the lock `file`, which is made for it and removed in the end.
 
     Args:
         file: in a folder that exists, on a path that means the same to all who ask.
         busy: raised where another process (or this one) holds it.
-        wait: until it is free, instead.
+        patience: seconds that it is waited for before; may be infinite.
         required: raise where the file system has no locks; else go on without.
 
     Raises:
         NoLocks: the file system has none.
         OSError: the file cannot be made.
     """
-    handle = _acquire(file, busy, wait, required)
+    handle = _acquire(file, busy, patience, required)
     try:
         yield
     finally:
@@ -68,11 +73,11 @@ def locked(file: Path, busy: C2SError, wait: bool = False, required: bool = True
         os.close(handle)
 
 
-def _acquire(file: Path, busy: C2SError, wait: bool, required: bool) -> int:
+def _acquire(file: Path, busy: C2SError, patience: float, required: bool) -> int:
     while True:
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            flock(handle, exclusive=True, wait=wait)
+            flock(handle, exclusive=True, patience=patience)
             if _same(handle, file):
                 return handle
         except BlockingIOError:
@@ -103,28 +108,38 @@ def _remove(file: Path, handle: int) -> None:
         file.unlink()
 
 
-def flock(handle: int, exclusive: bool, wait: bool) -> None:
+def flock(handle: int, exclusive: bool, patience: float = math.inf) -> None:
     """Lock an open file until it is closed.
 
     Raises:
-        BlockingIOError: another holds it, and `wait` is not set.
+        BlockingIOError: another holds it, and did so for `patience` seconds.
         NoLocks: the file system, or the operating system, has none.
     """
-    try:
-        if sys.platform == "win32":
-            raise OSError(errno.ENOSYS, "Windows has none of this kind")
-        import fcntl
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            _try(handle, exclusive)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            raise NoLocks(
+                f"this file system has no file locks ({error.strerror}), so nothing keeps two builds of "
+                "one cache apart.",
+                "Build on a local disk; the finished cache may be copied anywhere.",
+            ) from error
+        time.sleep(INTERVAL)
 
-        kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
-        fcntl.flock(handle, kind if wait else kind | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        raise NoLocks(
-            f"this file system has no file locks ({error.strerror}), so nothing keeps two builds of one "
-            "cache apart.",
-            "Build on a local disk; the finished cache may be copied anywhere.",
-        ) from error
+
+def _try(handle: int, exclusive: bool) -> None:
+    if sys.platform == "win32":
+        raise OSError(errno.ENOSYS, "Windows has none of this kind")
+    import fcntl
+
+    fcntl.flock(handle, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
 
 
 @contextmanager
@@ -177,16 +192,38 @@ def writing(path: Path, token: str) -> Iterator[None]:
     except FileNotFoundError:
         raise lost from None
     with os.fdopen(handle, encoding="utf-8") as file:
-        flock(handle, exclusive=False, wait=True)
+        flock(handle, exclusive=False)
         if file.read() != token:
             raise lost
+        yield
+
+
+@contextmanager
+def writing_block(path: Path, block: int) -> Iterator[None]:
+    """Write into a block alone: Dask may run a task twice, in two workers at once.
+
+    Raises:
+        CacheError: another worker has been writing there for a minute.
+    """
+    busy = CacheError(
+        f"another worker has been writing block {block} of {path} for {PATIENCE:.0f} s and does not end.",
+        "End that worker, then run the same command again to resume.",
+    )
+    with locked(path / f"{LOCK}-{block:06d}", busy, PATIENCE):
         yield
 
 
 def _take_over(path: Path) -> str:
     token = secrets.token_hex(16)
     with (path / OWNER).open("a+", encoding="utf-8") as file:
-        _wait_for_writers(file.fileno(), path)
+        try:
+            flock(file.fileno(), exclusive=True, patience=PATIENCE)
+        except BlockingIOError as error:
+            raise CacheError(
+                f"a worker of an earlier build is still writing into {path}.",
+                "End that worker, then run the same command again.",
+            ) from error
+        _clear(path)
         file.truncate(0)
         file.write(token)
         file.flush()
@@ -197,21 +234,13 @@ def _take_over(path: Path) -> str:
 def _withdraw(path: Path) -> None:
     """Take the right to write from our workers. One that is writing now keeps it, and the file stays."""
     with suppress(OSError, NoLocks), (path / OWNER).open("r+", encoding="utf-8") as file:
-        flock(file.fileno(), exclusive=True, wait=False)
+        flock(file.fileno(), exclusive=True, patience=0.0)
         file.truncate(0)  # who opened it meanwhile finds no token
+        _clear(path)
         (path / OWNER).unlink()
 
 
-def _wait_for_writers(handle: int, path: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            flock(handle, exclusive=True, wait=False)
-            return
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                raise CacheError(
-                    f"a worker of an earlier build is still writing into {path}.",
-                    "End that worker, then run the same command again.",
-                ) from error
-        time.sleep(0.05)
+def _clear(path: Path) -> None:
+    """Remove the blocks' locks that killed workers left, while nobody writes."""
+    for file in path.glob(f"{LOCK}-*"):
+        file.unlink(missing_ok=True)

@@ -263,7 +263,7 @@ def open_cache(path: Path | str) -> Cache:
     if found < expected or not cache.written(METADATA):
         raise CacheError(
             f"{path} is incomplete: {found} of {expected} block stages are written.",
-            "Finish it by running the same c2s cache build again.",
+            "Finish it by running the same c2s cache build or derive again.",
         )
     size = cache.folder.sizing()
     inspect = f"Inspect with: c2s cache verify {path} --quick"

@@ -61,6 +61,16 @@ def commit(root: Path, receipt: Receipt) -> None:
     write_atomic(path, _HEAD + data + _tail(data))
 
 
+def retract(root: Path, stage: str, block: int) -> None:
+    """Remove a receipt durably, before the first of its files is: no receipt ever outlives its files."""
+    path = receipt_path(root, stage, block)
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return
+    sync_directory(path.parent)
+
+
 def load(root: Path, stage: str, block: int) -> Receipt | None:
     """Read a receipt, or None if the stage of that block was never committed.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import zarr
 from c2s_cache.change import Change, change
 from c2s_cache.errors import CacheError, MismatchError
 from c2s_cache.fingerprint import file_digest
-from c2s_cache.lock import LOCK, OWNER, writing
+from c2s_cache.lock import LOCK, OWNER, writing, writing_block
 from c2s_cache.manifest import STAGES, Manifest, read_manifest
 from c2s_cache.ownership import contents
 from c2s_cache.receipt import (
@@ -25,7 +25,7 @@ from c2s_cache.receipt import (
     Receipt,
     commit,
     load,
-    receipt_path,
+    retract,
     sync_directory,
 )
 from c2s_cache.schema import ArraySpec, array_specs, create_arrays, open_arrays
@@ -51,12 +51,19 @@ class BlockWriter:
         self._group = open_arrays(path, "r+")
 
     def missing(self, block: int) -> tuple[str, ...]:
-        """Stages of a block that have no receipt of this request yet, in stage order."""
+        """Stages of a block that have no receipt of this request, or not all its files, in stage order."""
         return tuple(s for s in self.manifest.stages_of(block) if not self._finished(s, block))
 
     def _finished(self, stage: str, block: int) -> bool:
+        return self._proof(stage, block) is not None
+
+    def _proof(self, stage: str, block: int) -> Receipt | None:
+        """The receipt of this request, if all files that it names are there."""
         receipt = load(self.path, stage, block)
-        return receipt is not None and receipt.fingerprint == self._fingerprints[stage]
+        if receipt is None or receipt.fingerprint != self._fingerprints[stage]:
+            return None
+        sizes = ((f"{self.path}/{name}", record.size) for name, record in receipt.files.items())
+        return receipt if all(_size(name) == size for name, size in sizes) else None
 
     def write(
         self,
@@ -66,6 +73,8 @@ class BlockWriter:
         notes: Mapping[str, Any] | None = None,
     ) -> Receipt:
         """Write every array of one stage for one block and commit its receipt.
+
+        For a build, what is finished stays as it is: its task may run twice.
 
         Args:
             stage: stage name.
@@ -79,7 +88,10 @@ class BlockWriter:
                 cache by now.
             OSError: the target cannot be written (disk full, no permission).
         """
-        with self._right_to_write():
+        with self._right_to_write(block):
+            if self._token is not None and (finished := self._proof(stage, block)) is not None:
+                return finished
+            retract(self.path, stage, block)
             files: dict[str, FileRecord] = {}
             for spec in self._specs:
                 if spec.stage == stage:
@@ -94,8 +106,13 @@ class BlockWriter:
             commit(self.path, receipt)
         return receipt
 
-    def _right_to_write(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._token is None else writing(self.path, self._token)
+    @contextmanager
+    def _right_to_write(self, block: int) -> Iterator[None]:
+        if self._token is None:
+            yield
+            return
+        with writing(self.path, self._token), writing_block(self.path, block):
+            yield
 
     def adopt(self, base: Path, receipt: Receipt) -> None:
         """Take a finished stage of a block from another cache that has the same fingerprint of it.
@@ -107,6 +124,7 @@ class BlockWriter:
         Raises:
             CacheError: a file of the other cache is missing or of another size than its receipt says.
         """
+        retract(self.path, receipt.stage, receipt.block)
         for spec in self._specs:
             if spec.stage == receipt.stage:
                 self._clear(spec, receipt.block)
@@ -177,6 +195,14 @@ def _share(source: Path, target: Path, size: int) -> None:
     with target.open("rb") as handle:
         os.fsync(handle.fileno())
     sync_directory(target.parent)
+
+
+def _size(name: str) -> int | None:
+    """Plain strings and one call: a large cache has millions of files."""
+    try:
+        return os.stat(name).st_size  # noqa: PTH116
+    except FileNotFoundError:
+        return None
 
 
 def shard_files(folder: Path) -> list[Path]:
@@ -266,9 +292,12 @@ def _check_update(path: Path, changed: Change, update: bool) -> None:
 
 def _discard(path: Path, have: Manifest, changed: Change) -> None:
     """Remove what another request made: proofs first, so that no receipt ever outlives its files."""
-    receipt_path(path, METADATA, 0).unlink(missing_ok=True)
+    retract(path, METADATA, 0)
     for stage in changed.stale:
-        shutil.rmtree(path / "receipts" / stage, ignore_errors=True)
+        if (path / "receipts" / stage).exists():
+            shutil.rmtree(path / "receipts" / stage)
+    if (path / "receipts").exists():
+        sync_directory(path / "receipts")
     for spec in array_specs(have):
         if spec.stage in changed.stale and (path / spec.path).exists():
             shutil.rmtree(path / spec.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
 import threading
 from pathlib import Path
@@ -110,14 +111,14 @@ def test_a_lock_whose_file_was_removed_is_asked_for_again(tmp_path, monkeypatch)
     file, busy = tmp_path / "lock", C2SError("busy")
     opened, real = [], lock.flock
 
-    def slow(handle, exclusive, wait):
+    def slow(handle, exclusive, patience):
         opened.append(handle)
         if len(opened) == 1:
             file.unlink()
         elif len(opened) == 2:
             file.unlink()
             file.touch()
-        real(handle, exclusive, wait)
+        real(handle, exclusive, patience)
 
     monkeypatch.setattr(lock, "flock", slow)
     with locked(file, busy):
@@ -133,7 +134,7 @@ def test_many_threads_hold_it_one_after_the_other(tmp_path):
 
     def work():
         for _ in range(60):
-            with locked(file, C2SError("busy"), wait=True):
+            with locked(file, C2SError("busy"), patience=math.inf):
                 inside[0] += 1
                 most[0] = max(most[0], inside[0])
                 inside[0] -= 1
