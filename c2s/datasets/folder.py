@@ -200,7 +200,7 @@ class FolderSplit(DescribedSplit):
         """Image id to path below the image folder."""
         suffixes = self.descriptor.image_suffixes
         found: dict[str, str] = {}
-        for path in _walk(self._images):
+        for path in _walk(self._images, suffixes):
             image_id = _without(path, suffixes)
             if image_id == path:
                 continue
@@ -217,7 +217,8 @@ class FolderSplit(DescribedSplit):
     def _label_files(self) -> dict[str, str]:
         """Every file of the label folders, by its path below the first folder that has it."""
         folders = reversed(self._label_folders)
-        return {path: f"{folder}/{path}" for folder in folders for path in _walk(folder)}
+        suffixes = tuple(form.suffix for form in self.descriptor.forms)
+        return {path: f"{folder}/{path}" for folder in folders for path in _walk(folder, suffixes)}
 
 
 def _utf8(path: str, folder: Path) -> str:
@@ -240,12 +241,46 @@ def _utf8(path: str, folder: Path) -> str:
     return path
 
 
-def _walk(folder: Path) -> Iterator[str]:
-    """Files below a folder, as paths relative to it with forward slashes."""
-    top = str(folder)
-    for base, _, files in os.walk(top, followlinks=True):
-        inside = os.path.relpath(base, top).replace(os.sep, "/")
-        yield from files if inside == "." else (f"{inside}/{name}" for name in files)
+def _walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
+    """Files below a folder, as paths relative to it with forward slashes, also through links to folders.
+
+    A link that leads to a folder above itself is not followed: it would never end.
+
+    Raises:
+        DataError: a folder cannot be listed, or a pipe, socket or device has the name of an image or label map.
+    """
+    above = [folder.resolve(), *folder.resolve().parents]
+    waiting = [("", frozenset(_identity(str(f)) for f in above))]
+    while waiting:
+        inside, around = waiting.pop()
+        try:
+            entries = sorted(os.scandir(folder / inside), key=lambda entry: entry.name)
+        except OSError as error:
+            raise DataError(f"{folder / inside} cannot be listed ({error.strerror}).") from error
+        for entry in entries:
+            path = f"{inside}{entry.name}"
+            if entry.is_symlink() and not _exists(entry.path):
+                yield path  # it is reported like a file that cannot be read
+            elif entry.is_file():
+                yield path
+            elif entry.is_dir():
+                if not entry.is_symlink():  # only links lead back
+                    waiting.append((f"{path}/", around | {_identity(entry.path)}))
+                elif (linked := _identity(entry.path)) not in around:
+                    waiting.append((f"{path}/", around | {linked}))
+            elif path.lower().endswith(tuple(s.lower() for s in suffixes)):
+                raise DataError(
+                    f"{entry.path} is no regular file, but a pipe, socket or device.", "Remove it."
+                )
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    status = os.stat(folder)  # noqa: PTH116
+    return status.st_dev, status.st_ino
+
+
+def _exists(path: str) -> bool:
+    return os.path.exists(path)  # noqa: PTH110
 
 
 def _lines(file: Path) -> list[str]:

@@ -96,6 +96,8 @@ def load_dataset(
         DataError: a folder was named that does not exist.
     """
     if name == "shapes":
+        if root is not None:
+            data_root(root)
         split = ShapesSplit("train")
         unseen = read_split_file(split_file, split.classes) if split_file else split.unseen
         protocol = Protocol(view_size=64, stride=53, short_side=64)
