@@ -141,6 +141,9 @@ class _Clock:
     def text(self, done: int, total: int) -> None:
         """Not timed."""
 
+    def warn(self, sentence: str) -> None:
+        """Not shown."""
+
     def advance(self, rows: int) -> None:
         """Rows are done."""
         self._processes.sample()

@@ -91,6 +91,10 @@ class BuildBar:
         """`rows` more rows were computed."""
         self._progress.advance(self._task, rows)
 
+    def warn(self, sentence: str) -> None:
+        """Something is wrong, and the build goes on."""
+        self._progress.console.print(f"warning: {sentence}", highlight=False, soft_wrap=True)
+
 
 @contextmanager
 def bar(label: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import sys
 import time
 from collections import Counter
@@ -24,6 +23,7 @@ from c2s_cache.writer import BlockWriter, check_target, create_cache
 from c2s_pipeline.clip_model import TeacherSpec
 from c2s_pipeline.clip_names import RANDOM, default_pretrained
 from c2s_pipeline.cluster import connect
+from c2s_pipeline.dispatch import run_all
 from c2s_pipeline.extras import require
 from c2s_pipeline.imported_text import (
     PROBES,
@@ -93,7 +93,7 @@ def build(
         teacher, spec = load_teacher(request)
         create_backend(request.backend)  # a missing library is reported before any work is done
         manifest = make_manifest(source, request, order, teacher.info())
-        imported = _imported_text(out, request, manifest, teacher)
+        imported = imported_text(out, request, manifest, teacher)
         changed = create_cache(out, manifest, update)
         if changed:
             machine.progress.change(changed)
@@ -186,7 +186,7 @@ def passes_of(path: Path) -> int:
     return views * (1 if m.teacher.dense_size == m.teacher.image_size else 2) + regions
 
 
-def _imported_text(
+def imported_text(
     out: Path, request: BuildRequest, manifest: Manifest, teacher: Teacher
 ) -> NDArray[np.float32] | None:
     """Class embeddings from the file that the request names, float32 [C, D]; None if it names none.
@@ -238,11 +238,15 @@ def _build_blocks(
     under_way = blocks_under_way(manifest, task.lanes)
     cluster = connect(machine.scheduler, min(count, len(blocks)), task.device, under_way)
     with cluster as client:
+
+        def submit(block: int) -> Any:
+            return client.submit(build_block, task, block, _ids(order, manifest, block), pure=False)
+
         client.subscribe_topic(
             PROGRESS_TOPIC, lambda event: machine.progress.advance(int(event[1]))
         )
         try:
-            yield from _submit_all(distributed, client, task, blocks, order, manifest)
+            yield from run_all(client, submit, blocks, machine.progress.warn)
             client.unsubscribe_topic(PROGRESS_TOPIC)
         except distributed.scheduler.KilledWorker as error:
             raise C2SError(
@@ -251,39 +255,6 @@ def _build_blocks(
             ) from error
         except OSError as error:
             raise _unwritable(task.path, error) from error
-
-
-def _submit_all(
-    distributed: Any,
-    client: Any,
-    task: Task,
-    blocks: list[int],
-    order: list[str],
-    manifest: Manifest,
-) -> Iterator[Done]:
-    """Build the blocks, those of idle workers queued; raises the first failure."""
-    waiting = iter(blocks)
-
-    def submit(count: int) -> list[Any]:
-        return [
-            client.submit(build_block, task, block, _ids(order, manifest, block), pure=False)
-            for block in itertools.islice(waiting, count)
-        ]
-
-    alive = set(submit(2 * max(sum(client.ncores().values()), 1)))
-    completed = distributed.as_completed(alive)
-    try:
-        for future in completed:
-            alive.discard(future)
-            yield future.result()
-            following = submit(1)
-            alive.update(following)
-            completed.update(following)
-    except Exception:
-        # Whatever failed, blocks under way must end before the lock passes to the next builder.
-        if alive:
-            distributed.wait(list(alive))
-        raise
 
 
 def _ids(order: list[str], manifest: Manifest, block: int) -> list[str]:

@@ -6,13 +6,15 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
 
-from c2s_cache import ConfigError
+from c2s_cache import C2SError, ConfigError
 from c2s_pipeline.extras import require
 
 PROFILER = "distributed.worker.profile.enabled"
@@ -41,6 +43,8 @@ def connect(scheduler: str | None, workers: int, device: str, blocks: int = 2) -
 
     Raises:
         ConfigError: no scheduler answers at that address, or it has no workers.
+        C2SError: the processes of the local cluster do not start.
+        KeyboardInterrupt: Ctrl-C while they started, once they have.
     """
     distributed = require("distributed", "build")
     if scheduler is not None:
@@ -70,18 +74,11 @@ def connect(scheduler: str | None, workers: int, device: str, blocks: int = 2) -
 
     with contextlib.ExitStack() as stack:
         with (
-            _uninterrupted(),
+            _later(),
             require("dask", "build").config.set({PRE_SPAWN: ENVIRONMENT, PROFILER: False}),
         ):
             local = stack.enter_context(
-                distributed.LocalCluster(
-                    n_workers=workers,
-                    worker_class=OnGPU if gpus else None,
-                    threads_per_worker=blocks,
-                    memory_limit=0,
-                    dashboard_address=":0",
-                    silence_logs=logging.CRITICAL,
-                )
+                _local_cluster(distributed, workers, OnGPU if gpus else None, blocks)
             )
         yield stack.enter_context(distributed.Client(local))
 
@@ -92,14 +89,43 @@ def visible_gpus() -> list[str]:
     return named.split(",")[:count] if named else [str(i) for i in range(count)]
 
 
+def _local_cluster(distributed: Any, workers: int, kind: type | None, blocks: int) -> Any:
+    try:
+        return distributed.LocalCluster(
+            n_workers=workers,
+            worker_class=kind,
+            threads_per_worker=blocks,
+            host="127.0.0.1",
+            memory_limit=0,
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.CRITICAL,
+        )
+    except Exception as error:  # Dask raises whatever its processes failed with
+        reason = str(error).strip().splitlines()
+        raise C2SError(
+            f"the {workers} worker processes could not be started"
+            f" ({reason[0] if reason else type(error).__name__}); one may have been killed, or run out of memory.",
+            "Run the same command again to resume, with fewer --workers if it happens again.",
+        ) from error
+
+
 @contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Processes started here ignore Ctrl-C, which a terminal sends to all: the builder ends them."""
-    if threading.current_thread() is not threading.main_thread():
+def _later() -> Iterator[None]:
+    """Ctrl-C, which a terminal sends to all processes, is kept from those started here and acted upon by the
+    builder when they have started: it ends them.
+
+    They inherit the mask of the thread that starts them, which is one started here; a handler would not be."""
+    if threading.current_thread() is not threading.main_thread() or sys.platform == "win32":
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    caught: list[int] = []
+    resource_tracker.ensure_running()  # it would lift the mask
+    before = signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGINT, before)
+    if caught:
+        raise KeyboardInterrupt

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,6 +10,7 @@ import torch
 from c2s_cache import Manifest
 from c2s_cache.change import Change
 from c2s_pipeline.block import batch_rows
+from c2s_pipeline.lanes import processors
 
 
 class Progress(Protocol):
@@ -28,6 +28,9 @@ class Progress(Protocol):
     def advance(self, rows: int) -> None:
         """`rows` more rows were computed."""
 
+    def warn(self, sentence: str) -> None:
+        """Something is wrong, and the build goes on."""
+
 
 class Silent:
     """Tells nobody."""
@@ -44,6 +47,9 @@ class Silent:
     def advance(self, rows: int) -> None:
         pass
 
+    def warn(self, sentence: str) -> None:
+        pass
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -57,7 +63,7 @@ class Machine:
 
 def lanes_of(workers: int) -> int:
     """Threads that compute in each worker process: together, as many as there are cores."""
-    return max((os.cpu_count() or 1) // workers, 1)
+    return max(processors() // workers, 1)
 
 
 def blocks_under_way(manifest: Manifest, lanes: int) -> int:

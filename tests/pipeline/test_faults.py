@@ -11,6 +11,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 import distributed
 import numpy as np
+import psutil
 import pytest
 from conftest import make_coco_tree
 from pictures import photo
@@ -26,9 +28,10 @@ from small_builds import contents
 
 from c2s.datasets import FolderSplit
 from c2s.datasets.coco_stuff import DESCRIPTOR
-from c2s_cache import Cache, open_cache
+from c2s_cache import C2SError, Cache, open_cache
 from c2s_cache.integrity import verify
 from c2s_cache.lock import OWNER
+from c2s_pipeline import dispatch
 from c2s_pipeline.build import build
 from c2s_pipeline.request import BuildRequest
 
@@ -145,7 +148,7 @@ def test_a_read_only_target_and_lost_permission(start, reference, tmp_path):
 
 @pytest.fixture
 def foreign(tmp_path):
-    """A Dask cluster of other processes: its address, and its only worker."""
+    """A Dask cluster of other processes: a client, its only worker, and its scheduler."""
     module, file = "distributed.cli.dask_{}", tmp_path / "scheduler.json"
     common = ("--scheduler-file", str(file), "--no-dashboard")
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -157,7 +160,7 @@ def foreign(tmp_path):
     worker = subprocess.Popen([*run, module.format("worker"), *options, *common], **quiet)
     with distributed.Client(scheduler_file=str(file), timeout="120s") as client:
         client.wait_for_workers(1, timeout=120)
-        yield client, worker
+        yield client, worker, scheduler
     for process in (worker, scheduler):
         process.send_signal(signal.SIGCONT)
         process.kill()
@@ -196,7 +199,7 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 def test_a_worker_that_outlives_its_builder(start, reference, foreign, tiny_teacher, tmp_path):
     """It wakes up in the middle of a block when the cache is another build's, of another request."""
-    client, worker = foreign
+    client, worker, _ = foreign
     out = tmp_path / "coco.zarr"
     source = FolderSplit(DESCRIPTOR, reference[1], "train")
     masks = {"windows": (2, 3), "threshold": 0.5}
@@ -211,3 +214,79 @@ def test_a_worker_that_outlives_its_builder(start, reference, foreign, tiny_teac
     client.submit(os.getpid, pure=False).result(timeout=200)  # it waits for the block under way
     assert contents(out) == whole
     assert Cache(out).manifest.requests["masks"]["threshold"] == 0.5
+
+
+@pytest.fixture
+def request_of_all(tiny_teacher):
+    return BuildRequest(teacher=tiny_teacher, **SETTINGS)
+
+
+def test_a_halted_worker_is_named_and_the_build_ends(
+    reference, foreign, request_of_all, tmp_path, monkeypatch
+):
+    client, worker, _ = foreign
+    out, address = tmp_path / "coco.zarr", client.scheduler.address
+    source = FolderSplit(DESCRIPTOR, reference[1], "train")
+    name = next(iter(client.scheduler_info()["workers"]))
+    monkeypatch.setattr(dispatch, "INTERVAL", 1.0)
+    monkeypatch.setattr(dispatch, "PATIENCE", 15)
+    worker.send_signal(signal.SIGSTOP)
+    with pytest.raises(C2SError, match=f"worker {name} did not answer for 15 s .* End it"):
+        build(source, request_of_all, out, scheduler=address)
+    worker.send_signal(signal.SIGCONT)
+    monkeypatch.undo()
+    build(source, request_of_all, out, scheduler=address)
+    assert contents(out) == contents(reference[0])
+
+
+@pytest.mark.parametrize("which", ["worker", "scheduler"])
+def test_a_worker_or_scheduler_that_is_gone(
+    reference, foreign, request_of_all, tmp_path, monkeypatch, which
+):
+    client, worker, scheduler = foreign
+    out, address = tmp_path / "coco.zarr", client.scheduler.address
+    source = FolderSplit(DESCRIPTOR, reference[1], "train")
+    monkeypatch.setattr(dispatch, "LOOKS", 3)
+
+    def kill() -> None:
+        wait_until(lambda: len(list(out.glob("receipts/*/*.json"))) > 3)
+        (worker if which == "worker" else scheduler).kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    says = "has no workers left" if which == "worker" else "scheduler .*(ended|does not answer)"
+    with pytest.raises(C2SError, match=says):
+        build(source, request_of_all, out, scheduler=address)
+    killer.join()
+    build(source, request_of_all, out)
+    assert contents(out) == contents(reference[0])
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    return [child.pid for child in psutil.Process(process.pid).children() if is_worker(child)]
+
+
+def is_worker(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return "spawn_main" in " ".join(process.cmdline())
+    return False
+
+
+def test_ctrl_c_while_the_workers_start(start):
+    process = start()
+    wait_until(lambda: children(process) != [])
+    os.killpg(process.pid, signal.SIGINT)
+    code, err = finish(process)
+    assert code == 130, err
+    assert "interrupted: run the same command again to resume." in err
+
+
+def test_a_worker_that_is_killed_while_it_starts(start, reference, tmp_path):
+    """Dask starts another, or gives up: then in a sentence."""
+    process = start()
+    wait_until(lambda: children(process) != [])
+    os.kill(children(process)[0], signal.SIGKILL)
+    code, err = finish(process)
+    assert code == 0 or (code == 1 and "worker processes could not be started" in err), err
+    assert finish(start())[0] == 0
+    assert contents(tmp_path / "coco.zarr") == contents(reference[0])
