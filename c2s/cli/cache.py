@@ -30,6 +30,8 @@ from c2s.cli.cache_options import (
     TemplatesOption,
     ViewsOption,
     WorkersOption,
+    check_machine,
+    local_path,
 )
 from c2s_cache.errors import ConfigError, MissingExtra
 
@@ -92,6 +94,7 @@ def build(
     json_: JsonOption = False,
 ) -> None:
     """Build the teacher cache of a data set, or resume a build where it stopped."""
+    check_machine(workers, scheduler)
     from c2s.cli.build_report import report_build
     from c2s.cli.progress import BuildBar
     from c2s.datasets import load_dataset
@@ -99,6 +102,10 @@ def build(
     from c2s_pipeline.extras import require
 
     data = load_dataset(dataset, root, split_file)
+    if root is not None and data.root is None:
+        raise ConfigError(
+            f"--root has no effect: {dataset} is drawn on demand and lies in no folder."
+        )
     source = data.split(split)
     require("open_clip", "build")
     require("distributed", "build")
@@ -134,7 +141,7 @@ def build(
 @app.command()
 def derive(
     path: PathArgument,
-    out: Annotated[Path, typer.Option(help="The new cache.")],
+    out: Annotated[Path, typer.Option(parser=local_path, metavar="PATH", help="The new cache.")],
     set_: SetOption = None,
     config: ConfigOption = None,
     dense: DenseOption = None,
@@ -151,6 +158,7 @@ def derive(
 
     The images come from the cache itself; only --split-file needs the data set.
     """
+    check_machine(workers, scheduler)
     from c2s.cli.build_report import report_build
     from c2s.cli.progress import BuildBar
     from c2s.config import resolve
@@ -166,6 +174,8 @@ def derive(
     from c2s_pipeline.recorded import recorded_request
     from c2s_pipeline.request import BuildRequest
 
+    if root is not None and split_file is None:
+        raise ConfigError("--root has no effect without --split-file: images come from the cache.")
     base = open_cache(path).manifest
     labelled = None
     if split_file is not None:
@@ -291,6 +301,10 @@ def plan(
     from c2s_pipeline.extras import require
 
     data = load_dataset(dataset, root, split_file)
+    if root is not None and data.root is None:
+        raise ConfigError(
+            f"--root has no effect: {dataset} is drawn on demand and lies in no folder."
+        )
     source = data.split(split)
     require("open_clip", "build")
     require("distributed", "build")

@@ -7,6 +7,37 @@ from typing import Annotated
 
 import typer
 
+from c2s_cache.errors import ConfigError
+
+
+def local_path(value: str) -> Path:
+    """A folder of this machine that a cache is written to.
+
+    Raises:
+        ConfigError: nothing, or the URL of a store.
+    """
+    if not value:
+        raise ConfigError("--out is empty.", "Name the folder of the cache.")
+    if "://" in value:
+        raise ConfigError(
+            f"--out {value}: a cache is built on a local disk.",
+            "Build it there and copy the finished folder: readers open it by its URL.",
+        )
+    return Path(value)
+
+
+def check_machine(workers: int | None, scheduler: str | None) -> None:
+    """Refuse to count workers that another started.
+
+    Raises:
+        ConfigError: both are given.
+    """
+    if workers is not None and scheduler is not None:
+        raise ConfigError(
+            "--workers has no effect beside --scheduler, whose workers are there already."
+        )
+
+
 DatasetOption = Annotated[
     str, typer.Option(help="Data set (see c2s data list), or your own folder with a classes.yaml.")
 ]
@@ -18,7 +49,12 @@ RootOption = Annotated[
 ]
 SplitOption = Annotated[str, typer.Option(help="Split to build from.")]
 OutOption = Annotated[
-    Path | None, typer.Option(help="Cache directory [default: cache/NAME.zarr, by the data set].")
+    Path | None,
+    typer.Option(
+        parser=local_path,
+        metavar="PATH",
+        help="Cache directory [default: cache/NAME.zarr, by the data set].",
+    ),
 ]
 ViewsOption = Annotated[
     int | None,

@@ -9,10 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from c2s_cache import ConfigError, DataError, Manifest, TeacherInfo, open_cache
+from c2s_cache.augment import AugmentConfig
 from c2s_cache.change import change
 from c2s_cache.lock import build_lock
 from c2s_cache.writer import BlockWriter, check_target, create_cache
-from c2s_pipeline.build import BuildReport, complete, load_teacher, machine_errors, write_text
+from c2s_pipeline.build import (
+    BuildReport,
+    complete,
+    imported_text,
+    load_teacher,
+    machine_errors,
+    write_text,
+)
 from c2s_pipeline.clip_model import TeacherSpec
 from c2s_pipeline.machine import Machine, device
 from c2s_pipeline.recorded import load_recorded, recorded_request, recorded_spec
@@ -92,6 +100,12 @@ def derive(
             f"{before.dataset}/{before.split} is not the data that {base.name} was built from: "
             "files were added, removed or edited."
         )
+    if request.limit != before.rows:
+        raise ConfigError(
+            f"a cache derived from {base.name} keeps its {before.rows} images: limit has no effect.",
+            "Build another one with c2s cache build --limit.",
+        )
+    request = _without_replaced(before, request)
     order = [image_id for b in range(cache.blocks) for image_id in cache.ids(b)]
     split = labelled or RecordedSplit(before)
     with machine_errors(out), build_lock(out) as token:
@@ -103,6 +117,10 @@ def derive(
                 f"a cache derived from {base.name} keeps its images, their order and block size.",
                 "Build another one with c2s cache build.",
             )
+        imported = None
+        if request.text_embeddings is not None:
+            teacher = teacher or load_recorded(before, spec)
+            imported = imported_text(out, request, manifest, teacher)
         create_cache(out, manifest)
         machine.progress.change(changed)
         writer = BlockWriter(out)
@@ -112,10 +130,23 @@ def derive(
         missing = {s for b in range(manifest.blocks) for s in writer.missing(b)}
         if teacher is None and missing & (PIXELS | {"text"}):
             teacher = load_recorded(before, spec)
-        embedded = write_text(out, teacher, machine) if teacher is not None else 0
+        embedded = write_text(out, teacher, machine, imported) if teacher is not None else 0
         del teacher  # the workers load their own
         task = Task(out, labelled, spec, device(), token)
         return complete(task, order, machine, embedded, started, "derive")
+
+
+def _without_replaced(before: Manifest, request: BuildRequest) -> BuildRequest:
+    """The request without recorded values that mean nothing beside the new ones: names and sentences where
+    imported rows come in their place, the drawing of views where there is one."""
+    recorded = recorded_request(before)
+    replaced: dict[str, Any] = {}
+    if request.text_embeddings is not None:
+        replaced |= {"templates": "single", "prompts": None}
+    if request.views == 1:
+        replaced |= {"augment": AugmentConfig()}
+    same = {k for k in replaced if getattr(request, k) == getattr(recorded, k)}
+    return request.model_copy(update={k: v for k, v in replaced.items() if k in same})
 
 
 def _teacher(

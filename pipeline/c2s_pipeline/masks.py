@@ -33,9 +33,9 @@ class MaskConfig(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    windows: tuple[Annotated[int, Field(ge=1)], ...] = (3, 7)
+    windows: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(3, 7), min_length=1)
     iterations: int = Field(default=10, ge=1)
-    threshold: float = Field(default=0.9, ge=-1.0, le=1.0)
+    threshold: float = Field(default=0.9, ge=0.0, le=1.0)
     literal: bool = False
     unit_norm: bool = False
     flush: bool = False

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 
 from c2s_cache import C2SError, Cache
@@ -18,6 +17,7 @@ from c2s_cache.schema import array_specs
 from c2s_cache.writer import BlockWriter, create_cache
 from c2s_pipeline.block import BlockComputer, batch_rows, stored_inputs
 from c2s_pipeline.build import load_teacher
+from c2s_pipeline.extras import require
 from c2s_pipeline.kmeans import BackendName, create_backend
 from c2s_pipeline.machine import blocks_under_way, lanes_of
 from c2s_pipeline.memory import peak_memory
@@ -95,7 +95,7 @@ class Plan:
                 f"but {place} has {_gib(free)} free.",
                 "Choose another --out, a smaller --dense tier or fewer --views.",
             )
-        available = psutil.virtual_memory().available
+        available = require("psutil", "build").virtual_memory().available
         if self.memory * self.workers > available:
             raise DoesNotFit(
                 f"The build would hold {_gib(self.memory * self.workers)} of memory, {_gib(self.memory)} "
@@ -123,6 +123,7 @@ def plan_build(
     Raises:
         C2SError: as for a build.
     """
+    require("psutil", "build")  # before the trial, for what follows it
     order = row_order(source, request)
     ids = order[:sample]
     teacher, _ = load_teacher(request)

@@ -39,12 +39,12 @@ class BuildRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     teacher: str = "ViT-B-16"
     pretrained: str | None = None
-    dense_size: int | None = Field(default=None, ge=1)
+    dense_size: int | None = Field(default=None, ge=1, le=8192)
     dense_features: DenseFeatures = "plain"
     precision: Precision = "float32"
     views: int = Field(default=1, ge=1, le=1000)
     augment: AugmentConfig = AugmentConfig()
-    view_size: int = Field(default=512, ge=8)
+    view_size: int = Field(default=512, ge=8, le=8192)
     dense: Literal["none", "int8", "float16"] = "none"
     masks: MaskConfig = MaskConfig()
     regions: RegionConfig = RegionConfig()
@@ -54,8 +54,8 @@ class BuildRequest(BaseModel):
     text_embeddings: Path | None = None
     check_text: bool = True
     block_rows: int = Field(default=128, ge=1, le=65536)
-    batch_size: int = Field(default=32, ge=1)
-    seed: int = Field(default=0, ge=0)
+    batch_size: int = Field(default=32, ge=1, le=8192)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     limit: int | None = Field(default=None, ge=1)
 
 
@@ -81,8 +81,10 @@ def make_manifest(
     """Describe the cache that this request makes of this source, its images in the given order.
 
     Raises:
-        ConfigError: windows that do not fit the teacher's grid, or an unknown template set.
+        ConfigError: windows that do not fit the teacher's grid, an unknown template set, or a value that
+            has no effect beside another.
     """
+    _check_effects(request)
     check_windows(request.masks, teacher.grid)
     order_digest = hashlib.sha256("\n".join(order).encode()).hexdigest()
     requests: dict[str, dict[str, Any]] = {
@@ -120,12 +122,27 @@ def make_manifest(
     )
 
 
+def _check_effects(request: BuildRequest) -> None:
+    if request.views == 1 and request.augment != AugmentConfig():
+        raise ConfigError(
+            "augment has no effect on a single view, which is the canonical one.",
+            "Ask for more with --views.",
+        )
+    if request.text_embeddings is not None:
+        for key, given in (
+            ("templates", request.templates != "single"),
+            ("prompts", request.prompts is not None),
+        ):
+            if given:
+                raise ConfigError(f"text_embeddings and {key} exclude each other.")
+    if request.templates == ():
+        raise ConfigError("templates: expected at least one sentence.")
+
+
 def _text_request(source: SplitInfo, request: BuildRequest, teacher: TeacherInfo) -> dict[str, Any]:
     """Everything that determines the class embeddings."""
     classes = list(source.classes)
     if request.text_embeddings is not None:
-        if request.templates != "single":
-            raise ConfigError("text_embeddings and templates exclude each other.")
         rows = load_embeddings(request.text_embeddings, classes, teacher.dim)
         return {"names": classes, "imported": hashlib.sha256(rows.tobytes()).hexdigest()}
     if not request.check_text:

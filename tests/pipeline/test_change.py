@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import shutil
 
+import numpy as np
 import pytest
 from small_builds import contents, request
 
 from c2s.datasets import FolderSplit
 from c2s.datasets.coco_stuff import DESCRIPTOR
-from c2s_cache import Cache, open_cache
+from c2s_cache import Cache, ConfigError, open_cache
 from c2s_cache.integrity import verify
 from c2s_pipeline.derive import derive
 from c2s_pipeline.machine import Machine
@@ -89,3 +90,40 @@ def test_random_views_follow_the_partition(build, built_views, tiny_teacher, tmp
     report = build(other, wanted, changed, update=True)
     assert set(report.computed) == {"labels", "views", "teacher", "dense", "masks", "regions"}
     assert contents(changed) == contents(build(other, wanted, tmp_path / "scratch.zarr").path)
+
+
+def test_a_derivation_to_imported_text(build, built, tiny_teacher, scheduler, tmp_path):
+    """Names and sentences of the base give way to the rows; a wrong file leaves nothing behind."""
+    out, source = built
+    file = tmp_path / "text.npy"
+    classes = Cache(out).manifest.classes
+    rows = np.random.default_rng(0).normal(size=(len(classes), 32)).astype(np.float32)
+    np.save(file, rows[:-1])
+    settings = recorded_request(Cache(out).manifest).model_dump() | {"teacher": tiny_teacher}
+    asked = BuildRequest.model_validate(settings | {"text_embeddings": file, "check_text": False})
+    derived = tmp_path / "derived.zarr"
+    with pytest.raises(ConfigError, match="expected shape"):
+        derive(out, asked, derived, Machine(scheduler=scheduler))
+    assert not derived.exists()
+    np.save(file, rows)
+    report = derive(out, asked, derived, Machine(scheduler=scheduler))
+    assert report.computed == {"text": len(classes)}
+    stored = Cache(derived).text("all").embeddings
+    np.testing.assert_allclose(stored, rows / np.linalg.norm(rows, axis=1)[:, None], rtol=1e-5)
+    wanted = request(tiny_teacher, text_embeddings=file, check_text=False)
+    assert contents(derived) == contents(build(source, wanted, tmp_path / "scratch.zarr").path)
+    both = asked.model_copy(update={"templates": "imagenet80"})
+    with pytest.raises(ConfigError, match="text_embeddings and templates exclude each other"):
+        derive(out, both, tmp_path / "both.zarr", Machine(scheduler=scheduler))
+
+
+def test_a_derivation_keeps_its_images(built, scheduler, tmp_path):
+    out, _ = built
+    recorded = recorded_request(Cache(out).manifest)
+    few = recorded.model_copy(update={"limit": 2})
+    with pytest.raises(ConfigError, match="keeps its 5 images: limit has no effect"):
+        derive(out, few, tmp_path / "few.zarr", Machine(scheduler=scheduler))
+    link = tmp_path / "link.zarr"
+    link.symlink_to(out)
+    with pytest.raises(ConfigError, match="cannot be derived into itself"):
+        derive(out, recorded, link, Machine(scheduler=scheduler))

@@ -1,0 +1,74 @@
+"""An option of `c2s cache build`, `plan` or `derive` acts, or is refused before anything is written."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from small_builds import contents
+from tiny_cache import write_cache
+from typer.testing import CliRunner
+
+from c2s.cli.app import app
+from c2s_cache import C2SError
+
+BUILD = ("cache", "build", "--dataset", "shapes")
+
+
+def refused(*arguments):
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, C2SError), (result.output, result.exception)
+    return str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--out", "s3://bucket/x"), "--out s3://bucket/x: a cache is built on a local disk"),
+        (("--out", "file:///tmp/x"), "is built on a local disk"),
+        (("--out", ""), "--out is empty"),
+        (("--out", "/"), "/ is not a c2s cache (it holds "),
+        (("--out", "/dev/null"), "/dev/null is not a c2s cache (a file)"),
+        (("--root", "/nonexistent"), "there is no folder /nonexistent"),
+        (("--root", "."), "--root has no effect: shapes is drawn on demand"),
+        (("--workers", "2", "--scheduler", "tcp://x:1"), "--workers has no effect beside"),
+        (("--set", "masks.windows=[]"), "masks.windows: "),
+        (("--set", "masks.threshold=-1"), "masks.threshold: "),
+        (("--set", "templates=[]"), "templates: expected at least one sentence"),
+        (("--set", "seed=4294967296"), "seed: "),
+        (("--batch-size", "100000"), "batch_size: "),
+        (("--set", "view_size=100000"), "view_size: "),
+        (("--set", "augment.ratio=[0.9,1.1]"), "augment has no effect on a single view"),
+    ],
+)
+def test_of_a_build(tmp_path, monkeypatch, options, says):
+    monkeypatch.chdir(tmp_path)
+    assert says in refused(*BUILD, *options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_option_without_effect_beside_imported_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("text.npy", np.ones((8, 8), np.float32))
+    for more, key in (
+        (("--clean-names",), "prompts"),
+        (("--templates", "imagenet80"), "templates"),
+    ):
+        said = refused(*BUILD, "--text-embeddings", "text.npy", *more)
+        assert said == f"text_embeddings and {key} exclude each other."
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--root", "."), "--root has no effect without --split-file"),
+        (("--out", "s3://bucket/x"), "is built on a local disk"),
+        (("--workers", "2", "--scheduler", "tcp://x:1"), "--workers has no effect beside"),
+    ],
+)
+def test_of_a_derivation(tmp_path, monkeypatch, options, says):
+    monkeypatch.chdir(tmp_path)
+    path = write_cache(tmp_path / "a.zarr")
+    before = contents(tmp_path)
+    derive = ("cache", "derive", str(path), "--out", "b.zarr", *options)
+    assert says in refused(*derive)
+    assert contents(tmp_path) == before
