@@ -68,7 +68,7 @@ def test_predict_without_classes_takes_those_of_the_run(trained, tmp_path, invok
 def test_fold_takes_any_names_by_the_text_tower(trained, tmp_path, monkeypatch, invoke):
     asked = []
 
-    def embed_names(teacher, pretrained, names, templates, digest):
+    def embed_names(teacher, pretrained, names, templates, digest, activation):
         asked.append(list(names))
         return np.ones((len(names), 16), np.float32) / 4
 
@@ -107,7 +107,7 @@ def test_scores_of_the_folded_model_reach_its_card(trained, tmp_path, monkeypatc
         name="tiny",
         classes=("sky", "grass", "cat", "cow", "road", "tree"),
         protocol=Protocol(view_size=32, stride=27, short_side=32),
-        split=lambda name: [SimpleNamespace(read=lambda: (image, labels))],
+        split=lambda name: [SimpleNamespace(id="0", read=lambda: (image, labels))],
     )
     monkeypatch.setattr(c2s.datasets, "load_dataset", lambda name, root=None: tiny)
     score = ("eval", "--run", trained, "--dataset", "tiny", "--device", "cpu", "--json")
