@@ -29,7 +29,7 @@ class Saver(pl.callbacks.Checkpoint):
     Lightning runs it after all other callbacks, so that a checkpoint holds what they have done.
 
     Attributes:
-        begun: everything is set up, and the first iteration comes.
+        begun: an iteration is done.
     """
 
     def __init__(
@@ -37,10 +37,6 @@ class Saver(pl.callbacks.Checkpoint):
     ) -> None:
         self.run, self.every, self.validation, self.stop = run, every, validation, stop
         self.begun = False
-
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """From here on the run folder is worth keeping."""
-        self.begun = True
 
     def on_train_batch_end(
         self,
@@ -54,6 +50,7 @@ class Saver(pl.callbacks.Checkpoint):
         assert isinstance(module, DistillationModule)
         if not module.ends_iteration(batch_idx):
             return
+        self.begun = True
         if trainer.world_size > 1:
             number = torch.tensor(self.stop.number, device=module.device)
             self.stop.number = int(trainer.strategy.reduce(number, reduce_op="max"))

@@ -51,7 +51,7 @@ from c2s.training.self_training import halfway_student
 from c2s.training.signals import Interrupted, StopRequest
 from c2s.training.tensors import NotFinite
 from c2s.training.validation import Validation, ValidationSetFactory
-from c2s_cache.errors import C2SError, ConfigError, of_gpu_memory
+from c2s_cache.errors import C2SError, ConfigError, of_gpu_memory, sentences
 from c2s_cache.reader import Cache, open_cache
 
 
@@ -175,15 +175,15 @@ def _fit(
                 raise RunError(f"Another process has trained {path} on.", "Run the command again.")
             for sentence in said:
                 Console(stderr=True).print(sentence, highlight=False)
-        try:
-            with (
-                _sentences(path, data.config, trainer.world_size > 1),
-                _nothing_left_unless(path, lambda: start > 0 or not first or saver.begun),
-            ):
+        with (
+            _sentences(path, data.config, trainer.world_size > 1),
+            _nothing_left_unless(path, lambda: start > 0 or not first or saver.begun),
+        ):
+            try:
                 trainer.loggers = create_loggers(config, path, start) if first else []
                 trainer.fit(module, data, ckpt_path=path / "checkpoint" if start else None)
-        finally:
-            close_loggers(trainer.loggers)
+            finally:
+                close_loggers(trainer.loggers)
     if not saver.complete(module):
         raise Interrupted(
             f"Stopped by {signal.Signals(stop.number).name} at iteration {module.step} of {config.total}; "
@@ -209,7 +209,7 @@ def _way_on(path: Path, error: C2SError | None = None) -> str:
         hints.append(
             f"The checkpoint of iteration {step} is kept. Continue with: c2s train --resume {path}{more}"
         )
-    return " ".join(hints)
+    return sentences(*hints)
 
 
 def _stated(config: TrainConfig, step: int, changes: Mapping[str, tuple[Any, Any]]) -> list[str]:
@@ -265,11 +265,12 @@ def _sentences(path: Path, config: TrainConfig, several: bool) -> Iterator[None]
 
 @contextmanager
 def _nothing_left_unless(path: Path, begun: Callable[[], bool]) -> Iterator[None]:
-    """Remove the new folder of a run that fails before it has begun; it could neither go on nor be used."""
+    """Remove the new folder of a run that fails before an iteration is done; it could neither go on nor be
+    used, and would be in the way."""
     try:
         yield
     except BaseException:
-        if not begun():
+        if not begun() and saved_step(path) is None:
             shutil.rmtree(path, ignore_errors=True)
         raise
 

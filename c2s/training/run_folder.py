@@ -363,7 +363,7 @@ def load_weights(module: nn.Module, state: Mapping[str, torch.Tensor], source: P
 
 
 def _make_room(path: Path, config: TrainConfig, overwrite: bool) -> None:
-    """Remove a run that is to be replaced, and no other folder.
+    """Remove a run that is to be replaced, or of which nothing was trained, and no other folder.
 
     Raises:
         RunError: it is not to be replaced, or another process is training it.
@@ -377,7 +377,7 @@ def _make_room(path: Path, config: TrainConfig, overwrite: bool) -> None:
         raise NotOurs(
             f"{path} is no run, and is left as it is: {contents(path)}.", "Choose another --name."
         )
-    if not overwrite:
+    if not overwrite and not _untrained(path):
         step = saved_step(path)
         if step is not None and step < config.total:
             hint = f"Continue it with: c2s train --resume {path}"
@@ -394,6 +394,11 @@ def _make_room(path: Path, config: TrainConfig, overwrite: bool) -> None:
             )
     with _locked(path):
         RUN.remove(path)
+
+
+def _untrained(path: Path) -> bool:
+    """Whether a run was killed before its first iteration left anything."""
+    return {entry.name for entry in path.iterdir()} <= {INFO, TEXT, CONFIG, LOCK}
 
 
 def _locked(path: Path) -> AbstractContextManager[None]:

@@ -26,11 +26,19 @@ class C2SError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return self.what if self.hint is None else f"{self.what} {self.hint}"
+        return self.what if self.hint is None else sentences(self.what, self.hint)
 
     def __reduce__(self) -> tuple[type[C2SError], tuple[Any, ...]]:
         # Errors cross process boundaries (workers to builder), so both parts must survive pickling.
         return type(self), (self.what, self.hint)
+
+
+def sentences(*parts: str) -> str:
+    """Parts of a message, one after the other: each but the last ends a sentence, also where it ends with a
+    command, which alone would go without a full stop."""
+    *before, last = parts
+    ended = [part if part.endswith((".", "!", "?")) else f"{part}." for part in before]
+    return " ".join([*ended, last])
 
 
 def of_gpu_memory(error: BaseException) -> bool:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from c2s.training import run
 from c2s.training.logs import read_metrics
-from c2s.training.run_folder import saved_step
+from c2s.training.run_folder import RunError, saved_step
 from c2s.training.stream import BatchStream
 from c2s_cache.errors import CacheError
 
@@ -78,8 +78,8 @@ def test_an_error_inside_an_iteration_saves_none_of_it(
     ("after", "message"),
     [
         (0, r"Nothing was saved: start the run again\."),
-        (1, r"There is no checkpoint yet: start the run again with --overwrite\."),
-        (2, r"The checkpoint of iteration 1 is kept\. Continue with: .*"),  # one is read ahead
+        (1, r"Nothing was saved: start the run again\."),  # one is read ahead
+        (2, r"The checkpoint of iteration 1 is kept\. Continue with: .*"),
     ],
 )
 def test_what_it_says_is_what_is_there(
@@ -89,9 +89,40 @@ def test_what_it_says_is_what_is_there(
     config = settings(tiny_views_cache, tmp_path, name="r")
     with pytest.raises(CacheError, match=rf"has changed\. Build it again\. {message}") as caught:
         run.train(config)
-    assert ("--resume" in str(caught.value)) == (saved_step(tmp_path / "r") is not None)
+    assert (tmp_path / "r").exists() == ("--resume" in str(caught.value))
     monkeypatch.undo()
-    run.train(config, overwrite="--overwrite" in str(caught.value) or after == 2)
+    run.train(config, overwrite=after == 2)
+
+
+def test_a_run_killed_before_it_was_trained_is_not_in_the_way(
+    tiny_views_cache, tmp_path, monkeypatch
+):
+    def killed(*arguments, **options):
+        raise SystemExit
+
+    config = settings(tiny_views_cache, tmp_path, name="r")
+    monkeypatch.setattr("c2s.training.run.create_loggers", killed)
+    monkeypatch.setattr("c2s.training.run.shutil.rmtree", lambda *a, **o: None)
+    with pytest.raises(SystemExit):
+        run.train(config)
+    monkeypatch.undo()
+    assert (tmp_path / "r/run.json").exists()
+    assert saved_step(run.train(config)) == STEPS
+    with pytest.raises(RunError, match="already holds a run"):
+        run.train(config)
+
+
+def test_two_hints_are_two_sentences(failing, tiny_views_cache, tmp_path, monkeypatch):
+    """Also where the first ends with a command."""
+    hint = "Build it again: c2s cache build --out x.zarr"
+
+    def damaged(self):
+        raise CacheError("It has changed.", hint)
+
+    monkeypatch.setattr(Failing, "_batches", damaged)
+    with pytest.raises(CacheError) as caught:
+        run.train(settings(tiny_views_cache, tmp_path, name="r"))
+    assert str(caught.value) == f"It has changed. {hint}. Nothing was saved: start the run again."
 
 
 @pytest.mark.slow
