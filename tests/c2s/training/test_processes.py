@@ -14,6 +14,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
+from c2s.training import RANKS as RANKS_AT_IMPORT
 from c2s.training import run
 from c2s.training.logs import read_metrics
 from c2s.training.processes import OneProcess, Slurm, cluster_environment, first_process
@@ -57,6 +58,34 @@ def environment(monkeypatch):
 
 def several(devices=2, nodes=1):
     return tiny_runs.settings("x.zarr", "runs", devices=devices, nodes=nodes)
+
+
+PROGRAM = """
+import os, sys
+from c2s.training import RANKS, run
+import torchmetrics
+import tiny_runs
+assert [os.environ[name] for name in RANKS] == ["abc", "", "1.5", "-"], os.environ
+options = {"student": "shapes-net", "iterations": 1, "devices": int(sys.argv[3])}
+run.train(tiny_runs.settings(sys.argv[1], sys.argv[2], {"method": {"heads": 4}}, name="r", **options))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
+def test_ranks_that_are_no_numbers_matter_to_several_processes_alone(
+    tiny_cache, tmp_path, environment, devices
+):
+    environment(dict(zip(RANKS_AT_IMPORT, ("abc", "", "1.5", "-"), strict=True)))
+    environment({"PYTHONPATH": str(Path(tiny_runs.__file__).parent)})
+    words = [sys.executable, "-c", PROGRAM, str(tiny_cache), str(tmp_path), str(devices)]
+    done = subprocess.run(words, capture_output=True, encoding="utf-8", check=False)
+    if devices == 1:
+        assert done.returncode == 0, done.stderr
+        assert len(read_metrics(tmp_path / "r")) == 1
+    else:
+        assert "ConfigError: devices=2 nodes=1 is 2 processes, which does not fit" in done.stderr
+        assert not (tmp_path / "r").exists()
 
 
 @pytest.mark.parametrize(
