@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from c2s.plain_torch import plain_torch
 from c2s.students.base import IMAGENET_MEAN, IMAGENET_STD, normalize_images
-from c2s_cache.errors import C2SError
+from c2s_cache.errors import C2SError, ConfigError
 
 Window = tuple[tuple[slice, slice], Tensor]
 """Rows and columns of a window on the resized image, and its scores [1, K, h, w]."""
@@ -90,9 +90,12 @@ class Predictor:
         mode: "slide" or "whole".
         penalty: float32 [K] on `device`, subtracted from the scores (infinite: never predicted), or None.
         device: where to compute.
-        stride: of the sliding window in pixels; None: round(crop * 426 / 512).
+        stride: of the sliding window in pixels, 1 to `crop`; None: round(crop * 426 / 512).
         short_side: in pixels, at least `crop`; None: `crop`.
         windows: of one image, at most, that go through the model in one pass; None: 4 on a GPU, else 1.
+
+    Raises:
+        ConfigError: windows so far apart would leave pixels in none.
     """
 
     model: nn.Module
@@ -103,6 +106,13 @@ class Predictor:
     stride: int | None = None
     short_side: int | None = None
     windows: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.stride is not None and not 1 <= self.stride <= self.crop:
+            raise ConfigError(
+                f"stride={self.stride} of a sliding window of {self.crop} pixels would leave pixels in no "
+                f"window; expected 1 to {self.crop}."
+            )
 
     @torch.inference_mode()
     @plain_torch()

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 LINE = 16
+BAND = 2**18
+"""Pixels that are drawn together."""
 
 
 def palette(count: int) -> NDArray[np.uint8]:
@@ -35,18 +37,29 @@ def overlay(
         opacity: of the colours.
     """
     colours = palette(len(names))
-    shown = np.flatnonzero(
-        np.bincount(labels.ravel().astype(np.int64), minlength=256)[: len(names)]
-    )
-    mixed = image.astype(np.float32)
-    inside = labels < len(names)
-    mixed[inside] = (1 - opacity) * mixed[inside] + opacity * colours[labels[inside]]
+    blend = _blend(colours, opacity)
+    counts = np.zeros(len(names) + 1, np.int64)
+    mixed = np.empty_like(image)
+    for top in range(0, len(image), max(1, BAND // image.shape[1])):
+        rows = slice(top, top + max(1, BAND // image.shape[1]))
+        classes = np.minimum(labels[rows], len(names))
+        counts += np.bincount(classes.ravel(), minlength=len(counts))
+        for channel in range(3):
+            mixed[rows, :, channel] = blend[classes, channel, image[rows, :, channel]]
+    shown = np.flatnonzero(counts[:-1])
     height, width = labels.shape
     out = Image.new("RGB", (max(width, 120), height + LINE * len(shown)), "white")
-    out.paste(Image.fromarray(mixed.astype(np.uint8)))
+    out.paste(Image.fromarray(mixed))
     draw = ImageDraw.Draw(out)
     for line, i in enumerate(shown.tolist()):
         top = height + line * LINE
         draw.rectangle((2, top + 2, LINE - 2, top + LINE - 3), tuple(int(v) for v in colours[i]))
         draw.text((LINE + 4, top + 2), names[i], "black")
     return out
+
+
+def _blend(colours: NDArray[np.uint8], opacity: float) -> NDArray[np.uint8]:
+    """What becomes of each value of a pixel under each class: uint8 [K + 1, 3, 256]; the last leaves it."""
+    values = np.arange(256, dtype=np.float32)
+    mixed = ((1 - opacity) * values + opacity * colours[..., None]).astype(np.float32)
+    return np.concatenate([mixed, np.broadcast_to(values, (1, 3, 256))]).astype(np.uint8)

@@ -16,6 +16,7 @@ from torch import nn
 from c2s.evaluation.inference import CosineClassifier, Predictor, resized, window_starts
 from c2s.evaluation.overlay import overlay, palette
 from c2s.students.base import normalize_images
+from c2s_cache.errors import ConfigError
 
 
 class Colours(nn.Module):
@@ -301,3 +302,23 @@ def test_overlay_names_what_is_there():
     drawn = overlay(np.zeros((2, 2, 3), np.uint8), labels, ["a", "b", "c"])
     assert drawn.size == (120, 2 + 2 * 16)
     assert len({tuple(c) for c in palette(30).tolist()}) == 30
+
+
+@pytest.mark.parametrize("opacity", [0.0, 0.55, 1.0])
+def test_overlay_blends_every_value_of_every_class_as_the_formula_says(opacity, monkeypatch):
+    monkeypatch.setattr("c2s.evaluation.overlay.BAND", 1000)
+    rng, names = np.random.default_rng(0), [str(i) for i in range(171)]
+    picture = rng.integers(0, 256, (300, 301, 3)).astype(np.uint8)
+    labels = rng.integers(0, 256, (300, 301)).astype(np.uint8)
+    expected, inside = picture.astype(np.float32), labels < 171
+    colours = palette(171)[labels[inside]]
+    expected[inside] = (1 - opacity) * expected[inside] + opacity * colours
+    drawn = np.asarray(overlay(picture, labels, names, opacity))[:300, :301]
+    assert np.array_equal(drawn, expected.astype(np.uint8))
+
+
+@pytest.mark.parametrize("stride", [-1, 0, 33, 10**9])
+def test_windows_that_would_leave_pixels_out_are_refused(stride):
+    with pytest.raises(ConfigError, match=rf"stride={stride} .* expected 1 to 32\."):
+        Predictor(Colours(), 32, stride=stride)
+    Predictor(Colours(), 32, stride=32)
