@@ -12,7 +12,10 @@ from c2s_cache.errors import C2SError, sentences
     [
         (("It is gone.", "Make it: c2s demo"), "It is gone. Make it: c2s demo"),
         (("it is gone", "Make it."), "it is gone. Make it."),
-        (("Run c2s demo --quick", "Nothing was saved."), "Run c2s demo --quick. Nothing was saved."),
+        (
+            ("Run c2s demo --quick", "Nothing was saved."),
+            "Run c2s demo --quick. Nothing was saved.",
+        ),
         (("Alone",), "Alone"),
     ],
 )
