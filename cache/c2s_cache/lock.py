@@ -39,6 +39,9 @@ PATIENCE = 60.0
 """Seconds that a new owner waits for what workers of an earlier build are writing at that moment."""
 INTERVAL = 0.02
 """Seconds between two looks at a lock that another holds."""
+LEFT = (f"{LOCK}-*", "*/*/c/*.partial")
+"""What killed workers leave in a cache that no later write removes: blocks' locks, and Zarr's half-written files beside
+the shards of one-dimensional arrays. (Others lie in the folder of their block, which is removed before a write.)"""
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
@@ -241,6 +244,6 @@ def _withdraw(path: Path) -> None:
 
 
 def _clear(path: Path) -> None:
-    """Remove the blocks' locks that killed workers left, while nobody writes."""
-    for file in path.glob(f"{LOCK}-*"):
+    """Remove what killed workers left, while nobody writes: looking for it before each write would be quadratic."""
+    for file in (file for pattern in LEFT for file in path.glob(pattern)):
         file.unlink(missing_ok=True)

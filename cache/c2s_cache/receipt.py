@@ -112,10 +112,11 @@ def parse(data: bytes, path: str, stage: str, block: int) -> Receipt:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that any reader sees the old content or the new, also after a crash."""
-    for unfinished in path.parent.glob(f".{path.name}.*.part"):  # of a process that was killed
-        unfinished.unlink(missing_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Write a file so that any reader sees the old content or the new, also after a crash.
+
+    One process at a time writes it; what one that was killed left unfinished, the next one writes over.
+    """
+    temporary = path.with_name(f".{path.name}.part")
     with temporary.open("wb") as file:
         file.write(data)
         file.flush()

@@ -135,8 +135,6 @@ class BlockWriter:
     def _clear(self, spec: ArraySpec, block: int) -> Path:
         """Remove what an earlier attempt left of an array's block; returns where the block lies."""
         folder = self.path / spec.path / "c" / str(block)
-        for unfinished in folder.parent.glob(f"{block}.*"):  # Zarr's own temporary files
-            unfinished.unlink()
         if folder.is_dir():
             shutil.rmtree(folder)
         elif folder.exists():  # one-dimensional arrays have a shard file where others have a folder

@@ -12,8 +12,9 @@ from tiny_cache import write_cache
 from c2s_cache import Cache, CacheError, open_cache
 from c2s_cache.change import change
 from c2s_cache.integrity import verify
+from c2s_cache.lock import build_lock
 from c2s_cache.reader import TRANSDUCTIVE
-from c2s_cache.receipt import METADATA
+from c2s_cache.receipt import METADATA, retract
 from c2s_cache.schema import array_specs
 from c2s_cache.writer import STAGING, BlockWriter, create_cache
 
@@ -177,15 +178,43 @@ def files(folder):
 
 
 def test_what_a_killed_writer_left_is_gone_when_its_block_is_written(copy):
-    left = [copy / "masks/grid/c/1.abc.partial", copy / "receipts/masks/.000001.json.77.part"]
-    other = copy / "receipts/masks/.000000.json.77.part"
+    left = [copy / "masks/grid/c/1/0/0.abc.partial", copy / "receipts/masks/.000001.json.part"]
     before = files(copy)
-    for file in (*left, other):
+    for file in left:
         file.write_bytes(b"half a file")
     BlockWriter(copy).write("masks", 1, Cache(copy).read(1, ["masks/grid"]))
-    assert not any(file.exists() for file in left)
-    other.unlink()
     assert files(copy) == before
+
+
+def test_shards_half_written_beside_others_are_gone_when_a_build_begins_and_when_it_ends(copy):
+    """Of workers that an earlier build lost, or this one."""
+    shard = copy / "images/usable/c/1"
+    assert shard.is_file()
+    left = shard.with_name("1.abc.partial")
+    before = files(copy)
+    left.write_bytes(b"half a file")
+    with build_lock(copy):
+        assert not left.exists()
+        left.write_bytes(b"half a file")
+    assert files(copy) == before
+
+
+def test_writing_a_block_looks_through_no_folder_of_all_blocks(copy, monkeypatch):
+    """There are 7,813 in a cache of a million images."""
+    arrays = [spec.path for spec in array_specs(Cache(copy).manifest) if spec.stage == "images"]
+    data = Cache(copy).read(1, arrays)
+    seen = []
+    with build_lock(copy) as token:
+        writer = BlockWriter(copy, token)
+        retract(copy, "images", 1)
+        with monkeypatch.context() as patch:
+            for name in ("scandir", "listdir"):
+                real = getattr(os, name)
+                patch.setattr(os, name, lambda p, real=real: seen.append(str(p)) or real(p))
+            writer.write("images", 1, data)
+    found = [Path(name).relative_to(copy) for name in seen if name.startswith(str(copy))]
+    assert found
+    assert [path for path in found if "1" not in path.parts] == []
 
 
 def test_moved_receipts_are_noticed(copy):
