@@ -11,16 +11,22 @@ import typer
 
 from c2s.cli.cache_options import (
     AddressArgument,
+    BatchSizeOption,
+    BlockRowsOption,
+    CleanNamesOption,
     ConfigOption,
     DatasetOption,
+    DenseFeaturesOption,
     DenseOption,
     DenseSizeOption,
     JsonOption,
+    LimitOption,
     MovedPretrainedOption,
     MovedTeacherOption,
     OutOption,
     PathArgument,
     PretrainedOption,
+    RecipeOption,
     RootOption,
     SchedulerOption,
     SetOption,
@@ -28,6 +34,8 @@ from c2s.cli.cache_options import (
     SplitOption,
     TeacherOption,
     TemplatesOption,
+    TextEmbeddingsOption,
+    UncheckedTextOption,
     ViewsOption,
     WorkersOption,
     check_machine,
@@ -50,37 +58,18 @@ def build(
     views: ViewsOption = None,
     dense: DenseOption = None,
     dense_size: DenseSizeOption = None,
-    dense_features: Annotated[
-        str | None,
-        typer.Option(
-            help="Tokens that are clustered: plain, unprojected, penultimate, mid, value, maskclip, qq, kk, vv, "
-            "qq-kk or neighbour [default: plain, the paper's]."
-        ),
-    ] = None,
+    dense_features: DenseFeaturesOption = None,
     templates: TemplatesOption = None,
-    clean_names: Annotated[
-        bool, typer.Option("--clean-names", help='Prompt with "potted plant", not "pottedplant".')
-    ] = False,
-    text_embeddings: Annotated[
-        Path | None,
-        typer.Option(help=".npy of class embeddings, a row per class, in place of the text tower."),
-    ] = None,
-    unchecked_text: Annotated[
-        bool,
-        typer.Option(
-            "--unchecked-text",
-            help="Take these rows even if the teacher takes them for other classes.",
-        ),
-    ] = False,
+    clean_names: CleanNamesOption = False,
+    text_embeddings: TextEmbeddingsOption = None,
+    unchecked_text: UncheckedTextOption = False,
     split: SplitOption = "train",
     split_file: SplitFileOption = None,
-    limit: Annotated[int | None, typer.Option(help="Only so many images of the split.")] = None,
+    limit: LimitOption = None,
     workers: WorkersOption = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per teacher pass.")] = None,
-    block_rows: Annotated[int | None, typer.Option(help="Images per block.")] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="Named settings below --config and --set: paper or best.")
-    ] = None,
+    batch_size: BatchSizeOption = None,
+    block_rows: BlockRowsOption = None,
+    recipe: RecipeOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
     update: Annotated[
@@ -96,45 +85,27 @@ def build(
     """Build the teacher cache of a data set, or resume a build where it stopped."""
     check_machine(workers, scheduler)
     from c2s.cli.build_report import report_build
+    from c2s.cli.cache_request import cache_request
     from c2s.cli.progress import BuildBar
-    from c2s.datasets import load_dataset
-    from c2s.demo.defaults import build_defaults
-    from c2s_pipeline.extras import require
 
-    data = load_dataset(dataset, root, split_file)
-    if root is not None and data.root is None:
-        raise ConfigError(
-            f"--root has no effect: {dataset} is drawn on demand and lies in no folder."
-        )
-    source = data.split(split)
-    require("open_clip", "build")
-    require("distributed", "build")
-    from c2s.config import merge, resolve
-    from c2s.recipes import load_recipe
+    source, request, usual = cache_request(
+        *(dataset, root, split, split_file, recipe, config, set_, clean_names, unchecked_text),
+        teacher=teacher,
+        pretrained=pretrained,
+        views=views,
+        dense=dense,
+        dense_size=dense_size,
+        dense_features=dense_features,
+        templates=templates,
+        text_embeddings=text_embeddings,
+        limit=limit,
+        batch_size=batch_size,
+        block_rows=block_rows,
+    )
     from c2s_pipeline.build import build as run
-    from c2s_pipeline.request import BuildRequest
 
-    options: dict[str, Any] = {
-        "teacher": teacher,
-        "pretrained": pretrained,
-        "views": views,
-        "dense": dense,
-        "dense_size": dense_size,
-        "dense_features": dense_features,
-        "templates": templates,
-        "prompts": data.prompts if clean_names else None,
-        "text_embeddings": text_embeddings,
-        "check_text": False if unchecked_text else None,
-        "limit": limit,
-        "batch_size": batch_size,
-        "block_rows": block_rows,
-    }
-    suited = {"view_size": data.protocol.view_size, **build_defaults(dataset, teacher)}
-    defaults = merge(suited, load_recipe(recipe).build)
-    request = resolve(BuildRequest, defaults, config, set_ or (), options)
-    target = out or Path("cache") / f"{data.short}.zarr"
     with BuildBar() as bar:
-        report = run(source, request, target, workers, bar, scheduler, update)
+        report = run(source, request, out or usual, workers, bar, scheduler, update)
     report_build(report, json_)
 
 
@@ -281,45 +252,47 @@ def plan(
     views: ViewsOption = None,
     dense: DenseOption = None,
     dense_size: DenseSizeOption = None,
+    dense_features: DenseFeaturesOption = None,
+    templates: TemplatesOption = None,
+    clean_names: CleanNamesOption = False,
+    text_embeddings: TextEmbeddingsOption = None,
+    unchecked_text: UncheckedTextOption = False,
     split: SplitOption = "train",
     split_file: SplitFileOption = None,
+    limit: LimitOption = None,
     workers: WorkersOption = None,
-    sample: Annotated[int, typer.Option(min=1, help="Images that are tried.")] = 8,
+    batch_size: BatchSizeOption = None,
+    block_rows: BlockRowsOption = None,
+    recipe: RecipeOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
+    sample: Annotated[int, typer.Option(min=1, help="Images that are tried.")] = 8,
     json_: JsonOption = False,
 ) -> None:
     """Project hours, disk and memory of a build, stage by stage, from a trial of a few images.
 
-    Exit code 1 if it does not fit on this machine.
+    It takes what the build will be given. Exit code 1 if it does not fit on this machine.
     """
+    from c2s.cli.cache_request import cache_request
     from c2s.cli.plan_report import report_plan
     from c2s.cli.progress import bar
-    from c2s.config import resolve
-    from c2s.datasets import load_dataset
-    from c2s.demo.defaults import build_defaults
-    from c2s_pipeline.extras import require
 
-    data = load_dataset(dataset, root, split_file)
-    if root is not None and data.root is None:
-        raise ConfigError(
-            f"--root has no effect: {dataset} is drawn on demand and lies in no folder."
-        )
-    source = data.split(split)
-    require("open_clip", "build")
-    require("distributed", "build")
+    source, request, usual = cache_request(
+        *(dataset, root, split, split_file, recipe, config, set_, clean_names, unchecked_text),
+        teacher=teacher,
+        pretrained=pretrained,
+        views=views,
+        dense=dense,
+        dense_size=dense_size,
+        dense_features=dense_features,
+        templates=templates,
+        text_embeddings=text_embeddings,
+        limit=limit,
+        batch_size=batch_size,
+        block_rows=block_rows,
+    )
     from c2s_pipeline.plan import STEPS, plan_build
-    from c2s_pipeline.request import BuildRequest
 
-    options = {
-        "teacher": teacher,
-        "pretrained": pretrained,
-        "views": views,
-        "dense": dense,
-        "dense_size": dense_size,
-    }
-    defaults = {"view_size": data.protocol.view_size, **build_defaults(dataset, teacher)}
-    request = resolve(BuildRequest, defaults, config, set_ or (), options)
     with bar("trial", len(STEPS), "steps") as advance:
         found = plan_build(source, request, sample, workers, advance)
-    report_plan(found, out or Path("cache") / f"{data.short}.zarr", json_)
+    report_plan(found, out or usual, json_)

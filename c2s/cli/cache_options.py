@@ -110,4 +110,31 @@ DenseSizeOption = Annotated[
 TemplatesOption = Annotated[
     str | None, typer.Option(help="single, zegclip15, imagenet80 or maskclip85 [default: single].")
 ]
+DenseFeaturesOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Tokens that are clustered: plain, unprojected, penultimate, mid, value, maskclip, qq, kk, vv, "
+        "qq-kk or neighbour [default: plain, the paper's]."
+    ),
+]
+CleanNamesOption = Annotated[
+    bool, typer.Option("--clean-names", help='Prompt with "potted plant", not "pottedplant".')
+]
+TextEmbeddingsOption = Annotated[
+    Path | None,
+    typer.Option(help=".npy of class embeddings, a row per class, in place of the text tower."),
+]
+UncheckedTextOption = Annotated[
+    bool,
+    typer.Option(
+        "--unchecked-text",
+        help="Take these rows even if the teacher takes them for other classes.",
+    ),
+]
+LimitOption = Annotated[int | None, typer.Option(help="Only so many images of the split.")]
+BatchSizeOption = Annotated[int | None, typer.Option(help="Images per teacher pass.")]
+BlockRowsOption = Annotated[int | None, typer.Option(help="Images per block.")]
+RecipeOption = Annotated[
+    str | None, typer.Option(help="Named settings below --config and --set: paper or best.")
+]
 ConfigOption = Annotated[Path | None, typer.Option(help="YAML file of settings.")]

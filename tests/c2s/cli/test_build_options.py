@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from small_builds import contents
 from tiny_cache import write_cache
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from c2s.cli.app import app
@@ -72,3 +73,44 @@ def test_of_a_derivation(tmp_path, monkeypatch, options, says):
     derive = ("cache", "derive", str(path), "--out", "b.zarr", *options)
     assert says in refused(*derive)
     assert contents(tmp_path) == before
+
+
+CHOICES = (
+    *("--teacher", "ViT-B-32", "--pretrained", "random", "--views", "3", "--dense", "int8"),
+    *("--dense-size", "64", "--dense-features", "value", "--templates", "imagenet80"),
+    *("--clean-names", "--split", "val", "--split-file", "split.yaml", "--limit", "5"),
+    *("--batch-size", "3", "--block-rows", "7", "--recipe", "best", "--set", "seed=9"),
+)
+IMPORTED = ("--text-embeddings", "text.npy", "--unchecked-text", "--config", "config.yaml")
+"""Options of a build, each with a value that is not its default."""
+ELSEWHERE = {"--root", "--out", "--workers", "--scheduler", "--update", "--json"}
+"""Options that do not decide what is built."""
+
+
+class Asked(Exception):
+    """What a command asks the pipeline for, which does not begin."""
+
+
+def asked(monkeypatch, command, *options):
+    def ask(source, request, *_):
+        raise Asked(source.identity(), source.unseen, request)
+
+    monkeypatch.setattr("c2s_pipeline.build.build", ask)
+    monkeypatch.setattr("c2s_pipeline.plan.plan_build", ask)
+    result = CliRunner().invoke(app, ("cache", command, "--dataset", "shapes", *options))
+    assert isinstance(result.exception, Asked), (result.output, result.exception)
+    return result.exception.args
+
+
+def test_a_plan_is_asked_for_what_a_build_is(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    np.save("text.npy", np.ones((8, 8), np.float32))
+    (tmp_path / "split.yaml").write_text("unseen: [0, 1]\n")
+    (tmp_path / "config.yaml").write_text("seed: 8\n")
+    build = get_command(app).commands["cache"].commands["build"]
+    takes = {param.opts[0] for param in build.params} - ELSEWHERE - {"--dataset"}
+    assert {word for word in CHOICES + IMPORTED if word.startswith("--")} == takes
+    for options in (CHOICES, IMPORTED):
+        planned = asked(monkeypatch, "plan", *options)
+        assert planned == asked(monkeypatch, "build", *options)
+        assert planned[-1].seed != 0

@@ -1,0 +1,64 @@
+"""Invariant: `c2s cache build` and `c2s cache plan` make the same request of the same options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from c2s_cache.errors import ConfigError
+
+if TYPE_CHECKING:
+    from c2s_pipeline.request import BuildRequest
+    from c2s_pipeline.source import ImageSource
+
+
+def cache_request(
+    dataset: str,
+    root: Path | None,
+    split: str,
+    split_file: Path | None,
+    recipe: str | None,
+    config: Path | None,
+    assignments: list[str] | None,
+    clean_names: bool,
+    unchecked_text: bool,
+    **options: Any,
+) -> tuple[ImageSource, BuildRequest, Path]:
+    """What is asked for: the data set's split, the request, and where its cache lies by default.
+
+    Args:
+        dataset, root, split, split_file: the data set.
+        recipe, config, assignments: settings below the options.
+        clean_names, unchecked_text: flags, off by default.
+        options: fields of a request; None leaves what is below.
+
+    Raises:
+        ConfigError: an option that has no effect, or that the request refuses.
+        MissingExtra: of the libraries that a build needs, one is not installed.
+        DataError: see `load_dataset`.
+    """
+    from c2s.config import merge, resolve
+    from c2s.datasets import load_dataset
+    from c2s.demo.defaults import build_defaults
+    from c2s.recipes import load_recipe
+    from c2s_pipeline.extras import require
+
+    data = load_dataset(dataset, root, split_file)
+    if root is not None and data.root is None:
+        raise ConfigError(
+            f"--root has no effect: {dataset} is drawn on demand and lies in no folder."
+        )
+    source = data.split(split)
+    require("open_clip", "build")
+    require("distributed", "build")
+    from c2s_pipeline.request import BuildRequest
+
+    options["prompts"] = data.prompts if clean_names else None
+    options["check_text"] = False if unchecked_text else None
+    suited = {
+        "view_size": data.protocol.view_size,
+        **build_defaults(dataset, options["teacher"]),
+    }
+    defaults = merge(suited, load_recipe(recipe).build)
+    request = resolve(BuildRequest, defaults, config, assignments or (), options)
+    return source, request, Path("cache") / f"{data.short}.zarr"
