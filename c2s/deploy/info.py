@@ -6,9 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from c2s_cache.errors import C2SError
+from c2s_cache.text_file import read_text
+
+LARGEST = 1 << 24
+"""Bytes of a `config.json` that is read; those of a thousand classes have a hundredth of it."""
 
 
 class ModelError(C2SError):
@@ -62,7 +66,7 @@ class ModelInfo(BaseModel):
     architecture: dict[str, Any] | None = None
     classes: tuple[str, ...]
     unseen: tuple[int, ...]
-    crop: int
+    crop: int = Field(gt=0)
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     dataset: str
@@ -86,19 +90,25 @@ def read_info(folder: Path) -> ModelInfo:
     Raises:
         ModelError: there is none, or it is damaged.
     """
-    try:
-        return decode_info(json.loads((folder / "config.json").read_bytes()))
-    except FileNotFoundError as error:
+    file = folder / "config.json"
+    if not file.exists():
         raise ModelError(
             f"{folder} has no config.json, so it is no folded c2s model.",
             "Make one with: c2s fold --run RUN --out DIR",
-        ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        reason = (str(error).splitlines() or [""])[0][:100]
-        raise ModelError(
-            f"{folder / 'config.json'} is damaged ({reason}).",
-            "Make it again with: c2s fold --run RUN --out DIR --overwrite",
-        ) from error
+        )
+    try:
+        return decode_info(json.loads(read_text(file, most=LARGEST, error=ModelError)))
+    except (ValueError, RecursionError) as error:
+        raise damaged(folder, error) from error
+
+
+def damaged(folder: Path | str, error: Exception) -> ModelError:
+    """The error of a folded model whose `config.json` is no JSON, or is nested without end."""
+    reason = (str(error).splitlines() or [""])[0][:100]
+    return ModelError(
+        f"{folder}/config.json is damaged ({reason}).",
+        "Make it again with: c2s fold --run RUN --out DIR --overwrite",
+    )
 
 
 def decode_info(facts: Any) -> ModelInfo:
@@ -108,11 +118,18 @@ def decode_info(facts: Any) -> ModelInfo:
         ModelError: names the first key that is missing, unknown or wrong.
     """
     try:
-        return ModelInfo.model_validate(facts)
+        info = ModelInfo.model_validate(facts)
+        encode_info(info)  # what is nested too deep fails here, and not where it is written
+        return info
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
         raise ModelError(
             f"config.json is not that of a folded c2s model ({where}: {first['msg']}).",
+            "Make one with: c2s fold --run RUN --out DIR",
+        ) from error
+    except ValueError as error:
+        raise ModelError(
+            f"config.json is not that of a folded c2s model ({error}).",
             "Make one with: c2s fold --run RUN --out DIR",
         ) from error

@@ -1,6 +1,7 @@
 """Invariant: the folded model is the stock architecture with K outputs; nothing of CLIP is left but
 numbers in its last layer."""
 
+import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Self
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 
 from c2s.deploy.card import model_card
-from c2s.deploy.info import ModelError, ModelInfo, decode_info, encode_info, read_info
+from c2s.deploy.info import ModelError, ModelInfo, damaged, decode_info, encode_info, read_info
 from c2s.evaluation.inference import Mode, Predictor
 from c2s.plain_torch import plain_torch
 from c2s.students import create
@@ -103,8 +104,11 @@ class SegmentationModel(nn.Module, ModelHubMixin, coders={ModelInfo: (encode_inf
         folder = Path(pretrained_model_name_or_path)
         if folder.is_dir():
             read_info(folder)  # the mixin's own errors are tracebacks
-        with nullcontext() if folder.is_dir() else hub():
-            return super().from_pretrained(pretrained_model_name_or_path, **options)
+        try:
+            with nullcontext() if folder.is_dir() else hub():
+                return super().from_pretrained(pretrained_model_name_or_path, **options)
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            raise damaged(pretrained_model_name_or_path, error) from error
 
     def _save_pretrained(self, save_directory: Path) -> None:
         require_finite(self.student.state_dict(), str(save_directory / WEIGHTS))

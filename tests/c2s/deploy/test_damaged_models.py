@@ -38,6 +38,29 @@ def test_it_is_not_loaded(model, tmp_path, file, how):
     assert "\n" not in said
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.encode("utf-16"),
+        lambda text: b"\xef\xbb\xbf" + text.encode(),
+        lambda text: text.replace('"teacher": {', '"teacher": {"\xe9": 1, ').encode("latin-1"),
+        lambda text: text.replace(
+            '"teacher": {', f'"teacher": {{"x": {"[" * 900}{"]" * 900},'
+        ).encode(),
+        lambda text: text.replace('"crop": ', '"crop": -').encode(),
+        lambda text: text.encode() + b" " * (1 << 24),
+    ],
+    ids=["UTF-16", "a byte order mark", "Latin-1", "nested", "negative", "huge"],
+)
+def test_a_configuration_of_another_form_is_refused(model, tmp_path, change):
+    path = shutil.copytree(model, tmp_path / "m")
+    file = path / "config.json"
+    file.write_bytes(change(file.read_text(encoding="utf-8")))
+    with pytest.raises(ModelError, match=r"config\.json") as caught:
+        SegmentationModel.from_pretrained(path)
+    assert len(str(caught.value)) < 500
+
+
 def contents(path):
     return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in path.iterdir()}
 
