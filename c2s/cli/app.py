@@ -90,10 +90,10 @@ def main() -> None:
         print("error: GPU memory ran out. Free the GPU, or take --device cpu.", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
-        if error.filename is None:  # of no file that a user could look at
+        if error.errno is None:  # nothing that the system has refused
             raise
-        where = str(error.filename)[:LONGEST]
-        print(f"error: {where}: {error.strerror}.", file=sys.stderr)
+        where = "" if error.filename is None else f"{str(error.filename)[:LONGEST]}: "
+        print(f"error: {where}{error.strerror}.", file=sys.stderr)
         sys.exit(1)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # typer turns Ctrl-C into this, without a word

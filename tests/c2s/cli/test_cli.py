@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -194,3 +195,34 @@ def test_data_show_json(c2s):
         "suitcase",
         "frisbee",
     ]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "error: No space left on device.\n"),
+        (OSError(errno.EFBIG, "File too large", "a/b"), "error: a/b: File too large.\n"),
+        (
+            FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"),
+            "error: No usable temporary directory found in ['/tmp'].\n",
+        ),
+    ],
+)
+def test_what_the_system_refuses_is_one_sentence(c2s, monkeypatch, error, said):
+    """Wherever it is raised, also as a library is imported."""
+
+    def refused(*arguments):
+        raise error
+
+    monkeypatch.setattr("c2s.students.cost.student_cost", refused)
+    assert c2s("students", "list") == (1, "", said)
+
+
+@pytest.mark.parametrize("error", [OSError("a bug"), KeyError("a bug"), RuntimeError("a bug")])
+def test_a_bug_of_our_own_shows_where_it_is(c2s, monkeypatch, error):
+    def wrong(*arguments):
+        raise error
+
+    monkeypatch.setattr("c2s.students.cost.student_cost", wrong)
+    with pytest.raises(type(error)):
+        c2s("students", "list")
