@@ -251,7 +251,8 @@ def _build_blocks(
         except distributed.scheduler.KilledWorker as error:
             raise C2SError(
                 f"a worker process died repeatedly while building {task.path}; it may have run out of memory.",
-                "Run the same command again to resume, with a smaller --batch-size or fewer --workers.",
+                "Run the same command again to resume, with fewer --workers; or build another cache with a smaller "
+                "--batch-size.",
             ) from error
         except OSError as error:
             raise _unwritable(task.path, error) from error
