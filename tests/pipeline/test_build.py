@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 
+import distributed
 import numpy as np
 import pytest
 from small_builds import contents, request
 
-from c2s_cache import CacheError, MismatchError, open_cache
+from c2s_cache import C2SError, CacheError, MismatchError, open_cache
 from c2s_cache.integrity import verify
 from c2s_pipeline.build import build as build_cache
 
@@ -119,3 +120,15 @@ def test_target_that_is_something_else(build, source, tiny_teacher, tmp_path):
     with pytest.raises(CacheError, match="is not a c2s cache"):
         build(source, request(tiny_teacher), tmp_path)
     assert (tmp_path / "file.txt").read_text() == "mine"
+
+
+def test_workers_that_die_repeatedly_are_one_sentence(
+    build, built, tiny_teacher, tmp_path, monkeypatch
+):
+    def die(*_):
+        raise distributed.scheduler.KilledWorker("build_block", None, 3)
+
+    monkeypatch.setattr("c2s_pipeline.build.run_all", die)
+    with pytest.raises(C2SError, match=r"a worker process died repeatedly") as caught:
+        build(built[1], request(tiny_teacher), tmp_path / "c.zarr")
+    assert "resume, with fewer --workers; or build another cache with" in caught.value.hint
