@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from c2s.training.logs import read_metrics
 from c2s.training.run_folder import RunError, read_config, read_state, saved_step
 from c2s_cache.errors import ConfigError
 from c2s_cache.fingerprint import canonical_json, digest
-from c2s_cache.lock import flock
+from c2s_cache.lock import locked
 from c2s_cache.receipt import write_atomic
 
 if TYPE_CHECKING:
@@ -126,15 +127,19 @@ def run_cell(config: TrainConfig, scoring: Scoring) -> dict[str, Any]:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Wait until no other process is at this run; the kernel ends the wait when that one dies."""
+    """Wait until no other process is at this run; two commands may so share a folder.
+
+    The kernel ends the wait when the other one dies.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with lock_file(path).open("w", encoding="utf-8") as file:
-        flock(file.fileno(), exclusive=True)
+    busy = RunError(f"Another process is training or scoring {path}.", "Wait for it.")
+    with locked(lock_file(path), busy, math.inf, required=False):
         yield
 
 
 def lock_file(path: Path) -> Path:
-    """Locked by the process that trains or scores a run; two commands may so share a folder."""
+    """What guards a run, by whatever path it was named; there only while it is held."""
+    path = path.resolve()
     return path.with_name(f".{path.name}.lock")
 
 

@@ -80,7 +80,8 @@ def ablate(plan: Plan, request: Request, scoring: Scoring, watch: Watch) -> dict
 
     Returns:
         `grids` (see `report.grid_facts`), `caches`, `teacher` (see `teacher_time`), `scoring`, `failed`
-        (run name -> sentence) and `seconds` of this command.
+        (run name -> sentence) and `seconds` of this command; where the reports could not be written,
+        `unwritten` says why.
 
     Raises:
         C2SError: a worker died. Runs that fail are in `failed`.
@@ -107,9 +108,13 @@ def ablate(plan: Plan, request: Request, scoring: Scoring, watch: Watch) -> dict
         run_all(left, scoring, gpu_workers(), log, started, finished, lambda: watch(board))
     watch(board)
     seconds = round(time.monotonic() - began, 1)
-    for part in plan.parts:
-        write_report(request.out, _facts(part, request, scoring, board, seconds))
-    return _facts(plan, request, scoring, board, seconds)
+    facts = _facts(plan, request, scoring, board, seconds)
+    try:
+        for part in plan.parts:
+            write_report(request.out, _facts(part, request, scoring, board, seconds))
+    except OSError as error:  # what was measured is to be shown all the same
+        facts["unwritten"] = f"{request.out} cannot be written to ({error.strerror or error})."
+    return facts
 
 
 def _facts(

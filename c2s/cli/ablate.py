@@ -106,6 +106,10 @@ def ablate(
         typer.echo(json.dumps(facts))
     else:
         _print(facts)
+    if "unwritten" in facts:
+        raise C2SError(
+            facts["unwritten"], "Make room there; the same command then writes the reports."
+        )
     if facts["failed"]:
         raise C2SError(
             f"{len(facts['failed'])} runs failed; the report says why.",
@@ -128,7 +132,9 @@ def run_grids(plan: Plan, request: Request, scoring: Scoring) -> dict[str, Any]:
         require("open_clip", "build")
         require("distributed", "build")
         for path, changes in plan.derived.items():
-            console.print(f"{path} is derived with {json.dumps(changes)}", highlight=False)
+            console.print(
+                f"{path} is derived with {json.dumps(changes)}", markup=False, highlight=False
+            )
         with BuildBar() as bar:
             derive_caches(plan, request, bar)
     shown: set[str] = set()
@@ -184,4 +190,4 @@ def _print(facts: dict[str, Any]) -> None:
     for grid in facts["grids"]:
         print_table(grid_table(grid, facts["scoring"]))
     for line in costs(facts):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from types import SimpleNamespace
 
@@ -137,3 +138,16 @@ def test_train_takes_a_recipe_below_its_settings(c2s, tiny_cache, tmp_path):
     code, _, err = c2s("train", "--resume", "runs/r", "--recipe", "best")
     assert code == 2
     assert "drop --recipe" in err
+
+
+def test_what_was_measured_is_shown_where_the_reports_cannot_be_written(
+    c2s, instant, tiny_cache, monkeypatch
+):
+    def full(out, facts):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runner, "write_report", full)
+    code, out, err = c2s("ablate", "--cache", tiny_cache, "--table", "IX", "--out", "a[b]")
+    assert code == 1
+    assert "42.3 / 41.9 / 42.7" in out
+    assert "error: a[b] cannot be written to (No space left on device). Make room there;" in err
