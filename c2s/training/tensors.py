@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -76,6 +77,9 @@ def write_whole(file: Path, write: Callable[[Path], object]) -> None:
         OSError: it cannot be written.
     """
     partial = file.with_name(f".{file.name}.part")
+    for path in (file, partial):
+        if path.exists() and not path.is_file():  # a device or a pipe would be replaced
+            raise OSError(errno.EINVAL, "no regular file", str(path))
     try:
         partial.touch()
         mode = partial.stat().st_mode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from c2s.training.checkpoint import SafetensorsIO, _join, _split, read_state
 from c2s.training.run_folder import RunError
+from c2s.training.tensors import write_tensors
 
 leaves = st.one_of(
     st.none(),
@@ -75,3 +77,11 @@ def test_what_json_cannot_say_is_refused(tmp_path):
         SafetensorsIO().save_checkpoint(checkpoint(odd=object()), tmp_path / "checkpoint")
     with pytest.raises(RunError, match="no checkpoint"):
         read_state(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", ".x.safetensors.part"])
+def test_a_pipe_is_never_replaced_by_tensors(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(OSError, match="no regular file"):
+        write_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)})
+    assert [f.name for f in tmp_path.iterdir() if f.is_fifo()] == [name]
