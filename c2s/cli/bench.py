@@ -194,8 +194,12 @@ def _show(facts: dict[str, Any]) -> None:
             table.add_row(side, f"{middle:.1f}", ", ".join(f"{r:.1f}" for r in rounds))
         print_table(table)
         named = facts["what"]
-        console.print(f"[bold]{named['ours']} / {named['reference']}: {facts['ratio']:.2f}[/]")
+        console.print(
+            f"{named['ours']} / {named['reference']}: {facts['ratio']:.2f}",
+            style="bold",
+            markup=False,
+        )
     skip = {"sides", "codecs", "what", "ours", "reference", "unit", "ratio", "rounds", "bench"}
     for key, value in {**facts, **facts["what"]}.items():
         if key not in skip:
-            console.print(f"  {key}: {value}", highlight=False)
+            console.print(f"  {key}: {value}", markup=False, highlight=False)

@@ -74,7 +74,7 @@ class BuildBar:
     def change(self, change: Change) -> None:
         """Another request is being met from what is there."""
         stages = f"keeping {', '.join(change.kept)}; computing {', '.join(change.new) or 'nothing'}"
-        self._progress.console.print(stages, highlight=False)
+        self._progress.console.print(stages, markup=False, highlight=False)
 
     def text(self, done: int, total: int) -> None:
         """So many of the class sentences are embedded."""
@@ -93,7 +93,9 @@ class BuildBar:
 
     def warn(self, sentence: str) -> None:
         """Something is wrong, and the build goes on."""
-        self._progress.console.print(f"warning: {sentence}", highlight=False, soft_wrap=True)
+        self._progress.console.print(
+            f"warning: {sentence}", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 @contextmanager

@@ -157,7 +157,7 @@ class Bar(pl.Callback):
         if not self.console.is_terminal:
             left = (self.total - step) / max(rate, 1e-9)
             text = f"train {step}/{self.total}, {rate:.2f} it/s, {left:.0f} s left, loss {loss:.3f}"
-            self.console.print(text, highlight=False)
+            self.console.print(text, markup=False, highlight=False)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Remove the bar."""

@@ -174,7 +174,7 @@ def _fit(
             else:
                 raise RunError(f"Another process has trained {path} on.", "Run the command again.")
             for sentence in said:
-                Console(stderr=True).print(sentence, highlight=False)
+                Console(stderr=True, markup=False).print(sentence, highlight=False)
         with (
             _sentences(path, data.config, trainer.world_size > 1),
             _nothing_left_unless(path, lambda: start > 0 or not first or saver.begun),
