@@ -133,7 +133,8 @@ def _check_own(config: TrainConfig) -> None:
     if "LOCAL_RANK" in os.environ:  # or somebody has started it by hand
         for name in ("MASTER_ADDR", "MASTER_PORT"):
             os.environ[name]
-    elif config.nodes > 1 and not (
+        return
+    if config.nodes > 1 and not (
         {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
         and {"NODE_RANK", "GROUP_RANK"} & os.environ.keys()
     ):
@@ -144,7 +145,8 @@ def _check_own(config: TrainConfig) -> None:
         )
     import __main__
 
-    if getattr(__main__, "__spec__", None) is None and not Path(sys.argv[0]).is_file():
+    again = getattr(__main__, "__spec__", None) is not None or Path(sys.argv[0]).is_file()
+    if config.devices > 1 and not again:
         raise ConfigError(
             f"devices={config.devices} starts this program once more for every further process, which a "
             "program from standard input or -c cannot be.",
