@@ -46,7 +46,7 @@ def fold(
 ) -> None:
     """Fold text embeddings into a student's classifier: the stock model with a head of K classes.
 
-    At every position of the feature map the best class is that of the cosines; see the README for what
+    At every position of the feature map the best class is that of the cosines; see docs/deploy.md for what
     interpolation and overlapping windows make of it. A seen offset cannot be folded: it acts on cosines.
     """
     from c2s.deploy.fold import fold_run, write_model

@@ -1,4 +1,4 @@
-"""gpu.md: the tables for BENCHMARKS.md.
+"""gpu.md: the tables for docs/benchmarks.md.
 
 A step's figures are a flat mapping of names to values. `rows`, if there, is a list of mappings that makes a
 table.

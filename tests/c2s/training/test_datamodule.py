@@ -15,7 +15,7 @@ from c2s.training.datamodule import C2SDataModule
 from c2s.training.run import build_module
 from c2s_cache.errors import ConfigError
 
-README = Path(__file__).parents[3] / "README.md"
+PAGE = Path(__file__).parents[3] / "docs/training.md"
 
 pytestmark = [  # Lightning's hints
     pytest.mark.filterwarnings("ignore::UserWarning"),
@@ -78,8 +78,8 @@ def test_a_trainer_that_does_not_fit_is_one_sentence(tiny_cache, tmp_path):
 
 
 def test_the_readme_block_trains(tmp_path, monkeypatch):
-    """The block of README.md, word for word."""
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    """The block of docs/training.md, word for word."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     (block,) = [b for b in blocks if "C2SDataModule" in b]
     assert len(block.splitlines()) < 10
     write_cache(tmp_path / "cache" / "voc.zarr")
