@@ -84,7 +84,7 @@ def unlike_paper(lines: Sequence[Line], dataset: str) -> str | None:
     found = [dataset] if dataset != PAPER["dataset"] else []
     for run in (run for line in lines if line.row.paper for run in line.runs):
         found += [run.student] if run.student != PAPER["student"] else []
-        found += ["a random encoder"] if run.weights in (None, "random") else []
+        found += ["no --weights"] if run.weights in (None, "random") else []
         found += [f"{run.total} iterations"] if run.total != PAPER["iterations"] else []
         found += [f"batches of {run.batch_size}"] if run.batch_size != PAPER["batch_size"] else []
     return ", ".join(dict.fromkeys(found)) or None

@@ -63,6 +63,7 @@ class Saver(pl.callbacks.Checkpoint):
             return
         module.require_finite_losses()
         require_finite(module.state_dict(), f"iteration {step}")
+        module.require_finite_features(batch)
         try:
             with self.stop.saving():
                 if half and trainer.is_global_zero:
@@ -95,7 +96,8 @@ class Saver(pl.callbacks.Checkpoint):
         assert isinstance(module, DistillationModule)
         progress = trainer.fit_loop.epoch_loop.batch_progress.current
         whole = progress.ready == progress.completed and module.ends_iteration(progress.ready - 1)
-        if isinstance(exception, Exception) and whole and trainer.is_global_zero:
+        failed = isinstance(exception, NotFinite) or not isinstance(exception, Exception)
+        if whole and not failed and trainer.is_global_zero:
             self._save_alone(trainer, module)
 
     def _save_alone(self, trainer: pl.Trainer, module: DistillationModule) -> None:

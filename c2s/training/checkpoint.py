@@ -27,6 +27,7 @@ from c2s.training.run_folder import (
 )
 from c2s.training.run_folder import STUDENT as STUDENT_FILE
 from c2s.training.tensors import write_tensors
+from c2s_cache.fingerprint import file_digest
 from c2s_cache.receipt import sync_directory, write_atomic
 
 FORMAT = 2
@@ -81,6 +82,7 @@ class SafetensorsIO(CheckpointIO):
         try:
             write_tensors(new / STUDENT_FILE, student)
             write_tensors(new / OTHERS_FILE, others)
+            state["files"] = {n: file_digest(new / n) for n in (STUDENT_FILE, OTHERS_FILE)}
             write_atomic(new / STATE, (json.dumps(state) + "\n").encode())
         except BaseException:
             shutil.rmtree(new, ignore_errors=True)
@@ -108,8 +110,8 @@ class SafetensorsIO(CheckpointIO):
                 "evaluated, not continued.",
                 "Start it anew with --overwrite.",
             )
-        tensors = load_tensors(folder / OTHERS_FILE)
-        student = load_tensors(folder / STUDENT_FILE)
+        tensors = load_tensors(folder / OTHERS_FILE, state.files.get(OTHERS_FILE))
+        student = load_tensors(folder / STUDENT_FILE, state.files.get(STUDENT_FILE))
         tensors |= {state.student + k: v for k, v in student.items()}
         try:
             joined: dict[str, Any] = _join(state.checkpoint, tensors)

@@ -150,6 +150,23 @@ class DistillationModule(pl.LightningModule):
         if failed < NEVER:
             raise NotFinite(f"The loss is not finite at iteration {int(failed)}.")
 
+    def require_finite_features(self, batch: Batch) -> None:
+        """See that the weights as they are now, which no loss has seen yet, give finite features of a batch: one
+        more pass, without gradients, before weights are saved.
+
+        Raises:
+            NotFinite: they do not, in any process.
+        """
+        images = student_input(batch, self.student)
+        finite = True
+        for student in dict.fromkeys((self.student, self.trained_student)):
+            training = student.training
+            with torch.no_grad():
+                finite &= bool(student.eval()(images).isfinite().all())
+            student.train(training)
+        if not self.trainer.strategy.reduce_boolean_decision(finite):
+            raise NotFinite(f"After iteration {self.step} the student's features are not finite.")
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """See that a checkpoint is one of this module; its rates are those that the configuration gives.
 

@@ -131,6 +131,11 @@ def resume(
     config = config.resolved(cache.manifest.dataset, cache.manifest.view_size)
     if state.step >= config.total or (state.complete and "iterations" not in changes):
         open_run(path, allow_code)  # complete is what can be used
+        if changes:
+            raise RunError(
+                f"{path} is complete, so {listed(changes)} would have no effect.",
+                "Put it back in its config.yaml, or make the run longer with --iterations N.",
+            )
         return path
     if state.complete and state.step < config.total and state.step < changes["iterations"][0]:
         raise RunError(

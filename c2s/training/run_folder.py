@@ -30,6 +30,7 @@ from c2s.training import continuation
 from c2s.training.config import TrainConfig, dump_yaml, load_config
 from c2s.training.tensors import difference, require_finite, write_tensors
 from c2s_cache.errors import C2SError, ConfigError
+from c2s_cache.fingerprint import file_digest
 from c2s_cache.lock import LOCK, locked
 from c2s_cache.ownership import Mark, NotOurs, contents
 from c2s_cache.reader import Cache
@@ -55,7 +56,8 @@ class RunInfo(BaseModel):
 
     `templates` are the sentences and `prompts` the names in them that its class embeddings stand for;
     neither is known where they were imported. `architecture` is what the student says of itself beyond its
-    name (`Student.architecture`).
+    name (`Student.architecture`). `text_digest` is the SHA-256 of `text.safetensors`; None in a run of an
+    earlier version.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,6 +72,7 @@ class RunInfo(BaseModel):
     teacher: dict[str, Any]
     fingerprints: dict[str, str]
     architecture: dict[str, Any] | None = None
+    text_digest: str | None = None
     versions: dict[str, str]
 
     @model_validator(mode="after")
@@ -88,6 +91,7 @@ class State(BaseModel):
         complete: whether nothing is left to train.
         student: what the names of the student's tensors begin with in Lightning's own checkpoint.
         config: the settings that it was trained with, as JSON values; None where no run saved it.
+        files: SHA-256 of its files of tensors, by name; empty in a checkpoint of an earlier version.
         checkpoint: Lightning's own, without its tensors.
     """
 
@@ -98,6 +102,7 @@ class State(BaseModel):
     complete: bool = False
     student: str = ""
     config: dict[str, Any] | None = None
+    files: dict[str, str] = {}
     checkpoint: dict[str, Any] = {}
 
 
@@ -150,8 +155,9 @@ def create_run(config: TrainConfig, cache: Cache, student: nn.Module) -> Path:
     )
     embeddings = torch.from_numpy(np.ascontiguousarray(cache.text("all").embeddings))
     try:
-        write_atomic(path / INFO, (info.model_dump_json(indent=2) + "\n").encode())
+        _write_info(path, info)  # the mark comes first
         write_tensors(path / TEXT, {"embeddings": embeddings})
+        _write_info(path, info.model_copy(update={"text_digest": file_digest(path / TEXT)}))
         write_config(path, config)
     except OSError as error:
         shutil.rmtree(path, ignore_errors=True)
@@ -159,6 +165,10 @@ def create_run(config: TrainConfig, cache: Cache, student: nn.Module) -> Path:
             f"The run folder {path} cannot be made ({error.strerror or error})."
         ) from error
     return path
+
+
+def _write_info(path: Path, info: RunInfo) -> None:
+    write_atomic(path / INFO, (info.model_dump_json(indent=2) + "\n").encode())
 
 
 @contextmanager
@@ -245,9 +255,9 @@ def continued(path: Path, config: TrainConfig, state: State) -> dict[str, tuple[
         raise RunError(
             f"{path} was trained with other settings: "
             f"{continuation.listed({key: changes[key] for key in wrong})}.",
-            f"Put them back in {path / CONFIG}, or train a new run with them under another --name. "
-            f"What may change: {', '.join(continuation.CHANGEABLE)} (iterations to more), and what "
-            "decides nothing of what is learnt.",
+            f"Put them back (in {path / CONFIG}, or on the command line), or train a new run with them under "
+            "another --name. What may change: more iterations, lr, precision, and what decides nothing of what is "
+            "learnt.",
         )
     return changes
 
@@ -282,7 +292,8 @@ def open_run(path: Path | str, allow_code: bool = False) -> Run:
     config, info, state = read_config(path), read_info(path), read_state(path)
     continued(path, config, state)
     require_no_code(config.student, path, allow_code)
-    texts, file = load_tensors(path / TEXT), checkpoint_folder(path) / STUDENT
+    texts = load_tensors(path / TEXT, info.text_digest)
+    file = checkpoint_folder(path) / STUDENT
     embeddings = texts.get("embeddings", torch.empty(0))
     rows = len(info.classes)
     if embeddings.ndim != 2 or len(embeddings) != rows or embeddings.dtype != torch.float32:
@@ -293,7 +304,7 @@ def open_run(path: Path | str, allow_code: bool = False) -> Run:
         )
     # The weights are all in the checkpoint; the pretrained ones need not exist here.
     student = create(config.student, embeddings.shape[1], "random", info.architecture)
-    load_weights(student, load_tensors(file), file)
+    load_weights(student, load_tensors(file, state.files.get(STUDENT)), file)
     return Run(path, config, info, state.step, embeddings.numpy(), student.eval())
 
 
@@ -330,11 +341,15 @@ def saved_step(path: Path) -> int | None:
         return None
 
 
-def load_tensors(file: Path) -> dict[str, torch.Tensor]:
+def load_tensors(file: Path, digest: str | None = None) -> dict[str, torch.Tensor]:
     """Tensors of a safetensors file, on the CPU.
 
+    Args:
+        file: the file.
+        digest: its SHA-256 when it was written, if that is known.
+
     Raises:
-        RunError: missing or damaged.
+        RunError: missing, damaged, or another file.
         NotFinite: a value is nan or infinite.
     """
     try:
@@ -344,6 +359,8 @@ def load_tensors(file: Path) -> dict[str, torch.Tensor]:
             f"{file} is missing or damaged ({error}).", "Train the run again."
         ) from error
     require_finite(tensors, str(file), "Train the run again, with a lower lr or precision=32-true.")
+    if digest not in (None, file_digest(file)):
+        raise RunError(f"{file} is not the file that was saved.", "Train the run again.")
     return tensors
 
 

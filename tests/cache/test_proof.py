@@ -239,7 +239,7 @@ def test_a_manifest_of_too_many_rows_costs_nothing(copy, keys):
 def test_a_damaged_root_is_one_sentence(copy, content):
     (copy / "zarr.json").write_bytes(content)
     for opened in (open_cache, Cache):
-        with pytest.raises(CacheError, match="is not a c2s cache") as caught:
+        with pytest.raises(CacheError, match=r"is a damaged cache: its zarr\.json") as caught:
             opened(copy)
         assert len(str(caught.value).splitlines()) == 1
 

@@ -57,7 +57,7 @@ def test_the_table_shows_the_paper_beside(c2s, instant, tiny_cache):
     text = " ".join(out.split())
     assert "Size 0 is read as no bank" in text
     assert "Not comparable with the paper's figures" in text
-    assert "here: tiny, a random encoder, 20000 iterations." in text
+    assert "here: tiny, no --weights, 20000 iterations." in text
     assert [c.method.bank_size for c in instant] == [0, 2, 6, 14] * 2
 
 
