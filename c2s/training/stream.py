@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from multiprocessing import resource_tracker, util
-from multiprocessing.synchronize import SemLock
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -33,6 +32,7 @@ from c2s_cache.augment import AugmentConfig, draw_view
 from c2s_cache.block import Block, Sample
 from c2s_cache.errors import C2SError, CacheError, UnreadableImage
 from c2s_cache.reader import Cache
+from c2s_cache.semaphores import named
 
 T = TypeVar("T")
 V = TypeVar("V", View, Replay)
@@ -209,10 +209,10 @@ class _Loader(DataLoader[Any]):
         if self.num_workers:
             with deaf():
                 resource_tracker.ensure_running()  # it unblocks what it wants to have blocked itself
-        before = _semaphores()
+        before = named()
         with deaf():
             items = super().__iter__()
-        ours = [remove for key, remove in _semaphores().items() if key not in before]
+        ours = [remove for key, remove in named().items() if key not in before]
         for number, item in enumerate(items):
             if number == self.num_workers - 1:  # every one has opened them
                 for remove in ours:
@@ -223,13 +223,6 @@ class _Loader(DataLoader[Any]):
 
     def check_worker_number_rationality(self) -> None:
         """More processes than cores are the default's or the user's choice."""
-
-
-def _semaphores() -> dict[Any, Any]:
-    """What removes the names of this process's semaphores from /dev/shm, where SIGKILL would leave them."""
-    known = util._finalizer_registry  # type: ignore[attr-defined]
-    cleanup = SemLock._cleanup  # type: ignore[attr-defined]
-    return {key: remove for key, remove in known.items() if remove._callback is cleanup}
 
 
 def loader(stream: BatchStream, workers: int, pin_memory: bool) -> DataLoader[Batch | list[Replay]]:

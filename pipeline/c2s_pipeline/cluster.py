@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from c2s_cache import C2SError, ConfigError
+from c2s_cache.semaphores import named
 from c2s_pipeline.extras import require
 
 PROFILER = "distributed.worker.profile.enabled"
@@ -77,9 +78,13 @@ def connect(scheduler: str | None, workers: int, device: str, blocks: int = 2) -
             _later(),
             require("dask", "build").config.set({PRE_SPAWN: ENVIRONMENT, PROFILER: False}),
         ):
+            before = named()
             local = stack.enter_context(
                 _local_cluster(distributed, workers, OnGPU if gpus else None, blocks)
             )
+            for key, remove in named().items():
+                if key not in before:
+                    remove()  # all workers have started
         yield stack.enter_context(distributed.Client(local))
 
 

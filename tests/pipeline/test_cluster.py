@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,3 +50,18 @@ def test_workers_on_a_cpu_are_told_of_no_gpu(monkeypatch):
     with connect(None, 1, "cpu") as client:
         (seen,) = client.run(environment).values()
     assert "CUDA_VISIBLE_DEVICES" not in seen
+
+
+def semaphores():
+    """Those that this process has opened by name, as the system lists them; "(deleted)" where the name is gone."""
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    return [line for line in maps if "/dev/shm/sem.mp-" in line]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="there is no /proc here")
+def test_no_semaphore_of_a_cluster_that_has_started_has_a_name():
+    """So that none is left in /dev/shm by a build that is killed with all of its processes."""
+    with connect(None, 2, "cpu") as client:
+        opened = [line for lines in client.run(semaphores).values() for line in lines]
+    assert opened
+    assert [line for line in opened if not line.endswith("(deleted)")] == []
