@@ -161,7 +161,7 @@ class DistillationModule(pl.LightningModule):
         finite = True
         for student in dict.fromkeys((self.student, self.trained_student)):
             training = student.training
-            with torch.no_grad():
+            with torch.no_grad(), self.trainer.precision_plugin.forward_context():
                 finite &= bool(student.eval()(images).isfinite().all())
             student.train(training)
         if not self.trainer.strategy.reduce_boolean_decision(finite):

@@ -318,5 +318,5 @@ def _write_metadata(path: Path, manifest: Manifest) -> None:
 
 def _only_begun(path: Path) -> bool:
     """Whether `path` is a cache of ours whose creation was cut short before its first receipt."""
-    receipts = path / "receipts"
-    return (path / STAGING).is_dir() and not any(f.is_file() for f in receipts.rglob("*"))
+    receipts = (path / "receipts").rglob("*.json")  # one that was being written has another ending
+    return (path / STAGING).is_dir() and not any(receipts)

@@ -7,7 +7,8 @@ import json
 import pytest
 import zarr
 from small_builds import contents
-from tiny_cache import write_cache
+from tiny_cache import tiny_manifest, write_cache
+from tiny_writes import dense_request
 
 from c2s_cache import Cache, CacheError, open_cache
 from c2s_cache.integrity import verify
@@ -130,3 +131,12 @@ def test_what_a_killed_build_leaves_is_no_finding(tmp_path):
     with build_lock(path):
         assert create_cache(path, Cache(path).manifest) is not None
     assert {f.name for f in path.iterdir()} & {LOCK, OWNER, STAGING} == set()
+
+
+def test_a_cache_whose_first_receipt_was_being_written_is_only_begun(tmp_path):
+    path = tmp_path / "a.zarr"
+    create_cache(path, tiny_manifest())
+    receipt = path / "receipts/metadata/000000.json"
+    receipt.rename(receipt.with_name(f".{receipt.name}.part"))
+    (path / ".c2s-metadata").mkdir()
+    assert create_cache(path, dense_request()) is None
