@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from c2s.demo.defaults import TEACHER, TEACHER_FOLDER
-from c2s.training.config import TrainConfig
+from c2s.runs.config import TrainConfig
+from c2s.shapes.defaults import own_teacher
 from c2s.training.online import Answer
 from c2s.training.processes import cluster_environment
 from c2s.training.view import Replay
@@ -83,9 +83,7 @@ def load_online_teacher(config: TrainConfig, manifest: Manifest) -> OnlineTeache
     from c2s_pipeline.recorded import load_recorded, recorded_spec
     from c2s_pipeline.view_teacher import ViewTeacher
 
-    weights = config.teacher_weights
-    if weights is None and manifest.teacher.name == f"local-dir:{TEACHER_FOLDER.name}":
-        weights = TEACHER  # a cache knows a folder by its name; this one comes with c2s
+    weights = config.teacher_weights or own_teacher(manifest.teacher.name)
     folder = weights is not None and weights.startswith("local-dir:")
     spec = recorded_spec(manifest, weights if folder else None, None if folder else weights)
     options = "--teacher-weights FILE (or local-dir:FOLDER)"

@@ -6,7 +6,7 @@ from itertools import islice
 
 from c2s.datasets import load_dataset
 from c2s.datasets.registry import NAMES
-from c2s.training.config import TrainConfig
+from c2s.runs.config import TrainConfig
 from c2s.training.validation import ValidationSet
 from c2s_cache import Manifest
 from c2s_cache.errors import ConfigError

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 from pictures import label_map, photo
 
-from c2s.processor import prepare
+from c2s.cpu_runtime import prepare
 
 # The suite is repeatable; look for new counterexamples with: pytest --hypothesis-profile=explore
 settings.register_profile("repeatable", derandomize=True)

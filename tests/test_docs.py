@@ -20,7 +20,7 @@ from pictures import label_map, photo
 from pydantic import BaseModel
 
 from c2s.cli import app
-from c2s.training.config import TrainConfig, ValidationConfig
+from c2s.runs.config import TrainConfig, ValidationConfig
 from c2s_pipeline.request import BuildRequest
 
 ROOT = Path(__file__).parents[1]

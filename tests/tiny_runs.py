@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from c2s.training.config import load_config
+from c2s.runs.config import load_config
 
 
 def settings(cache, runs, defaults=None, **more):

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from c2s.training.config import TrainConfig
+from c2s.runs.checkpoint import RunError, read_state, saved_step
+from c2s.runs.config import TrainConfig
+from c2s.runs.folder import read_config
 from c2s.training.logs import read_metrics
-from c2s.training.run_folder import RunError, read_config, read_state, saved_step
 from c2s_cache.errors import ConfigError
 from c2s_cache.fingerprint import canonical_json, digest
 from c2s_cache.lock import locked
@@ -176,7 +177,7 @@ def _trained(path: Path, config: TrainConfig) -> bool:
 def _evaluate(path: Path, scoring: Scoring) -> dict[str, Any]:
     """Scores of a run as `c2s eval` gives them, and `images_per_s`."""
     from c2s.evaluation.evaluate import check_classes, evaluate
-    from c2s.training.run_folder import open_run
+    from c2s.runs.run import open_run
 
     data, items = scoring.images()
     run = open_run(path, allow_code=True)  # its student is the plan's, which was asked for

@@ -11,9 +11,9 @@ from typing import Any
 from c2s.ablation.cell import run_name
 from c2s.ablation.grid import Grid, Row
 from c2s.config import merge, resolve
-from c2s.demo.defaults import own_teacher, train_defaults
 from c2s.recipes import Recipe
-from c2s.training.config import TrainConfig, load_config
+from c2s.runs.config import TrainConfig, load_config
+from c2s.shapes.defaults import own_teacher, train_defaults
 from c2s_cache import ConfigError, Manifest, open_cache
 from c2s_cache.fingerprint import canonical_json, digest
 
@@ -190,7 +190,7 @@ def build_requests(
     from c2s_pipeline.recorded import recorded_request
     from c2s_pipeline.request import BuildRequest
 
-    teacher = request.teacher or own_teacher(manifest.dataset, manifest.teacher.name)
+    teacher = request.teacher or own_teacher(manifest.teacher.name)
     options = {"teacher": teacher, "pretrained": request.pretrained}
     recorded = recorded_request(manifest).model_dump()
     if request.teacher is not None:

@@ -12,7 +12,7 @@ from c2s.ablation.plan import Plan, Request, build_requests
 from c2s.ablation.report import grid_facts, unlike_paper, write_report
 from c2s.ablation.teacher_time import teacher_time
 from c2s.ablation.workers import Outcome, gpu_workers, run_all
-from c2s.training.config import TrainConfig
+from c2s.runs.config import TrainConfig
 from c2s.training.logs import read_metrics
 from c2s_cache import C2SError, open_cache
 

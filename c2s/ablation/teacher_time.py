@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from c2s.training.config import TrainConfig
+from c2s.runs.config import TrainConfig
 from c2s_cache import Cache
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from c2s.ablation.cell import Scoring, run_cell
-from c2s.training.config import TrainConfig
+from c2s.runs.config import TrainConfig
 from c2s.training.signals import Interrupted, StopRequest, deaf, listen
 from c2s_cache.errors import C2SError
 

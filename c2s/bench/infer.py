@@ -15,11 +15,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from c2s.bench.measure import Side, alternate, device_name, result
 from c2s.deploy.fold import fold_classifier, fold_run
 from c2s.evaluation.inference import CosineClassifier
+from c2s.runs.run import open_run
 from c2s.students import create
 from c2s.students.adapters.adapted import Adapted
 from c2s.students.base import Student, parameter_count
 from c2s.students.segformer import HEAD_CHANNELS, SIZES
-from c2s.training.run_folder import open_run
 
 CLIP_DIM = 512
 ROUND_SECONDS = 0.2

@@ -11,7 +11,7 @@ from typing import Any
 from c2s.cli.progress import BuildBar
 from c2s.config import resolve
 from c2s.datasets import load_dataset
-from c2s.demo.defaults import build_defaults
+from c2s.shapes.defaults import build_defaults
 from c2s_cache import Cache, open_cache
 from c2s_pipeline.build import build
 from c2s_pipeline.clip_names import RANDOM

@@ -8,9 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from c2s.bench.baselines import Reader, pack, rivals, unpack
 from c2s.bench.inputs import cache_of
 from c2s.bench.measure import Side, alternate, result
-from c2s.bench.rivals import Reader, pack, rivals, unpack
 from c2s.training.sampler import BatchSequence
 from c2s.training.stream import BatchStream, block_sizes
 from c2s.training.view import collate, load_view

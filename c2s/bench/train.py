@@ -13,10 +13,10 @@ import torch
 from c2s.ablation.tables import TABLES
 from c2s.bench.inputs import cache_of
 from c2s.bench.measure import alternate, device_name, result
-from c2s.demo.defaults import train_defaults
 from c2s.methods.batch import Batch
 from c2s.online import OnlineTeacher, load_online_teacher
-from c2s.training.config import TrainConfig, load_config
+from c2s.runs.config import TrainConfig, load_config
+from c2s.shapes.defaults import train_defaults
 from c2s.training.module import DistillationModule
 from c2s.training.run import build_module
 from c2s.training.sampler import BatchSequence

@@ -22,7 +22,7 @@ from c2s.cli import (
     students,
     train,
 )
-from c2s.processor import prepare
+from c2s.cpu_runtime import prepare
 from c2s_cache.errors import C2SError, of_gpu_memory
 
 INTERRUPTED = 130

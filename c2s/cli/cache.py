@@ -134,7 +134,7 @@ def derive(
     from c2s.cli.progress import BuildBar
     from c2s.config import resolve
     from c2s.datasets import load_dataset
-    from c2s.demo.defaults import own_teacher
+    from c2s.shapes.defaults import own_teacher
     from c2s_cache import open_cache
     from c2s_pipeline.extras import require
 
@@ -152,7 +152,7 @@ def derive(
     if split_file is not None:
         labelled = load_dataset(base.dataset, root, split_file).split(base.split)
     options = {
-        "teacher": teacher or own_teacher(base.dataset, base.teacher.name),
+        "teacher": teacher or own_teacher(base.teacher.name),
         "pretrained": pretrained,
         "dense": dense,
         "templates": templates,
@@ -224,7 +224,7 @@ def _spot_check(
     cache: Any, sample: int, seed: int, teacher: str | None, pretrained: str | None
 ) -> Any:
     from c2s.cli.progress import bar
-    from c2s.demo.defaults import own_teacher
+    from c2s.shapes.defaults import own_teacher
     from c2s_pipeline.extras import require
 
     try:
@@ -235,7 +235,7 @@ def _spot_check(
     from c2s_pipeline.spot_check import sample_rows, spot_check
 
     m = cache.manifest
-    found = teacher or (own_teacher(m.dataset, m.teacher.name) if pretrained is None else None)
+    found = teacher or (own_teacher(m.teacher.name) if pretrained is None else None)
     model = load_recorded(m, recorded_spec(m, found, pretrained), NO_TEACHER)
     rows = sample_rows(cache, sample, seed)
     with bar("teacher", len(rows), "rows") as advance:

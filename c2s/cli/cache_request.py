@@ -39,8 +39,8 @@ def cache_request(
     """
     from c2s.config import merge, resolve
     from c2s.datasets import load_dataset
-    from c2s.demo.defaults import build_defaults
     from c2s.recipes import load_recipe
+    from c2s.shapes.defaults import build_defaults
     from c2s_pipeline.extras import require
 
     data = load_dataset(dataset, root, split_file)

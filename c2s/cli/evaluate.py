@@ -16,7 +16,7 @@ from c2s_cache.errors import ConfigError
 if TYPE_CHECKING:
     from c2s.datasets import Dataset
     from c2s.evaluation.vocabulary import Vocabulary
-    from c2s.training.run_folder import Run
+    from c2s.runs.run import Run
 
 
 class Mode(StrEnum):
@@ -85,7 +85,7 @@ def evaluate(
     from c2s.evaluation.evaluate import evaluate as measure
     from c2s.evaluation.paper import paper_row
     from c2s.evaluation.vocabulary import own_vocabulary
-    from c2s.training.run_folder import open_run
+    from c2s.runs.run import open_run
 
     offsets = numbers(seen_offset, "--seen-offset")
     if out is not None and out.suffix not in (".json", ".csv"):

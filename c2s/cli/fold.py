@@ -12,7 +12,7 @@ from c2s_cache.errors import ConfigError
 
 if TYPE_CHECKING:
     from c2s.evaluation.vocabulary import Vocabulary
-    from c2s.training.run_folder import Run
+    from c2s.runs.run import Run
 
 
 def fold(
@@ -50,8 +50,8 @@ def fold(
     interpolation and overlapping windows make of it. A seen offset cannot be folded: it acts on cosines.
     """
     from c2s.deploy.fold import fold_run, write_model
+    from c2s.runs.run import open_run
     from c2s.students.base import parameter_count
-    from c2s.training.run_folder import open_run
 
     opened = open_run(run, allow_code)
     model = fold_run(opened, _words(opened, classes, vocabulary), license_)

@@ -85,7 +85,7 @@ def score(
     from c2s.cli.masks_report import PAPER, score_table, write_scores
     from c2s.cli.progress import bar
     from c2s.datasets import load_dataset
-    from c2s.demo.defaults import build_defaults
+    from c2s.shapes.defaults import build_defaults
 
     for file in out or ():
         if file.suffix not in FORMS:

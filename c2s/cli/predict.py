@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from c2s.evaluation.inference import Predictor
-    from c2s.training.run_folder import Run
+    from c2s.runs.run import Run
 
 DEFAULT_TEMPLATES = ("a photo of a {}",)
 """For runs whose class embeddings were imported: the paper's."""
@@ -134,7 +134,7 @@ def _predictor(
     from c2s.deploy import SegmentationModel
     from c2s.evaluation.evaluate import compute_device, predictor
     from c2s.evaluation.vocabulary import foreign_vocabulary, own_vocabulary
-    from c2s.training.run_folder import open_run
+    from c2s.runs.run import open_run
 
     names = None if classes is None else class_names(classes)
     if (run / "config.json").is_file():
@@ -178,7 +178,7 @@ def class_embeddings(run: Run, names: list[str]) -> NDArray[np.float32]:
     """
     import numpy as np
 
-    from c2s.demo.defaults import BUNDLED, TEACHER
+    from c2s.shapes.defaults import own_teacher
 
     info = run.info
     known = {
@@ -192,7 +192,7 @@ def class_embeddings(run: Run, names: list[str]) -> NDArray[np.float32]:
             from c2s_pipeline.text import embed_names
 
             teacher, templates = info.teacher, info.templates or DEFAULT_TEMPLATES
-            name = TEACHER if teacher["name"] == BUNDLED else teacher["name"]
+            name = own_teacher(teacher["name"]) or teacher["name"]
             weights, digest = teacher["pretrained"], teacher["digest"]
             activation = teacher.get("activation")
             found = embed_names(name, weights, unknown, templates, digest, activation)

@@ -12,7 +12,7 @@ from c2s.cli.allow_code import ALLOW_CODE
 from c2s_cache.errors import ConfigError
 
 if TYPE_CHECKING:
-    from c2s.training.config import TrainConfig
+    from c2s.runs.config import TrainConfig
 
 
 def train(
@@ -97,8 +97,8 @@ def train(
             extra = ", ".join("--" + key.replace("_", "-") for key in given or ["overwrite"])
             raise ConfigError(f"--resume continues a run as it was configured; drop {extra}.")
         from c2s.online import load_online_teacher
+        from c2s.runs.folder import read_config
         from c2s.training import run
-        from c2s.training.run_folder import read_config
         from c2s.validation import load_validation_set
 
         settings = read_config(resume)
@@ -115,9 +115,9 @@ def train(
         from c2s.config import merge
         from c2s.online import load_online_teacher
         from c2s.recipes import load_recipe
+        from c2s.runs.config import load_config
         from c2s.students.registry import require_no_code
         from c2s.training import run
-        from c2s.training.config import load_config
         from c2s.training.self_training import inherited
         from c2s.validation import load_validation_set
 
@@ -176,7 +176,7 @@ def _say_unlike(build: Mapping[str, Any], recipe: str | None, cache: str) -> Non
 
 def _defaults(cache: str | None, student: str | None) -> dict[str, Any]:
     """Settings that suit the cache's data set, where the general ones do not."""
-    from c2s.demo.defaults import train_defaults
+    from c2s.shapes.defaults import train_defaults
     from c2s_cache.manifest import read_manifest
 
     return {} if cache is None else train_defaults(read_manifest(cache).dataset, student)
@@ -185,7 +185,7 @@ def _defaults(cache: str | None, student: str | None) -> dict[str, Any]:
 def _dataset(path: Path) -> str:
     """What `c2s eval --dataset` takes: the name, or for a folder of one's own a path."""
     from c2s.datasets.registry import NAMES
-    from c2s.training.run_folder import read_info
+    from c2s.runs.folder import read_info
 
     name = read_info(path).dataset
     return name if name in NAMES else f"PATH/TO/{name}"

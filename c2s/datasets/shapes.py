@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from c2s.datasets.split import Split
-from c2s.demo import scenes
+from c2s.shapes import scenes
 from c2s_cache import DataError
 
 COUNTS = {"train": 2000, "val": 400, "dev": 400}

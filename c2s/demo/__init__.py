@@ -1,1 +1,1 @@
-"""The embedded default: the Shapes world, its CLIP teacher, and the demo."""
+"""The demo: cache, training and comparison on the Shapes world."""

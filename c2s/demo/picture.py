@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from c2s.demo.scenes import CLASSES, MIN_AREA, SIZE, STUFF, THINGS, UNSEEN, render
 from c2s.demo.teacher_report import scene_pseudo_mask
 from c2s.evaluation.evaluate import predictor
 from c2s.evaluation.overlay import palette
-from c2s.training.run_folder import open_run
+from c2s.runs.run import open_run
+from c2s.shapes.scenes import CLASSES, MIN_AREA, SIZE, STUFF, THINGS, UNSEEN, render
 from c2s_pipeline.build import load_teacher
 from c2s_pipeline.request import BuildRequest
 

@@ -21,10 +21,10 @@ from c2s.cli.progress import BuildBar
 from c2s.cli.tables import print_table
 from c2s.config import resolve
 from c2s.datasets import load_dataset
-from c2s.demo.defaults import BUILD, TEACHER_FOLDER
 from c2s.demo.picture import draw_predictions
 from c2s.demo.teacher_report import region_accuracy
 from c2s.recipes import load_recipe
+from c2s.shapes.defaults import BUILD, TEACHER_FOLDER
 from c2s_cache import C2SError
 from c2s_cache.receipt import write_atomic
 from c2s_pipeline.build import build

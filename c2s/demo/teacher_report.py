@@ -1,6 +1,6 @@
-"""What the demo's teacher can do on held-out scenes: naming regions, and dense clustering.
+"""What the Shapes teacher can do on held-out scenes: naming regions, and dense clustering.
 
-    python -m c2s.demo.teacher_report [FOLDER]
+    python -m c2s.demo.teacher_report [FOLDER]    # and writes it to the teacher's card
 
 Teacher, clustering and pseudo masks are the pipeline's own, so the figures are those of a cache.
 """
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from c2s.datasets.shapes import ShapesSplit
-from c2s.demo.defaults import TEACHER_FOLDER
-from c2s.demo.scenes import CLASSES, MIN_AREA, SIZE, UNSEEN, Scene, render
+from c2s.shapes.defaults import TEACHER_FOLDER
+from c2s.shapes.scenes import CLASSES, MIN_AREA, SIZE, UNSEEN, Scene, render
 from c2s_cache.manifest import IGNORE
 from c2s_cache.pseudo_mask import pseudo_mask
 from c2s_pipeline.clip_model import TeacherSpec
@@ -121,4 +121,7 @@ def _visible(labels: NDArray[np.uint8]) -> NDArray[np.intp]:
 
 if __name__ == "__main__":
     where = Path(sys.argv[1]) if len(sys.argv) > 1 else TEACHER_FOLDER
-    print(json.dumps(report(where), indent=2))
+    path = where / "card.json"
+    card = json.loads(path.read_text(encoding="utf-8")) | {"measured": report(where)}
+    path.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(card["measured"], indent=2))

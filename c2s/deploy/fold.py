@@ -24,8 +24,8 @@ from c2s.deploy.info import ModelError, ModelInfo, Scores, encode_info
 from c2s.deploy.model import SegmentationModel
 from c2s.evaluation.vocabulary import Vocabulary, own_vocabulary
 from c2s.plain_torch import plain_torch
+from c2s.runs.run import Run
 from c2s.students.base import Student
-from c2s.training.run_folder import Run
 from c2s_cache.lock import locked
 from c2s_cache.ownership import Mark, NotOurs, contents
 from c2s_cache.receipt import sync_directory, write_atomic

@@ -18,9 +18,9 @@ from c2s.deploy.card import model_card
 from c2s.deploy.info import ModelError, ModelInfo, damaged, decode_info, encode_info, read_info
 from c2s.evaluation.inference import Mode, Predictor
 from c2s.plain_torch import plain_torch
+from c2s.runs.tensors import difference, require_finite, write_whole
 from c2s.students import create
 from c2s.students.registry import require_no_code
-from c2s.training.tensors import difference, require_finite, write_whole
 from c2s_cache.hub import hub
 from c2s_cache.views import rgb
 

@@ -23,7 +23,7 @@ from c2s.evaluation.confusion import IGNORE, ConfusionMatrix, Metrics
 from c2s.evaluation.inference import CosineClassifier, Mode, Predictor
 from c2s.evaluation.vocabulary import Vocabulary, own_vocabulary
 from c2s.plain_torch import plain_torch
-from c2s.training.run_folder import Run
+from c2s.runs.run import Run
 from c2s_cache.errors import ConfigError
 
 ACROSS = (

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from c2s.training.run_folder import Run
+from c2s.runs.run import Run
 from c2s_cache.errors import ConfigError
 from c2s_cache.reader import Cache
 

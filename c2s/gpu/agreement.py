@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from c2s.demo.defaults import BUILD, TEACHER
 from c2s.gpu.inputs import shapes_cache
 from c2s.gpu.world import Failed, World
+from c2s.shapes.defaults import BUILD, TEACHER
 
 LEAST = {"float32": 0.99999, "TF32": 0.9995, "float16": 0.9995, "bfloat16": 0.99}
 """Lowest mean cosine with the CPU's float32 that passes, of every kind of token."""
@@ -230,7 +230,7 @@ def one_step(world: World) -> dict[str, Any]:
 def _losses(cache: Any, student: str, device: str, tf32: bool) -> Sequence[dict[str, float]]:
     from itertools import islice
 
-    from c2s.training.config import load_config
+    from c2s.runs.config import load_config
     from c2s.training.datamodule import C2SDataModule
     from c2s.training.run import build_module
     from c2s_cache import open_cache

@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from c2s.cpu_runtime import prepare
 from c2s.gpu.processes import volunteer_for_the_oom_killer
 from c2s.gpu.world import Failed, Skipped, World, open_world
-from c2s.processor import prepare
 
 
 def main(function: str, folder: str, result: str) -> None:

@@ -42,7 +42,7 @@ def scores(world: World) -> dict[str, Any]:
 def _pictures(world: World, count: int) -> list[Path]:
     from PIL import Image
 
-    from c2s.demo.scenes import render
+    from c2s.shapes.scenes import render
 
     folder = world.place("pictures")
     folder.mkdir()

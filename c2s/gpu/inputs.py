@@ -67,7 +67,7 @@ def _photo(job: tuple[Path, int, int, int]) -> None:
 
 def teacher_options(world: World) -> list[str]:
     """Of builds from photos: ViT-B/16 with random weights; the small bundled teacher in a rehearsal."""
-    from c2s.demo.defaults import TEACHER
+    from c2s.shapes.defaults import TEACHER
 
     full = ["--teacher", VIT, "--pretrained", "random"]
     return world.size(["--teacher", TEACHER, "--set", "view_size=64"], full)
@@ -131,7 +131,7 @@ def trained_run(world: World) -> Path:
 
 
 def _is_complete(run: Path) -> bool:
-    from c2s.training.run_folder import read_state
+    from c2s.runs.checkpoint import read_state
     from c2s_cache import C2SError
 
     try:

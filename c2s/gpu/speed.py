@@ -96,7 +96,7 @@ def build_512(world: World) -> dict[str, Any]:
 
 def _build(world: World, precision: str, dense_size: int | None) -> dict[str, Any]:
     from c2s.bench.build import bench_build
-    from c2s.demo.defaults import TEACHER
+    from c2s.shapes.defaults import TEACHER
     from c2s_pipeline.clip_model import TeacherSpec
     from c2s_pipeline.teacher import Teacher
 
@@ -145,7 +145,7 @@ def build_time(world: World) -> dict[str, Any]:
 
     from c2s.bench.inputs import build_request
     from c2s.datasets import load_dataset
-    from c2s.demo.defaults import TEACHER
+    from c2s.shapes.defaults import TEACHER
     from c2s_cache.writer import BlockWriter
     from c2s_pipeline.build import build
     from c2s_pipeline.rows import RowReader

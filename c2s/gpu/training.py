@@ -121,7 +121,7 @@ def interrupted(world: World, run: Path, arguments: list[Any], after: int) -> in
 
 def equal(first: Path, second: Path) -> bool:
     """Whether two runs ended with the same weights."""
-    from c2s.training.run_folder import open_run
+    from c2s.runs.run import open_run
 
     one, two = (open_run(run).student.state_dict() for run in (first, second))
     return one.keys() == two.keys() and all(bool((one[k] == two[k]).all()) for k in one)
@@ -131,7 +131,7 @@ def ddp(world: World) -> dict[str, Any]:
     """One process under DDP, with synchronised batch statistics on a GPU, against the plain Trainer."""
     import pytorch_lightning as pl
 
-    from c2s.training.config import load_config
+    from c2s.runs.config import load_config
     from c2s.training.datamodule import C2SDataModule
     from c2s.training.run import build_module
 
@@ -221,7 +221,7 @@ def memory_train(world: World) -> dict[str, Any]:
 
 def _saved(run: Path) -> dict[str, bytes]:
     """Files of a run's checkpoint."""
-    from c2s.training.run_folder import checkpoint_folder
+    from c2s.runs.checkpoint import checkpoint_folder
 
     return {p.name: p.read_bytes() for p in checkpoint_folder(run).iterdir() if p.is_file()}
 

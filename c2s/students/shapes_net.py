@@ -1,21 +1,19 @@
 """The demo's student: a small convolutional encoder-decoder for 64-pixel scenes, quick on a CPU.
 
-Its encoder starts from weights pretrained on the seen classes only (c2s/demo/pretrain_student.py),
+Its encoder starts from weights pretrained on the seen classes only (pretrain_shapes_net.py),
 as the paper's students start from an image classifier; those weights are shipped with the package.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from c2s.shapes.defaults import ENCODER
 from c2s.students.base import Student, to_multiple
 from c2s.students.weights import load_encoder, own_layout
 
-PRETRAINED = Path(__file__).parent.parent / "demo" / "student" / "encoder.safetensors"
 WIDTHS = (24, 48, 96)
 HEAD_WIDTHS = (32, 64)
 STRIDE = 8
@@ -92,7 +90,7 @@ class ShapesNet(Student):
         self.expand = ConvNorm(narrow, wide, kernel=1)
         self.project = nn.Conv2d(wide, dim, 1)
         if weights != "random":
-            load_encoder(self.backbone, weights or PRETRAINED, LAYOUTS)
+            load_encoder(self.backbone, weights or ENCODER, LAYOUTS)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from c2s.methods.batch import Batch
-from c2s.training import checkpoint
+from c2s.runs.checkpoint import saved_step
+from c2s.runs.tensors import NotFinite, require_finite
+from c2s.training import checkpoint_io
 from c2s.training.module import DistillationModule
-from c2s.training.run_folder import saved_step
 from c2s.training.signals import StopRequest
-from c2s.training.tensors import NotFinite, require_finite
 from c2s.training.validation import Validation
 from c2s_cache.errors import C2SError
 
@@ -67,7 +67,7 @@ class Saver(pl.callbacks.Checkpoint):
         try:
             with self.stop.saving():
                 if half and trainer.is_global_zero:
-                    checkpoint.save_halfway(self.run, module.trained_student)
+                    checkpoint_io.save_halfway(self.run, module.trained_student)
                 if save:
                     trainer.save_checkpoint(self.run / "checkpoint")
         except OSError as error:

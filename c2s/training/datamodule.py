@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from c2s.methods.batch import Batch
-from c2s.training.config import TrainConfig
+from c2s.runs.config import TrainConfig
 from c2s.training.sampler import BatchSequence
 from c2s.training.stream import BatchStream, block_sizes, kept_bytes, loader
 from c2s.training.view import Replay

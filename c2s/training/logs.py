@@ -13,7 +13,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from c2s.training.config import TrainConfig
+from c2s.runs.config import TrainConfig
 from c2s_cache.errors import C2SError, ConfigError, MissingExtra
 
 

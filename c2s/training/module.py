@@ -17,15 +17,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from c2s.methods.base import Method
 from c2s.methods.batch import Batch
+from c2s.runs.checkpoint import RunError
+from c2s.runs.config import TrainConfig
+from c2s.runs.tensors import NotFinite, difference
 from c2s.students.base import normalize_images, parameter_groups
-from c2s.training.config import TrainConfig
 from c2s.training.jitter import photometric_jitter
 from c2s.training.online import OnlineTeacher
 from c2s.training.recorder import Recorder
-from c2s.training.run_folder import RunError
 from c2s.training.sampler import dropout_seed
 from c2s.training.schedule import lr_factor
-from c2s.training.tensors import NotFinite, difference
 from c2s.training.view import Replay, collate, taught
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from c2s_cache.manifest import Manifest
 
 if TYPE_CHECKING:
-    from c2s.training.config import TrainConfig
+    from c2s.runs.config import TrainConfig
     from c2s.training.view import Replay
 
 

@@ -23,7 +23,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from torch.distributed import DistError
 
-from c2s.training.config import TrainConfig
+from c2s.runs.config import TrainConfig
 from c2s.training.signals import deaf
 from c2s_cache.errors import C2SError, ConfigError
 

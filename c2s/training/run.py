@@ -21,35 +21,24 @@ from torch import nn
 
 from c2s.methods.base import KnownClasses
 from c2s.plain_torch import plain_torch
+from c2s.runs.checkpoint import HALFWAY, RunError, load_weights, read_state, saved_step
+from c2s.runs.config import TrainConfig
+from c2s.runs.continuation import listed
+from c2s.runs.folder import continued, create_run, owned, read_config, read_info, write_config
+from c2s.runs.run import open_run
+from c2s.runs.tensors import NotFinite
 from c2s.students import create
 from c2s.students.registry import require_no_code
-from c2s.training import checkpoint
+from c2s.training import checkpoint_io
 from c2s.training.callbacks import Bar, Saver
-from c2s.training.config import TrainConfig
-from c2s.training.continuation import listed
 from c2s.training.datamodule import C2SDataModule
 from c2s.training.logs import close_loggers, create_loggers, require_loggers
 from c2s.training.module import DistillationModule
 from c2s.training.online import OnlineTeacher, TeacherFactory
 from c2s.training.processes import ProcessLost, SeveralProcesses, cluster_environment, is_lost
-from c2s.training.run_folder import (
-    HALFWAY,
-    RunError,
-    continued,
-    create_run,
-    load_weights,
-    open_run,
-    owned,
-    read_config,
-    read_info,
-    read_state,
-    saved_step,
-    write_config,
-)
 from c2s.training.schedule import lr_factor
 from c2s.training.self_training import halfway_student
 from c2s.training.signals import Interrupted, StopRequest
-from c2s.training.tensors import NotFinite
 from c2s.training.validation import Validation, ValidationSetFactory
 from c2s_cache.errors import C2SError, ConfigError, of_gpu_memory, sentences
 from c2s_cache.reader import Cache, open_cache
@@ -96,7 +85,7 @@ def resume(
 ) -> Path:
     """Continue a run from its checkpoint, exactly as if it had not been interrupted.
 
-    What may be changed is listed in `c2s.training.continuation`. A run that is complete goes on when it
+    What may be changed is listed in `c2s.runs.continuation`. A run that is complete goes on when it
     is given more iterations: from its checkpoint on, rates follow the schedule of that length.
 
     Args:
@@ -372,7 +361,7 @@ def _trainer(config: TrainConfig, callbacks: list[pl.Callback], run: Path) -> pl
             max_steps=config.total,
             accumulate_grad_batches=config.accumulate,
             callbacks=callbacks,
-            plugins=[checkpoint.SafetensorsIO(), cluster_environment(config)],
+            plugins=[checkpoint_io.SafetensorsIO(), cluster_environment(config)],
             default_root_dir=run,
             logger=False,
             use_distributed_sampler=False,

@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from c2s.training.run_folder import HALFWAY, RunError, load_tensors, read_config, read_info
+from c2s.runs.checkpoint import HALFWAY, RunError, load_tensors
+from c2s.runs.folder import read_config, read_info
 from c2s_cache.errors import ConfigError
 from c2s_cache.manifest import Manifest
 

@@ -23,7 +23,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from c2s.methods.batch import Batch
-from c2s.training.config import TrainConfig
+from c2s.runs.config import TrainConfig
 from c2s.training.jitter import draw_jitter
 from c2s.training.sampler import BatchSequence, SampleRef, fresh_view_rng, jitter_rng
 from c2s.training.signals import deaf

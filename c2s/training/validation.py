@@ -19,9 +19,9 @@ from c2s.evaluation.confusion import IGNORE, ConfusionMatrix
 from c2s.evaluation.evaluate import Item
 from c2s.evaluation.inference import CosineClassifier, Predictor
 from c2s.methods.batch import Batch
-from c2s.training.config import TrainConfig, ValidationConfig
+from c2s.runs.config import TrainConfig, ValidationConfig
+from c2s.runs.tensors import require_finite
 from c2s.training.module import DistillationModule
-from c2s.training.tensors import require_finite
 from c2s_cache.manifest import Manifest
 from c2s_cache.reader import Cache
 

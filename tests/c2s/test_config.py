@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from c2s.ablation.grid import Grid
 from c2s.config import resolve, validated
 from c2s.recipes import Recipe
-from c2s.training.config import TrainConfig, dump_yaml, load_config
+from c2s.runs.config import TrainConfig, dump_yaml, load_config
 from c2s_cache.augment import AugmentConfig
 from c2s_cache.errors import ConfigError
 from c2s_pipeline.request import BuildRequest

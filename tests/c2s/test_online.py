@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from c2s.datasets import load_dataset
-from c2s.demo.defaults import BUILD, TRAIN
 from c2s.methods.base import KnownClasses
 from c2s.online import load_online_teacher
+from c2s.runs.config import load_config
+from c2s.shapes.defaults import BUILD, TRAIN
 from c2s.students import create
 from c2s.training import run
-from c2s.training.config import load_config
 from c2s.training.logs import read_metrics
 from c2s.training.module import DistillationModule
 from c2s.training.sampler import BatchSequence

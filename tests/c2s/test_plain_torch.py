@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from c2s.deploy import SegmentationModel, fold_run
 from c2s.evaluation.evaluate import predictor
+from c2s.runs.run import open_run
 from c2s.training.run import train
-from c2s.training.run_folder import open_run
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
 

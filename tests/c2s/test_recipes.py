@@ -7,7 +7,7 @@ import pytest
 from c2s.config import resolve
 from c2s.methods.clip_to_seg import ClipToSegConfig
 from c2s.recipes import NAMES, load_recipe
-from c2s.training.config import load_config
+from c2s.runs.config import load_config
 from c2s_cache import ConfigError
 
 

@@ -13,7 +13,7 @@ import torch
 from conftest import make_coco_tree
 
 from c2s.datasets import load_dataset
-from c2s.demo.defaults import build_defaults
+from c2s.shapes.defaults import build_defaults
 from c2s_cache import ConfigError, open_cache
 from c2s_pipeline.build import build, imported_text
 from c2s_pipeline.clip_model import TeacherSpec

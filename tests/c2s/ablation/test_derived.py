@@ -12,8 +12,8 @@ from c2s.ablation.plan import Request, make_plan
 from c2s.ablation.runner import derive_caches
 from c2s.ablation.tables import TABLES
 from c2s.datasets import load_dataset
-from c2s.demo.defaults import BUILD
 from c2s.recipes import Recipe
+from c2s.shapes.defaults import BUILD
 from c2s_cache import ConfigError, open_cache
 
 pytestmark = pytest.mark.slow

@@ -16,9 +16,9 @@ from c2s.ablation.cell import run_cell, stored_scores
 from c2s.ablation.plan import make_plan
 from c2s.ablation.runner import ablate
 from c2s.ablation.workers import NAME
-from c2s.training.config import dump_yaml
+from c2s.runs.checkpoint import saved_step
+from c2s.runs.config import dump_yaml
 from c2s.training.logs import read_metrics
-from c2s.training.run_folder import saved_step
 from c2s.training.signals import Interrupted
 from c2s_cache import C2SError
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from tiny_cache import write_cache
 
+from c2s.bench.baselines import pack, rivals, unpack
 from c2s.bench.measure import Rates, alternate, result
-from c2s.bench.rivals import pack, rivals, unpack
 from c2s_cache import MissingExtra, open_cache
 
 leaves_files_open = pytest.mark.filterwarnings(

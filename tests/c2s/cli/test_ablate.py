@@ -11,7 +11,7 @@ import yaml
 
 from c2s.ablation import plan, runner
 from c2s.ablation.cell import Scoring
-from c2s.training.run_folder import read_config
+from c2s.runs.folder import read_config
 from c2s_cache import C2SError, open_cache
 
 

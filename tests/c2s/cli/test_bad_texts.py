@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from c2s.training.config import dump_yaml, load_config
+from c2s.runs.config import dump_yaml, load_config
 from c2s_pipeline.request import BuildRequest
 
 BOMB = b"a0: &a0 [x, x]\n" + b"".join(

@@ -17,9 +17,9 @@ from c2s.datasets.descriptor import Protocol
 from c2s.deploy import SegmentationModel
 from c2s.deploy.info import ModelError
 from c2s.evaluation.evaluate import predictor
+from c2s.runs.config import load_config
+from c2s.runs.run import open_run
 from c2s.training import run
-from c2s.training.config import load_config
-from c2s.training.run_folder import open_run
 from c2s_cache.errors import ConfigError
 
 

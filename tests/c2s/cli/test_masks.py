@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from c2s.demo.scenes import SEEN
+from c2s.shapes.scenes import SEEN
 from c2s_cache.errors import ConfigError
 
 SCORE = ("masks", "score", "--dataset", "shapes", "--split", "dev", "--limit", "2")

@@ -18,8 +18,8 @@ import c2s.datasets
 from c2s.cli import app
 from c2s.cli.predict import class_embeddings
 from c2s.datasets.descriptor import Protocol
+from c2s.runs.checkpoint import RunError, saved_step
 from c2s.students.registry import CodeError
-from c2s.training.run_folder import RunError, saved_step
 from c2s_cache.errors import C2SError, ConfigError, DataError, MissingExtra
 
 FAST = ("--student", "segformer-b0", "--iterations", "2", "--batch-size", "2", "--workers", "0")
@@ -351,7 +351,7 @@ def test_outputs_that_cannot_be_written_are_refused_before_any_work(trained, tmp
     score = ["eval", "--run", str(trained), "--dataset", "tiny", "--out"]
     for out, message in (("missing/x.json", "there is no folder"), ("d.json", "is a folder")):
         with monkeypatch.context() as patch:
-            patch.setattr("c2s.training.run_folder.open_run", None)  # not even opened
+            patch.setattr("c2s.runs.run.open_run", None)  # not even opened
             refused = CliRunner().invoke(app, [*score, str(tmp_path / out)])
         assert isinstance(refused.exception, ConfigError)
         assert message in str(refused.exception)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from c2s.runs.config import load_config
+from c2s.runs.run import open_run
 from c2s.training import run
-from c2s.training.config import load_config
-from c2s.training.run_folder import open_run
 
 
 @pytest.fixture(scope="session", params=["shapes-net", "segformer-b0"])

@@ -12,7 +12,7 @@ from power_cut import Disk
 from c2s.deploy import SegmentationModel, fold_run
 from c2s.deploy.fold import write_model
 from c2s.deploy.info import ModelError, ModelInfo
-from c2s.training.run_folder import open_run
+from c2s.runs.run import open_run
 from c2s_cache.errors import C2SError
 
 CASES = [(file, how) for file in ("config.json", "model.safetensors") for how in damages(file)]

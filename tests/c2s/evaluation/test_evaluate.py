@@ -18,8 +18,9 @@ from c2s.evaluation.inference import ScoresError
 from c2s.evaluation.paper import DATASETS, INDUCTIVE, TRANSDUCTIVE, paper_row
 from c2s.evaluation.table import result_table
 from c2s.evaluation.vocabulary import foreign_vocabulary, stored_embeddings
-from c2s.training.config import load_config
-from c2s.training.run_folder import Run, RunInfo
+from c2s.runs.config import load_config
+from c2s.runs.folder import RunInfo
+from c2s.runs.run import Run
 from c2s_cache import open_cache
 from c2s_cache.errors import ConfigError, DataError
 

@@ -11,7 +11,6 @@ import time
 import numpy as np
 import pytest
 
-from c2s.demo.defaults import TEACHER
 from c2s.gpu.agreement import agreement, cosine
 from c2s.gpu.builds import told
 from c2s.gpu.inputs import difference
@@ -19,6 +18,7 @@ from c2s.gpu.machine import machine, query, state, watched
 from c2s.gpu.speed import Spent, hour, product_rate, rate, vit_flops
 from c2s.gpu.steps import MACHINE, SETUP, STEPS
 from c2s.gpu.world import Command, Skipped, World, open_world, write_world
+from c2s.shapes.defaults import TEACHER
 
 
 @pytest.fixture

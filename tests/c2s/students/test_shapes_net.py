@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from c2s.demo.scenes import SEEN
+from c2s.shapes.scenes import SEEN
 from c2s.students import create
-from c2s.students.shapes_net import PRETRAINED, ShapesNet
+from c2s.students.shapes_net import ENCODER, ShapesNet
 from c2s_cache.errors import ConfigError
 
 
@@ -37,11 +37,11 @@ def test_every_parameter_learns_and_the_cost_is_as_documented() -> None:
 
 
 def test_the_shipped_encoder_is_the_default_and_knows_seen_classes_only() -> None:
-    card = json.loads((PRETRAINED.parent / "card.json").read_text())
+    card = json.loads((ENCODER.parent / "card.json").read_text())
     assert card["classes"] == list(SEEN)
-    assert PRETRAINED.stat().st_size < 1_000_000
+    assert ENCODER.stat().st_size < 1_000_000
     own = ShapesNet(128).backbone.state_dict()
-    for name, value in load_file(PRETRAINED).items():
+    for name, value in load_file(ENCODER).items():
         torch.testing.assert_close(own[name], value.to(own[name].dtype), rtol=0, atol=0)
 
 

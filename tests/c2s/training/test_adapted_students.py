@@ -16,9 +16,9 @@ from transformers import SegformerConfig
 
 from c2s.deploy import SegmentationModel, fold_run
 from c2s.evaluation.inference import CosineClassifier, Predictor
+from c2s.runs.run import open_run
 from c2s.training import run
 from c2s.training.recorder import Recorder
-from c2s.training.run_folder import open_run
 
 STEPS = 3
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from tiny_cache import write_cache
 
 import c2s.training.stream as stream_module
+from c2s.runs.checkpoint import saved_step
 from c2s.training import run
-from c2s.training.run_folder import saved_step
 from c2s_cache import Cache, DamagedError
 from c2s_cache.reader import TRAINING
 from c2s_cache.schema import RAGGED

@@ -12,10 +12,10 @@ import tiny_runs
 from damages import damage, damages
 
 from c2s.deploy import fold_run
+from c2s.runs.config import load_config
+from c2s.runs.run import open_run
 from c2s.training import run
-from c2s.training.config import load_config
 from c2s.training.recorder import Recorder
-from c2s.training.run_folder import open_run
 from c2s.training.self_training import inherited
 from c2s_cache.errors import C2SError
 

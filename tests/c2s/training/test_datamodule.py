@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from tiny_cache import write_cache
 
-from c2s.training.config import TrainConfig
+from c2s.runs.config import TrainConfig
 from c2s.training.datamodule import C2SDataModule
 from c2s.training.run import build_module
 from c2s_cache.errors import ConfigError

@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import load_file
 from tiny_cache import write_cache
 
-from c2s.training import checkpoint
+from c2s.training import checkpoint_io
 from c2s.training.logs import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -40,7 +40,7 @@ import torch
 import numpy as np
 from torch import nn
 from c2s.training import run
-from c2s.training.config import load_config
+from c2s.runs.config import load_config
 from c2s.training.validation import ValidationSet
 from c2s_cache import open_cache
 from c2s_cache.views import decode_image
@@ -181,7 +181,7 @@ def test_interrupt_and_resume_equal_an_uninterrupted_run(folder, two):
     code, _, err = finish(process)
     assert code == 1
     assert "Stopped by SIGTERM at iteration" in err, err
-    assert 2 <= checkpoint.read_state(folder / "cut").step < STEPS
+    assert 2 <= checkpoint_io.read_state(folder / "cut").step < STEPS
     code, _, err = finish(start(folder, "resume", folder / "cut"))
     assert code == 0, err
     ours, whole = state(folder / "cut"), state(two)

@@ -7,9 +7,9 @@ import tiny_runs
 import torch
 from safetensors.torch import load_file
 
+from c2s.runs.checkpoint import RunError, saved_step
 from c2s.training import run
 from c2s.training.logs import read_metrics
-from c2s.training.run_folder import RunError, saved_step
 from c2s.training.stream import BatchStream
 from c2s_cache.errors import CacheError
 

@@ -6,10 +6,10 @@ import pytest
 import tiny_runs
 import torch
 
+from c2s.runs.run import open_run
 from c2s.training import run
 from c2s.training.logs import read_metrics
 from c2s.training.module import DistillationModule
-from c2s.training.run_folder import open_run
 from c2s_cache.errors import C2SError
 
 

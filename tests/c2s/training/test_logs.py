@@ -6,8 +6,8 @@ import csv
 
 import pytest
 
+from c2s.runs.config import load_config
 from c2s.training import logs, run
-from c2s.training.config import load_config
 from c2s.training.logs import MetricsLog, read_metrics
 from c2s_cache.errors import C2SError, ConfigError, MissingExtra
 

@@ -9,10 +9,11 @@ from safetensors.torch import load_file, save_file
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from c2s.deploy import SegmentationModel, fold_run
+from c2s.runs.checkpoint import saved_step
+from c2s.runs.run import open_run
+from c2s.runs.tensors import NotFinite, write_tensors
 from c2s.training import run
 from c2s.training.module import DistillationModule
-from c2s.training.run_folder import open_run, saved_step
-from c2s.training.tensors import NotFinite, write_tensors
 from c2s.training.validation import MONITORED, Validation, ValidationSet
 
 STEPS = 8

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from c2s.evaluation.evaluate import evaluate
-from c2s.training import checkpoint, run
+from c2s.runs.run import open_run
+from c2s.training import checkpoint_io, run
 from c2s.training.logs import read_metrics
 from c2s.training.module import DistillationModule
 from c2s.training.recorder import Recorder
-from c2s.training.run_folder import open_run
 from c2s.training.validation import MONITORED, Validation, ValidationSet
 from c2s_cache import open_cache
 from c2s_cache.errors import ConfigError
@@ -100,8 +100,8 @@ def test_a_run_with_everything_resumes_to_the_bit(
     path = run.resume(tmp_path / "cut", load_validation=load_scenes)
     assert differing(path, everything) == []
     assert records(path) == records(everything)
-    assert checkpoint.read_state(path).complete
-    ours, whole = (checkpoint.read_state(p).checkpoint["callbacks"] for p in (path, everything))
+    assert checkpoint_io.read_state(path).complete
+    ours, whole = (checkpoint_io.read_state(p).checkpoint["callbacks"] for p in (path, everything))
     assert ours == whole
 
 
@@ -218,7 +218,7 @@ def test_patience_stops_the_run_which_is_then_complete(tiny_cache, tmp_path, mon
     validation = {"every": 1, "patience": 2}
     config = settings(tiny_cache, tmp_path, validation=validation, checkpoint_every=100)
     path = run.train(config, load_validation=load_scenes)
-    state = checkpoint.read_state(path)
+    state = checkpoint_io.read_state(path)
     assert (state.step, state.complete) == (5, True)
     assert run.resume(path, load_validation=load_scenes) == path
     assert next(scores) == 99.0

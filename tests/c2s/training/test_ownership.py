@@ -7,9 +7,10 @@ import shutil
 import pytest
 import tiny_runs
 
+from c2s.runs.checkpoint import RunError, saved_step
+from c2s.runs.run import open_run
 from c2s.training import run
 from c2s.training.recorder import Recorder
-from c2s.training.run_folder import RunError, open_run, saved_step
 from c2s_cache.errors import C2SError, ConfigError
 from c2s_cache.lock import LOCK
 

@@ -9,20 +9,11 @@ import tiny_runs
 import torch
 from power_cut import Disk
 
+from c2s.runs.checkpoint import HALFWAY, RunError, load_tensors, read_state, saved_step
+from c2s.runs.folder import create_run, owned, read_config, read_info
+from c2s.runs.run import open_run
 from c2s.training import run
-from c2s.training.checkpoint import SafetensorsIO, save_halfway
-from c2s.training.run_folder import (
-    HALFWAY,
-    RunError,
-    create_run,
-    load_tensors,
-    open_run,
-    owned,
-    read_config,
-    read_info,
-    read_state,
-    saved_step,
-)
+from c2s.training.checkpoint_io import SafetensorsIO, save_halfway
 from c2s_cache import open_cache
 
 

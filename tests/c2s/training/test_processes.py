@@ -226,7 +226,7 @@ def test_a_signal_to_all_processes_is_one_sentence(tiny_cache, tmp_path):
 @pytest.mark.slow
 def test_a_program_from_standard_input_is_refused_at_once(tiny_cache, tmp_path):
     program = f"""
-from c2s.training.config import load_config
+from c2s.runs.config import load_config
 from c2s.training.run import train
 train(load_config(cache={str(tiny_cache)!r}, runs={str(tmp_path / "runs")!r}, devices=2,
                   batch_size=4, student="shapes-net", iterations=2, accelerator="cpu"))

@@ -18,11 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from c2s.methods.clip_to_seg import method
-from c2s.training import checkpoint, run
-from c2s.training import tensors as tensor_files
+from c2s.runs import tensors as tensor_files
+from c2s.runs.checkpoint import RunError, saved_step
+from c2s.runs.folder import read_config
+from c2s.runs.run import open_run
+from c2s.training import checkpoint_io, run
 from c2s.training.logs import MetricsLog, read_metrics
 from c2s.training.recorder import Recorder
-from c2s.training.run_folder import RunError, open_run, read_config, saved_step
 from c2s_cache import open_cache
 from c2s_cache.errors import C2SError, ConfigError
 
@@ -179,7 +181,7 @@ def test_a_swap_that_was_cut_short_still_has_a_checkpoint(finished, survivor):
     current.rename(finished / survivor)
     try:
         assert saved_step(finished) == STEPS
-        assert checkpoint.read_state(finished).step == STEPS
+        assert checkpoint_io.read_state(finished).step == STEPS
     finally:
         (finished / survivor).rename(current)
 
@@ -189,7 +191,7 @@ def test_a_half_written_checkpoint_is_not_taken(finished):
     new.mkdir()
     try:
         (new / "student.safetensors").write_bytes(b"half")
-        assert checkpoint.read_state(finished).step == STEPS
+        assert checkpoint_io.read_state(finished).step == STEPS
     finally:
         (new / "student.safetensors").unlink()
         new.rmdir()
@@ -300,10 +302,10 @@ class Without:
         return None if absent else self.finder.find_spec(name, *where)
 sys.meta_path[:] = [Without(f) for f in sys.meta_path if hasattr(f, "find_spec")]
 from pathlib import Path
-from c2s.training.config import load_config
+from c2s.runs.config import load_config
 from c2s.training.run import train
 from c2s.training.recorder import Recorder
-from c2s.training.run_folder import open_run
+from c2s.runs.run import open_run
 import c2s.evaluation.evaluate
 path = train(load_config(cache=Path(sys.argv[1]), runs=Path(sys.argv[2]), student="segformer-b0",
                          iterations=1, batch_size=2, workers=0, accelerator="cpu"))

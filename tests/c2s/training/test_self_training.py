@@ -20,12 +20,14 @@ from tiny_cache import UNSEEN, write_cache
 from c2s.datasets import FolderSplit
 from c2s.datasets.coco_stuff import DESCRIPTOR
 from c2s.methods.clip_to_seg import SelfTraining
+from c2s.runs.checkpoint import HALFWAY, RunError
+from c2s.runs.config import load_config
+from c2s.runs.folder import read_config
+from c2s.runs.run import open_run
 from c2s.training import run
-from c2s.training.config import load_config
 from c2s.training.datamodule import C2SDataModule
 from c2s.training.logs import read_metrics
 from c2s.training.recorder import Recorder
-from c2s.training.run_folder import HALFWAY, RunError, open_run, read_config
 from c2s.training.self_training import inherited
 from c2s_cache import open_cache
 from c2s_cache.errors import ConfigError

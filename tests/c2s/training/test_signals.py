@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from c2s.runs.checkpoint import read_state
 from c2s.training.logs import read_metrics
-from c2s.training.run_folder import read_state
 from c2s.training.signals import ENDING, Interrupted, StopRequest, deaf
 
 C2S = str(Path(sys.executable).parent / "c2s")

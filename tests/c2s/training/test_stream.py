@@ -14,7 +14,7 @@ from tiny_cache import write_cache
 from torch import nn
 
 import c2s.training.stream as stream_module
-from c2s.training.config import TrainConfig
+from c2s.runs.config import TrainConfig
 from c2s.training.jitter import NEUTRAL
 from c2s.training.module import student_input
 from c2s.training.sampler import BatchSequence

@@ -10,9 +10,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from c2s.training.checkpoint import SafetensorsIO, _join, _split, read_state
-from c2s.training.run_folder import RunError
-from c2s.training.tensors import write_tensors
+from c2s.runs.checkpoint import RunError
+from c2s.runs.tensors import write_tensors
+from c2s.training.checkpoint_io import SafetensorsIO, _join, _split, read_state
 
 leaves = st.one_of(
     st.none(),

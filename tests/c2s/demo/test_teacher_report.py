@@ -7,9 +7,9 @@ import json
 import numpy as np
 import torch
 
-from c2s.demo.defaults import TEACHER, TEACHER_FOLDER
-from c2s.demo.scenes import CLASSES, MIN_AREA, SIZE, render
 from c2s.demo.teacher_report import dense_quality, region_accuracy
+from c2s.shapes.defaults import TEACHER, TEACHER_FOLDER
+from c2s.shapes.scenes import CLASSES, MIN_AREA, SIZE, render
 
 
 def test_card_and_weights_are_shipped() -> None:

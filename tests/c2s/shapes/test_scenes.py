@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from c2s.demo import scenes
-from c2s.demo.scenes import (
+from c2s.shapes import scenes
+from c2s.shapes.scenes import (
     CLASSES,
     COLOURS,
     MIN_AREA,

@@ -1,6 +1,6 @@
-"""Train the demo's CLIP teacher: contrastive learning on captioned "web" scenes of all classes.
+"""Train the world's CLIP teacher: contrastive learning on captioned "web" scenes of all classes.
 
-    python -m c2s.demo.train_teacher --out c2s/demo/teacher --seed 0
+    python -m c2s.shapes.train_teacher --out c2s/shapes/shapes-clip --seed 0
 
 The recipe is CLIP's (symmetric cross-entropy over a batch of images and captions) with three
 additions that two CPU cores need: 70 % of the images are *masked views* (everything but one class
@@ -9,7 +9,8 @@ equal captions are positives of each other, and a caption contained in another i
 nor negative; the tower pools by averaging its tokens, so that text and patch tokens share a space.
 Labels are used for cutting out the masked views and for nothing else.
 
-The card that is written beside the weights says what the run cost and what the result can do.
+The card that is written beside the weights says what the run cost; `python -m c2s.demo.teacher_report`
+adds what the result can do.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from c2s.demo.scenes import CLASSES, COLOURS, SIZE
-from c2s.demo.tokenizer import CONTEXT, FILLER, vocabulary, write_tokenizer
-from c2s.demo.web import Batches, render_web
+from c2s.shapes.scenes import CLASSES, COLOURS, SIZE
+from c2s.shapes.tokenizer import CONTEXT, FILLER, vocabulary, write_tokenizer
+from c2s.shapes.web import Batches, render_web
 
 MEAN, STD = 0.5, 0.25
 WARMUP = 200  # steps
@@ -237,7 +238,7 @@ def train(out: Path, seed: int, samples: int, scenes: int, batch_size: int, lr: 
         "name": "shapes-clip", "seed": seed, "samples": steps * batch_size,
         "minutes": round((time.monotonic() - start) / 60, 1), "batch_size": batch_size,
         "scenes": scenes, "learning_rate": lr,
-        "command": "python -m c2s.demo.train_teacher --out DIR"
+        "command": "python -m c2s.shapes.train_teacher --out DIR"
         f" --seed {seed} --samples {samples} --batch-size {batch_size} --lr {lr:g}",
         "versions": {
             "torch": torch.__version__, "open_clip": open_clip.__version__,
@@ -259,15 +260,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=40_000)
     parser.add_argument("--batch-size", type=int, default=96)
     parser.add_argument("--lr", type=float, default=2e-3)
-    arguments = parser.parse_args()
-    train(**vars(arguments))
-
-    from c2s.demo.teacher_report import report
-
-    path = arguments.out / "card.json"
-    card = json.loads(path.read_text(encoding="utf-8")) | {"measured": report(arguments.out)}
-    path.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(card["measured"], indent=2))
+    train(**vars(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -6,29 +6,22 @@ of them, for evaluation only), `metrics.jsonl`, `metrics.csv`, `checkpoint/`, `h
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from torch import nn
 
-from c2s.plain_torch import plain_torch
-from c2s.students import create
-from c2s.students.registry import require_no_code
-from c2s.training import continuation
-from c2s.training.config import TrainConfig, dump_yaml, load_config
-from c2s.training.tensors import difference, require_finite, write_tensors
+from c2s.runs import continuation
+from c2s.runs.checkpoint import RunError, State, saved_step
+from c2s.runs.config import TrainConfig, dump_yaml, load_config
+from c2s.runs.tensors import write_tensors
 from c2s_cache.errors import C2SError, ConfigError
 from c2s_cache.fingerprint import file_digest
 from c2s_cache.lock import LOCK, locked
@@ -36,19 +29,10 @@ from c2s_cache.ownership import Mark, NotOurs, contents
 from c2s_cache.reader import Cache
 from c2s_cache.receipt import sync_directory, write_atomic
 
-HALFWAY = "halfway/student.safetensors"
-"""Student of an inductive run at half its schedule, from which self-training starts."""
-
-
 CONFIG, INFO, TEXT = "config.yaml", "run.json", "text.safetensors"
 RUN = Mark("a run", INFO, ("dataset", "classes", "fingerprints"))
-STATE, STUDENT = "state.json", "student.safetensors"
 RESOLVED = ("iterations", "warmup", "image_size", "name")
 """Settings that are never open in a run's own configuration."""
-
-
-class RunError(C2SError):
-    """A run folder is missing, damaged, unfinished, or in the way."""
 
 
 class RunInfo(BaseModel):
@@ -80,51 +64,6 @@ class RunInfo(BaseModel):
         if not {"name", "pretrained", "digest"} <= self.teacher.keys():
             raise ValueError("the teacher has no name, weights or digest")
         return self
-
-
-class State(BaseModel):
-    """Contents of a checkpoint's `state.json`.
-
-    Attributes:
-        format: of the checkpoint.
-        step: iterations it has seen.
-        complete: whether nothing is left to train.
-        student: what the names of the student's tensors begin with in Lightning's own checkpoint.
-        config: the settings that it was trained with, as JSON values; None where no run saved it.
-        files: SHA-256 of its files of tensors, by name; empty in a checkpoint of an earlier version.
-        checkpoint: Lightning's own, without its tensors.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    format: int
-    step: int = Field(ge=0)
-    complete: bool = False
-    student: str = ""
-    config: dict[str, Any] | None = None
-    files: dict[str, str] = {}
-    checkpoint: dict[str, Any] = {}
-
-
-@dataclass(frozen=True)
-class Run:
-    """A trained run, opened for inference.
-
-    Attributes:
-        path: its folder.
-        config: resolved configuration.
-        info: dataset, classes, teacher.
-        step: iterations the checkpoint has seen.
-        embeddings: float32 [N, D], text embeddings of all classes, unit norm.
-        student: the student with its trained weights, in evaluation mode.
-    """
-
-    path: Path
-    config: TrainConfig
-    info: RunInfo
-    step: int
-    embeddings: NDArray[np.float32]
-    student: nn.Module
 
 
 def create_run(config: TrainConfig, cache: Cache, student: nn.Module) -> Path:
@@ -272,111 +211,6 @@ def read_info(path: Path) -> RunInfo:
         return RunInfo.model_validate_json((path / INFO).read_bytes())
     except (OSError, ValidationError) as error:
         raise RunError(f"{path / INFO} is missing or damaged.", "Train the run again.") from error
-
-
-@plain_torch()
-def open_run(path: Path | str, allow_code: bool = False) -> Run:
-    """Open a run for inference.
-
-    Args:
-        path: its folder.
-        allow_code: a `python:` student may be imported and called.
-
-    Raises:
-        CodeError: the student is one, and this is not allowed.
-        RunError: no run there, or no checkpoint yet, or it is damaged, or its settings are not those
-            that it was trained with.
-        NotFinite: its weights are not finite.
-    """
-    path = Path(path)
-    config, info, state = read_config(path), read_info(path), read_state(path)
-    continued(path, config, state)
-    require_no_code(config.student, path, allow_code)
-    texts = load_tensors(path / TEXT, info.text_digest)
-    file = checkpoint_folder(path) / STUDENT
-    embeddings = texts.get("embeddings", torch.empty(0))
-    rows = len(info.classes)
-    if embeddings.ndim != 2 or len(embeddings) != rows or embeddings.dtype != torch.float32:
-        raise RunError(
-            f"{path / TEXT} holds text embeddings {embeddings.dtype} {list(embeddings.shape)}, expected "
-            f"torch.float32 [{rows}, D].",
-            "Train the run again.",
-        )
-    # The weights are all in the checkpoint; the pretrained ones need not exist here.
-    student = create(config.student, embeddings.shape[1], "random", info.architecture)
-    load_weights(student, load_tensors(file, state.files.get(STUDENT)), file)
-    return Run(path, config, info, state.step, embeddings.numpy(), student.eval())
-
-
-def checkpoint_folder(path: Path) -> Path:
-    """Folder of the newest whole checkpoint; a swap cut short leaves it under another name."""
-    for name in ("checkpoint", "checkpoint.new", "checkpoint.old"):
-        if (path / name / STATE).is_file():
-            return path / name
-    return path / "checkpoint"
-
-
-def read_state(path: Path) -> State:
-    """State of a run's checkpoint.
-
-    Raises:
-        RunError: there is none, or it is damaged.
-    """
-    file = checkpoint_folder(path) / STATE
-    try:
-        return State.model_validate(json.loads(file.read_bytes()))  # json's floats are exact
-    except FileNotFoundError as error:
-        raise RunError(
-            f"{path} has no checkpoint yet.", f"Start it anew with: --name {path.name} --overwrite"
-        ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{file} is damaged.", "Train the run again.") from error
-
-
-def saved_step(path: Path) -> int | None:
-    """Iterations that the run's checkpoint has seen; None without a checkpoint."""
-    try:
-        return read_state(path).step
-    except RunError:
-        return None
-
-
-def load_tensors(file: Path, digest: str | None = None) -> dict[str, torch.Tensor]:
-    """Tensors of a safetensors file, on the CPU.
-
-    Args:
-        file: the file.
-        digest: its SHA-256 when it was written, if that is known.
-
-    Raises:
-        RunError: missing, damaged, or another file.
-        NotFinite: a value is nan or infinite.
-    """
-    try:
-        tensors: dict[str, torch.Tensor] = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise RunError(
-            f"{file} is missing or damaged ({error}).", "Train the run again."
-        ) from error
-    require_finite(tensors, str(file), "Train the run again, with a lower lr or precision=32-true.")
-    if digest not in (None, file_digest(file)):
-        raise RunError(f"{file} is not the file that was saved.", "Train the run again.")
-    return tensors
-
-
-def load_weights(module: nn.Module, state: Mapping[str, torch.Tensor], source: Path) -> None:
-    """Fill a module, every parameter and persistent buffer.
-
-    Raises:
-        RunError: names or shapes differ.
-    """
-    wrong = difference(module.state_dict(), state)
-    if wrong is not None:
-        raise RunError(
-            f"{source} does not fit the {type(module).__name__} of its configuration: {wrong}.",
-            "Train the run again.",
-        )
-    module.load_state_dict(dict(state))
 
 
 def _make_room(path: Path, config: TrainConfig, overwrite: bool) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from lightning_fabric.plugins.io import CheckpointIO
 from torch import Tensor, nn
 
-from c2s.training.run_folder import (
+from c2s.runs.checkpoint import (
     HALFWAY,
     STATE,
     RunError,
@@ -25,8 +25,8 @@ from c2s.training.run_folder import (
     load_tensors,
     read_state,
 )
-from c2s.training.run_folder import STUDENT as STUDENT_FILE
-from c2s.training.tensors import write_tensors
+from c2s.runs.checkpoint import STUDENT as STUDENT_FILE
+from c2s.runs.tensors import write_tensors
 from c2s_cache.fingerprint import file_digest
 from c2s_cache.receipt import sync_directory, write_atomic
 

@@ -1,11 +1,11 @@
-"""Word-level tokenizer of the demo's CLIP, in the files that open_clip loads."""
+"""Word-level tokenizer of the Shapes CLIP, in the files that open_clip loads."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from c2s.demo.scenes import CLASSES, COLOURS
+from c2s.shapes.scenes import CLASSES, COLOURS
 
 CONTEXT = 24
 FILLER = (

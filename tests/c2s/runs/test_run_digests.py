@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import tiny_runs
 
+from c2s.runs.checkpoint import RunError
+from c2s.runs.run import open_run
 from c2s.training import run
-from c2s.training.run_folder import RunError, open_run
 
 
 @pytest.mark.parametrize("name", ["text", "checkpoint/student", "checkpoint/state"])

@@ -1,6 +1,6 @@
 """Pretrain the encoder of the demo's student on the seen classes alone.
 
-    python -m c2s.demo.pretrain_student --out c2s/demo/student --seed 0
+    python -m c2s.students.pretrain_shapes_net --out c2s/shapes/shapes-net --seed 0
 
 The paper's students start from an image classifier. This is its counterpart: scenes are drawn with
 seen classes only, so that no pixel of an unseen class is ever shown, and the encoder learns which
@@ -26,8 +26,8 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from c2s.demo.scenes import CLASSES, MIN_AREA, SEEN, SIZE, render
-from c2s.demo.web import mirror
+from c2s.shapes.scenes import CLASSES, MIN_AREA, SEEN, SIZE, render
+from c2s.shapes.web import mirror
 from c2s.students.base import IMAGENET_MEAN, IMAGENET_STD
 from c2s.students.shapes_net import WIDTHS, ShapesEncoder
 
@@ -114,7 +114,7 @@ def pretrain(out: Path, seed: int, samples: int, scenes: int, batch_size: int, l
         "samples": steps * batch_size, "scenes": scenes, "batch_size": batch_size,
         "learning_rate": lr,
         "presence_accuracy": round(accuracy(model, held_images, held_labels), 2),
-        "command": "python -m c2s.demo.pretrain_student --out DIR"
+        "command": "python -m c2s.students.pretrain_shapes_net --out DIR"
         f" --seed {seed} --samples {samples}",
         "versions": {"torch": torch.__version__, "numpy": np.__version__},
     }  # fmt: skip

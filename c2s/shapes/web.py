@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from c2s.demo.scenes import CLASSES, COLOURS, SIZE, TEMPLATES, THINGS, phrase, render
+from c2s.shapes.scenes import CLASSES, COLOURS, SIZE, TEMPLATES, THINGS, phrase, render
 
 MASKED_SHARE, THING_SHARE, COLOUR_SHARE = 0.7, 0.75, 0.12
 MIN_PIXELS = 50

@@ -13,11 +13,13 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from c2s.runs.checkpoint import RunError, read_state
+from c2s.runs.continuation import differences, listed, refused
+from c2s.runs.folder import read_config
+from c2s.runs.run import open_run
 from c2s.training import run
-from c2s.training.continuation import differences, listed, refused
 from c2s.training.logs import read_metrics
 from c2s.training.recorder import Recorder
-from c2s.training.run_folder import RunError, open_run, read_config, read_state
 from c2s.training.schedule import lr_factor
 from c2s_cache.errors import ConfigError
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from c2s.demo.pretrain_student import Classifier, accuracy, presence, pretrain
-from c2s.demo.scenes import CLASSES, SEEN, render
+from c2s.shapes.scenes import CLASSES, SEEN, render
+from c2s.students.pretrain_shapes_net import Classifier, accuracy, presence, pretrain
 from c2s.students.shapes_net import ShapesNet
 
 

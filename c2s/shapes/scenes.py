@@ -3,7 +3,7 @@
 A scene is one or two textured backgrounds ("stuff") under one to three coloured shapes ("things"),
 drawn at 64 x 64 with numpy alone. It depends on nothing but its split and index: `render(split, i)`
 gives the same bytes whichever scenes were drawn before. The splits are disjoint random streams:
-"web" is what the demo's CLIP teacher sees (image and caption, also close-ups), "train", "val" and
+"web" is what the world's CLIP teacher sees (image and caption, also close-ups), "train", "val" and
 "dev" are what a student sees.
 
 Every pixel carries its class here; removing the labels of unseen classes is the data set's duty.

@@ -19,7 +19,7 @@ for turn in range(20):
     del held
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-PREPARED = "from c2s.processor import prepare\nprepare()\n"
+PREPARED = "from c2s.cpu_runtime import prepare\nprepare()\n"
 
 
 def run(program, **environment):

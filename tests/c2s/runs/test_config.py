@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from c2s.training.config import dump_yaml, load_config
+from c2s.runs.config import dump_yaml, load_config
 from c2s_cache.errors import ConfigError
 
 

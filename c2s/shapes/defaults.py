@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-TEACHER_FOLDER = Path(__file__).parent / "teacher"
+TEACHER_FOLDER = Path(__file__).parent / "shapes-clip"
 TEACHER = f"local-dir:{TEACHER_FOLDER}"
-BUNDLED = f"local-dir:{TEACHER_FOLDER.name}"
-"""Its name in caches and runs, which keep no paths."""
+ENCODER = Path(__file__).parent / "shapes-net" / "encoder.safetensors"
+"""Weights of the student's encoder, which has seen the seen classes alone."""
 BUILD: dict[str, Any] = {
     "teacher": TEACHER,
     "view_size": 64,
@@ -47,9 +47,9 @@ def build_defaults(dataset: str, teacher: str | None) -> dict[str, Any]:
     return BUILD
 
 
-def own_teacher(dataset: str, name: str) -> str | None:
-    """Where the teacher of a Shapes cache lies, if it was the demo's own; a manifest holds no paths."""
-    return TEACHER if (dataset, name) == ("shapes", BUNDLED) else None
+def own_teacher(name: str) -> str | None:
+    """Where the teacher lies that caches and runs, which keep no paths, know by this name; None: it is not ours."""
+    return TEACHER if name == f"local-dir:{TEACHER_FOLDER.name}" else None
 
 
 def train_defaults(dataset: str, student: str | None) -> dict[str, Any]:

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from c2s.demo import train_teacher
-from c2s.demo import web as web_module
-from c2s.demo.scenes import CLASSES, COLOURS, STUFF, render
-from c2s.demo.tokenizer import CONTEXT, vocabulary, write_tokenizer
-from c2s.demo.train_teacher import content_words, contrastive_loss, plain_attention
-from c2s.demo.web import Batches, Web, mirror
+from c2s.shapes import train_teacher
+from c2s.shapes import web as web_module
+from c2s.shapes.scenes import CLASSES, COLOURS, STUFF, render
+from c2s.shapes.tokenizer import CONTEXT, vocabulary, write_tokenizer
+from c2s.shapes.train_teacher import content_words, contrastive_loss, plain_attention
+from c2s.shapes.web import Batches, Web, mirror
 
 
 @pytest.fixture(scope="module")

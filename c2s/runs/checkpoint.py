@@ -1,0 +1,121 @@
+"""Invariant: a checkpoint is found whole, wherever writing the next one stopped, with the bytes that were saved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from c2s.runs.tensors import difference, require_finite
+from c2s_cache.errors import C2SError
+from c2s_cache.fingerprint import file_digest
+
+HALFWAY = "halfway/student.safetensors"
+"""Student of an inductive run at half its schedule, from which self-training starts."""
+STATE, STUDENT = "state.json", "student.safetensors"
+
+
+class RunError(C2SError):
+    """A run folder is missing, damaged, unfinished, or in the way."""
+
+
+class State(BaseModel):
+    """Contents of a checkpoint's `state.json`.
+
+    Attributes:
+        format: of the checkpoint.
+        step: iterations it has seen.
+        complete: whether nothing is left to train.
+        student: what the names of the student's tensors begin with in Lightning's own checkpoint.
+        config: the settings that it was trained with, as JSON values; None where no run saved it.
+        files: SHA-256 of its files of tensors, by name; empty in a checkpoint of an earlier version.
+        checkpoint: Lightning's own, without its tensors.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    format: int
+    step: int = Field(ge=0)
+    complete: bool = False
+    student: str = ""
+    config: dict[str, Any] | None = None
+    files: dict[str, str] = {}
+    checkpoint: dict[str, Any] = {}
+
+
+def checkpoint_folder(path: Path) -> Path:
+    """Folder of the newest whole checkpoint; a swap cut short leaves it under another name."""
+    for name in ("checkpoint", "checkpoint.new", "checkpoint.old"):
+        if (path / name / STATE).is_file():
+            return path / name
+    return path / "checkpoint"
+
+
+def read_state(path: Path) -> State:
+    """State of a run's checkpoint.
+
+    Raises:
+        RunError: there is none, or it is damaged.
+    """
+    file = checkpoint_folder(path) / STATE
+    try:
+        return State.model_validate(json.loads(file.read_bytes()))  # json's floats are exact
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{path} has no checkpoint yet.", f"Start it anew with: --name {path.name} --overwrite"
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{file} is damaged.", "Train the run again.") from error
+
+
+def saved_step(path: Path) -> int | None:
+    """Iterations that the run's checkpoint has seen; None without a checkpoint."""
+    try:
+        return read_state(path).step
+    except RunError:
+        return None
+
+
+def load_tensors(file: Path, digest: str | None = None) -> dict[str, torch.Tensor]:
+    """Tensors of a safetensors file, on the CPU.
+
+    Args:
+        file: the file.
+        digest: its SHA-256 when it was written, if that is known.
+
+    Raises:
+        RunError: missing, damaged, or another file.
+        NotFinite: a value is nan or infinite.
+    """
+    try:
+        tensors: dict[str, torch.Tensor] = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"{file} is missing or damaged ({error}).", "Train the run again."
+        ) from error
+    require_finite(tensors, str(file), "Train the run again, with a lower lr or precision=32-true.")
+    if digest not in (None, file_digest(file)):
+        raise RunError(f"{file} is not the file that was saved.", "Train the run again.")
+    return tensors
+
+
+def load_weights(module: nn.Module, state: Mapping[str, torch.Tensor], source: Path) -> None:
+    """Fill a module, every parameter and persistent buffer.
+
+    Raises:
+        RunError: names or shapes differ.
+    """
+    wrong = difference(module.state_dict(), state)
+    if wrong is not None:
+        raise RunError(
+            f"{source} does not fit the {type(module).__name__} of its configuration: {wrong}.",
+            "Train the run again.",
+        )
+    module.load_state_dict(dict(state))

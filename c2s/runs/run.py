@@ -1,0 +1,80 @@
+"""Invariant: what a run predicts with is what it was trained with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from c2s.plain_torch import plain_torch
+from c2s.runs.checkpoint import (
+    STUDENT,
+    RunError,
+    checkpoint_folder,
+    load_tensors,
+    load_weights,
+    read_state,
+)
+from c2s.runs.config import TrainConfig
+from c2s.runs.folder import TEXT, RunInfo, continued, read_config, read_info
+from c2s.students import create
+from c2s.students.registry import require_no_code
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run, opened for inference.
+
+    Attributes:
+        path: its folder.
+        config: resolved configuration.
+        info: dataset, classes, teacher.
+        step: iterations the checkpoint has seen.
+        embeddings: float32 [N, D], text embeddings of all classes, unit norm.
+        student: the student with its trained weights, in evaluation mode.
+    """
+
+    path: Path
+    config: TrainConfig
+    info: RunInfo
+    step: int
+    embeddings: NDArray[np.float32]
+    student: nn.Module
+
+
+@plain_torch()
+def open_run(path: Path | str, allow_code: bool = False) -> Run:
+    """Open a run for inference.
+
+    Args:
+        path: its folder.
+        allow_code: a `python:` student may be imported and called.
+
+    Raises:
+        CodeError: the student is one, and this is not allowed.
+        RunError: no run there, or no checkpoint yet, or it is damaged, or its settings are not those
+            that it was trained with.
+        NotFinite: its weights are not finite.
+    """
+    path = Path(path)
+    config, info, state = read_config(path), read_info(path), read_state(path)
+    continued(path, config, state)
+    require_no_code(config.student, path, allow_code)
+    texts = load_tensors(path / TEXT, info.text_digest)
+    file = checkpoint_folder(path) / STUDENT
+    embeddings = texts.get("embeddings", torch.empty(0))
+    rows = len(info.classes)
+    if embeddings.ndim != 2 or len(embeddings) != rows or embeddings.dtype != torch.float32:
+        raise RunError(
+            f"{path / TEXT} holds text embeddings {embeddings.dtype} {list(embeddings.shape)}, expected "
+            f"torch.float32 [{rows}, D].",
+            "Train the run again.",
+        )
+    # The weights are all in the checkpoint; the pretrained ones need not exist here.
+    student = create(config.student, embeddings.shape[1], "random", info.architecture)
+    load_weights(student, load_tensors(file, state.files.get(STUDENT)), file)
+    return Run(path, config, info, state.step, embeddings.numpy(), student.eval())
