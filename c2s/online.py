@@ -80,7 +80,7 @@ def load_online_teacher(config: TrainConfig, manifest: Manifest) -> OnlineTeache
 
     require("open_clip", "build")
     from c2s_pipeline.kmeans import create_backend
-    from c2s_pipeline.recorded import load_recorded, recorded_spec
+    from c2s_pipeline.teachers.recorded import load_recorded, recorded_spec
     from c2s_pipeline.view_teacher import ViewTeacher
 
     weights = config.teacher_weights or own_teacher(manifest.teacher.name)

@@ -27,7 +27,7 @@ from c2s_cache.views import crop, crop_image, decode_image
 from c2s_pipeline.build import build, load_teacher
 from c2s_pipeline.cluster import connect
 from c2s_pipeline.regions import RegionConfig, masked_regions
-from c2s_pipeline.teacher import Teacher
+from c2s_pipeline.teachers.base import Teacher
 
 BATCHES = (4, 8, 16, 32, 64, 128)
 TRIAL = 2.0
@@ -187,11 +187,11 @@ def _forward(
     """All passes, so many side by side; results are brought to the host."""
 
     def looked_at(images: NDArray[np.uint8]) -> None:
-        for values in teacher.dense_features(images):
+        for values in teacher.dense(images):
             values.cpu()
 
     def masked(images: NDArray[np.uint8]) -> None:
-        teacher.cls_tokens(images).cpu()
+        teacher.embed_images(images).cpu()
 
     before = torch.get_num_threads()
     threads = max((os.cpu_count() or 1) // lanes, 1)

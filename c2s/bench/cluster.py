@@ -15,13 +15,13 @@ from c2s.bench.measure import Side, alternate, device_name, result
 from c2s.datasets import load_dataset
 from c2s_cache import IGNORE, MissingExtra
 from c2s_cache.views import canonical_box, crop_image, crop_labels, decode_image
-from c2s_pipeline.clip_model import TeacherSpec
-from c2s_pipeline.clip_names import default_pretrained
 from c2s_pipeline.kmeans import BackendName, KMeansBackend, create_backend
 from c2s_pipeline.masks import MaskConfig
 from c2s_pipeline.request import without_unseen
 from c2s_pipeline.seeds import annotated_cells, initial_seeds
-from c2s_pipeline.teacher import Teacher
+from c2s_pipeline.teachers.base import Teacher, TeacherSpec
+from c2s_pipeline.teachers.clip_names import default_pretrained
+from c2s_pipeline.teachers.registry import load_teacher
 
 Arrays = list[NDArray[np.float32]]
 
@@ -44,7 +44,7 @@ def bench_cluster(
     request = build_request(teacher, pretrained)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     weights = request.pretrained or default_pretrained(request.teacher)
-    model = Teacher(TeacherSpec(request.teacher, weights), device)
+    model = load_teacher(TeacherSpec(request.teacher, weights), device)
     tokens, seeds = _inputs(model, request.masks, images, request.batch_size)
     steps = [*range(0, len(tokens), request.batch_size), len(tokens)]
 
@@ -94,7 +94,7 @@ def _inputs(teacher: Teacher, config: MaskConfig, images: int, batch: int) -> tu
             cut = crop_labels(labels, box, False, size)
             closed.append(annotated_cells(cut, np.ones(cut.shape, bool), teacher.grid))
             pictures.append(crop_image(image, box, False, size))
-        _, dense = teacher.dense_features(np.stack(pictures))
+        _, dense = teacher.dense(np.stack(pictures))
         for features, cells in zip(dense.cpu().numpy(), closed, strict=True):
             found = initial_seeds(features, cells, config.windows, config.flush)
             if len(found):

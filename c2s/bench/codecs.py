@@ -85,9 +85,7 @@ def bench_codecs(
 
 
 def _features(model: Any, views: list[NDArray[np.uint8]], batch: int) -> list[torch.Tensor]:
-    parts = [
-        model.dense_features(np.stack(views[i : i + batch])) for i in range(0, len(views), batch)
-    ]
+    parts = [model.dense(np.stack(views[i : i + batch])) for i in range(0, len(views), batch)]
     return [torch.cat(column) for column in zip(*parts, strict=True)]
 
 

@@ -14,8 +14,8 @@ from c2s.datasets import load_dataset
 from c2s.shapes.defaults import build_defaults
 from c2s_cache import Cache, open_cache
 from c2s_pipeline.build import build
-from c2s_pipeline.clip_names import RANDOM
 from c2s_pipeline.request import BuildRequest
+from c2s_pipeline.teachers.clip_names import RANDOM
 
 
 def build_request(

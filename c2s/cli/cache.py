@@ -231,8 +231,8 @@ def _spot_check(
         require("open_clip", "build")
     except MissingExtra as error:
         raise MissingExtra(f"{error.what} {error.hint}", NO_TEACHER) from error
-    from c2s_pipeline.recorded import load_recorded, recorded_spec
     from c2s_pipeline.spot_check import sample_rows, spot_check
+    from c2s_pipeline.teachers.recorded import load_recorded, recorded_spec
 
     m = cache.manifest
     found = teacher or (own_teacher(m.teacher.name) if pretrained is None else None)

@@ -189,7 +189,7 @@ def class_embeddings(run: Run, names: list[str]) -> NDArray[np.float32]:
     unknown = [name for name in names if name not in known]
     if unknown:
         try:
-            from c2s_pipeline.text import embed_names
+            from c2s_pipeline.teachers.text import embed_names
 
             teacher, templates = info.teacher, info.templates or DEFAULT_TEMPLATES
             name = own_teacher(teacher["name"]) or teacher["name"]

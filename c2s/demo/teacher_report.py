@@ -22,14 +22,14 @@ from c2s.shapes.defaults import TEACHER_FOLDER
 from c2s.shapes.scenes import CLASSES, MIN_AREA, SIZE, UNSEEN, Scene, render
 from c2s_cache.manifest import IGNORE
 from c2s_cache.pseudo_mask import pseudo_mask
-from c2s_pipeline.clip_model import TeacherSpec
 from c2s_pipeline.kmeans import create_backend
 from c2s_pipeline.masks import MaskConfig, latent_grids
 from c2s_pipeline.oracle import score_settings
 from c2s_pipeline.seeds import annotated_cells
-from c2s_pipeline.teacher import Teacher
-from c2s_pipeline.templates import SINGLE
-from c2s_pipeline.text import class_embeddings
+from c2s_pipeline.teachers.base import Teacher, TeacherSpec
+from c2s_pipeline.teachers.registry import load_teacher
+from c2s_pipeline.teachers.templates import SINGLE
+from c2s_pipeline.teachers.text import class_embeddings
 
 UNSEEN_IDS = tuple(CLASSES.index(name) for name in UNSEEN)
 THRESHOLDS = (0.6, 0.7, 0.8, 0.9)
@@ -43,14 +43,14 @@ def region_accuracy(folder: Path, scenes: int = 500, split: str = "dev") -> dict
     Returns:
         `region_top1`, its means `seen` and `unseen`, and `by_class`.
     """
-    teacher = Teacher(TeacherSpec(f"local-dir:{folder}", None))
+    teacher = load_teacher(TeacherSpec(f"local-dir:{folder}", None))
     text = class_embeddings(teacher, CLASSES, SINGLE)
     hits: dict[int, list[bool]] = defaultdict(list)
     for index in range(scenes):
         scene = render(split, index)
         classes = _visible(scene.labels)
         views = np.stack([scene.image * (scene.labels == c)[..., None] for c in classes])
-        guesses = (teacher.cls_tokens(views).numpy() @ text.T).argmax(1)
+        guesses = (teacher.embed_images(views).numpy() @ text.T).argmax(1)
         for cls, guess in zip(classes.tolist(), guesses.tolist(), strict=True):
             hits[cls].append(guess == cls)
 
@@ -76,7 +76,7 @@ def dense_quality(
         `purity` (pixels of that latent mask which are of its commonest class), both in per cent,
         and `latents` per scene.
     """
-    teacher = Teacher(TeacherSpec(f"local-dir:{folder}", None, dense_size=size))
+    teacher = load_teacher(TeacherSpec(f"local-dir:{folder}", None, dense_size=size))
     scores = score_settings(
         ShapesSplit(split),
         teacher,
@@ -102,7 +102,7 @@ def scene_pseudo_mask(teacher: Teacher, scene: Scene, config: MaskConfig) -> NDA
     labels = np.where(np.isin(scene.labels, UNSEEN_IDS), np.uint8(IGNORE), scene.labels)
     size = (teacher.dense_size, teacher.dense_size)
     image = Image.fromarray(scene.image).resize(size, Image.Resampling.BICUBIC)
-    _, tokens = teacher.dense_features(np.asarray(image)[None])
+    _, tokens = teacher.dense(np.asarray(image)[None])
     closed = annotated_cells(labels, np.ones(labels.shape, bool), teacher.grid)
     grids = latent_grids(tokens.numpy(), closed[None], config, create_backend("torch"))
     return pseudo_mask(labels, grids[0], len(CLASSES))

@@ -60,15 +60,15 @@ def _good(row: dict[str, Any]) -> bool:
 def _of_teacher(
     world: World, name: str, weights: str | None, count: int, masks: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    from c2s_pipeline.clip_model import TeacherSpec
     from c2s_pipeline.masks import MaskConfig
-    from c2s_pipeline.teacher import Teacher
+    from c2s_pipeline.teachers.base import TeacherSpec
+    from c2s_pipeline.teachers.registry import load_teacher
 
     def spec(precision: Any) -> TeacherSpec:
         return TeacherSpec(name, weights, precision=precision)
 
     config = MaskConfig.model_validate(masks)
-    reference = Teacher(spec("float32"), "cpu")
+    reference = load_teacher(spec("float32"), "cpu")
     images, labels = scenes(count, reference.image_size)
     want = _answers(reference, images, labels, config, None)
     asked = [("float32", "float32", False), ("TF32", "float32", True)]
@@ -79,7 +79,7 @@ def _of_teacher(
     for shown, precision, tf32 in asked:
         part = slice(None) if world.on_gpu or precision == "float32" else slice(4)
         with _tf32(tf32):
-            teacher = Teacher(spec(precision), world.device)
+            teacher = load_teacher(spec(precision), world.device)
             got = _answers(teacher, images[part], labels[part], config, want.grid[part])
         rows.append(
             {
@@ -131,7 +131,7 @@ def _answers(
     from c2s_pipeline.seeds import annotated_cells
 
     inside = np.ones(labels.shape[1:], bool)
-    cls, dense = (values.cpu().numpy() for values in teacher.dense_features(images))
+    cls, dense = (values.cpu().numpy() for values in teacher.dense(images))
     closed = np.stack([annotated_cells(known, inside, teacher.grid) for known in labels])
     own = latent_grids(dense, closed, config, create_backend("torch", teacher.device))
     cut = own if grids is None else grids
@@ -140,7 +140,7 @@ def _answers(
         masked_regions(image, pseudo_mask(known, grid, classes, inside), RegionConfig()).images
         for image, known, grid in zip(images, labels, cut, strict=True)
     ]
-    regions = teacher.cls_tokens(np.concatenate(masked), 128).cpu().numpy()
+    regions = teacher.embed_images(np.concatenate(masked), 128).cpu().numpy()
     return Answers(cls, dense, regions, own)
 
 
@@ -191,15 +191,15 @@ def clusters(world: World) -> dict[str, Any]:
 
 def _tokens(count: int) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
     """Unannotated tokens and seeds of scenes, by the bundled teacher on the CPU."""
-    from c2s_pipeline.clip_model import TeacherSpec
     from c2s_pipeline.seeds import annotated_cells, initial_seeds
-    from c2s_pipeline.teacher import Teacher
+    from c2s_pipeline.teachers.base import TeacherSpec
+    from c2s_pipeline.teachers.registry import load_teacher
 
-    teacher = Teacher(TeacherSpec(TEACHER, None), "cpu")
+    teacher = load_teacher(TeacherSpec(TEACHER, None), "cpu")
     images, labels = scenes(count, teacher.image_size)
     inside = np.ones(labels.shape[1:], bool)
     tokens, seeds = [], []
-    for features, known in zip(teacher.dense_features(images)[1].numpy(), labels, strict=True):
+    for features, known in zip(teacher.dense(images)[1].numpy(), labels, strict=True):
         closed = annotated_cells(known, inside, teacher.grid)
         found = initial_seeds(features, closed, (3, 7))
         if len(found):

@@ -97,8 +97,8 @@ def build_512(world: World) -> dict[str, Any]:
 def _build(world: World, precision: str, dense_size: int | None) -> dict[str, Any]:
     from c2s.bench.build import bench_build
     from c2s.shapes.defaults import TEACHER
-    from c2s_pipeline.clip_model import TeacherSpec
-    from c2s_pipeline.teacher import Teacher
+    from c2s_pipeline.teachers.base import TeacherSpec
+    from c2s_pipeline.teachers.registry import load_teacher
 
     root = photos(world)
     settings: dict[str, Any] = {"precision": precision, "dense_size": dense_size}
@@ -118,7 +118,7 @@ def _build(world: World, precision: str, dense_size: int | None) -> dict[str, An
             **settings,
         )
     what = facts["what"]
-    teacher = Teacher(TeacherSpec(name, weights, dense_size), "cpu")
+    teacher = load_teacher(TeacherSpec(name, weights, dense_size), "cpu")
     native, dense = (vit_flops(teacher, s) for s in (teacher.image_size, teacher.dense_size))
     own = native if dense_size else 0.0  # a pass for the CLS token of the whole image
     flops = dense + own + what["regions per image"] * native
@@ -149,7 +149,7 @@ def build_time(world: World) -> dict[str, Any]:
     from c2s_cache.writer import BlockWriter
     from c2s_pipeline.build import build
     from c2s_pipeline.rows import RowReader
-    from c2s_pipeline.teacher import Teacher
+    from c2s_pipeline.teachers.open_clip_vit import OpenClipViT
     from c2s_pipeline.view_teacher import ViewTeacher
 
     name, weights = world.size((TEACHER, None), (VIT, "random"))
@@ -161,8 +161,8 @@ def build_time(world: World) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         for what, owner, method in (
             ("reading, decoding, cutting", RowReader, "read"),
-            ("passes of images", Teacher, "dense_features"),
-            ("passes of regions", Teacher, "cls_tokens"),
+            ("passes of images", OpenClipViT, "dense"),
+            ("passes of regions", OpenClipViT, "embed_images"),
             ("seeds, clusters, masks", ViewTeacher, "grids"),
             ("regions, passes included", ViewTeacher, "regions"),
             ("compressing, writing, reading back", BlockWriter, "write"),

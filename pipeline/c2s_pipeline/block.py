@@ -17,7 +17,7 @@ from c2s_pipeline.kmeans import KMeansBackend
 from c2s_pipeline.regions import Regions
 from c2s_pipeline.rows import PIXELS, Row, RowReader, Stored
 from c2s_pipeline.source import ImageSource
-from c2s_pipeline.teacher import Teacher
+from c2s_pipeline.teachers.base import Teacher
 from c2s_pipeline.view_teacher import View, ViewTeacher
 
 StageArrays = dict[str, dict[str, NDArray[Any]]]

@@ -20,18 +20,9 @@ from c2s_cache.errors import of_gpu_memory
 from c2s_cache.lock import build_lock
 from c2s_cache.receipt import load
 from c2s_cache.writer import BlockWriter, check_target, create_cache
-from c2s_pipeline.clip_model import TeacherSpec
-from c2s_pipeline.clip_names import RANDOM, default_pretrained
 from c2s_pipeline.cluster import connect
 from c2s_pipeline.dispatch import run_all
 from c2s_pipeline.extras import require
-from c2s_pipeline.imported_text import (
-    PROBES,
-    TEMPLATE_PAIR,
-    check_order,
-    knows_words,
-    load_embeddings,
-)
 from c2s_pipeline.kmeans import create_backend
 from c2s_pipeline.machine import Machine, Progress, Silent, blocks_under_way, device, lanes_of
 from c2s_pipeline.memory import peak_memory
@@ -39,8 +30,17 @@ from c2s_pipeline.provenance import record
 from c2s_pipeline.request import BuildRequest, make_manifest, row_order
 from c2s_pipeline.source import ImageSource
 from c2s_pipeline.task import PROGRESS_TOPIC, Done, Task, build_block
-from c2s_pipeline.teacher import Teacher
-from c2s_pipeline.text import class_embeddings
+from c2s_pipeline.teachers import registry
+from c2s_pipeline.teachers.base import Teacher, TeacherSpec
+from c2s_pipeline.teachers.clip_names import RANDOM, default_pretrained
+from c2s_pipeline.teachers.imported_text import (
+    PROBES,
+    TEMPLATE_PAIR,
+    check_order,
+    knows_words,
+    load_embeddings,
+)
+from c2s_pipeline.teachers.text import class_embeddings
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def load_teacher(request: BuildRequest) -> tuple[Teacher, TeacherSpec]:
         request.dense_features,
         request.precision,
     )
-    teacher = Teacher(spec, device())
+    teacher = registry.load_teacher(spec, device())
     if teacher.notice is not None:
         print(f"note: {teacher.notice}", file=sys.stderr)
     return teacher, replace(spec, dense_size=teacher.dense_size, activation=teacher.activation)

@@ -21,14 +21,14 @@ from c2s_pipeline.build import (
     machine_errors,
     write_text,
 )
-from c2s_pipeline.clip_model import TeacherSpec
 from c2s_pipeline.machine import Machine, device
-from c2s_pipeline.recorded import load_recorded, recorded_request, recorded_spec
+from c2s_pipeline.recorded import recorded_request
 from c2s_pipeline.request import BuildRequest, make_manifest
 from c2s_pipeline.rows import PIXELS
 from c2s_pipeline.source import ImageSource, SplitInfo
 from c2s_pipeline.task import Task
-from c2s_pipeline.teacher import Teacher
+from c2s_pipeline.teachers.base import Teacher, TeacherSpec
+from c2s_pipeline.teachers.recorded import load_recorded, recorded_spec
 
 TEACHER_FIELDS = ("teacher", "pretrained", "dense_size", "dense_features")
 TEXT_FIELDS = ("prompts", "templates", "text_embeddings")

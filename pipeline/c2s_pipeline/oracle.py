@@ -25,7 +25,7 @@ from c2s_pipeline.kmeans import KMeansBackend
 from c2s_pipeline.masks import Clusters, MaskConfig, check_windows, clusters, merged_grids
 from c2s_pipeline.seeds import annotated_cells
 from c2s_pipeline.source import ImageSource
-from c2s_pipeline.teacher import Teacher
+from c2s_pipeline.teachers.base import Teacher
 
 GROUPS = ("unseen", "seen", "all")
 MIN_AREA = 0.0025
@@ -169,7 +169,7 @@ def score_settings(
     size, native = teacher.dense_size, teacher.image_size
     for start in range(0, len(ids), batch_size):
         views = [_read(source, image_id, native, size) for image_id in ids[start:][:batch_size]]
-        dense = teacher.dense_features(np.stack([v.image for v in views]))[1].cpu().numpy()
+        dense = teacher.dense(np.stack([v.image for v in views]))[1].cpu().numpy()
         for group, hidden in members.items():
             known = [_without(v.labels, hidden) for v in views]
             closed = np.stack(

@@ -23,8 +23,8 @@ from c2s_pipeline.machine import blocks_under_way, lanes_of
 from c2s_pipeline.memory import peak_memory
 from c2s_pipeline.request import BuildRequest, make_manifest, row_order
 from c2s_pipeline.source import ImageSource
-from c2s_pipeline.teacher import Teacher
-from c2s_pipeline.text import class_embeddings
+from c2s_pipeline.teachers.base import Teacher
+from c2s_pipeline.teachers.text import class_embeddings
 
 GIB = 2**30
 COPIES = 3
@@ -131,7 +131,9 @@ def plan_build(
     few = request.model_copy(update={"block_rows": len(ids)})
     manifest = make_manifest(source, few, ids, teacher.info())
     side = teacher.image_size
-    teacher.cls_tokens(np.zeros((1, side, side, 3), np.uint8))  # the first pass pays for much else
+    teacher.embed_images(
+        np.zeros((1, side, side, 3), np.uint8)
+    )  # the first pass pays for much else
     step = advance or (lambda _: None)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trial.zarr"

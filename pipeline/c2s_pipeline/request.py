@@ -13,15 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from c2s_cache import ConfigError, DataError, Manifest, TeacherInfo
 from c2s_cache.augment import AugmentConfig
-from c2s_pipeline.clip_model import Precision
-from c2s_pipeline.clip_names import named_activation
-from c2s_pipeline.dense import DenseFeatures
-from c2s_pipeline.imported_text import load_embeddings
 from c2s_pipeline.kmeans import BackendName
 from c2s_pipeline.masks import MaskConfig, check_windows
 from c2s_pipeline.regions import RegionConfig
 from c2s_pipeline.source import ImageSource, SplitInfo
-from c2s_pipeline.templates import template_set
+from c2s_pipeline.teachers.base import Precision
+from c2s_pipeline.teachers.clip_names import named_activation
+from c2s_pipeline.teachers.dense import DenseFeatures
+from c2s_pipeline.teachers.imported_text import load_embeddings
+from c2s_pipeline.teachers.templates import template_set
 
 
 class BuildRequest(BaseModel):

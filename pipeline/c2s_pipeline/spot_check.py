@@ -14,7 +14,7 @@ from c2s_cache.integrity import Finding
 from c2s_cache.schema import RAGGED, ragged_ranges
 from c2s_pipeline.block import BlockComputer
 from c2s_pipeline.kmeans import create_backend
-from c2s_pipeline.teacher import Teacher
+from c2s_pipeline.teachers.base import Teacher
 
 MIN_COSINE = 0.999
 """Smallest cosine between a stored CLS token and the same computed anew: rounding to float16, another

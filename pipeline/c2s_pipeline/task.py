@@ -13,14 +13,14 @@ from c2s_cache import Cache
 from c2s_cache.schema import array_specs
 from c2s_cache.writer import BlockWriter
 from c2s_pipeline.block import BlockComputer, stored_inputs
-from c2s_pipeline.clip_model import TeacherSpec
 from c2s_pipeline.extras import require
 from c2s_pipeline.kmeans import create_backend
 from c2s_pipeline.lanes import start_lanes
 from c2s_pipeline.memory import peak_memory
 from c2s_pipeline.rows import PIXELS
 from c2s_pipeline.source import ImageSource
-from c2s_pipeline.teacher import Teacher
+from c2s_pipeline.teachers.base import Teacher, TeacherSpec
+from c2s_pipeline.teachers.registry import load_teacher
 
 PROGRESS_TOPIC = "c2s-rows"
 
@@ -86,7 +86,7 @@ def _teacher(spec: TeacherSpec, device: str, lanes: int) -> Teacher:
 def _load_teacher(spec: TeacherSpec, device: str, lanes: int) -> Teacher:
     """The teacher of this process. On a CPU it has lanes of its own, as many as compute batches: those wait
     for it, and where there are fewer batches than cores its passes still occupy them all."""
-    return Teacher(spec, device, None if device == "cuda" else start_lanes(lanes))
+    return load_teacher(spec, device, None if device == "cuda" else start_lanes(lanes))
 
 
 def _lanes(count: int) -> ThreadPoolExecutor:

@@ -17,7 +17,7 @@ from c2s_pipeline.kmeans import KMeansBackend
 from c2s_pipeline.masks import MaskConfig, latent_grids
 from c2s_pipeline.regions import RegionConfig, Regions, masked_regions
 from c2s_pipeline.seeds import annotated_cells
-from c2s_pipeline.teacher import Teacher
+from c2s_pipeline.teachers.base import Teacher
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,10 @@ class ViewTeacher:
         same = self.teacher.dense_size == self.teacher.image_size
         global_cls = tokens = None
         if same or dense:
-            global_cls, tokens = self.teacher.dense_features(_stack(v.dense for v in views))
+            global_cls, tokens = self.teacher.dense(_stack(v.dense for v in views))
             self._passed(len(views))
         if cls and not same:
-            global_cls = self.teacher.cls_tokens(_stack(v.native for v in views))
+            global_cls = self.teacher.embed_images(_stack(v.native for v in views))
             self._passed(len(views))
         return _numpy(global_cls if cls else None), _numpy(tokens if dense else None)
 
@@ -118,7 +118,7 @@ class ViewTeacher:
         self._passed(len(images))
         cls = np.zeros((0, self.teacher.dim), np.float32)
         if len(images):
-            cls = self.teacher.cls_tokens(images, self.batch_size).cpu().numpy()
+            cls = self.teacher.embed_images(images, self.batch_size).cpu().numpy()
         ends = np.cumsum([len(r.ids) for r in found])[:-1]
         bare = [replace(r, images=r.images[:0].copy()) for r in found]
         return list(zip(bare, np.split(cls, ends), strict=True))

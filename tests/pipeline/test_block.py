@@ -10,14 +10,14 @@ import pytest
 import torch
 from small_builds import request
 
-import c2s_pipeline.teacher as teacher_module
+import c2s_pipeline.teachers.open_clip_vit as teacher_module
 from c2s_cache import Cache, DataError
 from c2s_pipeline.block import BlockComputer
-from c2s_pipeline.clip_model import TeacherSpec
 from c2s_pipeline.kmeans import create_backend
 from c2s_pipeline.lanes import start_lanes
 from c2s_pipeline.request import make_manifest, row_order
-from c2s_pipeline.teacher import Teacher
+from c2s_pipeline.teachers.base import TeacherSpec
+from c2s_pipeline.teachers.registry import load_teacher
 
 ROWS = 20
 """Two rows a batch, so ten batches."""
@@ -44,7 +44,7 @@ def test_lanes_change_nothing(tiny_teacher, coco_tree, monkeypatch):
     source = FolderSplit(DESCRIPTOR, coco_tree(count=ROWS), "train")
     wanted = request(tiny_teacher, block_rows=ROWS, views=2, dense="int8", batch_size=5)
     spec = TeacherSpec(tiny_teacher, None)
-    teacher = Teacher(spec)
+    teacher = load_teacher(spec)
     monkeypatch.setattr(teacher_module, "LARGEST", 3 * 4 * (4 * 64) * 17)
     order = row_order(source, wanted)
     manifest = make_manifest(source, wanted, order, teacher.info())
@@ -53,7 +53,7 @@ def test_lanes_change_nothing(tiny_teacher, coco_tree, monkeypatch):
     for lanes in (None, 1, 4):
         pool = lanes and ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,))
         done: list[int] = []
-        teacher = Teacher(spec, pool=lanes and start_lanes(lanes))
+        teacher = load_teacher(spec, pool=lanes and start_lanes(lanes))
         computer = BlockComputer(manifest, Uneven(source), teacher, create_backend("torch"), pool)
         results.append(computer.compute(order, 0, missing, {}, done.append))
         assert done == [2] * 10

@@ -107,7 +107,7 @@ class Colours:
     def __init__(self, blind: bool = False) -> None:
         self.blind = blind
 
-    def dense_features(self, images):
+    def dense(self, images):
         cells = torch.from_numpy(images[:, 2::4, 2::4, 0] // 40).long()
         features = torch.nn.functional.one_hot(cells, N).float()
         return None, torch.ones_like(features) if self.blind else features

@@ -11,10 +11,10 @@ import pytest
 from c2s_cache import C2SError, Cache, CacheError, open_cache
 from c2s_cache.schema import array_specs
 from c2s_cache.writer import BlockWriter
-from c2s_pipeline.clip_model import TeacherSpec
-from c2s_pipeline.recorded import load_recorded, recorded_spec
 from c2s_pipeline.spot_check import sample_rows, spot_check
-from c2s_pipeline.teacher import Teacher
+from c2s_pipeline.teachers.base import TeacherSpec
+from c2s_pipeline.teachers.recorded import load_recorded, recorded_spec
+from c2s_pipeline.teachers.registry import load_teacher
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_a_live_check_finds_tokens_of_other_images(
 ):
     """Values of other rows under valid receipts: no checksum tells, the teacher does."""
     out, _ = built
-    teacher = Teacher(TeacherSpec(tiny_teacher, None))
+    teacher = load_teacher(TeacherSpec(tiny_teacher, None))
     cache = open_cache(out)
     sound = spot_check(cache, teacher, sample_rows(cache, 9, 0))
     assert sound.findings == ()
@@ -51,7 +51,7 @@ def test_a_live_check_of_a_cache_in_an_object_store(built, tiny_teacher):
     files.put(str(built[0]), root, recursive=True)
     try:
         cache = open_cache("memory://bucket/coco.zarr")
-        teacher = Teacher(recorded_spec(cache.manifest, tiny_teacher))
+        teacher = load_teacher(recorded_spec(cache.manifest, tiny_teacher))
         found = spot_check(cache, teacher, sample_rows(cache, 9, 0))
         assert (found.findings, found.rows) == ((), (0, 1, 2, 3, 4))
     finally:

@@ -13,10 +13,10 @@ from c2s_cache.augment import AugmentConfig, draw_view, view_rng
 from c2s_cache.integrity import verify
 from c2s_cache.pseudo_mask import pseudo_mask
 from c2s_cache.views import canonical_box, crop_image, crop_labels, decode_image, inside_image
-from c2s_pipeline.clip_model import TeacherSpec
 from c2s_pipeline.merge import merge_clusters
 from c2s_pipeline.seeds import annotated_cells, initial_seeds
-from c2s_pipeline.teacher import Teacher
+from c2s_pipeline.teachers.base import TeacherSpec
+from c2s_pipeline.teachers.registry import load_teacher
 
 UNSEEN = set(DESCRIPTOR.unseen)
 
@@ -30,7 +30,7 @@ def test_every_stored_value_follows_from_the_photo(any_built, tiny_teacher):
     assert error is not None
     assert 0.9999 < error["cosine_min"] <= error["cosine_mean"] <= 1.000001
     assert 0.9 < error["cluster_agreement"] <= 1
-    teacher = Teacher(TeacherSpec(tiny_teacher, None))
+    teacher = load_teacher(TeacherSpec(tiny_teacher, None))
     dense_tier = np.asarray(cache.column("teacher/dense"))
     seen, flips, padded = [], 0, 0
     for b in range(cache.blocks):
@@ -50,7 +50,7 @@ def test_every_stored_value_follows_from_the_photo(any_built, tiny_teacher):
             assert s.flip == flip
             view = crop_image(image, box, flip, 32)
             inside = inside_image(*labels.shape, box, flip, 32)
-            cls, dense = teacher.dense_features(view[None])
+            cls, dense = teacher.dense(view[None])
             np.testing.assert_allclose(s.global_cls, cls[0], atol=4e-3)
             np.testing.assert_allclose(dense_tier[s.row, v], dense[0], atol=4e-3)
             small = crop_labels(labels, box, flip, 32)
@@ -61,7 +61,7 @@ def test_every_stored_value_follows_from_the_photo(any_built, tiny_teacher):
                 mask = pseudo == region
                 assert area == pytest.approx(mask.mean())
                 masked = view * mask[..., None]
-                want = teacher.cls_tokens(masked[None])[0]
+                want = teacher.embed_images(masked[None])[0]
                 np.testing.assert_allclose(token, want, atol=4e-3)
             assert set(s.region_ids) == {
                 r for r in np.unique(pseudo) if r >= 0 and (pseudo == r).mean() >= 0.0025

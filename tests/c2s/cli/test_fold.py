@@ -72,7 +72,9 @@ def test_fold_takes_any_names_by_the_text_tower(trained, tmp_path, monkeypatch, 
         asked.append(list(names))
         return np.ones((len(names), 16), np.float32) / 4
 
-    monkeypatch.setitem(sys.modules, "c2s_pipeline.text", SimpleNamespace(embed_names=embed_names))
+    monkeypatch.setitem(
+        sys.modules, "c2s_pipeline.teachers.text", SimpleNamespace(embed_names=embed_names)
+    )
     invoke("fold", "--run", trained, "--out", tmp_path / "m", "--classes", "zebra, cat, cow")
     config = SegmentationModel.from_pretrained(tmp_path / "m").config
     assert (config.classes, config.unseen) == (("zebra", "cat", "cow"), (0, 2))

@@ -159,7 +159,7 @@ def test_eval_across_data_sets_by_names_asks_for_the_unknown_ones(
             asked.append(list(names))
             return np.ones((len(names), 16), np.float32) / 4
 
-    monkeypatch.setitem(sys.modules, "c2s_pipeline.text", Text)
+    monkeypatch.setitem(sys.modules, "c2s_pipeline.teachers.text", Text)
     invoke("eval", "--run", trained, "--dataset", "other", *EVAL, "--vocabulary", "names")
     assert asked == [["zebra"]]
 
@@ -222,7 +222,7 @@ def test_predict_takes_folders_and_goes_on_after_a_broken_photo(trained, tmp_pat
 
 
 def test_predict_needs_the_text_tower_for_other_names(trained, tmp_path, monkeypatch, invoke):
-    monkeypatch.setitem(sys.modules, "c2s_pipeline.text", None)
+    monkeypatch.setitem(sys.modules, "c2s_pipeline.teachers.text", None)
     with pytest.raises(MissingExtra, match=r"no text embedding of zebra.*c2s\[build\]"):
         invoke(
             "predict", tmp_path / "x.png", "--run", trained, "--classes", "zebra", "--out", tmp_path
@@ -238,7 +238,7 @@ def test_predict_asks_the_text_tower_only_for_unknown_names(trained, tmp_path, m
             asked.append((teacher, list(names)))
             return np.ones((len(names), 16), np.float32) / 4
 
-    monkeypatch.setitem(sys.modules, "c2s_pipeline.text", Text)
+    monkeypatch.setitem(sys.modules, "c2s_pipeline.teachers.text", Text)
     picture = tmp_path / "x.png"
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(picture)
     invoke("predict", picture, "--run", trained, "--classes", "zebra,cow", "--out", tmp_path / "o")
@@ -261,7 +261,9 @@ def test_names_are_put_into_the_sentences_the_run_was_trained_with():
         return np.full((len(names), 4), 0.5, np.float32)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "c2s_pipeline.text", SimpleNamespace(embed_names=embed_names))
+        patch.setitem(
+            sys.modules, "c2s_pipeline.teachers.text", SimpleNamespace(embed_names=embed_names)
+        )
         got = class_embeddings(run, ["tv monitor", "cat", "tvmonitor"])
     np.testing.assert_array_equal(got, [rows[0], [0.5] * 4, rows[0]])
     assert asked == [(["cat"], ("There is a {}.",))]

@@ -65,10 +65,10 @@ def test_difference():
 
 def test_operations_of_a_vit():
     """ViT-B/16 at 224 pixels: 17.6 GMACs, as published; here a small one, counted by hand."""
-    from c2s_pipeline.clip_model import TeacherSpec
-    from c2s_pipeline.teacher import Teacher
+    from c2s_pipeline.teachers.base import TeacherSpec
+    from c2s_pipeline.teachers.registry import load_teacher
 
-    teacher = Teacher(TeacherSpec(TEACHER, None), "cpu")  # 64 pixels, patches of 8, width 128
+    teacher = load_teacher(TeacherSpec(TEACHER, None), "cpu")  # 64 pixels, patches of 8, width 128
     tokens = 8 * 8 + 1
     layer = tokens * (4 * 128**2 + 2 * 128 * 512) + 2 * tokens**2 * 128
     assert vit_flops(teacher, 64) == 2 * (6 * layer + 64 * 3 * 64 * 128)

@@ -10,10 +10,10 @@ import torch
 from second_device import DEVICES, here, near, other_device
 
 from c2s_cache import open_cache
-from c2s_pipeline.clip_model import TeacherSpec
-from c2s_pipeline.dense import DenseFeatures
 from c2s_pipeline.spot_check import spot_check
-from c2s_pipeline.teacher import Teacher
+from c2s_pipeline.teachers.base import TeacherSpec
+from c2s_pipeline.teachers.dense import DenseFeatures
+from c2s_pipeline.teachers.registry import load_teacher
 from c2s_pipeline.torch_kmeans import TorchKMeans
 
 
@@ -28,9 +28,9 @@ def test_tokens(tiny_teacher, variant, dense_size, device):
     spec = TeacherSpec(tiny_teacher, None, dense_size=dense_size, dense_features=variant)
 
     def answers(device):
-        teacher = Teacher(spec, device)
+        teacher = load_teacher(spec, device)
         words = teacher.text_features(teacher.tokens(["a photo of a cat", "sky"]))
-        return teacher.cls_tokens(images[0]), *teacher.dense_features(images[1]), words
+        return teacher.embed_images(images[0]), *teacher.dense(images[1]), words
 
     with torch.inference_mode(), other_device(device) as waits:
         there = answers(device)
@@ -57,7 +57,7 @@ def test_clusters(device):
 def test_a_cache_is_what_the_other_device_says(built_views, tiny_teacher, device):
     """The whole way from view to region tokens, as the live check goes it."""
     with torch.inference_mode(), other_device(device):
-        teacher = Teacher(TeacherSpec(tiny_teacher, None), device)
+        teacher = load_teacher(TeacherSpec(tiny_teacher, None), device)
         found = spot_check(open_cache(built_views[0]), teacher, [0, 2, 4])
     assert found.findings == ()
     assert min(found.global_cosine, found.region_cosine, found.grid_agreement) > 0.9999

@@ -10,11 +10,11 @@ from einops import rearrange
 from numpy.typing import NDArray
 
 from c2s_cache import ConfigError
-from c2s_pipeline.clip_model import TeacherSpec
-from c2s_pipeline.clip_names import Activation, default_pretrained
 from c2s_pipeline.lanes import lanes
-from c2s_pipeline.teacher import Teacher
-from c2s_pipeline.templates import SINGLE
+from c2s_pipeline.teachers.base import Teacher, TeacherSpec
+from c2s_pipeline.teachers.clip_names import Activation, default_pretrained
+from c2s_pipeline.teachers.registry import load_teacher
+from c2s_pipeline.teachers.templates import SINGLE
 
 BATCH = 32
 """Sentences per pass of the text tower."""
@@ -66,7 +66,7 @@ def embed_names(
             computes another activation.
     """
     weights = pretrained or default_pretrained(teacher_name)
-    teacher = Teacher(TeacherSpec(teacher_name, weights, activation=activation))
+    teacher = load_teacher(TeacherSpec(teacher_name, weights, activation=activation))
     found = teacher.info()
     if digest is not None and found.digest != digest:
         raise ConfigError(

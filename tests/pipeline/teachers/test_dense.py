@@ -11,10 +11,10 @@ from c2s.datasets.coco_stuff import DESCRIPTOR
 from c2s_cache import ConfigError, MismatchError, open_cache
 from c2s_cache.integrity import verify
 from c2s_pipeline.build import build
-from c2s_pipeline.clip_model import TeacherSpec
-from c2s_pipeline.dense import NEIGHBOUR_STD, check_variant, neighbourhood
 from c2s_pipeline.request import BuildRequest
-from c2s_pipeline.teacher import Teacher
+from c2s_pipeline.teachers.base import TeacherSpec
+from c2s_pipeline.teachers.dense import NEIGHBOUR_STD, check_variant, neighbourhood
+from c2s_pipeline.teachers.registry import load_teacher
 
 open_clip = pytest.importorskip("open_clip")
 
@@ -127,20 +127,20 @@ def reference(name, image, weights, teacher):
     "name", ["plain", "unprojected", "penultimate", "mid", *BARE, "qq-kk", "maskclip"]
 )
 def test_parity_with_loops_over_heads_and_tokens(name, tiny_teacher, weights):
-    teacher = Teacher(TeacherSpec(tiny_teacher, None, dense_features=name))
-    cls, dense = teacher.dense_features(PIXELS)
+    teacher = load_teacher(TeacherSpec(tiny_teacher, None, dense_features=name))
+    cls, dense = teacher.dense(PIXELS)
     want = np.stack([reference(name, image, weights, teacher) for image in PIXELS])
     assert dense.shape == want.shape
     assert dense.shape[-1] == teacher.dense_dim == teacher.info().dense_dim
     np.testing.assert_allclose(dense.numpy(), want, atol=2e-4 * np.abs(want).max())
-    torch.testing.assert_close(cls, teacher.cls_tokens(PIXELS))
+    torch.testing.assert_close(cls, teacher.embed_images(PIXELS))
 
 
 def test_variants_differ_from_each_other(tiny_teacher):
     found = []
     for name in ("plain", *BARE, "qq-kk", "maskclip"):
         spec = TeacherSpec(tiny_teacher, None, dense_features=name)
-        found.append(Teacher(spec).dense_features(PIXELS)[1])
+        found.append(load_teacher(spec).dense(PIXELS)[1])
     for i, a in enumerate(found):
         for b in found[:i]:
             assert (a - b).abs().max() > 1e-3 * a.abs().max()

@@ -8,8 +8,8 @@ from typing import Any
 
 from c2s_cache import C2SError, ConfigError
 from c2s_cache.hub import foreign_kernel, hub, hub_answers
-from c2s_pipeline.clip_names import FOLDER, not_here, own_weights
 from c2s_pipeline.extras import quiet, require
+from c2s_pipeline.teachers.clip_names import FOLDER, not_here, own_weights
 
 TOKENIZER = ("clean", "strip_sep_token", "language", "additional_special_tokens")
 """Settings of a tokenizer that open_clip itself knows. All others would go to transformers, where one has

@@ -19,12 +19,12 @@ from torch import nn
 from c2s.datasets import load_dataset
 from c2s_cache import C2SError, CacheError, ConfigError
 from c2s_cache.change import change
-from c2s_pipeline.build import load_teacher
-from c2s_pipeline.clip_model import TeacherSpec
-from c2s_pipeline.recorded import load_recorded, recorded_spec
+from c2s_pipeline.build import load_teacher as requested_teacher
 from c2s_pipeline.request import BuildRequest, make_manifest
-from c2s_pipeline.teacher import Teacher
-from c2s_pipeline.weights_file import OPENAI, packed_weights
+from c2s_pipeline.teachers.base import TeacherSpec
+from c2s_pipeline.teachers.recorded import load_recorded, recorded_spec
+from c2s_pipeline.teachers.registry import load_teacher
+from c2s_pipeline.teachers.weights_file import OPENAI, packed_weights
 
 open_clip = pytest.importorskip("open_clip")
 
@@ -123,10 +123,10 @@ def cls_by_hand(model: nn.Module, pixels: torch.Tensor, quick: bool) -> torch.Te
     ["scripted.pt", "traced.pt", "entries.pt", "wrapped.pt", "old.pt", "entries.safetensors"],
 )
 def test_openais_weights_compute_quick_gelu_whatever_the_name(files, trained, name, file):
-    teacher = Teacher(TeacherSpec(name, str(files / file)))
+    teacher = load_teacher(TeacherSpec(name, str(files / file)))
     pixels = teacher.prepare(PIXELS)
     want, wrong = (cls_by_hand(trained, pixels, quick) for quick in (True, False))
-    torch.testing.assert_close(teacher.cls_tokens(PIXELS), want, atol=1e-5, rtol=0)
+    torch.testing.assert_close(teacher.embed_images(PIXELS), want, atol=1e-5, rtol=0)
     assert (want - wrong).abs().max() > 1e-3
     assert teacher.info().activation == "quick_gelu"
     assert teacher.notice is None
@@ -138,28 +138,28 @@ def test_a_plain_file_goes_by_the_name_and_says_so(files, trained, capsys):
         (NAME, False, f"computes GELU. For those of OpenAI, .* use --teacher {NAME}-quickgelu"),
         (f"{NAME}-quickgelu", True, f"computes QuickGELU, .*. For others use --teacher {NAME}"),
     ):
-        teacher, spec = load_teacher(BuildRequest(teacher=name, pretrained=file))
+        teacher, spec = requested_teacher(BuildRequest(teacher=name, pretrained=file))
         want = cls_by_hand(trained, teacher.prepare(PIXELS), quick)
-        torch.testing.assert_close(teacher.cls_tokens(PIXELS), want, atol=1e-5, rtol=0)
+        torch.testing.assert_close(teacher.embed_images(PIXELS), want, atol=1e-5, rtol=0)
         told = capsys.readouterr().err
         assert re.fullmatch(rf"note: .*{said}\.\n", told)
         assert spec.activation == ("quick_gelu" if quick else "gelu")
-        Teacher(spec)  # as a worker does
+        load_teacher(spec)  # as a worker does
         assert capsys.readouterr().err == ""
 
 
 def test_a_folder_may_hold_openais_file(files, trained, tmp_path):
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY_MODEL}))
     torch.save({**trained.state_dict(), **entries()}, tmp_path / "model.pth")
-    teacher = Teacher(TeacherSpec(f"local-dir:{tmp_path}", None))
+    teacher = load_teacher(TeacherSpec(f"local-dir:{tmp_path}", None))
     want = cls_by_hand(trained, teacher.prepare(PIXELS), quick=True)
-    torch.testing.assert_close(teacher.cls_tokens(PIXELS), want, atol=1e-5, rtol=0)
+    torch.testing.assert_close(teacher.embed_images(PIXELS), want, atol=1e-5, rtol=0)
 
 
 def test_a_folder_without_weights_is_refused(tmp_path):
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY_MODEL}))
     with pytest.raises(C2SError, match=r"pretrained weights .* could not be loaded"):
-        Teacher(TeacherSpec(f"local-dir:{tmp_path}", None))
+        load_teacher(TeacherSpec(f"local-dir:{tmp_path}", None))
 
 
 def test_an_archive_is_read_as_torch_reads_it(files):
@@ -178,9 +178,9 @@ def test_an_archive_that_is_not_openais_goes_by_the_name(trained, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(trained), tmp_path / "own.pt")
-    teacher = Teacher(TeacherSpec(NAME, str(tmp_path / "own.pt")))
+    teacher = load_teacher(TeacherSpec(NAME, str(tmp_path / "own.pt")))
     want = cls_by_hand(trained, teacher.prepare(PIXELS), quick=False)
-    torch.testing.assert_close(teacher.cls_tokens(PIXELS), want, atol=1e-5, rtol=0)
+    torch.testing.assert_close(teacher.embed_images(PIXELS), want, atol=1e-5, rtol=0)
     assert "computes GELU" in (teacher.notice or "")
 
 
@@ -188,7 +188,7 @@ def test_another_resolution_is_named(trained, tmp_path):
     wrong = entries() | {"input_resolution": torch.tensor(48)}
     torch.save({**trained.state_dict(), **wrong}, tmp_path / "large.pt")
     with pytest.raises(ConfigError, match=r"images of 48 pixels, tiny-b-8 takes 32"):
-        Teacher(TeacherSpec(NAME, str(tmp_path / "large.pt")))
+        load_teacher(TeacherSpec(NAME, str(tmp_path / "large.pt")))
 
 
 class Runs:
@@ -215,7 +215,7 @@ def test_nothing_in_a_file_is_called(files, tmp_path, inner):
                 data = good.read(name)
                 bad.writestr(name, pickled if name.endswith("/data.pkl") else data)
     with pytest.raises(C2SError, match=r"is no file of weights|which is no tensor") as caught:
-        Teacher(TeacherSpec(NAME, str(file)))
+        load_teacher(TeacherSpec(NAME, str(file)))
     assert "\n" not in str(caught.value)
     assert not trace.exists()
 
@@ -225,7 +225,7 @@ def test_a_cut_archive_is_one_sentence(files, tmp_path):
     for length in (len(data) // 2, len(data) - 10):
         (tmp_path / "cut.pt").write_bytes(data[:length])
         with pytest.raises(C2SError) as caught:
-            Teacher(TeacherSpec(NAME, str(tmp_path / "cut.pt")))
+            load_teacher(TeacherSpec(NAME, str(tmp_path / "cut.pt")))
         assert "\n" not in str(caught.value)
 
 
@@ -238,7 +238,7 @@ def manifest(info, request=None):
 
 def test_the_activation_is_part_of_what_a_cache_was_made_from(files):
     quick, plain = (
-        Teacher(TeacherSpec(NAME, str(files / f))).info() for f in ("entries.pt", "plain.pt")
+        load_teacher(TeacherSpec(NAME, str(files / f))).info() for f in ("entries.pt", "plain.pt")
     )
     assert quick.digest == plain.digest
     ours = manifest(quick)
@@ -250,7 +250,7 @@ def test_the_activation_is_part_of_what_a_cache_was_made_from(files):
 def test_an_activation_that_the_name_implies_leaves_fingerprints_as_they_were(files):
     """A cache of an earlier version, which does not tell the activation, is of the same request."""
     for name in (NAME, f"{NAME}-quickgelu"):
-        info = Teacher(TeacherSpec(name, str(files / "plain.pt"))).info()
+        info = load_teacher(TeacherSpec(name, str(files / "plain.pt"))).info()
         new, old = manifest(info), manifest(info.model_copy(update={"activation": None}))
         assert new.fingerprints == old.fingerprints
         assert not change(old, new)
@@ -259,16 +259,16 @@ def test_an_activation_that_the_name_implies_leaves_fingerprints_as_they_were(fi
 
 def test_a_recorded_teacher_is_loaded_with_its_activation(files):
     """The file that a user names need not tell it, and one that computes another is refused."""
-    info = Teacher(TeacherSpec(NAME, str(files / "entries.pt"))).info()
+    info = load_teacher(TeacherSpec(NAME, str(files / "entries.pt"))).info()
     recorded, plain = manifest(info), str(files / "plain.pt")
     found = load_recorded(recorded, recorded_spec(recorded, None, plain))
     assert found.info().activation == "quick_gelu"
     assert found.notice is None
-    gelu = manifest(Teacher(TeacherSpec(NAME, plain)).info())
+    gelu = manifest(load_teacher(TeacherSpec(NAME, plain)).info())
     with pytest.raises(CacheError, match=r"computes gelu, the one found as .* quick_gelu"):
         load_recorded(gelu, recorded_spec(gelu, None, str(files / "entries.pt")))
 
 
 def test_weights_beside_a_folder_are_refused(tiny_teacher):
     with pytest.raises(ConfigError, match="brings its own weights, so --pretrained random cannot"):
-        load_teacher(BuildRequest(teacher=tiny_teacher, pretrained="random"))
+        requested_teacher(BuildRequest(teacher=tiny_teacher, pretrained="random"))

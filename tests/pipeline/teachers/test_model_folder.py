@@ -9,9 +9,9 @@ import pytest
 from conftest import TINY_MODEL
 
 from c2s_cache import C2SError, ConfigError
-from c2s_pipeline.clip_model import TeacherSpec
-from c2s_pipeline.model_folder import load_tokenizer
-from c2s_pipeline.teacher import Teacher
+from c2s_pipeline.teachers.base import TeacherSpec
+from c2s_pipeline.teachers.model_folder import load_tokenizer
+from c2s_pipeline.teachers.registry import load_teacher
 
 pytest.importorskip("open_clip")
 
@@ -44,7 +44,7 @@ def folder(tiny_teacher, tmp_path):
 
 def refused(name: str, folder: Path, message: str) -> None:
     with pytest.raises(C2SError, match=message) as caught:
-        Teacher(TeacherSpec(name, None)).tokens(["cat"])
+        load_teacher(TeacherSpec(name, None)).tokens(["cat"])
     assert "\n" not in str(caught.value)
     assert not (folder / "ran").exists()
 

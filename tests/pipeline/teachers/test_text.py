@@ -16,18 +16,18 @@ from c2s.datasets import load_dataset
 from c2s.shapes.defaults import build_defaults
 from c2s_cache import ConfigError, open_cache
 from c2s_pipeline.build import build, imported_text
-from c2s_pipeline.clip_model import TeacherSpec
-from c2s_pipeline.imported_text import (
+from c2s_pipeline.request import BuildRequest, make_manifest, row_order
+from c2s_pipeline.teachers.base import TeacherSpec
+from c2s_pipeline.teachers.imported_text import (
     PROBES,
     TEMPLATE_PAIR,
     check_order,
     knows_words,
     load_embeddings,
 )
-from c2s_pipeline.request import BuildRequest, make_manifest, row_order
-from c2s_pipeline.teacher import Teacher
-from c2s_pipeline.templates import IMAGENET, MASKCLIP, TEMPLATES, ZEGCLIP, template_set
-from c2s_pipeline.text import class_embeddings
+from c2s_pipeline.teachers.registry import load_teacher
+from c2s_pipeline.teachers.templates import IMAGENET, MASKCLIP, TEMPLATES, ZEGCLIP, template_set
+from c2s_pipeline.teachers.text import class_embeddings
 
 COCO = load_dataset("coco-stuff").classes
 FILES = {
@@ -68,7 +68,7 @@ def test_imagenets_prompts_are_those_of_open_clip():
 
 def test_ensembles_are_what_open_clips_own_classifier_builder_gives(tiny_teacher):
     open_clip = pytest.importorskip("open_clip")
-    teacher = Teacher(TeacherSpec(tiny_teacher, None))
+    teacher = load_teacher(TeacherSpec(tiny_teacher, None))
     names = ["cat", "potted plant", "sky"]
     got = class_embeddings(teacher, names, ZEGCLIP)
     want = open_clip.build_zero_shot_classifier(
@@ -121,7 +121,7 @@ def test_a_trained_text_tower_is_known_by_few_words(shared_data):
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 60])
 def test_genuine_rows_are_taken_beside_an_untrained_teacher(count, tiny_teacher):
     """Such a tower takes any two sentences for alike, so that its own order means nothing."""
-    teacher = Teacher(TeacherSpec(tiny_teacher, None))
+    teacher = load_teacher(TeacherSpec(tiny_teacher, None))
     words = (*COCO[:count], *PROBES)
     own, again = (class_embeddings(teacher, words, [t]) for t in TEMPLATE_PAIR)
     assert not knows_words(own[:count], again[:count])
@@ -135,7 +135,7 @@ def test_an_untrained_teacher_is_not_asked_about_rows(settings, tiny_teacher, tm
     unit = np.random.default_rng(1).normal(size=(2, 256 if "pretrained" in settings else 32))
     np.save(tmp_path / "text.npy", unit.astype(np.float32))
     name = "ViT-S-32-alt" if "pretrained" in settings else tiny_teacher
-    teacher = Teacher(TeacherSpec(name, settings.get("pretrained")))
+    teacher = load_teacher(TeacherSpec(name, settings.get("pretrained")))
     request = BuildRequest(teacher=name, text_embeddings=tmp_path / "text.npy", **settings)
     described = SimpleNamespace(classes=classes, fingerprints={"text": "x"})
     got = imported_text(tmp_path / "none.zarr", request, described, teacher)
@@ -184,7 +184,7 @@ def source(tmp_path_factory):
 
 
 def test_whatever_decides_the_embeddings_decides_the_fingerprint(source, tiny_teacher, tmp_path):
-    teacher = Teacher(TeacherSpec(tiny_teacher, None)).info()
+    teacher = load_teacher(TeacherSpec(tiny_teacher, None)).info()
     rows = np.random.default_rng(0).normal(size=(171, teacher.dim)).astype(np.float32)
     np.save(tmp_path / "a.npy", rows)
     np.save(tmp_path / "b.npy", rows[::-1])
@@ -214,7 +214,7 @@ def test_whatever_decides_the_embeddings_decides_the_fingerprint(source, tiny_te
 def shapes():
     """The Shapes world, its trained teacher, and that teacher's request for one scene."""
     defaults = build_defaults("shapes", None)
-    teacher = Teacher(TeacherSpec(defaults["teacher"], None))
+    teacher = load_teacher(TeacherSpec(defaults["teacher"], None))
     return load_dataset("shapes"), teacher, partial(BuildRequest, **defaults, limit=1)
 
 

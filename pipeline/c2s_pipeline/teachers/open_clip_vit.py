@@ -16,24 +16,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from c2s_cache import ConfigError, TeacherInfo
-from c2s_pipeline.clip_model import (
-    TeacherSpec,
+from c2s_pipeline.teachers.base import TeacherSpec
+from c2s_pipeline.teachers.clip_model import (
     activation_of,
     create_model,
     resized,
     vision_transformer,
     weights_digest,
 )
-from c2s_pipeline.clip_names import Activation
-from c2s_pipeline.dense import check_variant, cls_and_dense, dense_dim
-from c2s_pipeline.model_folder import load_tokenizer
+from c2s_pipeline.teachers.clip_names import Activation
+from c2s_pipeline.teachers.dense import check_variant, cls_and_dense, dense_dim
+from c2s_pipeline.teachers.model_folder import load_tokenizer
 
 LARGEST = 24 << 20
 """Bytes of the largest activation on a CPU. glibc maps blocks beyond 32 MiB anew each time, and the system
 fills them with zeros: a ViT-B/16 then takes an eighth longer for an image."""
 
 
-class Teacher:
+class OpenClipViT:
     """A frozen CLIP image and text tower. Several threads may ask at once; on a GPU they take turns, so
     that it holds one batch at a time.
 
@@ -128,7 +128,7 @@ class Teacher:
         pixels = rearrange(batch, "b h w c -> b c h w").float().div_(255.0)
         return pixels.sub_(self._mean).div_(self._std)
 
-    def cls_tokens(self, images: NDArray[np.uint8], batch: int | None = None) -> Tensor:
+    def embed_images(self, images: NDArray[np.uint8], batch: int | None = None) -> Tensor:
         """CLS embedding of each image, not normalised: what `encode_image` returns.
 
         A tower that pools by averaging its tokens has no CLS token; the mean takes its place.
@@ -144,7 +144,7 @@ class Teacher:
         passes = self._passes(visual, images, most, lambda pixels: (visual(pixels),))
         return torch.cat([cls for (cls,) in passes]).float()
 
-    def dense_features(self, images: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+    def dense(self, images: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
         """CLS and dense features; by default C_d, the projected patch tokens (Sec. III-B).
 
         Args:

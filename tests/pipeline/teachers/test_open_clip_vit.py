@@ -14,19 +14,20 @@ from safetensors.torch import save_file
 from c2s_cache import C2SError, ConfigError
 from c2s_cache import hub as hub_module
 from c2s_cache.views import canonical_box, crop_image
-from c2s_pipeline import clip_model, model_folder
-from c2s_pipeline import teacher as teacher_module
-from c2s_pipeline.clip_model import TeacherSpec, weights_digest
 from c2s_pipeline.lanes import start_lanes
-from c2s_pipeline.teacher import Teacher
-from c2s_pipeline.text import class_embeddings
+from c2s_pipeline.teachers import clip_model, model_folder
+from c2s_pipeline.teachers import open_clip_vit as teacher_module
+from c2s_pipeline.teachers.base import TeacherSpec
+from c2s_pipeline.teachers.clip_model import weights_digest
+from c2s_pipeline.teachers.registry import load_teacher
+from c2s_pipeline.teachers.text import class_embeddings
 
 open_clip = pytest.importorskip("open_clip")
 
 
 @pytest.fixture(scope="module")
 def teacher(tiny_teacher):
-    return Teacher(TeacherSpec(tiny_teacher, None))
+    return load_teacher(TeacherSpec(tiny_teacher, None))
 
 
 def test_views_are_exactly_open_clips_own_preprocessing():
@@ -44,13 +45,13 @@ def test_cls_tokens_are_encode_image(teacher, tiny_teacher):
     images = torch.stack([preprocess(Image.fromarray(p)) for p in pixels])
     with torch.inference_mode():
         want = model.eval().encode_image(images)
-    torch.testing.assert_close(teacher.cls_tokens(pixels), want)
+    torch.testing.assert_close(teacher.embed_images(pixels), want)
 
 
 def test_dense_features_are_the_projected_last_tokens(teacher, tiny_teacher):
     visual = open_clip.create_model(tiny_teacher).eval().visual
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
-    cls, dense = teacher.dense_features(pixels)
+    cls, dense = teacher.dense(pixels)
     with torch.inference_mode():
         x = visual.transformer(visual._embeds(teacher.prepare(pixels)))
         tokens = visual.ln_post(x) @ visual.proj
@@ -62,16 +63,16 @@ def test_dense_features_are_the_projected_last_tokens(teacher, tiny_teacher):
 
 def test_a_batch_that_is_cut_gives_the_same(teacher, monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3)).astype(np.uint8)
-    cls, (dense_cls, dense) = teacher.cls_tokens(images), teacher.dense_features(images)
+    cls, (dense_cls, dense) = teacher.embed_images(images), teacher.dense(images)
     hidden, tokens = 4 * 64, 17
     seen = []
     prepare = teacher.prepare
     monkeypatch.setattr(teacher, "prepare", lambda part: (seen.append(len(part)), prepare(part))[1])
-    torch.testing.assert_close(teacher.cls_tokens(images, batch=3), cls)
+    torch.testing.assert_close(teacher.embed_images(images, batch=3), cls)
     assert seen == [3, 2]
     monkeypatch.setattr(teacher_module, "LARGEST", 2 * 4 * hidden * tokens + 5)
-    torch.testing.assert_close(teacher.cls_tokens(images), cls)
-    cut_cls, cut_dense = teacher.dense_features(images)
+    torch.testing.assert_close(teacher.embed_images(images), cls)
+    cut_cls, cut_dense = teacher.dense(images)
     torch.testing.assert_close(cut_cls, dense_cls)
     torch.testing.assert_close(cut_dense, dense)
     assert seen == [3, 2, *2 * [2, 2, 1]]
@@ -81,23 +82,25 @@ def test_a_pool_shares_a_batch_out(tiny_teacher, monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3)).astype(np.uint8)
     both = threading.Barrier(2)
     with start_lanes(2) as pool:
-        alone, shared = (Teacher(TeacherSpec(tiny_teacher, None), pool=p) for p in (None, pool))
+        alone, shared = (
+            load_teacher(TeacherSpec(tiny_teacher, None), pool=p) for p in (None, pool)
+        )
         prepare = shared.prepare
         monkeypatch.setattr(shared, "prepare", lambda part: (both.wait(20), prepare(part))[1])
         for given, want in (
-            (shared.cls_tokens(images, 4), alone.cls_tokens(images, 4)),
-            (shared.cls_tokens(images, 2), alone.cls_tokens(images, 2)),
+            (shared.embed_images(images, 4), alone.embed_images(images, 4)),
+            (shared.embed_images(images, 2), alone.embed_images(images, 2)),
         ):
             torch.testing.assert_close(given, want, rtol=0, atol=0)
 
 
 def test_another_dense_size_interpolates_positions(tiny_teacher):
-    teacher = Teacher(TeacherSpec(tiny_teacher, None, dense_size=64))
+    teacher = load_teacher(TeacherSpec(tiny_teacher, None, dense_size=64))
     assert teacher.grid == (8, 8)
-    _, dense = teacher.dense_features(np.zeros((1, 64, 64, 3), np.uint8))
+    _, dense = teacher.dense(np.zeros((1, 64, 64, 3), np.uint8))
     assert dense.shape == (1, 8, 8, 32)
     with pytest.raises(ConfigError, match="no multiple of the patch size"):
-        Teacher(TeacherSpec(tiny_teacher, None, dense_size=30))
+        load_teacher(TeacherSpec(tiny_teacher, None, dense_size=30))
 
 
 def test_class_embeddings_are_normalised_means(teacher):
@@ -131,7 +134,7 @@ def test_digest_depends_on_every_weight(teacher, tiny_teacher):
 )
 def test_what_cannot_be_loaded_is_one_sentence(spec, message):
     with pytest.raises(C2SError, match=message) as caught:
-        Teacher(spec)
+        load_teacher(spec)
     assert "\n" not in str(caught.value)
 
 
@@ -139,7 +142,7 @@ def test_a_file_that_is_no_checkpoint(tmp_path):
     file = tmp_path / "weights.pt"
     file.write_bytes(b"not a checkpoint")
     with pytest.raises(C2SError, match="is no file of weights") as caught:
-        Teacher(TeacherSpec("ViT-B-32", str(file)))
+        load_teacher(TeacherSpec("ViT-B-32", str(file)))
     assert "\n" not in str(caught.value)
 
 
@@ -147,7 +150,9 @@ def test_random_weights_are_seeded(tiny_teacher):
     folder = Path(tiny_teacher.removeprefix("local-dir:"))
     assert json.loads((folder / "open_clip_config.json").read_text())
     image = np.asarray(Image.new("RGB", (32, 32), (9, 99, 199)))[None]
-    first, second = (Teacher(TeacherSpec(tiny_teacher, None)).cls_tokens(image) for _ in range(2))
+    first, second = (
+        load_teacher(TeacherSpec(tiny_teacher, None)).embed_images(image) for _ in range(2)
+    )
     assert torch.equal(first, second)
 
 
@@ -205,7 +210,7 @@ def no_hub(monkeypatch, tmp_path):
 )
 def test_weights_that_are_not_here_are_named_with_the_ways_to_them(no_hub, name, pretrained, parts):
     with pytest.raises(C2SError, match="not on this machine") as caught:
-        Teacher(TeacherSpec(name, pretrained))
+        load_teacher(TeacherSpec(name, pretrained))
     message = str(caught.value)
     assert "\n" not in message
     assert str(no_hub) in message
@@ -225,12 +230,12 @@ def test_weights_that_are_here_need_no_hub(no_hub, monkeypatch):
     save_file(dict(model.state_dict()), snapshot / "open_clip_model.safetensors")
     own = open_clip.pretrained._pcfg(hf_hub="timm/vit_small_patch8.own/")
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "ViT-S-32", {"own": own})
-    assert Teacher(TeacherSpec("ViT-S-32", "own")).info().digest == weights_digest(model)
+    assert load_teacher(TeacherSpec("ViT-S-32", "own")).info().digest == weights_digest(model)
 
 
 def test_a_random_teacher_of_another_dense_size_has_the_same_weights():
     """But for the position embeddings, interpolated as open_clip interpolates those of a checkpoint."""
-    teacher = Teacher(TeacherSpec("ViT-S-32-alt", "random", dense_size=64))
+    teacher = load_teacher(TeacherSpec("ViT-S-32-alt", "random", dense_size=64))
     own, dense = teacher._visual.state_dict(), teacher._dense_visual.state_dict()
     assert dense.pop("positional_embedding").shape == (
         1 + 4,
@@ -241,10 +246,10 @@ def test_a_random_teacher_of_another_dense_size_has_the_same_weights():
 
 
 def test_another_dense_size_is_open_clips_own_model_of_that_size(tiny_teacher):
-    teacher = Teacher(TeacherSpec(tiny_teacher, None, dense_size=64))
+    teacher = load_teacher(TeacherSpec(tiny_teacher, None, dense_size=64))
     visual = open_clip.create_model(tiny_teacher, force_image_size=64).eval().visual
     pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
-    cls, _ = teacher.dense_features(pixels)
+    cls, _ = teacher.dense(pixels)
     with torch.inference_mode():
         torch.testing.assert_close(cls, visual(teacher.prepare(pixels)), rtol=0, atol=0)
     for name, value in visual.state_dict().items():

@@ -5,17 +5,18 @@ from __future__ import annotations
 import copy
 import hashlib
 import textwrap
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from c2s_cache import C2SError, ConfigError
 from c2s_cache.hub import hub, hub_answers
-from c2s_pipeline.clip_names import (
+from c2s_pipeline.extras import quiet, require
+from c2s_pipeline.teachers.base import TeacherSpec
+from c2s_pipeline.teachers.clip_names import (
     FOLDER,
     RANDOM,
     Activation,
@@ -26,45 +27,8 @@ from c2s_pipeline.clip_names import (
     own_weights,
     weights_file,
 )
-from c2s_pipeline.dense import DenseFeatures
-from c2s_pipeline.extras import quiet, require
-from c2s_pipeline.model_folder import check_model
-from c2s_pipeline.weights_file import Weights, packed_weights
-
-Precision = Literal["float32", "float16", "bfloat16"]
-
-
-@dataclass(frozen=True)
-class TeacherSpec:
-    """What to load.
-
-    Args:
-        name: open_clip model name ("ViT-B-16") or "local-dir:PATH" of a folder in open_clip's layout.
-        pretrained: weight tag, checkpoint file, or "random" (seeded, for trials and benchmarks);
-            None for a local-dir, which brings its own weights.
-        dense_size: input side in pixels for the dense features; None = the native size.
-        dense_features: which tokens are the dense features; see `c2s_pipeline.dense`.
-        precision: arithmetic of the forward pass; below float32 only on a GPU.
-        activation: of a checkpoint file that does not tell; None: as the model's name says.
-
-    Raises:
-        ConfigError: a folder, which brings its own weights, is given others.
-    """
-
-    name: str
-    pretrained: str | None
-    dense_size: int | None = None
-    dense_features: DenseFeatures = "plain"
-    precision: Precision = "float32"
-    activation: Activation | None = None
-
-    def __post_init__(self) -> None:
-        if own_weights(self.name) and self.pretrained is not None:
-            raise ConfigError(
-                f"teacher {self.name} brings its own weights, so --pretrained {self.pretrained} "
-                "cannot act.",
-                "Leave it out, or name an open_clip model with --teacher.",
-            )
+from c2s_pipeline.teachers.model_folder import check_model
+from c2s_pipeline.teachers.weights_file import Weights, packed_weights
 
 
 def weights_digest(model: nn.Module) -> str:
