@@ -41,12 +41,18 @@ def cache_request(
     from c2s.datasets import load_dataset
     from c2s.recipes import load_recipe
     from c2s.shapes.defaults import build_defaults
+    from c2s_cache.label_map import label_type
     from c2s_pipeline.extras import require
 
     data = load_dataset(dataset, root, split_file)
     if root is not None and data.root is None:
         raise ConfigError(
             f"--root has no effect: {dataset} is drawn on demand and lies in no folder."
+        )
+    if label_type(len(data.classes)) != "uint8":
+        raise ConfigError(
+            f"{dataset} has {len(data.classes):,} classes; a cache holds label maps of at most 254.",
+            "Score on it what was trained on another: c2s eval --run RUN --dataset DATASET --vocabulary names",
         )
     source = data.split(split)
     require("open_clip", "build")

@@ -9,7 +9,7 @@ import typer
 from c2s.datasets.check import SplitReport, check_split
 from c2s.datasets.folder import FolderSplit, NotThere
 from c2s.datasets.registry import FOLDERS, Dataset, data_root, load_dataset
-from c2s_cache import IGNORE, DataError
+from c2s_cache import DataError
 
 SHOWN = 20
 """Problems of a split that are printed; --json has all."""
@@ -77,7 +77,7 @@ def print_report(report: SplitReport) -> None:
     if total:
         named = sorted(zip(report.pixels.tolist(), report.classes, strict=False), reverse=True)
         shares = [f"{name} {100 * n / total:.1f} %" for n, name in named[:5] if n]
-        typer.echo(f"  {', '.join(shares)}; ignored {100 * report.pixels[IGNORE] / total:.1f} %")
+        typer.echo(f"  {', '.join(shares)}; ignored {100 * report.pixels[-1] / total:.1f} %")
         absent = report.absent
         if absent:
             more = f" and {len(absent) - 8} more" if len(absent) > 8 else ""

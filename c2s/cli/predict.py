@@ -96,7 +96,7 @@ def _image_files(given: list[Path]) -> list[Path]:
 
 
 def _segment(path: Path, model: Predictor, names: list[str], out: Path) -> None:
-    """Write the label map and the overlay of one image.
+    """Write the label map (8 bits; 16 with more than 254 classes) and the overlay of one image.
 
     Raises:
         DataError: it cannot be read.
@@ -106,6 +106,7 @@ def _segment(path: Path, model: Predictor, names: list[str], out: Path) -> None:
 
     from c2s.cli.folders import write_file
     from c2s.evaluation.overlay import overlay
+    from c2s_cache.label_map import label_type
     from c2s_cache.views import decode_image
 
     try:
@@ -114,7 +115,7 @@ def _segment(path: Path, model: Predictor, names: list[str], out: Path) -> None:
         raise DataError(f"{path} cannot be read ({error.strerror}).") from error
     except UnreadableImage as error:
         raise DataError(f"{path}: {error.what}") from error
-    labels = model.predict(image, str(path)).astype("uint8")
+    labels = model.predict(image, str(path)).astype(label_type(len(names)))
     pictures = (Image.fromarray(labels), overlay(image, labels, names))
     for picture, file in zip(pictures, _outputs(path, out), strict=True):
         content = io.BytesIO()
@@ -155,14 +156,16 @@ def class_names(classes: str) -> list[str]:
     """Names out of "cat, sofa, grass".
 
     Raises:
-        ConfigError: none, one twice, or more than fit into a label image.
+        ConfigError: none, one twice, or too many.
     """
+    from c2s_cache.label_map import MOST_CLASSES
+
     names = [name.strip() for name in classes.split(",") if name.strip()]
     if not names or len(names) != len(set(names)):
         raise ConfigError(f"--classes {classes!r} must name distinct classes, separated by commas.")
-    if len(names) > 255:
+    if len(names) > MOST_CLASSES:
         raise ConfigError(
-            f"--classes names {len(names)} classes; at most 255 fit into a label image."
+            f"--classes names {len(names):,} classes; at most {MOST_CLASSES:,} are possible."
         )
     return names
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from c2s.datasets.folder import FolderSplit
 from c2s.datasets.split import Split
-from c2s_cache import IGNORE, C2SError, DataError
+from c2s_cache import C2SError, DataError
+from c2s_cache.label_map import ignored_id, label_type
 from c2s_cache.views import decode_image
 
 T = TypeVar("T")
@@ -29,7 +30,7 @@ class SplitReport:
         classes: names in id order.
         expected: images of the official split; several where releases differ, empty where unknown.
         images: listed images.
-        pixels: int64 [256], pixels by class id; 255 = ignored.
+        pixels: int64 [256 or 65536], pixels by class id; the last: ignored.
         smallest, largest: (width, height) of the images with the fewest and the most pixels.
         problems: sentences; none means sound.
     """
@@ -39,10 +40,13 @@ class SplitReport:
     classes: tuple[str, ...]
     expected: tuple[int, ...] = ()
     images: int = 0
-    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
+    pixels: NDArray[np.int64] = field(init=False)
     smallest: tuple[int, int] | None = None
     largest: tuple[int, int] | None = None
     problems: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.pixels = np.zeros(ignored_id(label_type(len(self.classes))) + 1, np.int64)
 
     @property
     def is_subset(self) -> bool:
@@ -66,7 +70,7 @@ class SplitReport:
             "smallest": self.smallest,
             "largest": self.largest,
             "pixels": dict(zip(self.classes, counts, strict=False)),
-            "ignored_pixels": counts[IGNORE],
+            "ignored_pixels": counts[-1],
             "problems": self.problems,
         }
 
@@ -137,7 +141,7 @@ def _read(
     """Problems, (width, height) and pixels by class id of one image."""
     problems: list[str] = []
     size = None
-    counts = np.zeros(256, np.int64)
+    counts = np.zeros(ignored_id(label_type(len(split.classes))) + 1, np.int64)
     try:
         image = decode_image(split.encoded(image_id))
         size = (image.shape[1], image.shape[0])
@@ -153,7 +157,7 @@ def _read(
             f"{image_id}: the label map is {labels.shape[1]} x {labels.shape[0]} pixels, "
             f"the image {size[0]} x {size[1]}."
         )
-    return problems, size, np.bincount(labels.reshape(-1), minlength=256)
+    return problems, size, np.bincount(labels.reshape(-1), minlength=len(counts))
 
 
 def _note_size(report: SplitReport, size: tuple[int, int]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from c2s.datasets.descriptor import Descriptor, LabelForm, Protocol, SplitLayout, names
-from c2s_cache import IGNORE
 
 CLASSES = names("""road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation,
 terrain, sky, person, rider, car, truck, bus, train, motorcycle, bicycle""")
@@ -30,7 +29,7 @@ DESCRIPTOR = Descriptor(
         LabelForm(
             "labelIds",
             "_gtFine_labelIds.png",
-            {**dict.fromkeys(range(34), IGNORE), **{v: i for i, v in enumerate(LABEL_IDS)}},
+            {**dict.fromkeys(range(34)), **{v: i for i, v in enumerate(LABEL_IDS)}},
         ),
     ),
     download=(

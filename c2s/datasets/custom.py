@@ -15,7 +15,7 @@ from c2s.datasets.descriptor import Descriptor, LabelForm, SplitLayout
 from c2s.datasets.hub import class_names, hub_layouts
 from c2s.datasets.partition import unseen_ids
 from c2s.strict_yaml import read_yaml
-from c2s_cache import IGNORE, ConfigError
+from c2s_cache import ConfigError
 
 CLASSES_FILE = "classes.yaml"
 USUAL_SPLITS = ("train", "val", "test")
@@ -32,7 +32,7 @@ class ClassesFile(BaseModel):
         name: of the data set; default: the name of the folder.
         classes: names, mask value 0 first; or a mapping from mask value to name, for masks with gaps; or,
             with `hf`, the ClassLabel column that has the names.
-        ignore: mask values that belong to no class, besides 255.
+        ignore: mask values that belong to no class, besides 255 (65535 with more than 254 classes).
         unseen: class names, or positions in the class list.
         prompts: names as a sentence wants them, by class name.
         colours: [red, green, blue] by class name, for masks drawn in colour.
@@ -73,7 +73,7 @@ def describe_folder(root: Path) -> Descriptor:
 
     Raises:
         ConfigError: `classes.yaml` cannot be read or is wrong.
-        DataError: a class name occurs twice, there are more than 254, or the Hugging Face data set cannot
+        DataError: a class name occurs twice, there are more than 32,767, or the Hugging Face data set cannot
             be read.
         MissingExtra: it needs the package `datasets`.
     """
@@ -108,7 +108,7 @@ def describe_folder(root: Path) -> Descriptor:
         for class_name in entries:
             if class_name not in value_of:
                 raise ConfigError(f"{file}: `{key}` names {class_name!r}, which is no class.")
-    values = {v: i for i, v in enumerate(kept)} | dict.fromkeys(content.ignore, IGNORE)
+    values = {v: i for i, v in enumerate(kept)} | dict.fromkeys(content.ignore)
     colours = {rgb: value_of[n] for n, rgb in content.colours.items()}
     name = content.name or root.resolve().name
     return Descriptor(

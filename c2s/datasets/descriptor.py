@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from c2s_cache import IGNORE, DataError
+from c2s_cache import DataError
+from c2s_cache.label_map import MOST_CLASSES
 
 OUTSIDE = -1
 
@@ -18,21 +19,22 @@ class LabelForm:
     """One form in which a data set ships its label maps.
 
     `suffix` is what follows the image id in the file name; `values` maps the value in the file to the
-    class id, or to 255 = ignored; a value that is not listed is an error. 255 stays 255 unless listed.
+    class id, or to None = ignored; a value that is not listed is an error, but for 255 (65535 with more
+    than 254 classes), which is ignored unless it is listed.
     `colours` maps RGB to the value in the file, for label maps that are drawn in colour.
     """
 
     name: str
     suffix: str
-    values: Mapping[int, int]
+    values: Mapping[int, int | None]
     colours: Mapping[tuple[int, int, int], int] = field(default_factory=dict, repr=False)
 
-    def table(self) -> NDArray[np.int16]:
-        """Look-up table int16 [65536]: class id, 255 = ignored, -1 = value outside the class list."""
-        table = np.full(1 << 16, OUTSIDE, np.int16)
-        table[IGNORE] = IGNORE
+    def table(self, none: int) -> NDArray[np.int32]:
+        """Look-up table int32 [65536]: class id, `none` = ignored, -1 = value outside the class list."""
+        table = np.full(1 << 16, OUTSIDE, np.int32)
+        table[none] = none
         for value, class_id in self.values.items():
-            table[value] = class_id
+            table[value] = none if class_id is None else class_id
         return table
 
 
@@ -79,7 +81,7 @@ class Protocol:
         stride: step of the sliding window in pixels.
         short_side: test images are resized, proportions kept, to this short side in pixels.
         background: id of a background class that is trained and scored as a seen class. None: what
-            belongs to no class is 255 in every label map, and is neither trained nor scored.
+            belongs to no class is ignored in every label map, and is neither trained nor scored.
     """
 
     view_size: int = 512
@@ -106,7 +108,7 @@ class Descriptor:
         protocol: the field's.
 
     Raises:
-        DataError: a class name occurs twice, or there are more than 254.
+        DataError: a class name occurs twice, or there are more than 32,767.
     """
 
     name: str
@@ -123,9 +125,9 @@ class Descriptor:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompts", self.prompts or self.classes)
-        if len(self.classes) > 254:
+        if len(self.classes) > MOST_CLASSES:
             raise DataError(
-                f"{self.name} has {len(self.classes)} classes; at most 254 are possible."
+                f"{self.name} has {len(self.classes):,} classes; at most {MOST_CLASSES:,} are possible."
             )
         seen: set[str] = set()
         for class_name in self.classes:
@@ -164,6 +166,6 @@ def ids_of(wanted: str, classes: tuple[str, ...]) -> tuple[int, ...]:
     return tuple(sorted(classes.index(name) for name in names(wanted)))
 
 
-def reduced(count: int) -> dict[int, int]:
+def reduced(count: int) -> dict[int, int | None]:
     """Values of label maps in which 0 belongs to no class and v > 0 is class v - 1."""
-    return {0: IGNORE, **{i + 1: i for i in range(count)}}
+    return {0: None, **{i + 1: i for i in range(count)}}

@@ -9,13 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from c2s.datasets.descriptor import Descriptor, LabelForm, SplitLayout
 from c2s.datasets.label_file import label_values
 from c2s.datasets.split import DescribedSplit
 from c2s_cache import DataError, UnreadableImage
+from c2s_cache.label_map import LabelMap
 from c2s_cache.text_file import read_text
 
 LONGEST_ID = 1024
@@ -143,8 +141,8 @@ class FolderSplit(DescribedSplit):
         except OSError as error:
             raise UnreadableImage(f"{file} cannot be read ({error.strerror}).") from error
 
-    def labels(self, image_id: str) -> NDArray[np.uint8]:
-        """Label map uint8 [H, W] over all classes, 255 = ignored.
+    def labels(self, image_id: str) -> LabelMap:
+        """Label map [H, W] over all classes: uint8, 255 = ignored, or uint16, 65535 = ignored.
 
         Raises:
             DataError: the file cannot be read, is no label map, or holds an unknown value.

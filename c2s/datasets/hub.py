@@ -9,14 +9,12 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from c2s.datasets.descriptor import Descriptor, HubLayout
 from c2s.datasets.label_file import label_values
 from c2s.datasets.split import DescribedSplit
 from c2s_cache import ConfigError, DataError, UnreadableImage
 from c2s_cache.hub import hub
+from c2s_cache.label_map import LabelMap
 
 ON_DISK = ("dataset_dict.json", "state.json")
 """Files by which a folder that `save_to_disk` wrote is known."""
@@ -66,8 +64,8 @@ class HubSplit(DescribedSplit):
         except OSError as error:
             raise UnreadableImage(f"{self._where(image_id)} has no image ({error}).") from error
 
-    def labels(self, image_id: str) -> NDArray[np.uint8]:
-        """Label map uint8 [H, W] over all classes, 255 = ignored.
+    def labels(self, image_id: str) -> LabelMap:
+        """Label map [H, W] over all classes: uint8, 255 = ignored, or uint16, 65535 = ignored.
 
         Raises:
             DataError: there is none, it cannot be read, or it holds an unknown value.

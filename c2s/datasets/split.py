@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from c2s.datasets.descriptor import Descriptor, LabelForm
 from c2s_cache import DataError
+from c2s_cache.label_map import LabelMap, ignored_id, label_type
 from c2s_cache.views import decode_image
 
 
@@ -23,8 +24,8 @@ class Item:
     id: str
     split: Split
 
-    def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Image uint8 [H, W, 3] and label map uint8 [H, W] over all classes, 255 = ignored.
+    def read(self) -> tuple[NDArray[np.uint8], LabelMap]:
+        """Image uint8 [H, W, 3] and label map [H, W] over all classes.
 
         Raises:
             UnreadableImage: the image cannot be decoded.
@@ -76,8 +77,8 @@ class Split(Sequence[Item]):
         """Encoded image bytes."""
 
     @abstractmethod
-    def labels(self, image_id: str) -> NDArray[np.uint8]:
-        """Label map uint8 [H, W] over all classes, 255 = ignored."""
+    def labels(self, image_id: str) -> LabelMap:
+        """Label map [H, W] over all classes, of the type that `label_type` gives so many."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -128,8 +129,8 @@ class DescribedSplit(Split):
         """Ids of the unseen classes."""
         return self.descriptor.unseen
 
-    def mapped(self, values: NDArray[np.integer], form: LabelForm, where: str) -> NDArray[np.uint8]:
-        """Class ids uint8 [H, W] of the values of a label map [H, W].
+    def mapped(self, values: NDArray[np.integer], form: LabelForm, where: str) -> LabelMap:
+        """Class ids [H, W] of the values of a label map [H, W].
 
         Args:
             values: as the file has them.
@@ -147,9 +148,10 @@ class DescribedSplit(Split):
                 f"of {self.name} ({form.name}).",
                 f"Replace the label maps. {self.descriptor.remedy}",
             )
-        labels: NDArray[np.uint8] = mapped.astype(np.uint8)
+        labels: LabelMap = mapped.astype(label_type(len(self.classes)))
         return labels
 
     @cached_property
-    def _tables(self) -> dict[str, NDArray[np.int16]]:
-        return {form.name: form.table() for form in self.descriptor.forms}
+    def _tables(self) -> dict[str, NDArray[np.int32]]:
+        none = ignored_id(label_type(len(self.classes)))
+        return {form.name: form.table(none) for form in self.descriptor.forms}

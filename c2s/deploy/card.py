@@ -5,8 +5,7 @@ from __future__ import annotations
 from huggingface_hub import EvalResult, ModelCardData
 
 from c2s.deploy.info import ModelInfo, Scores
-
-METRICS = ("sIoU", "uIoU", "hIoU", "mIoU", "pAcc")
+from c2s.evaluation.confusion import METRICS
 
 USAGE = """\
 ```python

@@ -34,8 +34,9 @@ class Scores(BaseModel):
     sIoU: float | None
     uIoU: float | None
     hIoU: float | None
-    mIoU: float | None
     pAcc: float | None
+    mIoU: float | None
+    mAcc: float | None
 
 
 class ModelInfo(BaseModel):

@@ -1,1 +1,1 @@
-"""Evaluation: confusion matrix, sIoU / uIoU / hIoU / pAcc, sliding-window inference."""
+"""Evaluation: confusion matrix, zero-shot metrics, sliding-window inference."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
-IGNORE = 255
+from c2s_cache.label_map import LabelMap, ignored_id
 
 
 @dataclass(frozen=True)
@@ -19,21 +19,27 @@ class Metrics:
         sIoU: mean IoU of the seen classes; nan if none of them is annotated anywhere.
         uIoU: mean IoU of the unseen classes; nan if none of them is annotated anywhere.
         hIoU: harmonic mean of the two, 2 S U / (S + U); 0 if both are 0, nan if one is nan.
-        mIoU: mean IoU of all classes.
         pAcc: fraction of the annotated pixels that are right.
+        mIoU: mean IoU of all classes.
+        mAcc: mean over the annotated classes of the fraction of their pixels that are right.
         iou: float64 [N], IoU per class; nan for a class neither annotated nor predicted.
     """
 
     sIoU: float
     uIoU: float
     hIoU: float
-    mIoU: float
     pAcc: float
+    mIoU: float
+    mAcc: float
     iou: NDArray[np.float64]
 
 
+METRICS = tuple(field.name for field in fields(Metrics) if field.name != "iou")
+"""Names of all figures but those of single classes, in the order in which they are shown."""
+
+
 class ConfusionMatrix:
-    """Counts of (true class, predicted class) over pixels, without those of true class 255.
+    """Counts of (true class, predicted class) over pixels, without those that are not annotated.
 
     Args:
         num_classes: N.
@@ -43,11 +49,11 @@ class ConfusionMatrix:
         self.num_classes = num_classes
         self.counts: NDArray[np.int64] = np.zeros((num_classes, num_classes), np.int64)
 
-    def update(self, truth: NDArray[np.uint8], prediction: NDArray[np.integer]) -> None:
+    def update(self, truth: LabelMap, prediction: NDArray[np.integer]) -> None:
         """Count one image.
 
         Args:
-            truth: uint8 [H, W], class ids, 255 = not annotated.
+            truth: uint8 or uint16 [H, W], class ids, the type's largest value = not annotated.
             prediction: integers [H, W] in 0 .. N - 1.
 
         Raises:
@@ -55,7 +61,7 @@ class ConfusionMatrix:
         """
         if truth.shape != prediction.shape:
             raise ValueError(f"truth has shape {truth.shape}, prediction {prediction.shape}")
-        counted = truth != IGNORE
+        counted = truth != ignored_id(truth.dtype)
         true, predicted = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
         for what, ids in (("truth", true), ("prediction", predicted)):
             if ids.size and not (ids.min() >= 0 and ids.max() < self.num_classes):
@@ -69,7 +75,7 @@ class ConfusionMatrix:
         IoU of class c = TP / (TP + FP + FN) over annotated pixels. A class with no such pixel at
         all is nan and does not enter the means; one that is predicted but nowhere annotated has 0, as
         in mmsegmentation. Where that is so of every seen, or of every unseen class, there is nothing
-        to find, and their mean is nan.
+        to find, and their mean is nan. Accuracy of class c = TP / (TP + FN), of annotated classes alone.
 
         Args:
             unseen: ids of the unseen classes.
@@ -79,7 +85,9 @@ class ConfusionMatrix:
         iou = np.divide(hit, union, out=np.full(self.num_classes, np.nan), where=union > 0)
         is_unseen = np.zeros(self.num_classes, bool)
         is_unseen[list(unseen)] = True
-        annotated = self.counts.sum(1) > 0
+        pixels = self.counts.sum(1)
+        annotated = pixels > 0
+        accuracy = np.divide(hit, pixels, out=np.full(self.num_classes, np.nan), where=annotated)
         seen_iou, unseen_iou = (
             _mean(iou[group]) if annotated[group].any() else float("nan")
             for group in (~is_unseen, is_unseen)
@@ -89,8 +97,9 @@ class ConfusionMatrix:
             sIoU=seen_iou,
             uIoU=unseen_iou,
             hIoU=harmonic_mean(seen_iou, unseen_iou),
-            mIoU=_mean(iou),
             pAcc=float(hit.sum()) / total if total else float("nan"),
+            mIoU=_mean(iou),
+            mAcc=_mean(accuracy),
             iou=iou,
         )
 

@@ -19,18 +19,18 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from c2s.evaluation.confusion import IGNORE, ConfusionMatrix, Metrics
+from c2s.evaluation.confusion import METRICS, ConfusionMatrix, Metrics
 from c2s.evaluation.inference import CosineClassifier, Mode, Predictor
 from c2s.evaluation.vocabulary import Vocabulary, own_vocabulary
 from c2s.plain_torch import plain_torch
 from c2s.runs.run import Run
 from c2s_cache.errors import ConfigError
+from c2s_cache.label_map import LabelMap, without
 
 ACROSS = (
     "To score across data sets say where the text embeddings come from: --vocabulary CACHE, FILE.npy, "
     "or names."
 )
-MEANS = ("sIoU", "uIoU", "hIoU", "mIoU", "pAcc")
 
 
 class Item(Protocol):
@@ -41,8 +41,8 @@ class Item(Protocol):
         """Its name, for messages."""
         ...
 
-    def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Image uint8 RGB [H, W, 3] and labels uint8 [H, W] over all classes, 255 = ignored."""
+    def read(self) -> tuple[NDArray[np.uint8], LabelMap]:
+        """Image uint8 RGB [H, W, 3] and label map [H, W] over all classes."""
         ...
 
 
@@ -70,7 +70,7 @@ class EvalResult:
         return next(iter(self.sweep.values()))
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON form: sIoU, uIoU, hIoU, mIoU, pAcc in per cent and `classes`, at the first offset.
+        """JSON form: all `METRICS` in per cent and `classes`, at the first offset.
 
         `classes` lists dicts with id, name, iou (per cent) and unseen; None = not measured. `sweep`
         lists the means at every offset, if there are several.
@@ -107,7 +107,7 @@ class EvalResult:
         for i, name in enumerate(self.classes):
             value, *more = (_per_cent(float(m.iou[i])) for m in columns.values())
             writer.writerow([i, name, value, i in self.unseen, *more])
-        for name in MEANS:
+        for name in METRICS:
             value, *more = (_per_cent(getattr(m, name)) for m in columns.values())
             writer.writerow(["", name, value, "", *more])
         return lines.getvalue()
@@ -215,14 +215,12 @@ def evaluate(
     seen[list(words.unseen)] = 0
     never = 0 if model.penalty is None else model.penalty
     penalties = [never + offset * seen if offset else model.penalty for offset in confusions]
-    counted = np.arange(256, dtype=np.uint8)
-    counted[list(ignored)] = IGNORE
     seconds = 0.0
     for item, (image, labels) in zip(items, _read_ahead(items), strict=True):
         began = time.perf_counter()
         predictions = model.best(image, penalties, item.id)
         for confusion, prediction in zip(confusions.values(), predictions, strict=True):
-            confusion.update(counted[labels], prediction)
+            confusion.update(without(labels, ignored), prediction)
         seconds += time.perf_counter() - began
         if advance is not None:
             advance(1)
@@ -232,7 +230,7 @@ def evaluate(
 
 def _read_ahead(
     items: Sequence[Item],
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+) -> Iterator[tuple[NDArray[np.uint8], LabelMap]]:
     """What the items hold, in order; each is read while the one before it is scored."""
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(items[0].read)
@@ -263,7 +261,7 @@ def check_classes(run: Run, classes: Sequence[str], dataset: str) -> None:
 
 
 def _means(metrics: Metrics) -> dict[str, float | None]:
-    return {name: _per_cent(getattr(metrics, name)) for name in MEANS}
+    return {name: _per_cent(getattr(metrics, name)) for name in METRICS}
 
 
 def _per_cent(value: float) -> float | None:

@@ -32,7 +32,7 @@ def overlay(
 
     Args:
         image: uint8 RGB [H, W, 3].
-        labels: class numbers [H, W]; 255 stays uncoloured.
+        labels: class numbers [H, W]; one that is no class stays uncoloured.
         names: class names; number i is names[i].
         opacity: of the colours.
     """

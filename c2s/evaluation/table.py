@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from rich.console import Group
 from rich.table import Table
 
+from c2s.evaluation.confusion import METRICS
 from c2s.evaluation.evaluate import EvalResult
-
-ORDER = ("hIoU", "sIoU", "uIoU", "mIoU", "pAcc")
 
 
 def result_table(
@@ -27,18 +26,18 @@ def result_table(
     m = result.metrics
     summary = Table(title=f"{result.images} images")
     summary.add_column("")
-    for name in ORDER:
+    for name in METRICS:
         summary.add_column(name, justify="right", no_wrap=True)
     measured = [each.hIoU for each in result.sweep.values() if not math.isnan(each.hIoU)]
     best = max(measured, default=None)
     for offset, each in result.sweep.items():
         swept = f", offset {offset:g}" if len(result.sweep) > 1 else ""
-        figures = (_text(getattr(each, name)) for name in ORDER)
+        figures = (_text(getattr(each, name)) for name in METRICS)
         style = "bold" if swept and each.hIoU == best else None
         summary.add_row(f"ours, {setting}{swept}", *figures, style=style)
     if paper is not None:
-        theirs = [f"{paper[k]:.1f}" for k in ("hIoU", "sIoU", "uIoU")]
-        summary.add_row(f"paper, {setting}", *theirs, "-", "-")
+        theirs = (f"{paper[name]:.1f}" if name in paper else "-" for name in METRICS)
+        summary.add_row(f"paper, {setting}", *theirs)
     classes = Table(title="IoU per class")
     classes.add_column("id", no_wrap=True)
     classes.add_column("class")

@@ -15,17 +15,17 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from c2s.evaluation.confusion import IGNORE, ConfusionMatrix
+from c2s.evaluation.confusion import METRICS, ConfusionMatrix
 from c2s.evaluation.evaluate import Item
 from c2s.evaluation.inference import CosineClassifier, Predictor
 from c2s.methods.batch import Batch
 from c2s.runs.config import TrainConfig, ValidationConfig
 from c2s.runs.tensors import require_finite
 from c2s.training.module import DistillationModule
+from c2s_cache.label_map import without
 from c2s_cache.manifest import Manifest
 from c2s_cache.reader import Cache
 
-SCORES = ("sIoU", "uIoU", "hIoU", "pAcc")
 MONITORED = "val/seen_mIoU"
 
 
@@ -49,8 +49,8 @@ ValidationSetFactory = Callable[[TrainConfig, Manifest], ValidationSet]
 class Validation(pl.Callback):
     """Scores the student (the averaged one, if there is one) every so many iterations.
 
-    Logs val/sIoU, val/uIoU, val/hIoU, val/pAcc as `c2s eval` computes them, and val/seen_mIoU: the mean
-    IoU of the seen classes among themselves, on pixels labelled with them. That last score is what
+    Logs val/sIoU, val/uIoU, ... as `c2s eval` computes them, and val/seen_mIoU: the mean IoU of the seen
+    classes among themselves, on pixels labelled with them. That last score is what
     `patience` watches. All are in per cent; one without a pixel to measure is left out. Several
     processes share the images.
 
@@ -116,21 +116,19 @@ class Validation(pl.Callback):
         training = student.training
         predictor = self._predictor(student.eval(), module.device)
         every, seen = (ConfusionMatrix(len(self.embeddings)) for _ in range(2))
-        label = np.arange(256, dtype=np.uint8)
-        label[list(self.unseen)] = IGNORE
         only_seen = torch.zeros(len(self.embeddings), device=module.device)
         only_seen[list(self.unseen)] = math.inf
         for item in self.data.items[trainer.global_rank :: trainer.world_size]:
             image, labels = item.read()
             best, best_seen = predictor.best(image, [None, only_seen], item.id)
             every.update(labels, best)
-            seen.update(label[labels], best_seen)
+            seen.update(without(labels, self.unseen), best_seen)
         student.train(training)
         for matrix in (every, seen):
             counts = torch.from_numpy(matrix.counts).to(module.device)
             matrix.counts = trainer.strategy.reduce(counts, reduce_op="sum").cpu().numpy()
         metrics = every.metrics(self.unseen)
-        found = {f"val/{name}": getattr(metrics, name) for name in SCORES}
+        found = {f"val/{name}": getattr(metrics, name) for name in METRICS}
         found[MONITORED] = seen.metrics(self.unseen).sIoU
         return {k: 100 * v for k, v in found.items() if not math.isnan(v)}
 

@@ -47,6 +47,14 @@ def test_of_a_build(tmp_path, monkeypatch, options, says):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_more_classes_than_a_cache_holds(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "classes.yaml").write_text(f"classes: {[f'c{i}' for i in range(255)]}")
+    for command in ("build", "plan"):
+        said = refused("cache", command, "--dataset", ".")
+        assert ". has 255 classes; a cache holds label maps of at most 254." in said
+
+
 def test_an_option_without_effect_beside_imported_text(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("text.npy", np.ones((8, 8), np.float32))

@@ -206,6 +206,28 @@ def test_predict_writes_labels_and_overlays(trained, tmp_path, invoke):
     assert (out / "a photo_overlay.png").is_file()
 
 
+@pytest.mark.parametrize(("count", "mode"), [(254, "L"), (300, "I;16")])
+def test_label_images_have_8_bits_up_to_254_classes_and_16_beyond(
+    trained, tmp_path, monkeypatch, invoke, count, mode
+):
+    """The last class wins everywhere."""
+    rows = np.zeros((count, 16), np.float32)
+    rows[:, 0] = np.linspace(-1, 1, count)
+    rows[-1] = 1
+    monkeypatch.setattr("c2s.cli.predict.class_embeddings", lambda *_: rows)
+    same = lambda self, images: torch.ones(len(images), 16, 8, 8)  # noqa: E731
+    monkeypatch.setattr("c2s.students.segformer.SegFormer.forward", same)
+    picture = tmp_path / "x.png"
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(picture)
+    names = ", ".join(f"c{i}" for i in range(count))
+    invoke("predict", picture, "--run", trained, "--classes", names, "--out", tmp_path / "o")
+    with Image.open(tmp_path / "o" / "x.png") as labels:
+        assert labels.mode == mode
+        assert (np.asarray(labels) == count - 1).all()
+    with Image.open(tmp_path / "o" / "x_overlay.png") as drawn:
+        assert drawn.size == (120, 40 + 16)  # one class is named
+
+
 def test_predict_takes_folders_and_goes_on_after_a_broken_photo(trained, tmp_path, invoke):
     photos, out = tmp_path / "photos", tmp_path / "out"
     photos.mkdir()

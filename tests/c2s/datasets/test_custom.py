@@ -13,6 +13,7 @@ from official_trees import class_map, write_image, write_values
 from PIL import Image
 
 from c2s.datasets import load_dataset
+from c2s.datasets.check import check_split
 from c2s_cache import C2SError, ConfigError, DataError
 
 
@@ -43,6 +44,25 @@ def test_a_folder_is_a_data_set(folder):
     assert image.shape[:2] == labels.shape
     with pytest.raises(DataError, match=r"no split 'val'. Splits: train"):
         _ = dataset.split("val").ids
+
+
+@pytest.mark.parametrize(
+    ("count", "dtype", "none"), [(254, np.uint8, 255), (255, np.uint16, 65535)]
+)
+def test_label_maps_have_8_bits_up_to_254_classes_and_16_beyond(folder, count, dtype, none):
+    """Files of 16 bits, with gaps: mask value 7 belongs to no class, nor does the type's largest."""
+    write_classes(
+        folder, classes={7: "nothing"} | {1000 + i: f"c{i}" for i in range(count)}, ignore=[7]
+    )
+    values = np.array([[7, 1000], [1000 + count - 1, none]], np.uint16)
+    Image.fromarray(values).save(folder / "masks/a.png")
+    labels = load_dataset(str(folder)).split("train").labels("a")
+    assert labels.dtype == dtype
+    np.testing.assert_array_equal(labels, [[none, 0], [count - 1, none]])
+    report = check_split(load_dataset(str(folder)).split("train"))
+    assert report.pixels.shape == (none + 1,)
+    assert f"c{count - 1}" not in report.absent
+    assert report.as_dict()["ignored_pixels"] == 2
 
 
 def test_a_plain_name_may_be_a_folder(folder, monkeypatch):
@@ -167,7 +187,7 @@ def test_forms_of_masks(mode, folder, rng):
         ({"classes": ["a", "b"], "unseen": ["a", 0]}, "has the class 'a' twice"),
         ({"classes": ["a", "b"], "unseen": ["a", "b"]}, "at least one must be seen"),
         ({"classes": ["a"], "prompts": {"b": "c"}}, "`prompts` names 'b', which is no class"),
-        ({"classes": [f"c{i}" for i in range(255)]}, "at most 254"),
+        ({"classes": [f"c{i}" for i in range(1 << 15)]}, "32,768 classes; at most 32,767"),
         ({"classes": {70000: "a"}}, "less than or equal to 65535"),
     ],
 )

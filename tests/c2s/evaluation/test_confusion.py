@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from c2s.evaluation.confusion import ConfusionMatrix, harmonic_mean
+from c2s.evaluation.confusion import METRICS, ConfusionMatrix, harmonic_mean
 
 N = 6
 
@@ -35,7 +35,9 @@ def naive(pairs, unseen):
     seen, new = mean([c for c in range(N) if c not in unseen]), mean(unseen)
     both = 0.0 if seen == 0 and new == 0 else 2 * seen * new / (seen + new)
     right = np.mean(truth == guess) if len(truth) else np.nan
-    return iou, np.array([seen, new, both, mean(range(N)), right])
+    found = [np.mean(guess[truth == c] == c) for c in range(N) if (truth == c).any()]
+    accuracy = np.mean(found) if found else np.nan
+    return iou, np.array([seen, new, both, right, mean(range(N)), accuracy])
 
 
 label = st.one_of(st.integers(0, N - 1), st.just(255))
@@ -56,8 +58,29 @@ def test_parity_with_counting_by_hand(pairs, unseen):
     got = confusion.metrics(unseen)
     iou, figures = naive(pairs, unseen)
     np.testing.assert_array_equal(got.iou, iou)  # bit for bit, nan where nothing was measured
-    np.testing.assert_array_equal([got.sIoU, got.uIoU, got.hIoU, got.mIoU, got.pAcc], figures)
+    np.testing.assert_array_equal([getattr(got, name) for name in METRICS], figures)
+    assert METRICS == ("sIoU", "uIoU", "hIoU", "pAcc", "mIoU", "mAcc")
     assert confusion.counts.dtype == np.int64
+
+
+def test_label_maps_of_16_bits_count_as_those_of_8_and_hold_more_classes():
+    """255 is a class among many; 65535 is none."""
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, N, (20, 30)).astype(np.uint8)
+    truth[:3] = 255
+    wide = truth.astype(np.uint16)
+    wide[:3] = 65535
+    guess = rng.integers(0, N, truth.shape)
+    narrow, broad = ConfusionMatrix(N), ConfusionMatrix(N)
+    narrow.update(truth, guess)
+    broad.update(wide, guess)
+    np.testing.assert_array_equal(narrow.counts, broad.counts)
+    many = ConfusionMatrix(847)
+    many.update(np.array([[255, 846, 65535, 0]], np.uint16), np.array([[255, 255, 3, 0]]))
+    assert many.counts.sum() == 3
+    assert many.counts[255, 255] == many.counts[846, 255] == many.counts[0, 0] == 1
+    with pytest.raises(ValueError, match=r"truth has ids outside 0\.\.846"):
+        many.update(np.array([[847]], np.uint16), np.array([[0]]))
 
 
 def test_the_papers_harmonic_means():

@@ -1,0 +1,27 @@
+"""Label maps say by their type which value belongs to no class."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from c2s_cache.label_map import MOST_CLASSES, ignored_id, label_type, without
+
+
+@pytest.mark.parametrize(
+    ("classes", "dtype"),
+    [(1, np.uint8), (254, np.uint8), (255, np.uint16), (MOST_CLASSES, np.uint16)],
+)
+def test_every_class_and_none_fit_into_the_type(classes, dtype):
+    assert label_type(classes) == dtype
+    assert classes - 1 < ignored_id(label_type(classes))
+    assert classes - 1 <= np.iinfo(np.int16).max
+
+
+@pytest.mark.parametrize(("dtype", "none"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_hidden_classes_are_ignored_and_all_else_stays(dtype, none):
+    labels = np.array([[0, 1, 2], [3, none, 254]], dtype)
+    shown = without(labels, (1, 254))
+    assert shown.dtype == dtype
+    np.testing.assert_array_equal(shown, [[0, none, 2], [3, none, none]])
+    np.testing.assert_array_equal(without(labels, ()), labels)
