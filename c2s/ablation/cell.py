@@ -156,7 +156,7 @@ def training_seconds(path: Path, batch_size: int) -> float:
 def _train(config: TrainConfig, path: Path) -> None:
     from c2s.online import load_online_teacher
     from c2s.training.run import resume, train
-    from c2s.validation import load_validation_set
+    from c2s.validation_set import load_validation_set
 
     try:
         resumable = _same(read_config(path), config) and saved_step(path) is not None

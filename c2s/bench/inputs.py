@@ -8,10 +8,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from c2s.cli.progress import BuildBar
 from c2s.config import resolve
 from c2s.datasets import load_dataset
 from c2s.shapes.defaults import build_defaults
+from c2s.terminal import BuildBar
 from c2s_cache import Cache, open_cache
 from c2s_pipeline.build import build
 from c2s_pipeline.request import BuildRequest

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from c2s.cli.allow_code import ALLOW_CODE
+from c2s.cli.options import ALLOW_CODE
 from c2s_cache.errors import C2SError, ConfigError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from c2s.ablation.cell import Scoring
     from c2s.ablation.grid import Grid
-    from c2s.ablation.plan import Plan, Request
-    from c2s.ablation.runner import Board
 
 
 def ablate(
@@ -72,6 +66,7 @@ def ablate(
     rows of several tables are one run. One run at a time, or one per GPU where there are several.
     """
     from c2s.ablation.cell import Scoring, stored_scores
+    from c2s.ablation.live import run_grids
     from c2s.ablation.plan import Request, make_plan
     from c2s.cli.folders import check_folder
     from c2s.recipes import load_recipe
@@ -117,42 +112,6 @@ def ablate(
         )
 
 
-def run_grids(plan: Plan, request: Request, scoring: Scoring) -> dict[str, Any]:
-    """Derive caches and run everything, with a live table on a terminal's stderr."""
-    from rich.console import Console
-    from rich.live import Live
-
-    from c2s.ablation.runner import ablate, derive_caches
-    from c2s.cli.progress import BuildBar
-
-    console = Console(stderr=True)
-    if plan.derived:
-        from c2s_pipeline.extras import require
-
-        require("open_clip", "build")
-        require("distributed", "build")
-        for path, changes in plan.derived.items():
-            console.print(
-                f"{path} is derived with {json.dumps(changes)}", markup=False, highlight=False
-            )
-        with BuildBar() as bar:
-            derive_caches(plan, request, bar)
-    shown: set[str] = set()
-
-    def watch(board: Board) -> None:
-        if console.is_terminal:
-            live.update(_live_table(board))
-        else:
-            for name in board.outcomes.keys() - shown:
-                shown.add(name)
-                state = board.state(next(r for r in plan.runs if r.run_name == name))
-                done = f"{len(board.outcomes)} of {len(plan.runs)}"
-                print(f"{done}: {plan.label(name)}, hIoU {state}", file=sys.stderr, flush=True)
-
-    with Live(console=console, auto_refresh=False, transient=True) as live:
-        return ablate(plan, request, scoring, watch)
-
-
 def _grids(tables: list[str], files: list[Path]) -> list[Grid]:
     from c2s.ablation.grid import read_grid
     from c2s.ablation.tables import TABLES
@@ -168,23 +127,11 @@ def _grids(tables: list[str], files: list[Path]) -> list[Grid]:
     return [*(TABLES[name] for name in names), *(read_grid(file) for file in files)]
 
 
-def _live_table(board: Board) -> Table:
-    from rich.table import Table
-
-    seeds = max(len(line.runs) for _, lines in board.plan.tables for line in lines)
-    table = Table("table", "row", "student", *(f"seed {i}" for i in range(seeds)))
-    for grid, lines in board.plan.tables:
-        for line in lines:
-            states = (board.state(run) for run in line.runs)
-            table.add_row(grid.name, line.row.name, line.student, *states)
-    return table
-
-
 def _print(facts: dict[str, Any]) -> None:
     from rich.console import Console
 
     from c2s.ablation.report import costs, grid_table
-    from c2s.cli.tables import print_table
+    from c2s.terminal import print_table
 
     console = Console()
     for grid in facts["grids"]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from c2s.cli.allow_code import ALLOW_CODE
+from c2s.cli.options import ALLOW_CODE
 
 app = typer.Typer(
     help="Measure speed against a reference: ratio = ours / reference, higher is better.",
@@ -162,7 +162,7 @@ def codecs(
 
 
 def _run(name: str, as_json: bool, measure: Callable[[Callable[[int], None]], Any]) -> None:
-    from c2s.cli.progress import bar
+    from c2s.terminal import bar
 
     with bar(f"bench {name}", None, "rounds") as tick:
         facts = measure(tick)
@@ -176,7 +176,7 @@ def _show(facts: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from c2s.cli.tables import print_table
+    from c2s.terminal import print_table
 
     console = Console()
     for kind, rows in facts.get("codecs", {}).items():

@@ -86,7 +86,7 @@ def build(
     check_machine(workers, scheduler)
     from c2s.cli.build_report import report_build
     from c2s.cli.cache_request import cache_request
-    from c2s.cli.progress import BuildBar
+    from c2s.terminal import BuildBar
 
     source, request, usual = cache_request(
         *(dataset, root, split, split_file, recipe, config, set_, clean_names, unchecked_text),
@@ -131,10 +131,10 @@ def derive(
     """
     check_machine(workers, scheduler)
     from c2s.cli.build_report import report_build
-    from c2s.cli.progress import BuildBar
     from c2s.config import resolve
     from c2s.datasets import load_dataset
     from c2s.shapes.defaults import own_teacher
+    from c2s.terminal import BuildBar
     from c2s_cache import open_cache
     from c2s_pipeline.extras import require
 
@@ -203,8 +203,8 @@ def verify(
             "--quick needs no teacher, so --teacher and --pretrained cannot act.",
             "Leave out either.",
         )
-    from c2s.cli.progress import bar
     from c2s.cli.verify_report import report_findings
+    from c2s.terminal import bar
     from c2s_cache import Cache
     from c2s_cache.integrity import verify as run
 
@@ -223,8 +223,8 @@ def verify(
 def _spot_check(
     cache: Any, sample: int, seed: int, teacher: str | None, pretrained: str | None
 ) -> Any:
-    from c2s.cli.progress import bar
     from c2s.shapes.defaults import own_teacher
+    from c2s.terminal import bar
     from c2s_pipeline.extras import require
 
     try:
@@ -275,7 +275,7 @@ def plan(
     """
     from c2s.cli.cache_request import cache_request
     from c2s.cli.plan_report import report_plan
-    from c2s.cli.progress import bar
+    from c2s.terminal import bar
 
     source, request, usual = cache_request(
         *(dataset, root, split, split_file, recipe, config, set_, clean_names, unchecked_text),

@@ -54,7 +54,7 @@ def print_report(facts: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from c2s.cli.tables import print_table
+    from c2s.terminal import print_table
 
     console = Console(markup=False, highlight=False)  # names are no markup
     t = facts["teacher"]

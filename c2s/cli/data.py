@@ -133,9 +133,9 @@ def prepare(
     """
     from rich.console import Console
 
-    from c2s.cli.progress import bar
     from c2s.datasets import load_dataset
     from c2s.datasets.prepare import plan_preparation
+    from c2s.terminal import bar
 
     dataset = load_dataset(name, root)
     with Console(stderr=True).status(f"looking at what there is of {name}"):

@@ -89,7 +89,7 @@ def print_report(report: SplitReport) -> None:
 
 
 def _check(dataset: Dataset, name: str, threads: int | None, quick: bool) -> SplitReport:
-    from c2s.cli.progress import bar
+    from c2s.terminal import bar
 
     split = dataset.split(name)
     descriptor = dataset.descriptor

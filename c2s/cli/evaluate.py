@@ -9,21 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from c2s.cli.allow_code import ALLOW_CODE
 from c2s.cli.lists import numbers
+from c2s.cli.options import ALLOW_CODE, Mode
 from c2s_cache.errors import ConfigError
 
 if TYPE_CHECKING:
     from c2s.datasets import Dataset
     from c2s.evaluation.vocabulary import Vocabulary
     from c2s.runs.run import Run
-
-
-class Mode(StrEnum):
-    """How an image is fed to the student."""
-
-    slide = "slide"
-    whole = "whole"
 
 
 class Background(StrEnum):
@@ -78,7 +71,6 @@ def evaluate(
     are the seen ones.
     """
     from c2s.cli.folders import check_file, write_file
-    from c2s.cli.progress import bar
     from c2s.datasets import load_dataset
     from c2s.deploy import fold_run
     from c2s.evaluation.evaluate import check_classes
@@ -86,6 +78,7 @@ def evaluate(
     from c2s.evaluation.paper import paper_row
     from c2s.evaluation.vocabulary import own_vocabulary
     from c2s.runs.run import open_run
+    from c2s.terminal import bar
 
     offsets = numbers(seen_offset, "--seen-offset")
     if out is not None and out.suffix not in (".json", ".csv"):
@@ -146,8 +139,8 @@ def evaluate(
     if json_:
         typer.echo(json.dumps(facts | result.as_dict()))
     else:
-        from c2s.cli.tables import print_table
         from c2s.evaluation.table import result_table
+        from c2s.terminal import print_table
 
         print_table(result_table(result, setting, paper))
     if out is not None:  # what was measured has been shown, whatever becomes of the file

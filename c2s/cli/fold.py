@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from c2s.cli.allow_code import ALLOW_CODE
+from c2s.cli.options import ALLOW_CODE
 from c2s_cache.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from c2s_cache.errors import ConfigError
 app = typer.Typer(help="Score the pseudo masks that clustering makes.", no_args_is_help=True)
 
 THRESHOLDS = "0.5,0.6,0.7,0.8,0.85,0.9,0.95"
-FORMS = (".json", ".csv", ".png", ".pdf", ".svg")
+SUFFIXES = (".json", ".csv", ".png", ".pdf", ".svg")
 
 
 @app.callback()
@@ -83,13 +83,13 @@ def score(
     label. The true labels are read, so this is for choosing settings, never for training.
     """
     from c2s.cli.masks_report import PAPER, score_table, write_scores
-    from c2s.cli.progress import bar
     from c2s.datasets import load_dataset
     from c2s.shapes.defaults import build_defaults
+    from c2s.terminal import bar
 
     for file in out or ():
-        if file.suffix not in FORMS:
-            raise ConfigError(f"--out {file} must end in one of {', '.join(FORMS)}.")
+        if file.suffix not in SUFFIXES:
+            raise ConfigError(f"--out {file} must end in one of {', '.join(SUFFIXES)}.")
     source = load_dataset(dataset, root, split_file).split(split)
     if cache is not None:
         idle = {
@@ -166,7 +166,7 @@ def score(
     if json_:
         typer.echo(json.dumps(facts))
     else:
-        from c2s.cli.tables import print_table
+        from c2s.terminal import print_table
 
         print_table(score_table(facts))
 

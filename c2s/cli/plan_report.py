@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 from rich.table import Table
 
-from c2s.cli.tables import print_table
+from c2s.terminal import print_table
 from c2s_pipeline.plan import GIB, DoesNotFit, Plan
 
 

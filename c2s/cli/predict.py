@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from c2s.cli.allow_code import ALLOW_CODE
-from c2s.cli.evaluate import Mode
+from c2s.cli.options import ALLOW_CODE, Mode
 from c2s_cache.errors import ConfigError, DataError, MissingExtra, UnreadableImage
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def predict(
     Names the run knows need nothing else; others need the teacher's text tower (c2s[build]).
     """
     from c2s.cli.folders import check_folder
-    from c2s.cli.progress import bar
+    from c2s.terminal import bar
 
     check_folder(out)
     files = _image_files(images)

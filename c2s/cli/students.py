@@ -20,8 +20,9 @@ def list_(dim: DimOption = 512, size: SizeOption = 512, json_: JsonOption = Fals
     """List the students and what they cost, and how to name models of other libraries."""
     from dataclasses import asdict
 
+    from c2s.students.adapters.libraries import LIBRARY_STUDENTS
     from c2s.students.cost import student_cost
-    from c2s.students.registry import FORMS, NAMES
+    from c2s.students.registry import NAMES
 
     costs = {name: student_cost(name, dim, size) for name in NAMES}
     if json_:
@@ -31,7 +32,7 @@ def list_(dim: DimOption = 512, size: SizeOption = 512, json_: JsonOption = Fals
     for name, cost in costs.items():
         own, training = (f"{n / 1e6:.2f} M" for n in (cost.parameters, cost.training_parameters))
         typer.echo(f"{name:14}{own:>12}{training:>13}{cost.gflops:9.2f}")
-    typer.echo(f"Models of other libraries: {', '.join(FORMS.values())}", err=True)
+    typer.echo(f"Models of other libraries: {', '.join(LIBRARY_STUDENTS.values())}", err=True)
 
 
 @app.command()

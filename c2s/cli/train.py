@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from c2s.cli.allow_code import ALLOW_CODE
+from c2s.cli.options import ALLOW_CODE
 from c2s_cache.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def train(
         from c2s.online import load_online_teacher
         from c2s.runs.folder import read_config
         from c2s.training import run
-        from c2s.validation import load_validation_set
+        from c2s.validation_set import load_validation_set
 
         settings = read_config(resume)
 
@@ -119,7 +119,7 @@ def train(
         from c2s.students.registry import require_no_code
         from c2s.training import run
         from c2s.training.self_training import inherited
-        from c2s.validation import load_validation_set
+        from c2s.validation_set import load_validation_set
 
         defaults = _defaults(cache, student) if self_train is None else inherited(self_train)
         chosen = load_recipe(recipe)

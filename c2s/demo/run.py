@@ -13,18 +13,17 @@ from typing import Any
 from rich.console import Console
 
 from c2s.ablation.cell import Scoring
+from c2s.ablation.live import run_grids
 from c2s.ablation.plan import Request, make_plan
 from c2s.ablation.report import grid_table
 from c2s.ablation.tables import TABLES
-from c2s.cli.ablate import run_grids
-from c2s.cli.progress import BuildBar
-from c2s.cli.tables import print_table
 from c2s.config import resolve
 from c2s.datasets import load_dataset
 from c2s.demo.picture import draw_predictions
 from c2s.demo.teacher_report import region_accuracy
 from c2s.recipes import load_recipe
 from c2s.shapes.defaults import BUILD, TEACHER_FOLDER
+from c2s.terminal import BuildBar, print_table
 from c2s_cache import C2SError
 from c2s_cache.receipt import write_atomic
 from c2s_pipeline.build import build

@@ -17,14 +17,6 @@ NAMES = (
     *(f"segformer-b{n}" for n in range(6)),
     "shapes-net",
 )
-FORMS = {
-    "smp": "smp:ARCHITECTURE/ENCODER",
-    "hf": "hf:FOLDER_OR_HUB_ID",
-    "torchvision": "torchvision:MODEL",
-    "timm": "timm:ENCODER",
-    "python": "python:MODULE:FACTORY",
-}
-"""Names of students of other libraries, by prefix."""
 
 
 class CodeError(C2SError):
@@ -60,7 +52,7 @@ def create(
     """A student by name; its module is imported only now.
 
     Args:
-        name: one of `NAMES`, or a model of another library: one of the `FORMS`.
+        name: one of `NAMES`, or a model of another library: one of `LIBRARY_STUDENTS`.
         dim: D, width of the features.
         weights: pretrained weights of the backbone, as the student's class documents; "random" for
             none; None for the default (the shipped ones for shapes-net, random for all others).

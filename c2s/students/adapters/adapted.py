@@ -16,7 +16,7 @@ from c2s.students.adapters.classifier import (
     running,
     widened,
 )
-from c2s.students.adapters.foreign import InputSpec
+from c2s.students.adapters.library_student import InputSpec
 from c2s.students.base import Student
 
 PLAIN = InputSpec()

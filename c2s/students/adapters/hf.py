@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from c2s.students.adapters.classifier import refusal
-from c2s.students.adapters.foreign import Foreign, InputSpec, channels
+from c2s.students.adapters.library_student import InputSpec, LibraryStudent, channels
 from c2s.students.adapters.weights import PRETRAINED, making
 from c2s_cache.errors import ConfigError
 from c2s_cache.hub import foreign_kernel, hub
@@ -35,7 +35,7 @@ ORIGIN = ("_name_or_path", "transformers_version", "architectures", "dtype")
 
 def build(
     name: str, dim: int, weights: str | None, config: Mapping[str, Any] | None = None
-) -> Foreign:
+) -> LibraryStudent:
     """A semantic segmentation model of transformers without its auxiliary head.
 
     Args:
@@ -75,7 +75,7 @@ def build(
         model = _model(stored, name if weights in PRETRAINED else weights)
     base = getattr(model, "backbone", model.base_model)
     kept = {k: v for k, v in stored.to_dict().items() if k not in (*LABELS, *ORIGIN)}
-    return Foreign(model, None if base is model else base, input, kept)
+    return LibraryStudent(model, None if base is model else base, input, kept)
 
 
 def _restored(config: Mapping[str, Any]) -> Any:

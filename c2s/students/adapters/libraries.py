@@ -7,10 +7,18 @@ from importlib import import_module
 from typing import Any
 
 from c2s.students.adapters.adapted import adapt
-from c2s.students.adapters.foreign import InputSpec
+from c2s.students.adapters.library_student import InputSpec
 from c2s.students.base import Student
-from c2s.students.registry import FORMS
 from c2s_cache.errors import ConfigError
+
+LIBRARY_STUDENTS = {
+    "smp": "smp:ARCHITECTURE/ENCODER",
+    "hf": "hf:FOLDER_OR_HUB_ID",
+    "torchvision": "torchvision:MODEL",
+    "timm": "timm:ENCODER",
+    "python": "python:MODULE:FACTORY",
+}
+"""Names of students of other libraries, by prefix."""
 
 
 def create_adapted(
@@ -19,7 +27,7 @@ def create_adapted(
     """A student of another library by name.
 
     Args:
-        name: of one of the registry's `FORMS`; `build` in the module of that prefix says what there is.
+        name: of one of `LIBRARY_STUDENTS`; `build` in the module of that prefix says what there is.
         dim: D.
         weights: as `build` says; None: random.
         architecture: as an earlier student of that name says (`Student.architecture`).
@@ -29,9 +37,9 @@ def create_adapted(
         MissingExtra: the library is not installed.
     """
     library, _, rest = name.partition(":")
-    if library not in FORMS or not rest:
+    if library not in LIBRARY_STUDENTS or not rest:
         raise ConfigError(
-            f"There is no student {name!r}; write one of {', '.join(FORMS.values())}."
+            f"There is no student {name!r}; write one of {', '.join(LIBRARY_STUDENTS.values())}."
         )
     known = architecture or {}
     made = import_module(f"{__package__}.{library}").build(rest, dim, weights, known.get("config"))

@@ -8,13 +8,13 @@ from typing import Any
 from torch import nn
 
 from c2s.students.adapters.classifier import reason
-from c2s.students.adapters.foreign import Foreign
+from c2s.students.adapters.library_student import LibraryStudent
 from c2s.students.adapters.weights import making
 from c2s.students.base import Student
 from c2s_cache.errors import ConfigError
 
 
-def build(name: str, dim: int, weights: str | None, config: Any = None) -> Foreign | Student:
+def build(name: str, dim: int, weights: str | None, config: Any = None) -> LibraryStudent | Student:
     """What a function makes for D outputs: a module to adapt, or a `Student`, such as `adapt` gives.
 
     Args:
@@ -50,4 +50,4 @@ def build(name: str, dim: int, weights: str | None, config: Any = None) -> Forei
         raise ConfigError(
             f"python:{name} gave a {type(made).__name__}, expected a torch.nn.Module."
         )
-    return Foreign(made)
+    return LibraryStudent(made)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from c2s.students.adapters.foreign import Foreign, InputSpec, channels
+from c2s.students.adapters.library_student import InputSpec, LibraryStudent, channels
 from c2s.students.adapters.weights import PRETRAINED, fill, is_file, making
 from c2s.students.weights import read_checkpoint
 from c2s_cache.errors import ConfigError, MissingExtra
@@ -16,7 +16,7 @@ FACTORS = {"pan": 8, "dpt": 2}
 OPTIONS: dict[str, dict[str, Any]] = {"dpt": {"dynamic_img_size": True}}
 
 
-def build(name: str, dim: int, weights: str | None, config: Any = None) -> Foreign:
+def build(name: str, dim: int, weights: str | None, config: Any = None) -> LibraryStudent:
     """A model of segmentation_models_pytorch; its backbone is the encoder.
 
     Args:
@@ -63,7 +63,7 @@ def build(name: str, dim: int, weights: str | None, config: Any = None) -> Forei
     if weights is not None and named is None:
         fill(model.encoder, read_checkpoint(weights), weights)
     multiple = FACTORS.get(kind, 1) * model.encoder.output_stride
-    return Foreign(model, model.encoder, _input(multiple, facts))
+    return LibraryStudent(model, model.encoder, _input(multiple, facts))
 
 
 def _input(multiple: int, facts: Mapping[str, Any]) -> InputSpec:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import SegformerConfig
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
-from c2s.students.adapters.foreign import Foreign, InputSpec, channels
+from c2s.students.adapters.library_student import InputSpec, LibraryStudent, channels
 from c2s.students.adapters.weights import PRETRAINED, fitting, is_file, making
 from c2s.students.segformer import HEAD_CHANNELS
 from c2s.students.weights import read_checkpoint
@@ -58,7 +58,7 @@ class Pyramid(nn.Module):
         return out
 
 
-def build(name: str, dim: int, weights: str | None, config: Any = None) -> Foreign:
+def build(name: str, dim: int, weights: str | None, config: Any = None) -> LibraryStudent:
     """A timm encoder under a light head.
 
     Args:
@@ -84,7 +84,7 @@ def build(name: str, dim: int, weights: str | None, config: Any = None) -> Forei
         multiple, facts.input_size[-1] if rigid else None, channels(facts.mean), channels(facts.std)
     )
     model = Pyramid(encoder, dim)
-    return Foreign(model, model.encoder, input)
+    return LibraryStudent(model, model.encoder, input)
 
 
 def _pretrained(name: str, weights: str | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from c2s.students.adapters.foreign import Foreign, InputSpec
+from c2s.students.adapters.library_student import InputSpec, LibraryStudent
 from c2s.students.adapters.weights import PRETRAINED, fill, is_file, making
 from c2s.students.weights import read_checkpoint
 from c2s_cache.errors import ConfigError
@@ -44,7 +44,7 @@ class JointLRASPPHead(nn.Module):
         return out
 
 
-def build(name: str, dim: int, weights: str | None, config: Any = None) -> Foreign:
+def build(name: str, dim: int, weights: str | None, config: Any = None) -> LibraryStudent:
     """A segmentation model of torchvision without its auxiliary head.
 
     Args:
@@ -77,7 +77,7 @@ def build(name: str, dim: int, weights: str | None, config: Any = None) -> Forei
         fill(model.backbone, _state(backbone, "DEFAULT"), f"of {backbone}")
     elif weights is not None:
         fill(model, _state(name, weights), weights, but=last)
-    return Foreign(model, model.backbone, InputSpec(MULTIPLE))
+    return LibraryStudent(model, model.backbone, InputSpec(MULTIPLE))
 
 
 def _state(model: str, weights: str) -> dict[str, Tensor]:

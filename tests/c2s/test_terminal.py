@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from rich.table import Table
 
-from c2s.cli.tables import print_table
 from c2s.evaluation.confusion import ConfusionMatrix
 from c2s.evaluation.evaluate import EvalResult
 from c2s.evaluation.table import result_table
+from c2s.terminal import print_table
 
 
 def printed(capsys, monkeypatch, columns, show):

@@ -1,4 +1,4 @@
-"""Progress bars on stderr, with rate and time left; silent where stderr is no terminal."""
+"""Bars on stderr, silent where it is no terminal, and tables on stdout, whose figures are whole at any width."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -104,3 +105,18 @@ def bar(label: str, total: int | None, unit: str) -> Iterator[Callable[[int], No
     with _progress(unit) as progress:
         task = progress.add_task(label, total=total)
         yield lambda n: progress.advance(task, n)
+
+
+def print_table(table: RenderableType) -> None:
+    """Print a table, or a group of them; names are taken as they are, without markup.
+
+    Its words give way to a narrow terminal, and then its lines.
+
+    Args:
+        table: its columns of figures have `no_wrap`.
+    """
+    console = Console(markup=False, highlight=False)
+    wide = console.options.update(width=10_000)
+    narrowest = Measurement.get(console, wide, table).minimum
+    console.width = max(console.width, narrowest)
+    console.print(table)

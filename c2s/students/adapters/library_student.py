@@ -58,7 +58,7 @@ def channels(values: Any, scale: float = 1.0) -> Channels:
 
 
 @dataclass(frozen=True)
-class Foreign:
+class LibraryStudent:
     """A model of another library, not adapted yet.
 
     Attributes:
