@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from c2s.methods.clip_to_seg.examples import (
+    GLOBAL_CLS,
+    GRID,
+    REGION_AREA,
+    REGION_CLS,
+    REGION_ID,
+)
+from c2s.methods.examples import BOX, FLIP, LABELS, source_map
 from c2s.runs.config import TrainConfig
 from c2s.shapes.defaults import own_teacher
-from c2s.training.online import Answer
+from c2s.training.online import TeacherOutput
 from c2s.training.processes import cluster_environment
 from c2s.training.view import Replay
 from c2s_cache import Manifest
@@ -40,12 +48,18 @@ class OnlineTeacher:
         """Sides of the views it looks at: the native size and, where it differs, the dense one."""
         return self._sizes
 
-    def answer(self, views: Sequence[Replay]) -> list[Answer]:
+    def answer(self, views: Sequence[Replay]) -> list[TeacherOutput]:
         """See `c2s.training.online.OnlineTeacher`."""
         from c2s_pipeline.view_teacher import View
 
         shown = [
-            View(v.sample.labels, v.sample.box, v.sample.flip, v.images[0], v.images[-1])
+            View(
+                source_map(v.sample, LABELS),
+                v.sample[BOX],
+                bool(v.sample[FLIP]),
+                v.images[0],
+                v.images[-1],
+            )
             for v in views
         ]
         cls, tokens = self.teacher.tokens(shown)
@@ -54,13 +68,13 @@ class OnlineTeacher:
         grids = self.teacher.grids(shown, tokens)
         regions = self.teacher.regions(shown, grids)
         return [
-            Answer(
-                grid,
-                one.astype(np.float16),
-                region_cls.astype(np.float16),
-                region.ids,
-                region.area,
-            )
+            {
+                GRID: grid,
+                GLOBAL_CLS: one.astype(np.float16),
+                REGION_CLS: region_cls.astype(np.float16),
+                REGION_ID: region.ids,
+                REGION_AREA: region.area,
+            }
             for grid, one, (region, region_cls) in zip(grids, cls, regions, strict=True)
         ]
 

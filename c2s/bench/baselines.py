@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,41 +23,24 @@ Reader = Callable[[], Iterator[bytes]]
 
 
 def pack(sample: Sample) -> bytes:
-    """A sample as one record: a JSON header with dtypes and shapes, then the bytes of its fields."""
-    header: dict[str, Any] = {}
-    body: list[bytes] = []
-    for field in fields(sample):
-        value = getattr(sample, field.name)
-        if isinstance(value, np.ndarray):
-            header[field.name] = [value.dtype.str, list(value.shape)]
-            body.append(np.ascontiguousarray(value).tobytes())
-        elif isinstance(value, bytes):
-            header[field.name] = ["bytes", [len(value)]]
-            body.append(value)
-        else:
-            header[field.name] = value
-    head = json.dumps(header).encode()
+    """A sample as one record: a JSON header with dtypes and shapes, then the bytes of its arrays."""
+    arrays = {path: np.ascontiguousarray(values) for path, values in sample.arrays.items()}
+    kinds = {path: (values.dtype.str, values.shape) for path, values in arrays.items()}
+    head = json.dumps({"row": sample.row, "view": sample.view, "arrays": kinds}).encode()
+    body = [values.tobytes() for values in arrays.values()]
     return len(head).to_bytes(4, "little") + head + b"".join(body)
 
 
 def unpack(record: bytes) -> Sample:
     """The sample of a record."""
     start = 4 + int.from_bytes(record[:4], "little")
-    values: dict[str, Any] = {}
-    for name, entry in json.loads(bytes(record[4:start])).items():
-        if not isinstance(entry, list):
-            values[name] = entry
-            continue
-        kind, shape = entry
-        count = int(np.prod(shape))
-        if kind == "bytes":
-            values[name] = bytes(record[start : start + count])
-            start += count
-        else:
-            array = np.frombuffer(record, kind, count, start)
-            values[name] = array.reshape(shape)
-            start += array.nbytes
-    return Sample(**values)
+    head = json.loads(bytes(record[4:start]))
+    arrays: dict[str, Any] = {}
+    for path, (kind, shape) in head["arrays"].items():
+        values = np.frombuffer(record, kind, math.prod(shape), start)
+        arrays[path] = values.reshape(shape)
+        start += values.nbytes
+    return Sample(head["row"], head["view"], arrays)
 
 
 def rivals(

@@ -20,6 +20,8 @@ from c2s.bench.inputs import build_request
 from c2s.bench.measure import Rates, alternate, device_name, result
 from c2s.bench.processes import Processes
 from c2s.datasets import load_dataset
+from c2s.methods.clip_to_seg.examples import GRID
+from c2s.methods.examples import BOX, FLIP, IMAGE, LABELS, PIXELS, source_map
 from c2s_cache import Cache, open_cache
 from c2s_cache.change import Change
 from c2s_cache.pseudo_mask import pseudo_mask
@@ -166,14 +168,14 @@ def _inputs(cache: Cache, teacher: Teacher) -> tuple[NDArray[np.uint8], NDArray[
     dense: list[NDArray[np.uint8]] = []
     regions: list[NDArray[np.uint8]] = []
     for number in range(cache.blocks):
-        block = cache.read_block(number)
+        block = cache.read_block(number, (*PIXELS, GRID))
         for i in range(len(block)):
             s = block.sample(i)
-            image = decode_image(s.image)
-            view = crop(image, s.labels, s.box, s.flip, teacher.image_size)
-            pseudo = pseudo_mask(view.labels, s.grid, len(m.classes), view.inside)
+            image, box, flip = decode_image(s[IMAGE].tobytes()), s[BOX], bool(s[FLIP])
+            view = crop(image, source_map(s, LABELS), box, flip, teacher.image_size)
+            pseudo = pseudo_mask(view.labels, s[GRID], len(m.classes), view.inside)
             regions.append(masked_regions(view.image, pseudo, config).images)
-            dense.append(crop_image(image, s.box, s.flip, teacher.dense_size))
+            dense.append(crop_image(image, box, flip, teacher.dense_size))
     return np.stack(dense), np.concatenate(regions)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from c2s.bench.baselines import Reader, pack, rivals, unpack
 from c2s.bench.inputs import cache_of
 from c2s.bench.measure import Side, alternate, result
+from c2s.methods.clip_to_seg.examples import TRAINING
 from c2s.training.sampler import BatchSequence
 from c2s.training.stream import BatchStream, block_sizes
 from c2s.training.view import collate, load_view
@@ -70,7 +71,7 @@ def bench_loader(
 
 
 def _records(cache: Cache, count: int) -> Iterator[bytes]:
-    blocks = (cache.read_block(b) for b in range(cache.blocks))
+    blocks = (cache.read_block(b, TRAINING) for b in range(cache.blocks))
     samples = (block.sample(i) for block in blocks for i in range(len(block)))
     return (pack(sample) for sample in islice(samples, count))
 

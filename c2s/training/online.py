@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from c2s_cache.manifest import Manifest
@@ -16,15 +14,8 @@ if TYPE_CHECKING:
     from c2s.training.view import Replay
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What the teacher says of one view; fields as in a cached `Sample`."""
-
-    grid: NDArray[np.uint8]
-    global_cls: NDArray[np.float16]
-    region_cls: NDArray[np.float16]
-    region_ids: NDArray[np.int16]
-    region_area: NDArray[np.float32]
+TeacherOutput = Mapping[str, NDArray[Any]]
+"""What the teacher says of one view: array path -> what a cache holds there."""
 
 
 class OnlineTeacher(Protocol):
@@ -34,7 +25,7 @@ class OnlineTeacher(Protocol):
     def sizes(self) -> tuple[int, ...]:
         """Sides in pixels at which it looks at a view; loader processes cut the views to them."""
 
-    def answer(self, views: Sequence[Replay]) -> list[Answer]:
+    def answer(self, views: Sequence[Replay]) -> list[TeacherOutput]:
         """What it says of each view of a batch."""
 
 

@@ -23,6 +23,8 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from c2s.methods.batch import Batch
+from c2s.methods.clip_to_seg.examples import TEACHER_OUTPUT, TRAINING, TRANSDUCTIVE
+from c2s.methods.examples import BOX, FLIP, LABELS, source_map
 from c2s.runs.config import TrainConfig
 from c2s.training.jitter import draw_jitter
 from c2s.training.sampler import BatchSequence, SampleRef, fresh_view_rng, jitter_rng
@@ -99,7 +101,10 @@ class BatchStream(IterableDataset[Batch | list[Replay]]):
         cache = self.cache
         if isinstance(cache, (str, Path)):
             cache = Cache(cache, self.manifest)
-        blocks = _BlockWindow(cache, self.sequence.window, self.transductive)
+        paths = TRANSDUCTIVE if self.transductive else TRAINING
+        if self.teacher_sizes:
+            paths = tuple(path for path in paths if path not in TEACHER_OUTPUT)
+        blocks = _BlockWindow(cache, self.sequence.window, paths)
         kept: dict[Any, View] = {}
         worker = get_worker_info()
         first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
@@ -118,8 +123,9 @@ class BatchStream(IterableDataset[Batch | list[Replay]]):
         sample = blocks[ref.block].sample(ref.item, ref.view)
         if self.fresh is not None:
             stream = fresh_view_rng(self.sequence.seed, ref.position)
-            box, flip = draw_view(sample.labels, self.size, stream, self.fresh)
-            sample = replace(sample, box=np.array(box), flip=flip)
+            box, flip = draw_view(source_map(sample, LABELS), self.size, stream, self.fresh)
+            drawn = {BOX: np.array(box), FLIP: np.array(flip)}
+            sample = replace(sample, arrays={**sample.arrays, **drawn})
         with _naming(blocks.cache, sample):
             return replay(sample, self.size, self.teacher_sizes)
 
@@ -174,15 +180,15 @@ def _ahead(items: Iterator[T]) -> Iterator[T]:
 class _BlockWindow:
     """The blocks in memory; the least recently used one leaves."""
 
-    def __init__(self, cache: Any, capacity: int, transductive: bool) -> None:
-        self.cache, self.capacity, self.transductive = cache, capacity, transductive
+    def __init__(self, cache: Any, capacity: int, paths: tuple[str, ...]) -> None:
+        self.cache, self.capacity, self.paths = cache, capacity, paths
         self.held: OrderedDict[int, Block] = OrderedDict()
 
     def __getitem__(self, block: int) -> Block:
         if block not in self.held:
             if len(self.held) >= self.capacity:
                 self.held.popitem(last=False)
-            self.held[block] = self.cache.read_block(block, self.transductive)
+            self.held[block] = self.cache.read_block(block, self.paths)
         self.held.move_to_end(block)
         return self.held[block]
 

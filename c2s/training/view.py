@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +12,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from c2s.methods.batch import Batch
+from c2s.methods.clip_to_seg.examples import (
+    GLOBAL_CLS,
+    GRID,
+    IGNORED,
+    REGION_AREA,
+    REGION_CLS,
+    REGION_ID,
+)
+from c2s.methods.examples import BOX, FLIP, IMAGE, LABELS, source_map
+from c2s.training.online import TeacherOutput
 from c2s_cache.block import Sample
 from c2s_cache.manifest import IGNORE
 from c2s_cache.pseudo_mask import pseudo_mask
 from c2s_cache.views import Crop, crop, crop_image, crop_labels, decode_image
-
-if TYPE_CHECKING:
-    from c2s.training.online import Answer
 
 
 @dataclass(frozen=True)
@@ -65,36 +72,39 @@ def replay(sample: Sample, size: int, teacher_sizes: tuple[int, ...] = ()) -> Re
     Raises:
         UnreadableImage: the stored bytes cannot be decoded.
     """
-    image = decode_image(sample.image)
-    view = crop(image, sample.labels, sample.box, sample.flip, size)
-    return Replay(
-        replace(sample, image=b"") if teacher_sizes else sample,
-        view,
-        tuple(crop_image(image, sample.box, sample.flip, s) for s in teacher_sizes),
-        unseen=_unseen(sample, view),
-    )
+    image, labels = decode_image(sample[IMAGE].tobytes()), source_map(sample, LABELS)
+    box, flip = sample[BOX], bool(sample[FLIP])
+    view = crop(image, labels, box, flip, size)
+    if teacher_sizes:
+        arrays = {path: values for path, values in sample.arrays.items() if path != IMAGE}
+        images = tuple(crop_image(image, box, flip, s) for s in teacher_sizes)
+        return Replay(replace(sample, arrays=arrays), view, images, unseen=_unseen(sample, view))
+    return Replay(sample, view, unseen=_unseen(sample, view))
 
 
 def _unseen(sample: Sample, view: Crop) -> NDArray[np.bool_] | None:
     """Pixels of a view without a label that the data set has one for: bool [S, S]; None if not known."""
-    if sample.ignored is None:
+    if IGNORED not in sample:
         return None
     ignored = crop_labels(
-        sample.ignored.view(np.uint8), sample.box, sample.flip, view.labels.shape[0]
+        source_map(sample, IGNORED).view(np.uint8),
+        sample[BOX],
+        bool(sample[FLIP]),
+        view.labels.shape[0],
     )  # 0 or 1, and 255 on padding
     unseen: NDArray[np.bool_] = (view.labels == IGNORE) & (ignored == 0)
     return unseen
 
 
-def taught(view: Replay, answer: Sample | Answer, num_classes: int) -> View:
+def taught(view: Replay, teacher: Sample | TeacherOutput, num_classes: int) -> View:
     """A training example: the view and the teacher's part; the pseudo mask is built here."""
     return View(
         image=view.crop.image,
-        pseudo=pseudo_mask(view.crop.labels, answer.grid, num_classes, view.crop.inside),
-        global_cls=answer.global_cls,
-        region_cls=answer.region_cls,
-        region_ids=answer.region_ids,
-        region_area=answer.region_area,
+        pseudo=pseudo_mask(view.crop.labels, teacher[GRID], num_classes, view.crop.inside),
+        global_cls=teacher[GLOBAL_CLS],
+        region_cls=teacher[REGION_CLS],
+        region_ids=teacher[REGION_ID],
+        region_area=teacher[REGION_AREA],
         row=view.sample.row,
         extent=extent(view.crop.inside),
         jitter=view.jitter,

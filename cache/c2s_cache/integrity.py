@@ -14,9 +14,16 @@ from c2s_cache.block import Block
 from c2s_cache.errors import CacheError, DamagedError
 from c2s_cache.lock import LOCK, OWNER
 from c2s_cache.manifest import IGNORE
-from c2s_cache.reader import TEXT, TRANSDUCTIVE, Cache
+from c2s_cache.reader import TEXT, Cache
 from c2s_cache.receipt import METADATA, receipt_path
 from c2s_cache.schema import array_specs
+
+_CHECKED = (
+    *("images/data", "images/digest", "images/size", "images/usable"),
+    *("labels/data", "labels/ignored", "views/box", "views/flip"),
+    *("teacher/global_cls", "masks/grid", "regions/cls", "regions/id"),
+)
+"""Arrays whose values are checked, too; of the others, only that they are what was written."""
 
 
 @dataclass(frozen=True)
@@ -121,13 +128,13 @@ def _checksums(cache: Cache, block: int, proven: Container[str] = ()) -> Iterato
 def _content(cache: Cache, block: int) -> Iterator[Finding]:
     start = cache.manifest.block_range(block).start
     try:
-        arrays = cache.read(block, (*TRANSDUCTIVE, "images/digest"), fast=True)
+        arrays = cache.read(block, _CHECKED, fast=True)
         text = cache.text("all").embeddings if block == 0 else None
     except DamagedError as error:
         yield from list(_checksums(cache, block)) or [Finding("read", f"block {block}", error.what)]
         return
     yield from _checksums(cache, block, {*arrays, TEXT})
-    data = Block.of(arrays, start)
+    data = Block.of(arrays, start, cache.specs)
     for i in range(len(data)):
         try:
             yield from _row(cache, data, i)
@@ -144,18 +151,20 @@ def _row(cache: Cache, data: Block, i: int) -> Iterator[Finding]:
         sample = data.sample(i, view)
         where = f"row {sample.row}"
         if view == 0:
-            digest = hashlib.sha256(sample.image).digest()
-            if digest != data.arrays["images/digest"][sample.row - data.start].tobytes():
+            digest = hashlib.sha256(sample["images/data"].tobytes()).digest()
+            if digest != sample["images/digest"].tobytes():
                 yield Finding("pairing", where, "image bytes are not those the row was built from")
-            leaked = np.setdiff1d(np.unique(sample.labels), allowed)
+            labels = sample["labels/data"].reshape(sample["images/size"])
+            leaked = np.setdiff1d(np.unique(labels), allowed)
             if leaked.size:
                 yield Finding(
                     "leakage", where, f"label map holds unseen or unknown ids {leaked.tolist()}"
                 )
-            if (sample.labels[sample.ignored] != IGNORE).any():
+            if (labels[sample["labels/ignored"].reshape(labels.shape)] != IGNORE).any():
                 yield Finding("values", where, "an annotated pixel is said to be ignored")
-        ids = sample.region_ids
+        ids = sample["regions/id"]
         if len(np.unique(ids)) != len(ids) or np.isin(ids, m.unseen).any():
             yield Finding("leakage", where, "region ids repeat or name an unseen class")
-        if not np.isfinite(sample.region_cls).all() or not np.isfinite(sample.global_cls).all():
+        tokens = (sample["regions/cls"], sample["teacher/global_cls"])
+        if not all(np.isfinite(values).all() for values in tokens):
             yield Finding("values", where, "a CLS token is not finite")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c2s_cache.arrays import Arrays, Opening
-from c2s_cache.block import Block
+from c2s_cache.block import USABLE, Block
 from c2s_cache.decode import decode
 from c2s_cache.errors import CacheError
 from c2s_cache.fingerprint import digest
@@ -22,14 +22,6 @@ from c2s_cache.manifest import Manifest, parse_manifest, read_root
 from c2s_cache.receipt import METADATA, FileRecord, Receipt, parse
 from c2s_cache.schema import RAGGED, ArraySpec, array_specs, ragged_ranges
 
-TRAINING = (
-    *("images/data", "images/size", "images/usable", "labels/data", "views/box", "views/flip"),
-    *("teacher/global_cls", "masks/grid", "regions/cls", "regions/id", "regions/area"),
-)
-"""The arrays that training reads."""
-TRANSDUCTIVE = (*TRAINING, "labels/ignored")
-"""Those of a self-training: `labels/ignored` tells pixels of unseen classes from pixels of none, which
-inductive training must not know."""
 TEXT = "text/embeddings"
 
 
@@ -136,7 +128,8 @@ class Cache:
         return self.manifest.fingerprints
 
     @cached_property
-    def _specs(self) -> dict[str, ArraySpec]:
+    def specs(self) -> dict[str, ArraySpec]:
+        """Every array of the cache, by path."""
         return {spec.path: spec for spec in array_specs(self.manifest)}
 
     def ids(self, block: int) -> list[str]:
@@ -189,7 +182,7 @@ class Cache:
         paths = set(paths)
         ends = {p: RAGGED[p] for p in paths if p in RAGGED}
         columns = (paths - ends.keys()) | set(ends.values())
-        shards = {p: self._specs[p].shards[1] for p in ends}
+        shards = {p: self.specs[p].shards[1] for p in ends}
 
         def decoded(opened: Opening) -> dict[str, NDArray[Any]]:
             part = {c: ... if c == TEXT else slice(rows.start, rows.stop) for c in columns}
@@ -205,25 +198,25 @@ class Cache:
         records = self._records(block, columns | paths)
         return self.arrays.decode(records, f"block {block} of {self}", decoded, fast)
 
-    def read_block(self, block: int, transductive: bool = False) -> Block:
-        """Read what training needs of a block.
+    def read_block(self, block: int, paths: Iterable[str]) -> Block:
+        """Read a block for training or inspection, sample by sample.
 
         Args:
             block: block number.
-            transductive: which pixels the data set itself ignores, too. Only for a self-training.
+            paths: array paths of rows, views or ragged items; no others are read.
 
         Raises:
             DamagedError, CacheError: as for `read`.
         """
-        arrays = self.read(block, TRANSDUCTIVE if transductive else TRAINING, fast=True)
-        return Block.of(arrays, self.manifest.block_range(block).start)
+        arrays = self.read(block, {*paths, USABLE}, fast=True)
+        return Block.of(arrays, self.manifest.block_range(block).start, self.specs)
 
     def _records(self, block: int, paths: Iterable[str]) -> dict[str, FileRecord]:
         """Size and digest of every file that arrays have in a block, as the receipts say now."""
         self._check_root()
         by_stage: dict[str, tuple[str, ...]] = {}
         for path in paths:
-            stage = self._specs[path].stage
+            stage = self.specs[path].stage
             by_stage[stage] = (*by_stage.get(stage, ()), f"{path}/c/")
         receipts = {r.stage: r for r in self._receipts((stage, block) for stage in by_stage)}
         records: dict[str, FileRecord] = {}

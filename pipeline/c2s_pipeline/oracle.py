@@ -29,6 +29,7 @@ from c2s_pipeline.teachers.base import Teacher
 
 GROUPS = ("unseen", "seen", "all")
 MIN_AREA = 0.0025
+_STORED = ("labels/data", "images/size", "views/box", "views/flip", "masks/grid")
 """Smaller masks get no region token in a build, so they are not scored."""
 
 
@@ -225,16 +226,18 @@ def score_cache(
         )
     size, matches = m.teacher.image_size, []
     for number in range(cache.blocks):
-        block, ids = cache.read_block(number), cache.ids(number)
+        block, ids = cache.read_block(number, _STORED), cache.ids(number)
         for i in range(len(block)):
             truth = source.labels(ids[int(block.rows[i]) - block.start])
             for view in range(m.views):
                 s = block.sample(i, view)
-                height, width = s.labels.shape
-                inside = inside_image(height, width, s.box, s.flip, size)
-                labels = crop_labels(s.labels, s.box, s.flip, size)
-                pseudo = pseudo_mask(labels, s.grid, len(m.classes), inside)
-                shown = crop_labels(truth, s.box, s.flip, size)
+                height, width = s["images/size"]
+                visible = s["labels/data"].reshape(height, width)
+                box, flip = s["views/box"], bool(s["views/flip"])
+                inside = inside_image(height, width, box, flip, size)
+                labels = crop_labels(visible, box, flip, size)
+                pseudo = pseudo_mask(labels, s["masks/grid"], len(m.classes), inside)
+                shown = crop_labels(truth, box, flip, size)
                 matches += match_masks(shown, pseudo, len(m.classes), m.unseen, min_area)
         if advance is not None:
             advance(1)

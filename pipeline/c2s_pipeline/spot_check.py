@@ -22,6 +22,7 @@ batch or another device stay above 0.9999, another image or other weights below.
 MIN_AGREEMENT = 0.9
 """Smallest share of a view's grid cells in the same latent class, whatever its number: a token between
 two clusters may fall to either, by the last bits of another batch."""
+_COMPARED = ("teacher/global_cls", "masks/grid", "regions/cls", "regions/id")
 INPUTS = ("images/data", "images/size", "images/usable", "labels/data", "views/box", "views/flip")
 
 
@@ -102,18 +103,20 @@ def _compare(
 ) -> tuple[dict[str, float], list[str]]:
     """The worst values of a row by name, and a sentence for each that is too low."""
     m = cache.manifest
-    data = cache.read_block(row // m.block_rows)
+    data = cache.read_block(row // m.block_rows, _COMPARED)
     samples = [data.sample(int(np.flatnonzero(data.rows == row)[0]), v) for v in range(m.views)]
-    grids = np.stack([s.grid for s in samples])
-    ids = np.concatenate([s.region_ids for s in samples])
+    grids = np.stack([s["masks/grid"] for s in samples])
+    ids = np.concatenate([s["regions/id"] for s in samples])
     values = {
-        "global": _cosine(anew["teacher/global_cls"][0], np.stack([s.global_cls for s in samples])),
+        "global": _cosine(
+            anew["teacher/global_cls"][0], np.stack([s["teacher/global_cls"] for s in samples])
+        ),
         "grid": min(_agreement(a, b) for a, b in zip(anew["masks/grid"][0], grids, strict=True)),
         "region": -1.0,
     }
     wrong = []
     if np.array_equal(anew["regions/id"], ids):
-        stored = np.concatenate([s.region_cls for s in samples])
+        stored = np.concatenate([s["regions/cls"] for s in samples])
         values["region"] = _cosine(anew["regions/cls"], stored)
         if values["region"] < MIN_COSINE:
             wrong.append(f"a region CLS has cosine {values['region']:.4f} with the teacher's")

@@ -10,6 +10,7 @@ import torch
 
 from c2s.datasets import load_dataset
 from c2s.methods.base import KnownClasses
+from c2s.methods.clip_to_seg.examples import TEACHER_OUTPUT, TRAINING
 from c2s.online import load_online_teacher
 from c2s.runs.config import load_config
 from c2s.shapes.defaults import BUILD, TRAIN
@@ -47,8 +48,13 @@ def config(cache, folder, **more):
 
 
 def replays(cache, steps=12):
+    """Views as an online teacher is shown them, each with what the cache holds of it."""
     sequence = BatchSequence(block_sizes(cache), 8, window=2, views=cache.manifest.views)
-    return BatchStream(cache.path, sequence, 0, steps, 64, True, teacher_sizes=(64,))
+    blocks = [cache.read_block(number, TRAINING) for number in range(cache.blocks)]
+    stream = BatchStream(cache.path, sequence, 0, steps, 64, True, teacher_sizes=(64,))
+    for step, views in enumerate(stream):
+        stored = [blocks[r.block].sample(r.item, r.view) for r in sequence.batch(step)]
+        yield views, stored
 
 
 def test_the_teacher_says_online_what_it_said_to_the_cache(cache, tmp_path):
@@ -56,17 +62,17 @@ def test_the_teacher_says_online_what_it_said_to_the_cache(cache, tmp_path):
     teacher = load_online_teacher(config(cache, tmp_path), opened.manifest)
     assert teacher.sizes == (64,)
     flips, padded, regions = 0, 0, 0
-    for views in replays(opened):
-        for view, said in zip(views, teacher.answer(views), strict=True):
-            s = view.sample
-            np.testing.assert_array_equal(said.grid, s.grid)
-            np.testing.assert_array_equal(said.region_ids, s.region_ids)
-            np.testing.assert_array_equal(said.region_area, s.region_area)
-            np.testing.assert_allclose(said.global_cls, s.global_cls, rtol=1e-3, atol=1e-3)
-            np.testing.assert_allclose(said.region_cls, s.region_cls, rtol=1e-3, atol=1e-3)
-            flips += s.flip
+    for views, stored in replays(opened):
+        for view, said, s in zip(views, teacher.answer(views), stored, strict=True):
+            assert view.sample.row == s.row
+            assert set(said) == set(TEACHER_OUTPUT)
+            for path in ("masks/grid", "regions/id", "regions/area"):
+                np.testing.assert_array_equal(said[path], s[path])
+            for path in ("teacher/global_cls", "regions/cls"):
+                np.testing.assert_allclose(said[path], s[path], rtol=1e-3, atol=1e-3)
+            flips += s["views/flip"]
             padded += not view.crop.inside.all()
-            regions += len(s.region_ids)
+            regions += len(s["regions/id"])
     assert min(flips, padded, regions) > 10
 
 
@@ -83,10 +89,10 @@ def test_cached_and_online_views_give_the_same_losses(cache, tmp_path):
     )
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
     worst = {}
-    for step, views in enumerate(replays(opened, STEPS)):
+    for step, (views, stored) in enumerate(replays(opened, STEPS)):
         answers = teacher.answer(views)
         online = collate([taught(v, a, n) for v, a in zip(views, answers, strict=True)])
-        cached = collate([taught(v, v.sample, n) for v in views])
+        cached = collate([taught(v, s, n) for v, s in zip(views, stored, strict=True)])
         torch.manual_seed(step)  # of the dropout
         theirs = copy.deepcopy(module).training_step(online, step)
         torch.manual_seed(step)

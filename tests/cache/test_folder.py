@@ -9,7 +9,7 @@ import threading
 import fsspec
 import numpy as np
 import pytest
-from tiny_cache import write_cache
+from tiny_cache import PATHS, write_cache
 from typer.testing import CliRunner
 
 from c2s.cli.app import app
@@ -41,7 +41,7 @@ def test_it_holds_what_was_copied(path, url):
     assert there.receipts == here.receipts
     assert there.quarantine == here.quarantine
     for block in range(here.blocks):
-        ours, theirs = here.read_block(block), there.read_block(block)
+        ours, theirs = here.read_block(block, PATHS), there.read_block(block, PATHS)
         assert ours.arrays.keys() == theirs.arrays.keys()
         for name, values in ours.arrays.items():
             np.testing.assert_array_equal(theirs.arrays[name], values)
@@ -140,7 +140,7 @@ def test_a_store_that_cannot_be_reached_is_one_sentence(path, monkeypatch, error
     why = str(error).splitlines()[0] if str(error) else "TimeoutError"
     for use in (
         lambda: open_cache(MEMORY),
-        lambda: opened.read_block(0),
+        lambda: opened.read_block(0, PATHS),
         lambda: opened.text(),
         lambda: verify(opened),
         lambda: opened.folder.sizes(),
@@ -168,10 +168,10 @@ def test_what_arrives_damaged_is_not_used(url):
     data[len(data) // 2] ^= 4
     files.pipe_file(f"{root}/{name}", bytes(data))
     with pytest.raises(DamagedError, match=f"block 0 of {url} .*{name} differs from its receipt"):
-        cache.read_block(0)
+        cache.read_block(0, PATHS)
     files.rm_file(f"{root}/{name}")
     with pytest.raises(DamagedError, match=f"{name} is missing"):
-        cache.read_block(0)
+        cache.read_block(0, PATHS)
 
 
 def test_many_files_of_a_store_are_read_at_once(path, monkeypatch):

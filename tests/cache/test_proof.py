@@ -8,17 +8,17 @@ import shutil
 
 import numpy as np
 import pytest
-from tiny_cache import write_cache
+from tiny_cache import PATHS, write_cache
 
 from c2s.cli.cache_report import describe
 from c2s_cache import Cache, CacheError, DamagedError, open_cache
+from c2s_cache.block import USABLE
 from c2s_cache.integrity import verify
 from c2s_cache.manifest import Manifest
-from c2s_cache.reader import TRANSDUCTIVE
 from c2s_cache.schema import RAGGED, array_specs
 from c2s_cache.writer import BlockWriter, create_cache
 
-USED = sorted({*TRANSDUCTIVE, *(RAGGED[p] for p in TRANSDUCTIVE if p in RAGGED)})
+USED = sorted({*PATHS, USABLE, *(RAGGED[p] for p in PATHS if p in RAGGED)})
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,8 @@ def files_of(cache, array, block=0):
 def readers(cache):
     """Every way to read block 0."""
     return {
-        "training": lambda: cache.read_block(0, transductive=True),
-        "arrays": lambda: cache.read(0, TRANSDUCTIVE),
+        "training": lambda: cache.read_block(0, PATHS),
+        "arrays": lambda: cache.read(0, {*PATHS, USABLE}),
         "columns": lambda: [cache.column(a) for a in USED if a not in RAGGED],
     }
 
@@ -62,7 +62,7 @@ def test_any_flipped_bit_is_an_error(copy, array):
                 with pytest.raises(DamagedError, match=f"{array}/c/0.* differs from its receipt"):
                     read()
         file.write_bytes(original)
-    assert Cache(copy).read_block(0)
+    assert Cache(copy).read_block(0, PATHS)
 
 
 @pytest.mark.parametrize("array", ["images/data", "images/end", "teacher/global_cls", "views/box"])
@@ -73,14 +73,14 @@ def test_exchanged_files_of_equal_size_are_an_error(copy, array):
     for file, data in ((one, other.read_bytes()), (other, one.read_bytes())):
         file.write_bytes(data)
     with pytest.raises(DamagedError, match="differs from its receipt"):
-        [Cache(copy).read_block(b) for b in (0, 1)]
+        [Cache(copy).read_block(b, PATHS) for b in (0, 1)]
 
 
 @pytest.mark.parametrize("array", USED)
 def test_a_file_that_vanishes_after_opening_is_an_error(copy, array):
     """Zarr takes a chunk that is missing for zeros."""
     cache = open_cache(copy)
-    cache.read_block(0, transductive=True)
+    cache.read_block(0, PATHS)
     for file in files_of(copy, array):
         file.unlink()
     for name, read in readers(cache).items():
@@ -115,7 +115,7 @@ def test_a_file_where_an_array_has_none_is_not_read(path, tmp_path):
     assert not files_of(copy, "views/flip")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(data)
-    assert not Cache(copy).read_block(0).arrays["views/flip"].any()
+    assert not Cache(copy).read_block(0, PATHS).arrays["views/flip"].any()
     assert not Cache(copy).read(0, ["views/flip"])["views/flip"].any()
     assert [f.check for f in verify(Cache(copy))] == ["structure"]
 
@@ -129,29 +129,29 @@ def test_files_are_digested_once_and_again_when_they_change(copy, monkeypatch):
         return digest(folder, name)
 
     monkeypatch.setattr(type(cache.folder), "digest", counting)
-    first = cache.read_block(0)
+    first = cache.read_block(0, PATHS)
     arrays = {name.partition("/c/")[0] for name in digested}
-    assert arrays == set(USED) - {"labels/ignored"}, "only what is used"
+    assert arrays == set(USED), "only what is used"
     digested.clear()
-    cache.read_block(0)
+    cache.read_block(0, PATHS)
     assert digested == []
     (file,) = files_of(copy, "masks/grid")
     file.with_name("shared").hardlink_to(file)  # as derive does; the bytes are the same
-    again = cache.read_block(0)
+    again = cache.read_block(0, PATHS)
     assert [name.partition("/c/")[0] for name in digested] == ["masks/grid"]
     np.testing.assert_array_equal(first.arrays["masks/grid"], again.arrays["masks/grid"])
     before = file.stat()
     flip(file, 99)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # as cp -p and rsync do
     with pytest.raises(DamagedError, match="masks/grid"):
-        cache.read_block(0)
+        cache.read_block(0, PATHS)
 
 
 def test_a_file_that_changes_while_it_is_read_is_read_again(copy, monkeypatch):
     import c2s_cache.reader as reader
 
     cache = open_cache(copy)
-    want = cache.read_block(0).arrays
+    want = cache.read_block(0, PATHS).arrays
     (file,) = files_of(copy, "masks/grid")
     data, decode, calls = file.read_bytes(), reader.decode, []
 
@@ -165,7 +165,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(copy, monkeypatch):
         return found
 
     monkeypatch.setattr(reader, "decode", meanwhile)
-    got = cache.read_block(0).arrays
+    got = cache.read_block(0, PATHS).arrays
     assert len(calls) == 4
     assert all(np.array_equal(got[name], want[name]) for name in want)
 
@@ -181,13 +181,13 @@ def test_a_cache_that_is_changed_in_place_is_noticed_by_those_who_read_it(copy):
     create_cache(copy, other_request(copy, masks={"seed": 7}), update=True)
     for reader in (cache, again):  # one that has read of it, and one that has not
         with pytest.raises(CacheError, match=r"has changed since it was opened|differs from"):
-            reader.read_block(0)
+            reader.read_block(0, PATHS)
     writer = BlockWriter(copy)
     for block, arrays in enumerate(masks):
         writer.write("masks", block, {"masks/grid": arrays["masks/grid"][:, :, ::-1]})
     for reader in (cache, again):
         with pytest.raises(DamagedError, match=r"has changed since it was opened|differs from"):
-            reader.read_block(0)
+            reader.read_block(0, PATHS)
     with pytest.raises(DamagedError, match="has changed since it was opened"):
         Cache(copy, cache.manifest)
 
@@ -258,7 +258,7 @@ def test_a_damaged_receipt_is_one_sentence(copy, damage):
             "nested": b"[" * 100_000,
         }[damage]
     )
-    for use in (open_cache, lambda p: Cache(p).read_block(1), lambda p: verify(Cache(p))):
+    for use in (open_cache, lambda p: Cache(p).read_block(1, PATHS), lambda p: verify(Cache(p))):
         with pytest.raises(CacheError, match=r"000001.json is damaged.*Delete that file"):
             use(copy)
 
@@ -269,5 +269,5 @@ def test_damaged_metadata_of_the_arrays_are_one_sentence(copy, key, value):
     root = copy / "zarr.json"
     root.write_text(json.dumps(json.loads(root.read_text()) | {key: value}))
     with pytest.raises(CacheError):
-        Cache(copy).read_block(0)
+        Cache(copy).read_block(0, PATHS)
     assert "checksum" in {f.check for f in verify(Cache(copy))}

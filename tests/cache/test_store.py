@@ -7,15 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from tiny_cache import write_cache
+from tiny_cache import PATHS, write_cache
 
 from c2s_cache import Cache, CacheError, open_cache
 from c2s_cache.change import change
 from c2s_cache.integrity import verify
 from c2s_cache.lock import build_lock
-from c2s_cache.reader import TRANSDUCTIVE
 from c2s_cache.receipt import METADATA, retract
-from c2s_cache.schema import array_specs
+from c2s_cache.schema import array_specs, ragged_ranges
 from c2s_cache.writer import STAGING, BlockWriter, create_cache
 
 
@@ -67,7 +66,7 @@ def test_text_of_training_has_no_unseen_class(path):
 
 def test_quarantined_rows_are_left_out_and_shown(path):
     cache = open_cache(path)
-    rows = np.concatenate([cache.read_block(b).rows for b in range(cache.blocks)])
+    rows = np.concatenate([cache.read_block(b, []).rows for b in range(cache.blocks)])
     assert 2 not in rows
     assert [q["row"] for q in cache.quarantine] == [2]
 
@@ -230,27 +229,42 @@ def test_a_chunk_that_changed_is_one_sentence_when_read(copy):
     data[len(data) // 4] ^= 1
     shard.write_bytes(data)
     with pytest.raises(CacheError, match="cannot be read") as caught:
-        Cache(copy).read_block(0)
+        Cache(copy).read_block(0, PATHS)
     assert "c2s cache verify" in str(caught.value)
 
 
 def test_training_reads_what_zarr_itself_reads(copy):
     cache = Cache(copy)
     for block in range(cache.blocks):
-        for path, values in cache.read(block, TRANSDUCTIVE).items():
-            read = cache.read_block(block, transductive=True).arrays[path]
+        for path, values in cache.read(block, PATHS).items():
+            read = cache.read_block(block, PATHS).arrays[path]
             np.testing.assert_array_equal(read, values)
 
 
-def test_which_pixels_are_ignored_is_read_only_if_asked_for(path):
-    block = open_cache(path).read_block(0)
-    assert "labels/ignored" not in block.arrays
-    assert block.sample(0).ignored is None
-    asked = open_cache(path).read_block(0, transductive=True).sample(0)
-    assert asked.ignored.shape == asked.labels.shape
-    hidden = (asked.labels == 255) & ~asked.ignored
-    assert hidden.any()
-    assert asked.ignored.any()
+def test_a_sample_holds_what_was_asked_for_of_its_row_and_view(path):
+    cache = open_cache(path)
+    for number in range(cache.blocks):
+        arrays, block = cache.read(number, PATHS), cache.read_block(number, PATHS)
+        areas = list(ragged_ranges(arrays["regions/end"]))
+        pixels = list(ragged_ranges(arrays["labels/end"]))
+        for i, view in np.ndindex(len(block), cache.manifest.views):
+            sample = block.sample(i, view)
+            at = sample.row - block.start
+            assert (sample.row, sample.view) == (block.rows[i], view)
+            assert sample.arrays.keys() == {*PATHS, "images/usable"}
+            np.testing.assert_array_equal(sample["images/size"], arrays["images/size"][at])
+            np.testing.assert_array_equal(sample["masks/grid"], arrays["masks/grid"][at, view])
+            for key, (start, stop) in {
+                "labels/data": pixels[at],
+                "regions/cls": areas[at * cache.manifest.views + view],
+            }.items():
+                np.testing.assert_array_equal(sample[key], arrays[key][start:stop])
+
+
+def test_nothing_is_read_that_was_not_asked_for(path):
+    block = open_cache(path).read_block(0, ["views/box"])
+    assert block.arrays.keys() == {"views/box", "images/usable"}
+    assert "labels/ignored" not in block.sample(0)
 
 
 def test_leaked_labels_are_found(copy):

@@ -8,6 +8,8 @@ from sklearn.cluster import KMeans
 from small_builds import request
 
 from c2s.datasets.coco_stuff import DESCRIPTOR
+from c2s.methods.clip_to_seg.examples import TRAINING
+from c2s.methods.examples import source_map
 from c2s_cache import Cache, open_cache
 from c2s_cache.augment import AugmentConfig, draw_view, view_rng
 from c2s_cache.integrity import verify
@@ -34,39 +36,40 @@ def test_every_stored_value_follows_from_the_photo(any_built, tiny_teacher):
     dense_tier = np.asarray(cache.column("teacher/dense"))
     seen, flips, padded = [], 0, 0
     for b in range(cache.blocks):
-        block, ids = cache.read_block(b), cache.ids(b)
+        block, ids = cache.read_block(b, TRAINING), cache.ids(b)
         for i, v in np.ndindex(len(block), views):
             s = block.sample(i, v)
             name = ids[s.row - block.start]
-            assert s.image == source.encoded(name)
+            assert s["images/data"].tobytes() == source.encoded(name)
             labels = source.labels(name)
             labels[np.isin(labels, DESCRIPTOR.unseen)] = 255
-            np.testing.assert_array_equal(s.labels, labels)
-            image = decode_image(s.image)
+            np.testing.assert_array_equal(source_map(s, "labels/data"), labels)
+            image = decode_image(s["images/data"].tobytes())
             box, flip = canonical_box(*image.shape[:2], 32), False
             if views > 1:
                 box, flip = draw_view(labels, 32, view_rng(0, s.row, v), AugmentConfig())
-            np.testing.assert_array_equal(s.box, box)
-            assert s.flip == flip
+            np.testing.assert_array_equal(s["views/box"], box)
+            assert s["views/flip"] == flip
             view = crop_image(image, box, flip, 32)
             inside = inside_image(*labels.shape, box, flip, 32)
             cls, dense = teacher.dense(view[None])
-            np.testing.assert_allclose(s.global_cls, cls[0], atol=4e-3)
+            np.testing.assert_allclose(s["teacher/global_cls"], cls[0], atol=4e-3)
             np.testing.assert_allclose(dense_tier[s.row, v], dense[0], atol=4e-3)
             small = crop_labels(labels, box, flip, 32)
             closed = annotated_cells(small, inside, (4, 4))
-            np.testing.assert_array_equal(s.grid, expected_grid(dense[0].numpy(), closed))
-            pseudo = pseudo_mask(small, s.grid, 171, inside)
-            for region, token, area in zip(s.region_ids, s.region_cls, s.region_area, strict=True):
+            np.testing.assert_array_equal(s["masks/grid"], expected_grid(dense[0].numpy(), closed))
+            pseudo = pseudo_mask(small, s["masks/grid"], 171, inside)
+            regions = (s[f"regions/{name}"] for name in ("id", "cls", "area"))
+            for region, token, area in zip(*regions, strict=True):
                 mask = pseudo == region
                 assert area == pytest.approx(mask.mean())
                 masked = view * mask[..., None]
                 want = teacher.embed_images(masked[None])[0]
                 np.testing.assert_allclose(token, want, atol=4e-3)
-            assert set(s.region_ids) == {
+            assert set(s["regions/id"]) == {
                 r for r in np.unique(pseudo) if r >= 0 and (pseudo == r).mean() >= 0.0025
             }
-            assert not set(np.unique(s.labels)) & UNSEEN
+            assert not set(np.unique(s["labels/data"])) & UNSEEN
             seen.append((s.row, v))
             flips, padded = flips + flip, padded + (not inside.all())
     assert sorted(seen) == [(row, v) for row in range(5) for v in range(views)]

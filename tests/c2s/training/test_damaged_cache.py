@@ -12,14 +12,15 @@ from safetensors.torch import load_file
 from tiny_cache import write_cache
 
 import c2s.training.stream as stream_module
+from c2s.methods.clip_to_seg.examples import TRAINING
 from c2s.runs.checkpoint import saved_step
 from c2s.training import run
 from c2s_cache import Cache, DamagedError
-from c2s_cache.reader import TRAINING
+from c2s_cache.block import USABLE
 from c2s_cache.schema import RAGGED
 from c2s_cache.writer import BlockWriter, create_cache
 
-USED = sorted({*TRAINING, *(RAGGED[path] for path in TRAINING if path in RAGGED)})
+USED = sorted({*TRAINING, USABLE, *(RAGGED[path] for path in TRAINING if path in RAGGED)})
 
 
 def train(cache, tmp_path, **more):

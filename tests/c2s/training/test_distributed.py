@@ -69,14 +69,14 @@ if slow := float(os.environ.get("SLOW", 0)):
 class Scene:
     '''A labelled image: one of the cache's, with labels of every class.'''
     def __init__(self, sample):
-        self.id, self.image = f"row {sample.row}", decode_image(sample.image)
+        self.id, self.image = f"row {sample.row}", decode_image(sample["images/data"].tobytes())
         rng = np.random.default_rng(sample.row)
         self.labels = rng.integers(0, 6, self.image.shape[:2], np.uint8)
     def read(self):
         return self.image, self.labels
 
 def load_scenes(config, manifest):
-    block = open_cache(config.cache).read_block(0)
+    block = open_cache(config.cache).read_block(0, ["images/data"])
     return ValidationSet([Scene(block.sample(i)) for i in range(3)])
 
 if sys.argv[1] == "resume":

@@ -11,9 +11,10 @@ from tiny_cache import write_cache
 HEAD = """
 import os, sys
 import numpy as np
+from c2s.methods.clip_to_seg.examples import TRAINING
 from c2s_cache import open_cache
 cache = open_cache(sys.argv[1])
-want = cache.read_block(0).arrays
+want = cache.read_block(0, TRAINING).arrays
 def same(arrays):
     return all(np.array_equal(arrays[name], values) for name, values in want.items())
 """
@@ -21,10 +22,10 @@ FORKED = """
 children = []
 for _ in range(2):
     if not (child := os.fork()):
-        os._exit(0 if same(cache.read_block(0).arrays) and len(cache.text().names) else 1)
+        os._exit(0 if same(cache.read_block(0, TRAINING).arrays) and len(cache.text().names) else 1)
     children.append(child)
 codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-print(codes, same(cache.read_block(0).arrays))
+print(codes, same(cache.read_block(0, TRAINING).arrays))
 """
 LOADED = """
 from torch.utils.data import DataLoader

@@ -36,7 +36,7 @@ class Scene:
     """A labelled image: one of the cache's, with labels of every class."""
 
     def __init__(self, sample, seed):
-        self.id, self.image = f"row {sample.row}", decode_image(sample.image)
+        self.id, self.image = f"row {sample.row}", decode_image(sample["images/data"].tobytes())
         self.labels = np.random.default_rng(seed).integers(0, 6, self.image.shape[:2], np.uint8)
 
     def read(self):
@@ -44,7 +44,7 @@ class Scene:
 
 
 def scenes(cache):
-    block = open_cache(cache).read_block(0)
+    block = open_cache(cache).read_block(0, ["images/data"])
     return [Scene(block.sample(i), i) for i in range(len(block))]
 
 

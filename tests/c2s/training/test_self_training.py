@@ -156,11 +156,11 @@ def holds(chunk, row):
     return False
 
 
-def maps(cache, name):
+def maps(cache, path):
     """Label maps, or which of their pixels are ignored, of all usable images, as bytes."""
-    blocks = [cache.read_block(b, transductive=True) for b in range(cache.blocks)]
+    blocks = [cache.read_block(b, [path]) for b in range(cache.blocks)]
     samples = [block.sample(i) for block in blocks for i in range(len(block))]
-    return [np.ascontiguousarray(getattr(s, name)).tobytes() for s in samples]
+    return [s[path].tobytes() for s in samples]
 
 
 def leaks(config, cache):
@@ -180,8 +180,8 @@ def leaks(config, cache):
     seen = cache.text("seen").embeddings
     assert all(any(holds(chunk, row) for chunk in chunks) for row in seen)
     content = [chunk.tobytes() for chunk in chunks]
-    assert any(m in c for m in maps(cache, "labels") for c in content)
-    ignored = maps(cache, "ignored")
+    assert any(m in c for m in maps(cache, "labels/data") for c in content)
+    ignored = maps(cache, "labels/ignored")
     packed = [np.packbits(np.frombuffer(m, bool)).tobytes() for m in ignored]
     return (
         sum(any(holds(chunk, row) for chunk in chunks) for row in rows),

@@ -14,6 +14,8 @@ from tiny_cache import write_cache
 from torch import nn
 
 import c2s.training.stream as stream_module
+from c2s.methods.clip_to_seg.examples import TEACHER_OUTPUT, TRAINING, TRANSDUCTIVE
+from c2s.methods.examples import source_map
 from c2s.runs.config import TrainConfig
 from c2s.training.jitter import NEUTRAL
 from c2s.training.module import student_input
@@ -45,7 +47,7 @@ def equal(a, b):
 
 def test_quarantined_rows_are_left_out(cache):
     assert block_sizes(cache) == (3, 4, 3)
-    assert sum(len(cache.read_block(b)) for b in range(cache.blocks)) == 10
+    assert sum(len(cache.read_block(b, [])) for b in range(cache.blocks)) == 10
     rows = torch.cat([b.rows for b in batches(cache)]).tolist()
     assert sorted(rows[:10]) == [0, 1, 3, 4, 5, 6, 7, 8, 9, 10]
 
@@ -57,7 +59,7 @@ def sequence(cache):
 def samples(cache, step):
     """What the cache holds of each view of a batch."""
     refs = sequence(cache).batch(step)
-    return [cache.read_block(ref.block).sample(ref.item, ref.view) for ref in refs]
+    return [cache.read_block(ref.block, TRAINING).sample(ref.item, ref.view) for ref in refs]
 
 
 def test_a_batch_is_what_the_cache_holds(cache):
@@ -67,15 +69,17 @@ def test_a_batch_is_what_the_cache_holds(cache):
         view = load_view(sample, len(cache.manifest.classes), 32)
         assert np.array_equal(batch.image[i].numpy(), view.image.transpose(2, 0, 1))
         assert np.array_equal(batch.pseudo[i].numpy(), view.pseudo)
-        n = len(sample.region_ids)
-        assert batch.region_ids[i, :n].tolist() == sample.region_ids.tolist()
+        n = len(sample["regions/id"])
+        assert batch.region_ids[i, :n].tolist() == sample["regions/id"].tolist()
         assert (batch.region_ids[i, n:] == -1).all()
         assert not batch.region_cls[i, n:].any()
-        assert torch.equal(batch.region_cls[i, :n], torch.from_numpy(sample.region_cls).float())
-        assert torch.equal(batch.global_cls[i], torch.from_numpy(sample.global_cls).float())
+        assert torch.equal(batch.region_cls[i, :n], torch.from_numpy(sample["regions/cls"]).float())
+        assert torch.equal(
+            batch.global_cls[i], torch.from_numpy(sample["teacher/global_cls"]).float()
+        )
         # The fixture computed its region areas from the pseudo mask; ours must agree pixel by
         # pixel.
-        area = [(view.pseudo == r).mean() for r in sample.region_ids]
+        area = [(view.pseudo == r).mean() for r in sample["regions/id"]]
         np.testing.assert_allclose(batch.region_area[i, :n].numpy(), area, rtol=1e-6)
         assert not set(np.unique(view.pseudo)) & set(cache.manifest.unseen)
 
@@ -85,21 +89,21 @@ def test_labels_are_mirrored_with_the_view_and_the_grid_is_not(tiny_views_cache)
     cache = open_cache(tiny_views_cache)
     n, seen = len(cache.manifest.classes), {False: 0, True: 0}
     for b in range(cache.blocks):
-        block = cache.read_block(b)
+        block = cache.read_block(b, TRAINING)
         for s in (block.sample(i, v) for i in range(len(block)) for v in range(3)):
-            pseudo = load_view(s, n, 32).pseudo
-            x0, y0, x1, y1 = s.box
+            pseudo, labels = load_view(s, n, 32).pseudo, source_map(s, "labels/data")
+            x0, y0, x1, y1 = s["views/box"]
             for y, x in np.argwhere(np.ones((32, 32))):
-                across = 31 - x if s.flip else x
+                across = 31 - x if s["views/flip"] else x
                 row = int(np.floor(y0 + (y + 0.5) * (y1 - y0) / 32))
                 column = int(np.floor(x0 + (across + 0.5) * (x1 - x0) / 32))
-                if not (0 <= row < s.labels.shape[0] and 0 <= column < s.labels.shape[1]):
+                if not (0 <= row < labels.shape[0] and 0 <= column < labels.shape[1]):
                     assert pseudo[y, x] == -1
-                elif s.labels[row, column] != 255:
-                    assert pseudo[y, x] == s.labels[row, column]
-                elif s.grid[y // 8, x // 8] != 255:
-                    assert pseudo[y, x] == n + s.grid[y // 8, x // 8]
-                    seen[s.flip] += 1
+                elif labels[row, column] != 255:
+                    assert pseudo[y, x] == labels[row, column]
+                elif s["masks/grid"][y // 8, x // 8] != 255:
+                    assert pseudo[y, x] == n + s["masks/grid"][y // 8, x // 8]
+                    seen[s["views/flip"]] += 1
     assert min(seen.values()) > 1000
 
 
@@ -111,20 +115,21 @@ def test_only_a_transductive_stream_says_which_pixels_are_of_unseen_classes(tiny
     seen = {(flip, value): 0 for flip in (False, True) for value in (False, True)}
     for step, batch in enumerate(stream):
         for i, ref in enumerate(sequence(cache).batch(step)):
-            s = cache.read_block(ref.block, transductive=True).sample(ref.item, ref.view)
-            x0, y0, x1, y1 = s.box
+            s = cache.read_block(ref.block, TRANSDUCTIVE).sample(ref.item, ref.view)
+            labels, ignored = (source_map(s, f"labels/{name}") for name in ("data", "ignored"))
+            x0, y0, x1, y1 = s["views/box"]
             for y, x in np.ndindex(32, 32):
-                across = 31 - x if s.flip else x
+                across = 31 - x if s["views/flip"] else x
                 row = int(np.floor(y0 + (y + 0.5) * (y1 - y0) / 32))
                 column = int(np.floor(x0 + (across + 0.5) * (x1 - x0) / 32))
                 want = (
-                    0 <= row < s.labels.shape[0]
-                    and 0 <= column < s.labels.shape[1]
-                    and s.labels[row, column] == 255
-                    and not s.ignored[row, column]
+                    0 <= row < labels.shape[0]
+                    and 0 <= column < labels.shape[1]
+                    and labels[row, column] == 255
+                    and not ignored[row, column]
                 )
                 assert bool(batch.unseen[i, y, x]) == want
-                seen[s.flip, want] += 1
+                seen[s["views/flip"], want] += 1
     assert min(seen.values()) > 500
 
 
@@ -141,7 +146,8 @@ def test_padding_is_zero_after_distortion_and_normalisation(cache):
     for step, batch in enumerate(batches(cache)):
         images = student_input(batch, nn.Identity())
         for image, s in zip(images, samples(cache, step), strict=True):
-            inside = torch.from_numpy(inside_image(*s.labels.shape, s.box, s.flip, 32))
+            where = (*s["images/size"], s["views/box"], s["views/flip"])
+            inside = torch.from_numpy(inside_image(*where, 32))
             assert not image[:, ~inside].any()
             assert image[:, inside].abs().sum() > 0
             padded += int((~inside).any())
@@ -202,21 +208,22 @@ def test_an_online_teacher_is_shown_the_cached_views(cache):
         for view, s in zip(batch, samples(cache, step), strict=True):
             assert [i.shape[0] for i in view.images] == [16, 24]
             for image in (view.crop.image, *view.images):
-                whole = decode_image(s.image)
-                want = crop_image(whole, s.box, s.flip, len(image))
+                whole = decode_image(s["images/data"].tobytes())
+                want = crop_image(whole, s["views/box"], s["views/flip"], len(image))
                 np.testing.assert_array_equal(image, want)
-            assert (view.sample.row, view.sample.image) == (s.row, b"")
+            assert view.sample.row == s.row
+            assert not set(view.sample.arrays) & {"images/data", *TEACHER_OUTPUT}
 
 
 def test_fresh_views_are_new_at_every_position_and_repeatable(tiny_cache):
     cache = open_cache(tiny_cache)
     options = {"teacher_sizes": (16,), "fresh": AugmentConfig()}
     whole = replays(cache, **options)
-    boxes = {tuple(v.sample.box) for batch in whole for v in batch}
+    boxes = {tuple(v.sample["views/box"]) for batch in whole for v in batch}
     assert len(boxes) == 20
     again = [v for batch in replays(cache, start=3, **options) for v in batch]
     for one, two in zip(whole[3] + whole[4], again, strict=True):
-        np.testing.assert_array_equal(one.sample.box, two.sample.box)
+        np.testing.assert_array_equal(one.sample["views/box"], two.sample["views/box"])
         np.testing.assert_array_equal(one.crop.image, two.crop.image)
         np.testing.assert_array_equal(one.images[0], two.images[0])
 
@@ -264,7 +271,7 @@ def test_views_that_fit_into_memory_are_decoded_once(cache, monkeypatch, transdu
 
 def test_what_is_counted_of_a_kept_view_is_what_it_holds(tiny_cache):
     """Pixels; the tokens of its regions are a fraction of them and not counted."""
-    block = open_cache(tiny_cache).read_block(0)
+    block = open_cache(tiny_cache).read_block(0, TRAINING)
     view = load_view(block.sample(0), 6, 32)
     assert view.image.nbytes + view.pseudo.nbytes == stream_module.PIXEL_BYTES * 32 * 32
     assert view.image.base is None or view.image.base.nbytes <= view.image.nbytes
@@ -321,7 +328,7 @@ def wait_until(condition):
 
 
 def test_images_without_regions_get_one_empty_slot(tiny_cache):
-    block = open_cache(tiny_cache).read_block(0)
+    block = open_cache(tiny_cache).read_block(0, TRAINING)
     view = load_view(block.sample(0), 6, 32)
     bare = type(view)(
         **(
@@ -342,8 +349,8 @@ def test_an_image_that_cannot_be_decoded_is_named(tiny_cache, monkeypatch):
     cache = open_cache(tiny_cache)
     read = cache.read_block
 
-    def other(block, transductive):
-        found = read(block, transductive)
+    def other(block, paths):
+        found = read(block, paths)
         found.arrays["images/data"][:] = 0
         return found
 
