@@ -16,13 +16,14 @@ from c2s.methods.batch import Batch
 from c2s.runs.checkpoint import saved_step
 from c2s.runs.tensors import NotFinite, require_finite
 from c2s.training import checkpoint_io
+from c2s.training.iteration import IterationCallback
 from c2s.training.module import DistillationModule
 from c2s.training.signals import StopRequest
 from c2s.training.validation import Validation
 from c2s_cache.errors import C2SError
 
 
-class Saver(pl.callbacks.Checkpoint):
+class Saver(IterationCallback, pl.callbacks.Checkpoint):
     """Saves every `every` iterations, at the end, and when a signal asks to stop.
 
     At half the schedule of an inductive run it also keeps the student for a later self-training.
@@ -38,18 +39,10 @@ class Saver(pl.callbacks.Checkpoint):
         self.run, self.every, self.validation, self.stop = run, every, validation, stop
         self.begun = False
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
+    def on_iteration_end(
+        self, trainer: pl.Trainer, module: DistillationModule, outputs: Any, batch: Batch
     ) -> None:
         """Save if it is time to; stop if any process was asked to, all after the same iteration."""
-        assert isinstance(module, DistillationModule)
-        if not module.ends_iteration(batch_idx):
-            return
         self.begun = True
         if trainer.world_size > 1:
             number = torch.tensor(self.stop.number, device=module.device)
@@ -109,7 +102,7 @@ class Saver(pl.callbacks.Checkpoint):
             trainer.strategy.checkpoint_io.save_checkpoint(state, self.run / "checkpoint")
 
 
-class Bar(pl.Callback):
+class Bar(IterationCallback):
     """Progress on stderr: a bar, or without a terminal a line per `every` iterations."""
 
     def __init__(self, total: int, every: int) -> None:
@@ -136,19 +129,11 @@ class Bar(pl.Callback):
         if trainer.is_global_zero:
             self.progress.start()
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
+    def on_iteration_end(
+        self, trainer: pl.Trainer, module: DistillationModule, outputs: Any, batch: Batch
     ) -> None:
         """Advance the bar; the loss is read rarely, because reading it waits for the device."""
-        assert isinstance(module, DistillationModule)
         assert self.task is not None
-        if not module.ends_iteration(batch_idx):
-            return
         step = module.step
         self.progress.update(self.task, completed=step)
         if not trainer.is_global_zero or (step % self.every and step != self.total):

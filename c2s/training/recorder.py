@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 import pytorch_lightning as pl
 import torch
@@ -11,9 +11,17 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from c2s.methods.batch import Batch
+from c2s.runs.config import TrainConfig
 
-if TYPE_CHECKING:
-    from c2s.training.module import DistillationModule
+
+class Recorded(Protocol):
+    """What is recorded of a module that trains."""
+
+    config: TrainConfig
+    step: int
+
+    def ends_iteration(self, batch_idx: int) -> bool: ...
+    def require_finite_losses(self) -> None: ...
 
 
 class Recorder(pl.Callback):
@@ -51,7 +59,7 @@ class Recorder(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Record if it is time to; only then are losses brought to the host."""
-        m = cast("DistillationModule", module)
+        m = cast(Recorded, module)
         for name, value in outputs.items():
             if isinstance(value, Tensor):
                 # Lightning has divided the one to minimise already.

@@ -21,6 +21,7 @@ from c2s.evaluation.inference import CosineClassifier, Predictor
 from c2s.methods.batch import Batch
 from c2s.runs.config import TrainConfig, ValidationConfig
 from c2s.runs.tensors import require_finite
+from c2s.training.iteration import IterationCallback
 from c2s.training.module import DistillationModule
 from c2s_cache.label_map import without
 from c2s_cache.manifest import Manifest
@@ -46,7 +47,7 @@ ValidationSetFactory = Callable[[TrainConfig, Manifest], ValidationSet]
 """Finds the images that `validation` asks for; the command line brings one that knows the data sets."""
 
 
-class Validation(pl.Callback):
+class Validation(IterationCallback):
     """Scores the student (the averaged one, if there is one) every so many iterations.
 
     Logs val/sIoU, val/uIoU, ... as `c2s eval` computes them, and val/seen_mIoU: the mean IoU of the seen
@@ -82,17 +83,11 @@ class Validation(pl.Callback):
         """Inverse of `state_dict`."""
         self.best, self.waited = state["best"], state["waited"]
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
+    def on_iteration_end(
+        self, trainer: pl.Trainer, module: DistillationModule, outputs: Any, batch: Batch
     ) -> None:
         """Score if it is time to; ask the trainer to stop if patience has run out."""
-        assert isinstance(module, DistillationModule)
-        if not module.ends_iteration(batch_idx) or module.step % self.config.every:
+        if module.step % self.config.every:
             return
         module.require_finite_losses()
         require_finite(
