@@ -18,7 +18,7 @@ from c2s.evaluation.inference import CosineClassifier
 from c2s.runs.run import open_run
 from c2s.students import create
 from c2s.students.adapters.adapted import Adapted
-from c2s.students.base import Student, parameter_count
+from c2s.students.base import FeatureStudent, parameter_count
 from c2s.students.segformer import HEAD_CHANNELS, SIZES
 
 CLIP_DIM = 512
@@ -157,7 +157,7 @@ def bench_infer(
 def _random_pair(name: str, embeddings: Tensor) -> tuple[nn.Module, CosineClassifier]:
     """A student of random weights, folded and not."""
     classes, dim = embeddings.shape
-    wide = cast(Student, create(name, dim, "random"))
+    wide = cast(FeatureStudent, create(name, dim, "random"))
     folded = create(name, classes, "random", wide.architecture)
     folded.load_state_dict(fold_classifier(wide.state_dict(), wide.classifier, embeddings))
     return folded, CosineClassifier(wide, embeddings)

@@ -25,7 +25,7 @@ from c2s.deploy.model import SegmentationModel
 from c2s.evaluation.vocabulary import Vocabulary, own_vocabulary
 from c2s.plain_torch import plain_torch
 from c2s.runs.run import Run
-from c2s.students.base import Student
+from c2s.students.base import FeatureStudent
 from c2s_cache.lock import locked
 from c2s_cache.ownership import Mark, NotOurs, contents
 from c2s_cache.receipt import sync_directory, write_atomic
@@ -75,7 +75,7 @@ def fold_run(
         ModelError: a result of `c2s eval` in the run folder is damaged.
     """
     words = words or own_vocabulary(run)
-    student, info, config = cast(Student, run.student), run.info, run.config
+    student, info, config = cast(FeatureStudent, run.student), run.info, run.config
     weights = None if config.weights == "random" else config.weights
     facts = ModelInfo(
         student=config.student,

@@ -1,4 +1,4 @@
-"""Invariant: a student maps images to features of the teacher's width, and knows no classes."""
+"""Invariant: a student answers one question, which class each place of an image is, for whatever classes it is asked."""
 
 from __future__ import annotations
 
@@ -19,13 +19,11 @@ UNDECAYED = ("pos_embed", "position", "cls_token")
 
 
 class Student(nn.Module, ABC):
-    """A closed-set segmentation model whose last classifier is widened to D outputs.
+    """A segmentation model that is asked with text embeddings; what else it computes is its method's matter.
 
     Attributes:
-        dim: D, width of the features = joint width of the teacher.
+        dim: D, width of the text embeddings = joint width of the teacher.
         backbone: the pretrained part; everything else is the head, which learns faster.
-        classifier: dotted name of the last layer, a convolution or a linear layer whose D outputs,
-            resized at most, are the features. Class embeddings can be folded into it.
         mean, std: normalisation of the inputs, RGB, in units of pixel / 255.
         architecture: what the student's name leaves open, in JSON values; run folders keep it and
             `create` takes it back. None: nothing.
@@ -33,22 +31,42 @@ class Student(nn.Module, ABC):
 
     dim: int
     backbone: nn.Module
-    classifier: str
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     architecture: Mapping[str, Any] | None = None
 
     @abstractmethod
-    def forward(self, images: Tensor) -> Tensor:
-        """Features at the student's own resolution.
+    def classify(self, images: Tensor, text: Tensor) -> Tensor:
+        """Scores of any classes, at the student's own resolution; the largest wins.
 
         Args:
             images: float [B, 3, H, W] of any size from 32 pixels on, RGB, normalised with the student's
                 `mean` and `std`.
+            text: float32 [K, D], the classes' text embeddings, unit norm.
 
         Returns:
-            [B, D, h, w], not normalised; the h x w cells divide the whole image evenly.
+            float32 [B, K, h, w]; the h x w cells divide the whole image evenly.
         """
+
+
+class FeatureStudent(Student):
+    """A closed-set segmentation model whose last classifier is widened to D outputs, its features.
+
+    Attributes:
+        classifier: dotted name of the last layer, a convolution or a linear layer whose D outputs,
+            resized at most, are the features. Class embeddings can be folded into it.
+    """
+
+    classifier: str
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tensor:
+        """Features [B, D, h, w] of images as for `classify`, not normalised."""
+
+    def classify(self, images: Tensor, text: Tensor) -> Tensor:
+        """Cosines of each position's feature with the embeddings; see `Student.classify`."""
+        features = F.normalize(self(images).float(), dim=1)
+        return torch.einsum("bdhw,kd->bkhw", features, text)
 
 
 def normalize_images(images: Tensor, student: nn.Module) -> Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from c2s_cache.errors import C2SError, ConfigError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from c2s.students.base import Student
 
 NAMES = (
     *(f"segnext-{size}" for size in "tsbl"),
@@ -48,7 +48,7 @@ def create(
     dim: int,
     weights: str | None = None,
     architecture: Mapping[str, Any] | None = None,
-) -> nn.Module:
+) -> Student:
     """A student by name; its module is imported only now.
 
     Args:
@@ -57,9 +57,6 @@ def create(
         weights: pretrained weights of the backbone, as the student's class documents; "random" for
             none; None for the default (the shipped ones for shapes-net, random for all others).
         architecture: `architecture` of an earlier student of that name, if it had one.
-
-    Returns:
-        Module with the contract of `c2s.students.base.Student`.
 
     Raises:
         ConfigError: unknown name, or the weights do not fit.

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import SegformerConfig, SegformerModel
 
-from c2s.students.base import Student, initialise_convolutions, to_multiple
+from c2s.students.base import FeatureStudent, initialise_convolutions, to_multiple
 from c2s.students.weights import Layout, State, load_encoder, own_layout
 
 HEAD_CHANNELS = 256
@@ -60,7 +60,7 @@ def _conv_norm(inputs: int) -> nn.Sequential:
     return nn.Sequential(conv, nn.BatchNorm2d(HEAD_CHANNELS), nn.ReLU())
 
 
-class SegFormer(Student):
+class SegFormer(FeatureStudent):
     """SegFormer with features at 1/4 of the input.
 
     Its stock schedule is the trainer's default (AdamW 6e-5, weight decay 0.01, head x 10, linear

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath, LayerNorm2d
 from torch import Tensor, nn
 
-from c2s.students.base import Student, initialise_convolutions, to_multiple
+from c2s.students.base import FeatureStudent, initialise_convolutions, to_multiple
 from c2s.students.weights import Layout, load_encoder, own_layout
 
 STRIDE = 32
@@ -230,7 +230,7 @@ def _conv_norm(inputs: int, outputs: int, act: bool = True) -> nn.Sequential:
     return nn.Sequential(*layers, *([nn.ReLU()] if act else []))
 
 
-class SegNeXt(Student):
+class SegNeXt(FeatureStudent):
     """SegNeXt with features at 1/8 of the input.
 
     Its stock schedule is the trainer's default (AdamW 6e-5, weight decay 0.01, head x 10, linear

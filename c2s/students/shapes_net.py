@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from c2s.shapes.defaults import ENCODER
-from c2s.students.base import Student, to_multiple
+from c2s.students.base import FeatureStudent, to_multiple
 from c2s.students.weights import load_encoder, own_layout
 
 WIDTHS = (24, 48, 96)
@@ -61,7 +61,7 @@ class ShapesEncoder(nn.Module):
         return half, quarter, self.stage3(quarter)
 
 
-class ShapesNet(Student):
+class ShapesNet(FeatureStudent):
     """Features at 1/2 of the input (0.32 M parameters and 59 M MACs at 64 x 64, D = 128).
 
     Args:

@@ -13,7 +13,7 @@ from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from c2s.students.base import Student, initialise_convolutions, to_multiple
+from c2s.students.base import FeatureStudent, initialise_convolutions, to_multiple
 from c2s.students.weights import Layout, State, load_encoder, own_layout
 
 PATCH = 16
@@ -23,7 +23,7 @@ WIDTH, DEPTH, HEADS = 768, 12, 12
 SETR_CHANNELS = 256
 
 
-class ViT(Student):
+class ViT(FeatureStudent):
     """ViT-B/16 whose tokens a linear layer takes to D; features at 1/16 of the input.
 
     Stochastic depth of 0.1 and the trainer's defaults are mmsegmentation's schedule for ViT-B (AdamW

@@ -17,12 +17,12 @@ from c2s.students.adapters.classifier import (
     widened,
 )
 from c2s.students.adapters.library_student import InputSpec
-from c2s.students.base import Student
+from c2s.students.base import FeatureStudent
 
 PLAIN = InputSpec()
 
 
-class Adapted(Student):
+class Adapted(FeatureStudent):
     """A segmentation model with the contract of a student; made by `adapt`.
 
     Args:

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import ConvNextConfig, DPTConfig, MobileViTConfig, UperNetConfig
 
 from c2s.students import create
-from c2s.students.base import Student, parameter_groups
+from c2s.students.base import FeatureStudent, parameter_groups
 from c2s.students.cost import student_cost
 
 DIM = 24
@@ -99,7 +99,7 @@ def idle(case: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def student(name: str) -> Student:
+def student(name: str) -> FeatureStudent:
     torch.manual_seed(0)
     return create(name, DIM, "random").eval()
 
@@ -109,7 +109,7 @@ def images(*size: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_images_of_any_size_give_features_of_width_d(student: Student) -> None:
+def test_images_of_any_size_give_features_of_width_d(student: FeatureStudent) -> None:
     assert student.dim == DIM
     assert all(len(values) == 3 for values in (student.mean, student.std))
     for size in ((64, 96), *ODD):
@@ -121,7 +121,20 @@ def test_images_of_any_size_give_features_of_width_d(student: Student) -> None:
         assert torch.equal(student(x), features), "evaluation is not deterministic"
 
 
-def test_every_parameter_learns(student: Student, idle: str) -> None:
+@torch.no_grad()
+def test_it_tells_which_of_any_classes_a_place_is(student: FeatureStudent) -> None:
+    text = torch.nn.functional.normalize(torch.randn(5, DIM), dim=1)
+    x = images(2, 64, 96)
+    features, scores = student(x), student.classify(x, text)
+    assert scores.dtype == torch.float32
+    assert scores.shape == (2, 5, *features.shape[2:])
+    for k, y, x_ in ((0, 0, 0), (4, features.shape[2] - 1, features.shape[3] - 1)):
+        want = torch.cosine_similarity(features[1, :, y, x_], text[k], 0)
+        assert float(scores[1, k, y, x_]) == pytest.approx(float(want), abs=1e-5)
+    assert student.classify(x, text[:0]).shape == (2, 0, *features.shape[2:])
+
+
+def test_every_parameter_learns(student: FeatureStudent, idle: str) -> None:
     model = copy.deepcopy(student).train()
     torch.manual_seed(0)
     model(images(2, 96, 128)).square().mean().backward()
@@ -129,7 +142,7 @@ def test_every_parameter_learns(student: Student, idle: str) -> None:
     assert still == [n for n, _ in model.named_parameters() if re.search(idle, n)]
 
 
-def test_saved_and_read_back_it_is_the_same(student: Student, name: str, tmp_path) -> None:
+def test_saved_and_read_back_it_is_the_same(student: FeatureStudent, name: str, tmp_path) -> None:
     save_file(
         {k: v.contiguous() for k, v in student.state_dict().items()}, tmp_path / "s.safetensors"
     )
@@ -146,7 +159,7 @@ def test_saved_and_read_back_it_is_the_same(student: Student, name: str, tmp_pat
     assert torch.equal(*outputs)
 
 
-def test_parameter_groups_hold_every_parameter_once(student: Student) -> None:
+def test_parameter_groups_hold_every_parameter_once(student: FeatureStudent) -> None:
     groups = parameter_groups(student, lr=1.0, weight_decay=0.1, head_lr_mult=10)
     names = [name for group in groups for name in group["names"]]
     assert sorted(names) == sorted(n for n, _ in student.named_parameters())
@@ -156,7 +169,7 @@ def test_parameter_groups_hold_every_parameter_once(student: Student) -> None:
 
 
 @torch.no_grad()
-def test_class_embeddings_fold_into_the_classifier(student: Student) -> None:
+def test_class_embeddings_fold_into_the_classifier(student: FeatureStudent) -> None:
     """A F + a comes out where A W + a takes the place of the last layer W."""
     x, layer = images(1, 65, 64), student.get_submodule(student.classifier)
     classes, shift = torch.randn(5, DIM), torch.arange(5.0)
@@ -170,13 +183,13 @@ def test_class_embeddings_fold_into_the_classifier(student: Student) -> None:
 
 
 @torch.no_grad()
-def test_torch_export_gives_the_same_features(student: Student) -> None:
+def test_torch_export_gives_the_same_features(student: FeatureStudent) -> None:
     x = images(1, 65, 64)
     program = torch.export.export(student, (x,)).module()
     torch.testing.assert_close(program(x), student(x))
 
 
-def test_its_cost_is_counted(student: Student, name: str) -> None:
+def test_its_cost_is_counted(student: FeatureStudent, name: str) -> None:
     cost = student_cost(name, DIM, 128)
     assert cost.parameters == sum(p.numel() for p in student.parameters())
     with FlopCounterMode(display=False) as counter:
