@@ -1,4 +1,4 @@
-"""Invariant: a student answers one question, which class each place of an image is, for whatever classes it is asked."""
+"""Invariant: a student answers one question: which of any classes is where in an image."""
 
 from __future__ import annotations
 
