@@ -208,27 +208,49 @@ def block_sizes(cache: Cache) -> tuple[int, ...]:
     return tuple(rows.tolist())
 
 
+_RUNNING: set[Any] = set()
+"""Iterations under way. One that is held here is no garbage before its processes have ended: the collector
+takes the names of its semaphores first, and a process that is still starting needs them."""
+
+
 class _Loader(DataLoader[Any]):
-    """Its processes end when this one says so, and not with a signal to all of a process group or job."""
+    """Its processes end with the iteration, however that ends, and not with a signal to all of a process group
+    or job."""
 
     def __iter__(self) -> Any:
         if self.num_workers:
             with deaf():
                 resource_tracker.ensure_running()  # it unblocks what it wants to have blocked itself
-        before = named()
-        with deaf():
-            items = super().__iter__()
-        ours = [remove for key, remove in named().items() if key not in before]
-        for number, item in enumerate(items):
-            if number == self.num_workers - 1:  # every one has opened them
-                for remove in ours:
-                    remove()
-            if isinstance(item, C2SError):
-                raise item
-            yield item
+        before, items = named(), None
+        try:
+            with deaf():
+                items = super().__iter__()
+                _RUNNING.add(items)
+            ours = [remove for key, remove in named().items() if key not in before]
+            for number, item in enumerate(items):
+                if number == self.num_workers - 1:  # every one has opened them
+                    for remove in ours:
+                        remove()
+                if isinstance(item, C2SError):
+                    raise item
+                yield item
+        finally:
+            _end(items)
 
     def check_worker_number_rationality(self) -> None:
         """More processes than cores are the default's or the user's choice."""
+
+
+def _end(items: Any) -> None:
+    """End the processes of an iteration, also those that are still starting."""
+    try:
+        if hasattr(items, "_shutdown_workers"):  # else it has none
+            items._shutdown_workers()
+            for process in items._workers:
+                process.kill()  # of one that takes long to start, torch has given up waiting
+                process.join()
+    finally:
+        _RUNNING.discard(items)
 
 
 def loader(stream: BatchStream, workers: int, pin_memory: bool) -> DataLoader[Batch | list[Replay]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import pickle
 import shutil
 import threading
@@ -12,6 +14,7 @@ import pytest
 import torch
 from tiny_cache import write_cache
 from torch import nn
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 import c2s.training.stream as stream_module
 from c2s.methods.clip_to_seg.examples import TEACHER_OUTPUT, TRAINING, TRANSDUCTIVE
@@ -24,6 +27,7 @@ from c2s.training.stream import BatchStream, _ahead, block_sizes, kept_bytes, lo
 from c2s.training.view import collate, load_view
 from c2s_cache import CacheError, DamagedError, UnreadableImage, open_cache
 from c2s_cache.augment import AugmentConfig
+from c2s_cache.semaphores import named
 from c2s_cache.views import crop_image, decode_image, inside_image
 
 
@@ -317,6 +321,35 @@ def test_a_stream_that_is_left_ends_its_thread(cache):
     stream.close()
     assert any(name.startswith("loader") for name in before)
     assert not any(t.name.startswith("loader") for t in threading.enumerate())
+
+
+@pytest.mark.slow
+def test_an_iteration_that_is_left_ends_its_processes(tiny_cache, monkeypatch, capfd):
+    """While its semaphores have their names: a process that is still starting opens them by name. The garbage
+    collector removes the names before anything else."""
+    kept = []
+
+    def end(items):
+        if not items._shutdown:
+            kept.append(set(named()) - before)
+        shutdown(items)
+
+    shutdown = _MultiProcessingDataLoaderIter._shutdown_workers
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_shutdown_workers", end)
+    cache = open_cache(tiny_cache)
+    batches = loader(BatchStream(str(cache), sequence(cache), 0, 5, 32, False), 2, False)
+    before = set(named())
+    circle = [iter(batches)]
+    next(circle[0])  # the first of two processes has started
+    opened = set(named()) - before
+    circle.append(circle)
+    del circle
+    gc.collect()
+    assert opened
+    assert kept == [opened]
+    assert multiprocessing.active_children() == []
+    assert not stream_module._RUNNING
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def wait_until(condition):
