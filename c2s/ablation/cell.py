@@ -22,7 +22,7 @@ from c2s_cache.receipt import write_atomic
 
 if TYPE_CHECKING:
     from c2s.datasets import Dataset
-    from c2s.datasets.split import Item
+    from c2s.datasets.split import LabelledImage
 
 INDIFFERENT = frozenset(
     {
@@ -57,7 +57,7 @@ class Scoring:
         some = "" if self.limit is None else f"-{self.limit}"
         return f"scores/{self.dataset.replace('/', '_')}-{self.split}{some}.json"
 
-    def images(self) -> tuple[Dataset, Sequence[Item]]:
+    def images(self) -> tuple[Dataset, Sequence[LabelledImage]]:
         """The data set, and the labelled images to score on.
 
         Raises:

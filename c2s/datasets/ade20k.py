@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from c2s.datasets.descriptor import Descriptor, LabelForm, SplitLayout, names, reduced
+from c2s.datasets.descriptor import Descriptor, LabelEncoding, SplitLayout, names, reduced
 
 CLASSES = names("""wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet,
 sidewalk, person, earth, door, table, mountain, plant, curtain, chair, car, water, painting, sofa, shelf,
@@ -31,6 +31,6 @@ DESCRIPTOR = Descriptor(
         )
         for split, folder, count in (("train", "training", 20210), ("val", "validation", 2000))
     },
-    forms=(LabelForm("150 classes, 0 = other", ".png", reduced(150)),),
+    encodings=(LabelEncoding("150 classes, 0 = other", ".png", reduced(150)),),
     download="ADEChallengeData2016.zip from http://sceneparsing.csail.mit.edu",
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from c2s.datasets.descriptor import Descriptor, LabelForm, Protocol, SplitLayout, names
+from c2s.datasets.descriptor import Descriptor, LabelEncoding, SplitLayout, TestProtocol, names
 
 CLASSES = names("""road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation,
 terrain, sky, person, rider, car, truck, bus, train, motorcycle, bicycle""")
@@ -22,11 +22,11 @@ DESCRIPTOR = Descriptor(
         )
         for split, count in (("train", 2975), ("val", 500))
     },
-    forms=(
-        LabelForm(
+    encodings=(
+        LabelEncoding(
             "labelTrainIds", "_gtFine_labelTrainIds.png", {i: i for i in range(len(CLASSES))}
         ),
-        LabelForm(
+        LabelEncoding(
             "labelIds",
             "_gtFine_labelIds.png",
             {**dict.fromkeys(range(34)), **{v: i for i, v in enumerate(LABEL_IDS)}},
@@ -37,5 +37,5 @@ DESCRIPTOR = Descriptor(
         "(free account needed), both unpacked into cityscapes/"
     ),
     image_suffixes=("_leftImg8bit.png",),
-    protocol=Protocol(short_side=1024),
+    protocol=TestProtocol(short_side=1024),
 )

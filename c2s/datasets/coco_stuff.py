@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from c2s.datasets.descriptor import Descriptor, LabelForm, SplitLayout, ids_of, names
+from c2s.datasets.descriptor import Descriptor, LabelEncoding, SplitLayout, ids_of, names
 
 THINGS = """person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light,
 fire hydrant, stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear,
@@ -59,9 +59,9 @@ DESCRIPTOR = Descriptor(
         )
         for split, count in (("train", 118287), ("val", 5000))
     },
-    forms=(
-        LabelForm("labelTrainIds", "_labelTrainIds.png", {i: i for i in range(len(CLASSES))}),
-        LabelForm("raw stuffthingmaps", ".png", {v: i for i, v in enumerate(RAW_VALUES)}),
+    encodings=(
+        LabelEncoding("labelTrainIds", "_labelTrainIds.png", {i: i for i in range(len(CLASSES))}),
+        LabelEncoding("raw stuffthingmaps", ".png", {v: i for i, v in enumerate(RAW_VALUES)}),
     ),
     download=(
         "train2017.zip and val2017.zip from http://images.cocodataset.org/zips (into images/) and "

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from c2s.datasets.descriptor import (
     Descriptor,
-    LabelForm,
-    Protocol,
+    LabelEncoding,
     SplitLayout,
+    TestProtocol,
     ids_of,
     names,
     reduced,
@@ -57,7 +57,7 @@ DESCRIPTOR = Descriptor(
     prompts=tuple(SPOKEN.get(name, name) for name in CLASSES),
     unseen=ids_of(UNSEEN, CLASSES),
     splits=SPLITS,
-    forms=(LabelForm("60 classes", ".png", reduced(59)),),
+    encodings=(LabelEncoding("60 classes", ".png", reduced(59)),),
     download=DOWNLOAD,
 )
 
@@ -69,7 +69,7 @@ WITH_BACKGROUND = Descriptor(
     prompts=("background", *DESCRIPTOR.prompts),
     unseen=ids_of(UNSEEN, ("background", *CLASSES)),
     splits=SPLITS,
-    forms=(LabelForm("60 classes", ".png", {i: i for i in range(60)}),),
+    encodings=(LabelEncoding("60 classes", ".png", {i: i for i in range(60)}),),
     download=DOWNLOAD,
-    protocol=Protocol(background=0),
+    protocol=TestProtocol(background=0),
 )

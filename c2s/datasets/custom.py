@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from c2s.config import sentences, shown, validated
-from c2s.datasets.descriptor import Descriptor, LabelForm, SplitLayout
+from c2s.datasets.descriptor import Descriptor, LabelEncoding, SplitLayout
 from c2s.datasets.hub import class_names, hub_layouts
 from c2s.datasets.partition import unseen_ids
 from c2s.strict_yaml import read_yaml
@@ -121,7 +121,7 @@ def describe_folder(root: Path) -> Descriptor:
         splits=_splits(root, content)
         if source is None
         else hub_layouts(source, content.images, content.masks, content.splits),
-        forms=(LabelForm("masks", content.mask_suffix, values, colours),),
+        encodings=(LabelEncoding("masks", content.mask_suffix, values, colours),),
         download="",
         image_suffixes=SUFFIXES,
     )

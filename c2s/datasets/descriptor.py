@@ -15,8 +15,8 @@ OUTSIDE = -1
 
 
 @dataclass(frozen=True)
-class LabelForm:
-    """One form in which a data set ships its label maps.
+class LabelEncoding:
+    """One way in which a data set encodes its label maps.
 
     `suffix` is what follows the image id in the file name; `values` maps the value in the file to the
     class id, or to None = ignored; a value that is not listed is an error, but for 255 (65535 with more
@@ -45,7 +45,7 @@ class SplitLayout:
     Attributes:
         images: candidate folders, searched with all folders below; the first that exists counts.
         labels: folders of label maps; an image's is taken from the first that has one for it, in the
-            first form in which there is one.
+            first encoding in which there is one.
         lists: alternatives of files that together list the image ids, one per line; the first
             alternative that is complete counts. None given: every image of the folder belongs.
         expected: images in the official split; several where releases differ, empty where unknown.
@@ -73,7 +73,7 @@ class HubLayout:
 
 
 @dataclass(frozen=True)
-class Protocol:
+class TestProtocol:
     """How the field trains and tests on a data set.
 
     Attributes:
@@ -102,7 +102,7 @@ class Descriptor:
         prompts: the same names as a sentence wants them ("pottedplant" -> "potted plant").
         unseen: ids of the classes whose annotations training must never see.
         splits: layout by split name.
-        forms: of the label maps, in order of preference.
+        encodings: of the label maps, in order of preference.
         download: which official archives to get, and where; empty for a user's own data.
         image_suffixes: what follows the image id in the name of an image file.
         protocol: the field's.
@@ -117,11 +117,11 @@ class Descriptor:
     classes: tuple[str, ...]
     unseen: tuple[int, ...]
     splits: Mapping[str, SplitLayout | HubLayout]
-    forms: tuple[LabelForm, ...]
+    encodings: tuple[LabelEncoding, ...]
     download: str
     prompts: tuple[str, ...] = ()
     image_suffixes: tuple[str, ...] = (".jpg", ".jpeg", ".png")
-    protocol: Protocol = Protocol()
+    protocol: TestProtocol = TestProtocol()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompts", self.prompts or self.classes)

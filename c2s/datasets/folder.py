@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from c2s.datasets.descriptor import Descriptor, LabelForm, SplitLayout
+from c2s.datasets.descriptor import Descriptor, LabelEncoding, SplitLayout
 from c2s.datasets.label_file import label_values
 from c2s.datasets.split import DescribedSplit
 from c2s_cache import DataError, UnreadableImage
@@ -53,7 +53,9 @@ class FolderSplit(DescribedSplit):
             if missing:
                 where = self._images / (missing[0] + self.descriptor.image_suffixes[0])
                 if what == "label map":
-                    where = self._label_folders[0] / (missing[0] + self.descriptor.forms[-1].suffix)
+                    where = self._label_folders[0] / (
+                        missing[0] + self.descriptor.encodings[-1].suffix
+                    )
                 raise DataError(
                     f"{len(missing)} of {len(listed)} images of {self.name}/{self.split} have no {what}; "
                     f"the first is {where}.",
@@ -93,7 +95,7 @@ class FolderSplit(DescribedSplit):
     @cached_property
     def without_labels(self) -> tuple[str, ...]:
         """Listed ids that have no label map."""
-        suffixes = [form.suffix for form in self.descriptor.forms]
+        suffixes = [encoding.suffix for encoding in self.descriptor.encodings]
         return tuple(
             i for i in self.listed if not any(i + s in self._label_files for s in suffixes)
         )
@@ -103,7 +105,7 @@ class FolderSplit(DescribedSplit):
         """Label maps that belong to no image, by name; none where lists say what belongs."""
         if self._layout.lists:
             return ()
-        suffixes = tuple(form.suffix for form in self.descriptor.forms)
+        suffixes = tuple(encoding.suffix for encoding in self.descriptor.encodings)
         found = (
             _utf8(n, self._label_folders[0]) for n in self._label_files if n.endswith(suffixes)
         )
@@ -116,20 +118,20 @@ class FolderSplit(DescribedSplit):
         )
 
     def identity(self) -> dict[str, Any]:
-        """Name, label forms, and a digest over ids and file sizes: changes when files are added or edited."""
+        """Name, label encodings, and a digest over ids and file sizes: changes when files are added or edited."""
         hasher = hashlib.sha256()
-        forms = set()
+        encodings = set()
         images, files = str(self._images), self._label_files
         for image_id in self.ids:  # plain strings: ten times as fast as paths, for 118,287 images
-            form = next(f for f in self.descriptor.forms if image_id + f.suffix in files)
+            encoding = next(f for f in self.descriptor.encodings if image_id + f.suffix in files)
             size = os.stat(f"{images}/{self._files[image_id]}").st_size  # noqa: PTH116
-            label_size = os.stat(files[image_id + form.suffix]).st_size  # noqa: PTH116
+            label_size = os.stat(files[image_id + encoding.suffix]).st_size  # noqa: PTH116
             hasher.update(f"{image_id} {size} {label_size}\n".encode())
-            forms.add(form.name)
+            encodings.add(encoding.name)
         return {
             "dataset": self.name,
             "split": self.split,
-            "labels": ", ".join(sorted(forms)),
+            "labels": ", ".join(sorted(encodings)),
             "files": hasher.hexdigest(),
         }
 
@@ -147,8 +149,8 @@ class FolderSplit(DescribedSplit):
         Raises:
             DataError: the file cannot be read, is no label map, or holds an unknown value.
         """
-        file, form = self.label_file(image_id)
-        return self.mapped(label_values(file, str(file), form), form, str(file))
+        file, encoding = self.label_file(image_id)
+        return self.mapped(label_values(file, str(file), encoding), encoding, str(file))
 
     def image_file(self, image_id: str) -> Path:
         """The file of an image."""
@@ -156,18 +158,20 @@ class FolderSplit(DescribedSplit):
         file = self._images / f"{image_id}{self.descriptor.image_suffixes[0]}"
         return file if file.is_file() else self._images / self._files.get(image_id, file.name)
 
-    def label_file(self, image_id: str) -> tuple[Path, LabelForm]:
-        """The label map of an image, and the form it has.
+    def label_file(self, image_id: str) -> tuple[Path, LabelEncoding]:
+        """The label map of an image, and the encoding it has.
 
         Raises:
             DataError: there is none.
         """
-        for form in self.descriptor.forms:
+        for encoding in self.descriptor.encodings:
             for folder in self._label_folders:
-                file = folder / f"{image_id}{form.suffix}"
+                file = folder / f"{image_id}{encoding.suffix}"
                 if file.is_file():
-                    return file, form
-        expected = " or ".join(f"{image_id}{form.suffix}" for form in self.descriptor.forms)
+                    return file, encoding
+        expected = " or ".join(
+            f"{image_id}{encoding.suffix}" for encoding in self.descriptor.encodings
+        )
         raise DataError(f"{self._label_folders[0]} holds no label map {expected}.")
 
     @cached_property
@@ -215,7 +219,7 @@ class FolderSplit(DescribedSplit):
     def _label_files(self) -> dict[str, str]:
         """Every file of the label folders, by its path below the first folder that has it."""
         folders = reversed(self._label_folders)
-        suffixes = tuple(form.suffix for form in self.descriptor.forms)
+        suffixes = tuple(encoding.suffix for encoding in self.descriptor.encodings)
         return {path: f"{folder}/{path}" for folder in folders for path in _walk(folder, suffixes)}
 
 

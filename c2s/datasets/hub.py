@@ -75,8 +75,8 @@ class HubSplit(DescribedSplit):
             data = self._file(image_id, self._layout.mask)
         except OSError as error:
             raise DataError(f"{where} has no label map ({error}).") from error
-        (form,) = self.descriptor.forms
-        return self.mapped(label_values(io.BytesIO(data), where, form), form, where)
+        (encoding,) = self.descriptor.encodings
+        return self.mapped(label_values(io.BytesIO(data), where, encoding), encoding, where)
 
     def _where(self, image_id: str) -> str:
         return f"row {int(image_id)} of {self._layout.source}/{self._layout.split}"

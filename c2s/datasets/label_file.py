@@ -9,31 +9,31 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from c2s.datasets.descriptor import LabelForm
+from c2s.datasets.descriptor import LabelEncoding
 from c2s_cache import DataError
 
 
-def label_values(file: Path | BinaryIO, where: str, form: LabelForm) -> NDArray[np.integer]:
+def label_values(file: Path | BinaryIO, where: str, encoding: LabelEncoding) -> NDArray[np.integer]:
     """Values of a label map as the file has them, [H, W], at most 65535.
 
     Args:
         file: the encoded label map.
         where: what to call it in messages.
-        form: of the label map.
+        encoding: of the label map.
 
     Raises:
         DataError: the file cannot be read, is no label map, or holds a colour that is no class's.
     """
     try:
         with Image.open(file) as image:
-            drawn = bool(form.colours) and image.mode in ("RGB", "RGBA")
+            drawn = bool(encoding.colours) and image.mode in ("RGB", "RGBA")
             values = np.asarray(image.convert("RGB") if drawn else image)
     except UnidentifiedImageError as error:
         raise DataError(f"label map {where} cannot be read (no known image format).") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"label map {where} cannot be read ({error}).") from error
     if drawn:
-        return _from_colours(values, where, form)
+        return _from_colours(values, where, encoding)
     if values.ndim != 2 or values.dtype.kind not in "bui":
         raise DataError(
             f"{where} is no label map: expected one channel of integers, got {values.dtype} with shape "
@@ -50,11 +50,13 @@ def label_values(file: Path | BinaryIO, where: str, form: LabelForm) -> NDArray[
     return values
 
 
-def _from_colours(pixels: NDArray[np.uint8], where: str, form: LabelForm) -> NDArray[np.uint16]:
+def _from_colours(
+    pixels: NDArray[np.uint8], where: str, encoding: LabelEncoding
+) -> NDArray[np.uint16]:
     """Values [H, W] of a label map drawn in colour, RGB [H, W, 3]."""
     wide = pixels.astype(np.uint32)
     packed = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
-    known = {r << 16 | g << 8 | b: value for (r, g, b), value in form.colours.items()}
+    known = {r << 16 | g << 8 | b: value for (r, g, b), value in encoding.colours.items()}
     found, places = np.unique(packed, return_inverse=True)
     for colour in found.tolist():
         if colour not in known:

@@ -99,17 +99,17 @@ def plan_preparation(dataset: Dataset) -> Preparation:
 
 
 def _preferred_form(dataset: Dataset) -> Preparation:
-    """Label maps of class ids (the descriptor's first form) beside those of another form."""
+    """Label maps of class ids (the descriptor's first encoding) beside those of another."""
     jobs: list[LabelJob] = []
     present = 0
     for split in _splits_there(dataset):
-        form = split.descriptor.forms[0]
+        encoding = split.descriptor.encodings[0]
         for image_id in split.ids:
             source, found = split.label_file(image_id)
-            if found is form:
+            if found is encoding:
                 present += 1
                 continue
-            target = source.with_name(source.name.removesuffix(found.suffix) + form.suffix)
+            target = source.with_name(source.name.removesuffix(found.suffix) + encoding.suffix)
             jobs.append(LabelJob(target, partial(split.labels, image_id)))
     return Preparation(jobs, present=present)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from c2s.datasets import ade20k, cityscapes, coco_stuff, context, voc
 from c2s.datasets.custom import CLASSES_FILE, describe_folder, is_folder_name
-from c2s.datasets.descriptor import Descriptor, HubLayout, Protocol
+from c2s.datasets.descriptor import Descriptor, HubLayout, TestProtocol
 from c2s.datasets.folder import FolderSplit
 from c2s.datasets.hub import HubSplit
 from c2s.datasets.partition import read_split_file
@@ -47,12 +47,12 @@ class Dataset:
     prompts: tuple[str, ...]
     unseen: tuple[int, ...]
     splits: tuple[str, ...]
-    protocol: Protocol
+    protocol: TestProtocol
     root: Path | None
     descriptor: Descriptor | None
 
     def split(self, name: str) -> Split:
-        """A split: a sequence of `Item`, and an image source for the pipeline.
+        """A split: a sequence of `LabelledImage`, and an image source for the pipeline.
 
         Raises:
             DataError: there is no such split, or the data are not there.
@@ -100,7 +100,7 @@ def load_dataset(
             data_root(root)
         split = ShapesSplit("train")
         unseen = read_split_file(split_file, split.classes) if split_file else split.unseen
-        protocol = Protocol(view_size=64, stride=53, short_side=64)
+        protocol = TestProtocol(view_size=64, stride=53, short_side=64)
         return Dataset(
             name, name, split.classes, split.classes, unseen, tuple(COUNTS), protocol, None, None
         )

@@ -11,14 +11,14 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from c2s.datasets.descriptor import Descriptor, LabelForm
+from c2s.datasets.descriptor import Descriptor, LabelEncoding
 from c2s_cache import DataError
 from c2s_cache.label_map import LabelMap, ignored_id, label_type
 from c2s_cache.views import decode_image
 
 
 @dataclass(frozen=True)
-class Item:
+class LabelledImage:
     """One labelled image of a split."""
 
     id: str
@@ -40,7 +40,7 @@ class Item:
         return image, labels
 
 
-class Split(Sequence[Item]):
+class Split(Sequence[LabelledImage]):
     """A labelled split of a data set, and an `ImageSource`; subclasses say which images there are."""
 
     @property
@@ -84,18 +84,18 @@ class Split(Sequence[Item]):
         return len(self.ids)
 
     @overload
-    def __getitem__(self, index: int) -> Item: ...
+    def __getitem__(self, index: int) -> LabelledImage: ...
 
     @overload
-    def __getitem__(self, index: slice) -> list[Item]: ...
+    def __getitem__(self, index: slice) -> list[LabelledImage]: ...
 
-    def __getitem__(self, index: int | slice) -> Item | list[Item]:
+    def __getitem__(self, index: int | slice) -> LabelledImage | list[LabelledImage]:
         if isinstance(index, slice):
-            return [Item(i, self) for i in self.ids[index]]
-        return Item(self.ids[index], self)
+            return [LabelledImage(i, self) for i in self.ids[index]]
+        return LabelledImage(self.ids[index], self)
 
-    def __iter__(self) -> Iterator[Item]:
-        return (Item(i, self) for i in self.ids)
+    def __iter__(self) -> Iterator[LabelledImage]:
+        return (LabelledImage(i, self) for i in self.ids)
 
 
 class DescribedSplit(Split):
@@ -129,23 +129,23 @@ class DescribedSplit(Split):
         """Ids of the unseen classes."""
         return self.descriptor.unseen
 
-    def mapped(self, values: NDArray[np.integer], form: LabelForm, where: str) -> LabelMap:
+    def mapped(self, values: NDArray[np.integer], encoding: LabelEncoding, where: str) -> LabelMap:
         """Class ids [H, W] of the values of a label map [H, W].
 
         Args:
             values: as the file has them.
-            form: of the label map.
+            encoding: of the label map.
             where: what to call it in messages.
 
         Raises:
             DataError: a value is outside the class list.
         """
-        mapped = self._tables[form.name].take(values)
+        mapped = self._tables[encoding.name].take(values)
         if (mapped < 0).any():
             bad = int(values[mapped < 0][0])
             raise DataError(
                 f"{where} holds the label value {bad}, which is outside the {len(self.classes)} classes "
-                f"of {self.name} ({form.name}).",
+                f"of {self.name} ({encoding.name}).",
                 f"Replace the label maps. {self.descriptor.remedy}",
             )
         labels: LabelMap = mapped.astype(label_type(len(self.classes)))
@@ -154,4 +154,4 @@ class DescribedSplit(Split):
     @cached_property
     def _tables(self) -> dict[str, NDArray[np.int32]]:
         none = ignored_id(label_type(len(self.classes)))
-        return {form.name: form.table(none) for form in self.descriptor.forms}
+        return {encoding.name: encoding.table(none) for encoding in self.descriptor.encodings}

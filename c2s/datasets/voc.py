@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from c2s.datasets.descriptor import Descriptor, LabelForm, SplitLayout, ids_of, names, reduced
+from c2s.datasets.descriptor import Descriptor, LabelEncoding, SplitLayout, ids_of, names, reduced
 
 CLASSES = names("""aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog,
 horse, motorbike, person, pottedplant, sheep, sofa, train, tvmonitor""")
@@ -46,7 +46,9 @@ DESCRIPTOR = Descriptor(
             images=("JPEGImages",), labels=FOLDERS, lists=((f"{LISTS}/val.txt",),), expected=(1449,)
         ),
     },
-    forms=(LabelForm("index", ".png", reduced(20), {colour(v): v for v in (*range(21), 255)}),),
+    encodings=(
+        LabelEncoding("index", ".png", reduced(20), {colour(v): v for v in (*range(21), 255)}),
+    ),
     download=(
         "VOCtrainval_11-May-2012.tar from http://host.robots.ox.ac.uk/pascal/VOC/voc2012 (it unpacks to "
         "VOCdevkit/VOC2012) and, for the augmented training set, benchmark.tgz of the Semantic Boundaries "

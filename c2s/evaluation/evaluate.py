@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from c2s.datasets.split import LabelledImage
 from c2s.evaluation.confusion import METRICS, ConfusionMatrix, Metrics
 from c2s.evaluation.inference import CosineClassifier, Mode, Predictor
 from c2s.evaluation.vocabulary import Vocabulary, own_vocabulary
@@ -31,19 +32,6 @@ ACROSS = (
     "To score across data sets say where the text embeddings come from: --vocabulary CACHE, FILE.npy, "
     "or names."
 )
-
-
-class Item(Protocol):
-    """A labelled image of a dataset."""
-
-    @property
-    def id(self) -> str:
-        """Its name, for messages."""
-        ...
-
-    def read(self) -> tuple[NDArray[np.uint8], LabelMap]:
-        """Image uint8 RGB [H, W, 3] and label map [H, W] over all classes."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -179,7 +167,7 @@ def compute_device(device: str | torch.device) -> torch.device:
 @plain_torch()
 def evaluate(
     run: Run,
-    items: Sequence[Item],
+    items: Sequence[LabelledImage],
     mode: Mode = "slide",
     seen_offsets: Sequence[float] = (0.0,),
     device: str | torch.device = "auto",
@@ -229,7 +217,7 @@ def evaluate(
 
 
 def _read_ahead(
-    items: Sequence[Item],
+    items: Sequence[LabelledImage],
 ) -> Iterator[tuple[NDArray[np.uint8], LabelMap]]:
     """What the items hold, in order; each is read while the one before it is scored."""
     with ThreadPoolExecutor(1) as pool:

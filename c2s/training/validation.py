@@ -15,8 +15,8 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from c2s.datasets.split import LabelledImage
 from c2s.evaluation.confusion import METRICS, ConfusionMatrix
-from c2s.evaluation.evaluate import Item
 from c2s.evaluation.inference import CosineClassifier, Predictor
 from c2s.methods.batch import Batch
 from c2s.runs.config import TrainConfig, ValidationConfig
@@ -38,7 +38,7 @@ class ValidationSet:
     the usual ones.
     """
 
-    items: Sequence[Item]
+    items: Sequence[LabelledImage]
     stride: float | None = None
     short_side: float | None = None
 

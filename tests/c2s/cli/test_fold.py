@@ -13,7 +13,7 @@ from PIL import Image
 from tiny_cache import write_cache
 
 import c2s.datasets
-from c2s.datasets.descriptor import Protocol
+from c2s.datasets import descriptor
 from c2s.deploy import SegmentationModel
 from c2s.deploy.info import ModelError
 from c2s.evaluation.evaluate import predictor
@@ -108,7 +108,7 @@ def test_scores_of_the_folded_model_reach_its_card(trained, tmp_path, monkeypatc
     tiny = SimpleNamespace(
         name="tiny",
         classes=("sky", "grass", "cat", "cow", "road", "tree"),
-        protocol=Protocol(view_size=32, stride=27, short_side=32),
+        protocol=descriptor.TestProtocol(view_size=32, stride=27, short_side=32),
         split=lambda name: [SimpleNamespace(id="0", read=lambda: (image, labels))],
     )
     monkeypatch.setattr(c2s.datasets, "load_dataset", lambda name, root=None: tiny)

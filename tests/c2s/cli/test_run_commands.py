@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import c2s.datasets
 from c2s.cli import app
 from c2s.cli.predict import class_embeddings
-from c2s.datasets.descriptor import Protocol
+from c2s.datasets import descriptor
 from c2s.runs.checkpoint import RunError, saved_step
 from c2s.students.registry import CodeError
 from c2s_cache.errors import C2SError, ConfigError, DataError, MissingExtra
@@ -51,7 +51,7 @@ class Item:
 
 class Tiny:
     name = "tiny"
-    protocol = Protocol(view_size=32, stride=27, short_side=32, background=0)
+    protocol = descriptor.TestProtocol(view_size=32, stride=27, short_side=32, background=0)
     classes = ("sky", "grass", "cat", "cow", "road", "tree")
     unseen = (3, 5)
 
@@ -65,7 +65,7 @@ class Other(Tiny):
     """Another data set: two classes of the run, one that it does not know."""
 
     name = "other"
-    protocol = Protocol(view_size=32, stride=27, short_side=32)
+    protocol = descriptor.TestProtocol(view_size=32, stride=27, short_side=32)
     classes = prompts = ("cat", "cow", "zebra")
 
     def split(self, name):
