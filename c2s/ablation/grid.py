@@ -10,9 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from c2s.config import resolve
 from c2s_cache.errors import ConfigError
 
-SCORES = ("hIoU", "sIoU", "uIoU")
-"""In the paper's order."""
-
 
 class Row(BaseModel):
     """A row of a table.

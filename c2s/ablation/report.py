@@ -13,8 +13,9 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from c2s.ablation.grid import SCORES, Grid
+from c2s.ablation.grid import Grid
 from c2s.ablation.plan import Line
+from c2s.evaluation.paper import SCORES
 from c2s_cache import C2SError
 from c2s_cache.receipt import write_atomic
 

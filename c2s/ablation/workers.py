@@ -136,11 +136,8 @@ def _serve(connection: Connection, device: str, log: Path) -> None:
 
 
 def gpu_workers() -> list[str]:
-    """A worker per visible GPU, by index; without a GPU one worker."""
-    import torch
+    """A worker per visible GPU, by its name; without several GPUs one worker."""
+    from c2s_pipeline.devices import visible_gpus
 
-    count = torch.cuda.device_count()
-    if count < 2:
-        return [""]
-    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return shown.split(",")[:count] if shown else [str(i) for i in range(count)]
+    found = visible_gpus()
+    return found if len(found) > 1 else [""]

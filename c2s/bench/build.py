@@ -28,6 +28,7 @@ from c2s_cache.pseudo_mask import pseudo_mask
 from c2s_cache.views import crop, crop_image, decode_image
 from c2s_pipeline.build import build, load_teacher
 from c2s_pipeline.cluster import connect
+from c2s_pipeline.devices import default_device
 from c2s_pipeline.regions import RegionConfig, masked_regions
 from c2s_pipeline.teachers.base import Teacher
 
@@ -66,7 +67,7 @@ def bench_build(
     """
     request = build_request(teacher, pretrained, limit=images, dataset=dataset, **settings)
     source = load_dataset(dataset, root).split("train")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     with (
         TemporaryDirectory(prefix="c2s-bench-") as folder,
         connect(None, 1, device) as client,

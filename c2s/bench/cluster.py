@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from c2s.bench.inputs import build_request
 from c2s.bench.measure import Side, alternate, device_name, result
 from c2s.datasets import load_dataset
-from c2s_cache import IGNORE, MissingExtra
+from c2s_cache import MissingExtra
+from c2s_cache.label_map import without
 from c2s_cache.views import canonical_box, crop_image, crop_labels, decode_image
+from c2s_pipeline.devices import default_device
 from c2s_pipeline.kmeans import BackendName, KMeansBackend, create_backend
 from c2s_pipeline.masks import MaskConfig
-from c2s_pipeline.request import without_unseen
 from c2s_pipeline.seeds import annotated_cells, initial_seeds
 from c2s_pipeline.teachers.base import Teacher, TeacherSpec
 from c2s_pipeline.teachers.clip_names import default_pretrained
@@ -42,7 +43,7 @@ def bench_cluster(
         advance: called after every round.
     """
     request = build_request(teacher, pretrained)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     weights = request.pretrained or default_pretrained(request.teacher)
     model = load_teacher(TeacherSpec(request.teacher, weights), device)
     tokens, seeds = _inputs(model, request.masks, images, request.batch_size)
@@ -90,7 +91,7 @@ def _inputs(teacher: Teacher, config: MaskConfig, images: int, batch: int) -> tu
         for image_id in ids[start : start + batch]:
             image = decode_image(source.encoded(image_id))
             box = canonical_box(image.shape[0], image.shape[1], size)
-            labels = without_unseen(source.labels(image_id), source.unseen, IGNORE)
+            labels = without(source.labels(image_id), source.unseen)
             cut = crop_labels(labels, box, False, size)
             closed.append(annotated_cells(cut, np.ones(cut.shape, bool), teacher.grid))
             pictures.append(crop_image(image, box, False, size))

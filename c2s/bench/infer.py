@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from c2s.bench.measure import Side, alternate, device_name, result
 from c2s.deploy.fold import fold_classifier, fold_run
+from c2s.evaluation.evaluate import compute_device
 from c2s.evaluation.inference import CosineClassifier
 from c2s.runs.run import open_run
 from c2s.students import create
@@ -124,7 +125,7 @@ def bench_infer(
     size, batch = size or defaults["size"], batch or defaults["batch"]
     stock, library = stock_model(student, len(embeddings), architecture)
     models = {"folded": folded, "stock": stock, "unfolded": unfolded}
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = compute_device("auto")
     images = torch.randn(batch, 3, size, size, device=device)
     for model in models.values():
         model.eval().to(device)

@@ -13,6 +13,7 @@ import torch
 from c2s.ablation.tables import TABLES
 from c2s.bench.inputs import cache_of
 from c2s.bench.measure import alternate, device_name, result
+from c2s.evaluation.evaluate import compute_device
 from c2s.methods.batch import Batch
 from c2s.online import OnlineTeacher, load_online_teacher
 from c2s.runs.config import TrainConfig, load_config
@@ -97,7 +98,9 @@ def bench_train(
             changed = config.model_copy(update={option: True})
             sides[option] = _Side(changed, opened, held * (rounds + 1), steps)
         if held_there:
-            there = [batch.to(_device()) for batch in held if not isinstance(batch, list)]
+            there = [
+                batch.to(compute_device("auto")) for batch in held if not isinstance(batch, list)
+            ]
             sides["held there"] = _Side(config, opened, there * (rounds + 1), steps)
         reason = None
         try:
@@ -179,7 +182,7 @@ class _Side:
         steps: int,
         teacher: OnlineTeacher | None = None,
     ) -> None:
-        self._device, self._steps = _device(), steps
+        self._device, self._steps = compute_device("auto"), steps
         self.peak_mib: float | None = None
         before = torch.cuda.memory_allocated()
         self._module = build_module(config, cache, teacher).to(self._device).train()
@@ -200,10 +203,6 @@ class _Side:
                 peak = torch.cuda.max_memory_allocated() - start + self._weights
                 self.peak_mib = round(peak / 2**20, 1)
         return self._steps
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _step(module: DistillationModule, optimizer: torch.optim.Optimizer, batch: Batch) -> None:

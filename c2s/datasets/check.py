@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from c2s.datasets.folder import FolderSplit
 from c2s.datasets.split import Split
 from c2s_cache import C2SError, DataError
-from c2s_cache.label_map import ignored_id, label_type
+from c2s_cache.label_map import ignored_id, label_type, size_mismatch
 from c2s_cache.views import decode_image
 
 T = TypeVar("T")
@@ -152,11 +152,9 @@ def _read(
     except DataError as error:
         problems.append(f"{image_id}: {error.what}")
         return problems, size, counts
-    if size is not None and labels.shape[::-1] != size:
-        problems.append(
-            f"{image_id}: the label map is {labels.shape[1]} x {labels.shape[0]} pixels, "
-            f"the image {size[0]} x {size[1]}."
-        )
+    wrong = size and size_mismatch(labels, size[1], size[0])
+    if wrong:
+        problems.append(f"{image_id}: {wrong}")
     return problems, size, np.bincount(labels.reshape(-1), minlength=len(counts))
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from c2s.datasets.descriptor import Descriptor, LabelEncoding
 from c2s_cache import DataError
-from c2s_cache.label_map import LabelMap, ignored_id, label_type
+from c2s_cache.label_map import LabelMap, ignored_id, label_type, size_mismatch
 from c2s_cache.views import decode_image
 
 
@@ -32,11 +32,9 @@ class LabelledImage:
             DataError: the label map is missing, malformed, or of another size than the image.
         """
         image, labels = decode_image(self.split.encoded(self.id)), self.split.labels(self.id)
-        if labels.shape != image.shape[:2]:
-            raise DataError(
-                f"{self.id}: the label map is {labels.shape[1]} x {labels.shape[0]} pixels, "
-                f"the image {image.shape[1]} x {image.shape[0]}."
-            )
+        wrong = size_mismatch(labels, *image.shape[:2])
+        if wrong is not None:
+            raise DataError(f"{self.id}: {wrong}")
         return image, labels
 
 

@@ -21,6 +21,7 @@ from c2s.config import resolve
 from c2s.datasets import load_dataset
 from c2s.demo.picture import draw_predictions
 from c2s.demo.teacher_report import region_accuracy
+from c2s.evaluation.paper import SCORES
 from c2s.recipes import load_recipe
 from c2s.shapes.defaults import BUILD, TEACHER_FOLDER
 from c2s.terminal import BuildBar, print_table
@@ -28,8 +29,6 @@ from c2s_cache import C2SError
 from c2s_cache.receipt import write_atomic
 from c2s_pipeline.build import build
 from c2s_pipeline.request import BuildRequest
-
-SCORES = ("sIoU", "uIoU", "hIoU")
 
 
 def run(

@@ -20,7 +20,7 @@ from PIL import Image
 from c2s.datasets.shapes import ShapesSplit
 from c2s.shapes.defaults import TEACHER_FOLDER
 from c2s.shapes.scenes import CLASSES, MIN_AREA, SIZE, UNSEEN, Scene, render
-from c2s_cache.manifest import IGNORE
+from c2s_cache.label_map import without
 from c2s_cache.pseudo_mask import pseudo_mask
 from c2s_pipeline.kmeans import create_backend
 from c2s_pipeline.masks import MaskConfig, latent_grids
@@ -99,7 +99,7 @@ def dense_quality(
 
 def scene_pseudo_mask(teacher: Teacher, scene: Scene, config: MaskConfig) -> NDArray[np.int16]:
     """Pseudo mask int16 [64, 64] of a scene without its unseen labels, as a build makes it."""
-    labels = np.where(np.isin(scene.labels, UNSEEN_IDS), np.uint8(IGNORE), scene.labels)
+    labels = without(scene.labels, UNSEEN_IDS)
     size = (teacher.dense_size, teacher.dense_size)
     image = Image.fromarray(scene.image).resize(size, Image.Resampling.BICUBIC)
     _, tokens = teacher.dense(np.asarray(image)[None])

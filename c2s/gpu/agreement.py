@@ -101,16 +101,15 @@ def _of_teacher(
 def scenes(count: int, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Shapes scenes as teachers see them: images uint8 [n, T, T, 3] and labels of seen classes [n, T, T]."""
     from c2s.datasets import load_dataset
-    from c2s_cache import IGNORE
+    from c2s_cache.label_map import without
     from c2s_cache.views import canonical_box, crop_image, crop_labels, decode_image
-    from c2s_pipeline.request import without_unseen
 
     source = load_dataset("shapes").split("train")
     images, labels = [], []
     for name in source.ids[:count]:
         image = decode_image(source.encoded(name))
         box = canonical_box(image.shape[0], image.shape[1], size)
-        known = without_unseen(source.labels(name), source.unseen, IGNORE)
+        known = without(source.labels(name), source.unseen)
         images.append(crop_image(image, box, False, size))
         labels.append(crop_labels(known, box, False, size))
     return np.stack(images), np.stack(labels)

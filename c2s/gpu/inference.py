@@ -18,6 +18,8 @@ of so few iterations is undecided between classes."""
 
 def scores(world: World) -> dict[str, Any]:
     """`eval` and `predict` of one run on both devices."""
+    from c2s.evaluation.confusion import METRICS
+
     run = trained_run(world)
     rows = []
     for device in dict.fromkeys(("cpu", world.device)):
@@ -26,7 +28,7 @@ def scores(world: World) -> dict[str, Any]:
             text = world.here("eval", "--run", run, "--dataset", "shapes", *limit, *folded)
             found = json.loads(text.strip().splitlines()[-1])
             row = {"device": device, "folded": bool(folded)}
-            rows.append({**row, **{k: found[k] for k in ("sIoU", "uIoU", "hIoU", "pAcc")}})
+            rows.append({**row, **{k: found[k] for k in METRICS}})
     pictures = _pictures(world, world.size(3, 40))
     maps = {d: _predicted(world, run, pictures, d) for d in dict.fromkeys(("cpu", world.device))}
     changed = float((maps["cpu"] != maps[world.device]).mean())

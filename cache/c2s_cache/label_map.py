@@ -24,6 +24,13 @@ def ignored_id(dtype: DTypeLike) -> int:
     return int(np.iinfo(np.dtype(dtype)).max)
 
 
+def size_mismatch(labels: LabelMap, height: int, width: int) -> str | None:
+    """How the size of a label map [H, W] differs from its image's, as a sentence; None: it does not."""
+    if labels.shape == (height, width):
+        return None
+    return f"the label map is {labels.shape[1]} x {labels.shape[0]} pixels, the image {width} x {height}."
+
+
 def without(labels: LabelMap, hidden: Sequence[int]) -> LabelMap:
     """A label map whose pixels of some classes are ignored.
 

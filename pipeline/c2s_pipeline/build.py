@@ -21,10 +21,11 @@ from c2s_cache.lock import build_lock
 from c2s_cache.receipt import load
 from c2s_cache.writer import BlockWriter, check_target, create_cache
 from c2s_pipeline.cluster import connect
+from c2s_pipeline.devices import default_device
 from c2s_pipeline.dispatch import run_all
 from c2s_pipeline.extras import require
 from c2s_pipeline.kmeans import create_backend
-from c2s_pipeline.machine import Machine, Progress, Silent, blocks_under_way, device, lanes_of
+from c2s_pipeline.machine import Machine, Progress, Silent, blocks_under_way, lanes_of
 from c2s_pipeline.memory import peak_memory
 from c2s_pipeline.provenance import record
 from c2s_pipeline.request import BuildRequest, make_manifest, row_order
@@ -99,7 +100,7 @@ def build(
             machine.progress.change(changed)
         embedded = write_text(out, teacher, machine, imported)
         del teacher  # the workers load their own; two copies would share one GPU's memory
-        task = Task(out, source, spec, device(), token)
+        task = Task(out, source, spec, default_device(), token)
         return complete(task, order, machine, embedded, started, "build")
 
 
@@ -221,7 +222,7 @@ def load_teacher(request: BuildRequest) -> tuple[Teacher, TeacherSpec]:
         request.dense_features,
         request.precision,
     )
-    teacher = registry.load_teacher(spec, device())
+    teacher = registry.load_teacher(spec, default_device())
     if teacher.notice is not None:
         print(f"note: {teacher.notice}", file=sys.stderr)
     return teacher, replace(spec, dense_size=teacher.dense_size, activation=teacher.activation)

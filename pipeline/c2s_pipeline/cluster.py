@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import signal
 import sys
 import threading
@@ -12,10 +11,9 @@ from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from typing import Any
 
-import torch
-
 from c2s_cache import C2SError, ConfigError
 from c2s_cache.semaphores import named
+from c2s_pipeline.devices import visible_gpus
 from c2s_pipeline.extras import require
 
 PROFILER = "distributed.worker.profile.enabled"
@@ -86,12 +84,6 @@ def connect(scheduler: str | None, workers: int, device: str, blocks: int = 2) -
                 if key not in before:
                     remove()  # all workers have started
         yield stack.enter_context(distributed.Client(local))
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
-    count, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",")[:count] if named else [str(i) for i in range(count)]
 
 
 def _local_cluster(distributed: Any, workers: int, kind: type | None, blocks: int) -> Any:

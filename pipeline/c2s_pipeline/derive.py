@@ -21,7 +21,8 @@ from c2s_pipeline.build import (
     machine_errors,
     write_text,
 )
-from c2s_pipeline.machine import Machine, device
+from c2s_pipeline.devices import default_device
+from c2s_pipeline.machine import Machine
 from c2s_pipeline.recorded import recorded_request
 from c2s_pipeline.request import BuildRequest, make_manifest
 from c2s_pipeline.rows import PIXELS
@@ -132,7 +133,7 @@ def derive(
             teacher = load_recorded(before, spec)
         embedded = write_text(out, teacher, machine, imported) if teacher is not None else 0
         del teacher  # the workers load their own
-        task = Task(out, labelled, spec, device(), token)
+        task = Task(out, labelled, spec, default_device(), token)
         return complete(task, order, machine, embedded, started, "derive")
 
 

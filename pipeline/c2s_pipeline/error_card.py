@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from c2s_pipeline.devices import default_device
 from c2s_pipeline.kmeans import cluster
 from c2s_pipeline.seeds import initial_seeds
 from c2s_pipeline.torch_kmeans import TorchKMeans
@@ -56,7 +56,7 @@ class ErrorCard:
 
 
 def _clusters(tokens: NDArray[np.float32]) -> list[NDArray[np.intp]]:
-    backend = TorchKMeans("cuda" if torch.cuda.is_available() else "cpu")
+    backend = TorchKMeans(default_device())
     window = min(WINDOW, *tokens.shape[1:3])
     free = np.zeros(tokens.shape[1:3], bool)
     seeds = [initial_seeds(view, free, (window,)) for view in tokens]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import torch
-
 from c2s_cache import Manifest
 from c2s_cache.change import Change
 from c2s_pipeline.block import batch_rows
@@ -70,8 +68,3 @@ def blocks_under_way(manifest: Manifest, lanes: int) -> int:
     """Blocks that a worker process has in hand at once: lanes have work while one of them is written."""
     batches = -(-manifest.block_rows // batch_rows(manifest))
     return 1 + -(-lanes // batches)
-
-
-def device() -> str:
-    """The torch device that a build uses."""
-    return "cuda" if torch.cuda.is_available() else "cpu"

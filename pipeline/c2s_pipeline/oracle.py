@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from c2s_cache import IGNORE, Cache, ConfigError, DataError
+from c2s_cache import Cache, ConfigError, DataError
+from c2s_cache.label_map import size_mismatch, without
 from c2s_cache.pseudo_mask import pseudo_mask
 from c2s_cache.views import Box, canonical_box, crop_image, crop_labels, decode_image, inside_image
 from c2s_pipeline.kmeans import KMeansBackend
@@ -172,7 +173,7 @@ def score_settings(
         views = [_read(source, image_id, native, size) for image_id in ids[start:][:batch_size]]
         dense = teacher.dense(np.stack([v.image for v in views]))[1].cpu().numpy()
         for group, hidden in members.items():
-            known = [_without(v.labels, hidden) for v in views]
+            known = [without(v.labels, hidden) for v in views]
             closed = np.stack(
                 [
                     annotated_cells(
@@ -261,11 +262,9 @@ class _View:
 
 def _read(source: ImageSource, image_id: str, native: int, size: int) -> _View:
     image, labels = decode_image(source.encoded(image_id)), source.labels(image_id)
-    if labels.shape != image.shape[:2]:
-        raise DataError(
-            f"{image_id}: the label map is {labels.shape[1]} x {labels.shape[0]} pixels, "
-            f"the image {image.shape[1]} x {image.shape[0]}."
-        )
+    wrong = size_mismatch(labels, *image.shape[:2])
+    if wrong is not None:
+        raise DataError(f"{image_id}: {wrong}")
     box = canonical_box(image.shape[0], image.shape[1], native)
     return _View(crop_image(image, box, False, size), labels, box)
 
@@ -277,9 +276,3 @@ def _members(source: ImageSource) -> dict[str, list[int]]:
         "seen": [c for c in every if c not in source.unseen],
         "all": list(every),
     }
-
-
-def _without(labels: NDArray[np.uint8], hidden: Sequence[int]) -> NDArray[np.uint8]:
-    table = np.arange(256, dtype=np.uint8)
-    table[list(hidden)] = IGNORE
-    return table[labels]

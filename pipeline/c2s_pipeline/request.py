@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from c2s_cache import ConfigError, DataError, Manifest, TeacherInfo
@@ -176,12 +175,3 @@ def _views_request(request: BuildRequest, teacher: TeacherInfo) -> dict[str, Any
         "seed": request.seed,
         "augment": request.augment.model_dump(mode="json"),
     }
-
-
-def without_unseen(
-    labels: NDArray[np.uint8], unseen: tuple[int, ...], ignore: int
-) -> NDArray[np.uint8]:
-    """Label map with every unseen class replaced by `ignore`: what training is allowed to know."""
-    table = np.arange(256, dtype=np.uint8)
-    table[list(unseen)] = ignore
-    return table.take(labels)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from c2s_cache import IGNORE, DataError, Manifest, UnreadableImage
 from c2s_cache.augment import AugmentConfig, draw_view, view_rng
+from c2s_cache.label_map import size_mismatch, without
 from c2s_cache.schema import ragged_ranges
 from c2s_cache.views import canonical_box, crop_image, decode_image
-from c2s_pipeline.request import without_unseen
 from c2s_pipeline.source import ImageSource
 from c2s_pipeline.view_teacher import View
 
@@ -108,16 +108,14 @@ class RowReader:
             blank, nothing = _no_labels()
             return self._labels[i].reshape(size) if self._labels else blank, nothing
         labels = self.source.labels(image_id)
-        if labels.shape != size:
-            what = (
-                f"label map is {labels.shape[1]} x {labels.shape[0]}, image {size[1]} x {size[0]}."
-            )
-            if new:
-                raise UnreadableImage(what)
+        wrong = size_mismatch(labels, *size)
+        if wrong is not None and new:
+            raise UnreadableImage(wrong)
+        if wrong is not None:
             raise DataError(
-                f"{image_id}: {what} The label maps are not those the cache was built from."
+                f"{image_id}: {wrong} The label maps are not those the cache was built from."
             )
-        return without_unseen(labels, self.manifest.unseen, IGNORE), labels == IGNORE
+        return without(labels, self.manifest.unseen), labels == IGNORE
 
     def _views(self, i: int, labels: NDArray[np.uint8]) -> tuple[View, ...]:
         if "views" in self.missing:

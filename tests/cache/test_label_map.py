@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from c2s_cache.label_map import MOST_CLASSES, ignored_id, label_type, without
+from c2s_cache.label_map import MOST_CLASSES, ignored_id, label_type, size_mismatch, without
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,9 @@ def test_hidden_classes_are_ignored_and_all_else_stays(dtype, none):
     assert shown.dtype == dtype
     np.testing.assert_array_equal(shown, [[0, none, 2], [3, none, none]])
     np.testing.assert_array_equal(without(labels, ()), labels)
+
+
+def test_a_label_map_of_another_size_than_its_image_is_told_by_both_widths_first():
+    labels = np.zeros((4, 6), np.uint8)
+    assert size_mismatch(labels, 4, 6) is None
+    assert size_mismatch(labels, 6, 4) == "the label map is 6 x 4 pixels, the image 4 x 6."

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-
 from c2s_cache import C2SError, CacheError, Manifest, TeacherInfo
+from c2s_pipeline.devices import default_device
 from c2s_pipeline.teachers.base import Teacher, TeacherSpec
 from c2s_pipeline.teachers.clip_names import (
     Activation,
@@ -69,7 +68,7 @@ def load_recorded(
     wrote = f"the teacher that wrote the cache ({info.name}, {info.pretrained or 'own weights'})"
     named = f"Name its weights with {options}. {hint}".strip()
     try:
-        teacher = load_teacher(spec, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        teacher = load_teacher(spec, device or default_device())
     except C2SError as error:
         raise C2SError(f"{wrote} cannot be loaded: {error.what}", named) from error
     found, here = teacher.info(), f"{spec.name}, {spec.pretrained or 'own weights'}"
