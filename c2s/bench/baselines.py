@@ -43,7 +43,7 @@ def unpack(record: bytes) -> Sample:
     return Sample(head["row"], head["view"], arrays)
 
 
-def rivals(
+def baselines(
     records: Callable[[], Iterable[bytes]], folder: Path
 ) -> tuple[dict[str, Reader], dict[str, str]]:
     """Write the records with every library that is there.

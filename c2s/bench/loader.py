@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from c2s.bench.baselines import Reader, pack, rivals, unpack
+from c2s.bench.baselines import Reader, baselines, pack, unpack
 from c2s.bench.inputs import cache_of
 from c2s.bench.measure import Side, alternate, result
 from c2s.methods.clip_to_seg.examples import TRAINING
@@ -41,7 +41,7 @@ def bench_loader(
     with cache_of(cache, images) as opened, TemporaryDirectory(prefix="c2s-bench-") as folder:
         sizes = block_sizes(opened)
         count = min(images, sum(sizes)) // batch_size * batch_size
-        readers, absent = rivals(lambda: _records(opened, count), Path(folder))
+        readers, absent = baselines(lambda: _records(opened, count), Path(folder))
         if not readers:
             raise MissingExtra(
                 "there is nothing to compare with: none of the other loaders is installed.",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny_cache import write_cache
 
-from c2s.bench.baselines import pack, rivals, unpack
+from c2s.bench.baselines import baselines, pack, unpack
 from c2s.bench.measure import Rates, alternate, result
 from c2s.methods.clip_to_seg.examples import TRAINING
 from c2s_cache import MissingExtra, open_cache
@@ -73,7 +73,7 @@ def test_records_keep_every_field_and_every_library_gives_all_of_them_back(tmp_p
         for path, values in again.arrays.items():
             np.testing.assert_array_equal(values, sample[path])
             assert values.dtype == sample[path].dtype
-    readers, absent = rivals(lambda: records, tmp_path / "others")
+    readers, absent = baselines(lambda: records, tmp_path / "others")
     assert readers.keys() | absent.keys() == {"litdata", "mosaicml-streaming", "webdataset"}
     for reader in readers.values():
         assert sorted(map(bytes, reader())) == sorted(records)
@@ -95,7 +95,7 @@ def test_loader(tmp_path):
 def test_loader_without_any_other_library_says_what_to_install(tmp_path, monkeypatch):
     from c2s.bench import loader
 
-    monkeypatch.setattr(loader, "rivals", lambda records, folder: ({}, {"webdataset": "absent"}))
+    monkeypatch.setattr(loader, "baselines", lambda records, folder: ({}, {"webdataset": "absent"}))
     with pytest.raises(MissingExtra, match=r"c2s\[bench\]"):
         loader.bench_loader(write_cache(tmp_path / "tiny.zarr"), images=4, batch_size=4)
 
