@@ -53,7 +53,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Name of a two-layer CLIP of random weights, loadable by plain open_clip."""
-    open_clip = pytest.importorskip("open_clip")
+    import open_clip
     import torch
     from safetensors.torch import save_file
 
@@ -98,7 +98,8 @@ def coco_tree(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def scheduler() -> Iterator[str]:
     """Address of a Dask cluster of one worker process, shared by the tests that build."""
-    distributed = pytest.importorskip("distributed")
+    import distributed
+
     with distributed.LocalCluster(
         n_workers=1,
         threads_per_worker=1,

@@ -38,7 +38,8 @@ def c2s(*arguments: object, folder: Path, data: Path) -> subprocess.CompletedPro
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ViT-B-16 checkpoint of random weights, written as open_clip's training would."""
-    open_clip = pytest.importorskip("open_clip")
+    import open_clip
+
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "vit_b_16.pt"
     torch.save(open_clip.create_model("ViT-B-16").state_dict(), path)

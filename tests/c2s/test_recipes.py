@@ -9,14 +9,14 @@ from c2s.methods.clip_to_seg import ClipToSegConfig
 from c2s.recipes import NAMES, load_recipe
 from c2s.runs.config import load_config
 from c2s_cache import ConfigError
+from c2s_pipeline.request import BuildRequest
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_is_valid(name):
-    request = pytest.importorskip("c2s_pipeline.request")
     recipe = load_recipe(name)
     load_config(defaults=recipe.train, cache="x")
-    resolve(request.BuildRequest, recipe.build, None, (), {})
+    resolve(BuildRequest, recipe.build, None, (), {})
 
 
 def test_the_paper_recipe_is_the_method_with_its_defaults():

@@ -75,7 +75,7 @@ def test_killed_builds_resume_to_the_same_bytes(build, any_built, tiny_teacher, 
     script.write_text(KILLED)
     out = tmp_path / "coco.zarr"
     arguments = [str(source.root), str(out), wanted.model_dump_json()]
-    rng = np.random.default_rng()
+    rng = np.random.default_rng(views)
     kills = 0
     for kill in range(1, 5):
         process = subprocess.Popen(

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 
+import datasets
 import numpy as np
 import pytest
 import yaml
@@ -19,7 +20,6 @@ from c2s.datasets.check import check_split
 from c2s.datasets.hub import _opened
 from c2s_cache import ConfigError, DataError
 
-datasets = pytest.importorskip("datasets")
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
 NAMES = ["cat", "dog", "grass"]

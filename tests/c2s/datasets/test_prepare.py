@@ -197,7 +197,8 @@ def test_raw_ids_become_train_ids_beside_them(name, tmp_path, rng):
 
 
 def test_voc_from_the_semantic_boundaries_dataset(tmp_path, rng):
-    scipy_io = pytest.importorskip("scipy.io")
+    import scipy.io as scipy_io
+
     make_voc(tmp_path, rng)
     top = tmp_path / "VOCdevkit/VOC2012"
     lists = top / "ImageSets/Segmentation"

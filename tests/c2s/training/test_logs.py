@@ -55,7 +55,8 @@ def test_a_missing_wandb_is_one_line_and_no_folder(tiny_cache, tmp_path, monkeyp
 
 
 def test_wandb_without_a_login_is_one_line_and_no_folder(tiny_cache, tmp_path, monkeypatch):
-    wandb = pytest.importorskip("wandb", reason="needs c2s[wandb]")
+    import wandb
+
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setattr(wandb, "login", lambda prompt: False)
     with pytest.raises(ConfigError, match=r"wandb login.*WANDB_MODE=offline"):
@@ -64,7 +65,7 @@ def test_wandb_without_a_login_is_one_line_and_no_folder(tiny_cache, tmp_path, m
 
 
 def test_a_logger_that_fails_to_begin_leaves_no_folder(tiny_cache, tmp_path, monkeypatch):
-    wandb = pytest.importorskip("wandb", reason="needs c2s[wandb]")
+    import wandb
 
     def refuse(**_):
         raise RuntimeError("run is in use")
@@ -82,7 +83,6 @@ def test_a_logger_that_fails_to_begin_leaves_no_folder(tiny_cache, tmp_path, mon
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # wandb's own
 def test_wandb_works_offline_and_keeps_its_id(tiny_cache, tmp_path, monkeypatch):
-    pytest.importorskip("wandb", reason="needs c2s[wandb]")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     path = run.train(settings(tiny_cache, tmp_path, loggers=("wandb",)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 
@@ -15,8 +16,6 @@ from c2s_pipeline.request import BuildRequest
 from c2s_pipeline.teachers.base import TeacherSpec
 from c2s_pipeline.teachers.dense import NEIGHBOUR_STD, check_variant, neighbourhood
 from c2s_pipeline.teachers.registry import load_teacher
-
-open_clip = pytest.importorskip("open_clip")
 
 GRID, HEADS, WIDTH, DIM = 4, 2, 64, 32
 PIXELS = np.random.default_rng(3).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)

@@ -13,8 +13,6 @@ from c2s_pipeline.teachers.base import TeacherSpec
 from c2s_pipeline.teachers.model_folder import load_tokenizer
 from c2s_pipeline.teachers.registry import load_teacher
 
-pytest.importorskip("open_clip")
-
 CODE = """
 from pathlib import Path
 Path({ran!r}).touch()

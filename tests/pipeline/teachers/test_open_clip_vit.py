@@ -1,12 +1,12 @@
 """The teacher gives what open_clip's own model gives."""
 
-import json
 import threading
-from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
+from conftest import TINY_MODEL
 from pictures import photo
 from PIL import Image
 from safetensors.torch import save_file
@@ -21,8 +21,6 @@ from c2s_pipeline.teachers.base import TeacherSpec
 from c2s_pipeline.teachers.clip_model import weights_digest
 from c2s_pipeline.teachers.registry import load_teacher
 from c2s_pipeline.teachers.text import class_embeddings
-
-open_clip = pytest.importorskip("open_clip")
 
 
 @pytest.fixture(scope="module")
@@ -146,14 +144,18 @@ def test_a_file_that_is_no_checkpoint(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_random_weights_are_seeded(tiny_teacher):
-    folder = Path(tiny_teacher.removeprefix("local-dir:"))
-    assert json.loads((folder / "open_clip_config.json").read_text())
+def test_random_weights_are_seeded(tiny_teacher, monkeypatch):
+    """Whatever was drawn before; and they are no weights of a file."""
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-tiny", TINY_MODEL)
     image = np.asarray(Image.new("RGB", (32, 32), (9, 99, 199)))[None]
-    first, second = (
-        load_teacher(TeacherSpec(tiny_teacher, None)).embed_images(image) for _ in range(2)
+    found = []
+    for seed in (5, 6):
+        torch.manual_seed(seed)
+        found.append(load_teacher(TeacherSpec("ViT-tiny", "random")).embed_images(image))
+    assert torch.equal(*found)
+    assert not torch.equal(
+        found[0], load_teacher(TeacherSpec(tiny_teacher, None)).embed_images(image)
     )
-    assert torch.equal(first, second)
 
 
 def test_float32_on_a_gpu_is_float32(teacher, monkeypatch):

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from conftest import TINY_MODEL
@@ -25,8 +26,6 @@ from c2s_pipeline.teachers.base import TeacherSpec
 from c2s_pipeline.teachers.recorded import load_recorded, recorded_spec
 from c2s_pipeline.teachers.registry import load_teacher
 from c2s_pipeline.teachers.weights_file import OPENAI, packed_weights
-
-open_clip = pytest.importorskip("open_clip")
 
 NAME = "tiny-b-8"
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from conftest import make_coco_tree
@@ -60,14 +61,12 @@ def test_prompt_sets_have_their_published_sizes():
 
 
 def test_imagenets_prompts_are_those_of_open_clip():
-    open_clip = pytest.importorskip("open_clip")
     theirs = [template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES]
     assert list(IMAGENET) == theirs
     assert MASKCLIP[:80] == IMAGENET
 
 
 def test_ensembles_are_what_open_clips_own_classifier_builder_gives(tiny_teacher):
-    open_clip = pytest.importorskip("open_clip")
     teacher = load_teacher(TeacherSpec(tiny_teacher, None))
     names = ["cat", "potted plant", "sky"]
     got = class_embeddings(teacher, names, ZEGCLIP)
