@@ -8,19 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from c2s.methods.clip_to_seg.examples import (
-    GLOBAL_CLS,
-    GRID,
-    REGION_AREA,
-    REGION_CLS,
-    REGION_ID,
-)
-from c2s.methods.examples import BOX, FLIP, LABELS, source_map
+from c2s.methods.clip_to_seg.examples import GLOBAL_CLS, GRID, REGION_CLS, REGION_ID
+from c2s.methods.examples import BOX, FLIP, CutView, TeacherOutput, source_labels
 from c2s.runs.config import TrainConfig
 from c2s.shapes.defaults import own_teacher
-from c2s.training.online import TeacherOutput
 from c2s.training.processes import cluster_environment
-from c2s.training.view import Replay
 from c2s_cache import Manifest
 
 if TYPE_CHECKING:
@@ -48,13 +40,13 @@ class OnlineTeacher:
         """Sides of the views it looks at: the native size and, where it differs, the dense one."""
         return self._sizes
 
-    def answer(self, views: Sequence[Replay]) -> list[TeacherOutput]:
+    def answer(self, views: Sequence[CutView]) -> list[TeacherOutput]:
         """See `c2s.training.online.OnlineTeacher`."""
         from c2s_pipeline.view_teacher import View
 
         shown = [
             View(
-                source_map(v.sample, LABELS),
+                source_labels(v.sample),
                 v.sample[BOX],
                 bool(v.sample[FLIP]),
                 v.images[0],
@@ -73,7 +65,6 @@ class OnlineTeacher:
                 GLOBAL_CLS: one.astype(np.float16),
                 REGION_CLS: region_cls.astype(np.float16),
                 REGION_ID: region.ids,
-                REGION_AREA: region.area,
             }
             for grid, one, (region, region_cls) in zip(grids, cls, regions, strict=True)
         ]

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from c2s.methods.clip_to_seg.examples import TRANSDUCTIVE
+from c2s.methods.clip_to_seg.examples import IGNORED
+from c2s.methods.clip_to_seg.examples import PATHS as TRAINING
 from c2s_cache.manifest import Manifest, TeacherInfo
 from c2s_cache.pseudo_mask import pseudo_mask
 from c2s_cache.views import crop_labels, inside_image
@@ -19,7 +20,7 @@ from c2s_cache.writer import BlockWriter, create_cache
 CLASSES = ("sky", "grass", "cat", "cow", "road", "tree")
 UNSEEN = (3, 5)
 SIZE, GRID, DIM = 32, 4, 16
-PATHS = TRANSDUCTIVE
+PATHS = TRAINING | {IGNORED}
 """All that any training reads of a block."""
 
 

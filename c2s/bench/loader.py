@@ -11,10 +11,10 @@ from typing import Any
 from c2s.bench.baselines import Reader, baselines, pack, unpack
 from c2s.bench.inputs import cache_of
 from c2s.bench.measure import Side, alternate, result
-from c2s.methods.clip_to_seg.examples import TRAINING
+from c2s.methods.clip_to_seg import ClipToSegConfig
+from c2s.methods.examples import Examples, cut_view
 from c2s.training.sampler import BatchSequence
 from c2s.training.stream import BatchStream, block_sizes
-from c2s.training.view import collate, load_view
 from c2s_cache import Cache, MissingExtra
 from c2s_pipeline.memory import peak_memory
 
@@ -71,28 +71,34 @@ def bench_loader(
 
 
 def _records(cache: Cache, count: int) -> Iterator[bytes]:
-    blocks = (cache.read_block(b, TRAINING) for b in range(cache.blocks))
+    blocks = (cache.read_block(b, _examples(cache).paths) for b in range(cache.blocks))
     samples = (block.sample(i) for block in blocks for i in range(len(block)))
     return (pack(sample) for sample in islice(samples, count))
+
+
+def _examples(cache: Cache) -> Examples[Any]:
+    return ClipToSegConfig().examples(cache.manifest)
 
 
 def _ours(cache: Cache, sizes: tuple[int, ...], count: int, batch_size: int) -> Side:
     def run() -> int:
         sequence = BatchSequence(sizes, batch_size)
         size = cache.manifest.view_size
-        stream = BatchStream(cache.path, sequence, 0, count // batch_size, size, jitter=False)
+        stop = count // batch_size
+        stream = BatchStream(cache.path, sequence, _examples(cache), 0, stop, size, jitter=False)
         return sum(len(batch) for batch in stream)
 
     return run
 
 
 def _theirs(cache: Cache, reader: Reader, batch_size: int, count: int) -> Side:
-    classes, size = len(cache.manifest.classes), cache.manifest.view_size
+    examples, size = _examples(cache), cache.manifest.view_size
 
     def run() -> int:
-        views = (load_view(unpack(record), classes, size) for record in reader())
-        parts = iter(lambda: list(islice(views, batch_size)), [])
-        done = sum(len(collate(part)) for part in parts)
+        views = (cut_view(unpack(record), size) for record in reader())
+        made = (examples.example(view, view.sample.arrays) for view in views)
+        parts = iter(lambda: list(islice(made, batch_size)), [])
+        done = sum(len(examples.collate(part)) for part in parts)
         if done != count:
             raise AssertionError(f"{done} samples were read where {count} were written")
         return done

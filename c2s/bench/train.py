@@ -15,14 +15,14 @@ from c2s.bench.inputs import cache_of
 from c2s.bench.measure import alternate, device_name, result
 from c2s.evaluation.evaluate import compute_device
 from c2s.methods.batch import Batch
-from c2s.online import OnlineTeacher, load_online_teacher
+from c2s.methods.examples import CutView
+from c2s.online import load_online_teacher
 from c2s.runs.config import TrainConfig, load_config
 from c2s.shapes.defaults import train_defaults
+from c2s.training.datamodule import C2SDataModule
 from c2s.training.module import DistillationModule
 from c2s.training.run import build_module
-from c2s.training.sampler import BatchSequence
-from c2s.training.stream import BatchStream, block_sizes, kept_bytes, loader
-from c2s.training.view import Replay
+from c2s.training.stream import loader
 from c2s_cache import C2SError, Cache
 
 StudentOption = Literal["compile", "channels_last"]
@@ -87,21 +87,22 @@ def bench_train(
         config = config.resolved(m.dataset, m.view_size)
         baseline = TABLES["IV"].rows[0].train["method"]
         plain = config.model_copy(update={"method": config.method.model_copy(update=baseline)})
-        held = list(islice(_stream(opened, config, steps), steps))
+        data = C2SDataModule(config, opened)
+        held = list(islice(_loaded(data, steps), steps))
         total = steps * (rounds + 1)
         sides = {
-            "streamed": _Side(config, opened, _stream(opened, config, total), steps),
-            "memory": _Side(config, opened, held * (rounds + 1), steps),
-            "labels only": _Side(plain, opened, _stream(opened, config, total), steps),
+            "streamed": _Side(config, data, _loaded(data, total), steps),
+            "memory": _Side(config, data, held * (rounds + 1), steps),
+            "labels only": _Side(plain, data, _loaded(data, total), steps),
         }
         for option in student_options:
             changed = config.model_copy(update={option: True})
-            sides[option] = _Side(changed, opened, held * (rounds + 1), steps)
+            sides[option] = _Side(changed, data, held * (rounds + 1), steps)
         if held_there:
             there = [
                 batch.to(compute_device("auto")) for batch in held if not isinstance(batch, list)
             ]
-            sides["held there"] = _Side(config, opened, there * (rounds + 1), steps)
+            sides["held there"] = _Side(config, data, there * (rounds + 1), steps)
         reason = None
         try:
             weights = teacher if teacher and ":" in teacher else pretrained
@@ -140,30 +141,12 @@ def bench_train(
 
 def _online(cache: Cache, config: TrainConfig, steps: int, rounds: int) -> _Side:
     """The same training with CLIP in the loop; raises C2SError if it cannot be loaded."""
-    teacher = load_online_teacher(config, cache.manifest)
-    batches = _stream(cache, config, steps * (rounds + 1), teacher.sizes)
-    return _Side(config, cache, batches, steps, teacher)
+    data = C2SDataModule(config, cache, load_online_teacher(config, cache.manifest))
+    return _Side(config, data, _loaded(data, steps * (rounds + 1)), steps)
 
 
-def _stream(
-    cache: Cache, config: TrainConfig, steps: int, teacher_sizes: tuple[int, ...] = ()
-) -> Iterator[Batch | list[Replay]]:
-    m = cache.manifest
-    sequence = BatchSequence(
-        block_sizes(cache), config.batch_size, config.seed, config.window, m.views
-    )
-    size = config.image_size or m.view_size
-    stream = BatchStream(
-        cache.path,
-        sequence,
-        0,
-        steps,
-        size,
-        config.jitter,
-        teacher_sizes=teacher_sizes,
-        keep=kept_bytes(config),
-    )
-    yield from loader(stream, config.workers, torch.cuda.is_available())
+def _loaded(data: C2SDataModule, steps: int) -> Iterator[Batch | list[CutView]]:
+    yield from loader(data.stream(0, steps), data.config.workers, torch.cuda.is_available())
 
 
 class _Side:
@@ -177,15 +160,14 @@ class _Side:
     def __init__(
         self,
         config: TrainConfig,
-        cache: Cache,
-        batches: Iterable[Batch | list[Replay]],
+        data: C2SDataModule,
+        batches: Iterable[Batch | list[CutView]],
         steps: int,
-        teacher: OnlineTeacher | None = None,
     ) -> None:
-        self._device, self._steps = compute_device("auto"), steps
+        self._device, self._steps, self._data = compute_device("auto"), steps, data
         self.peak_mib: float | None = None
         before = torch.cuda.memory_allocated()
-        self._module = build_module(config, cache, teacher).to(self._device).train()
+        self._module = build_module(config, data.cache).to(self._device).train()
         self._optimizer = self._module.configure_optimizers()["optimizer"]
         self._batches = iter(batches)
         self._weights = torch.cuda.memory_allocated() - before
@@ -195,7 +177,7 @@ class _Side:
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         for batch in islice(self._batches, self._steps):
-            there = self._module.transfer_batch_to_device(batch, self._device, 0)
+            there = self._data.transfer_batch_to_device(batch, self._device, 0)
             _step(self._module, self._optimizer, there)
         if self._device.type == "cuda":
             torch.cuda.synchronize()

@@ -252,11 +252,11 @@ def _losses(cache: Any, student: str, device: str, tf32: bool) -> Sequence[dict[
         flags = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=tf32)
     found = []
     with flags:
-        for batch in islice(C2SDataModule(config, opened).stream(0, 3), 3):
+        data = C2SDataModule(config, opened)
+        for batch in islice(data.stream(0, 3), 3):
             optimizer.zero_grad()
-            values = module.training_step(
-                module.transfer_batch_to_device(batch, torch.device(device), 0), 0
-            )
+            there = data.transfer_batch_to_device(batch, torch.device(device), 0)
+            values = module.training_step(there, 0)
             torch.autograd.backward(values["loss"])
             optimizer.step()
             found.append({key: float(value) for key, value in values.items()})

@@ -1,24 +1,28 @@
-"""Invariant: a method turns features and a cache batch into losses, and knows no trainer."""
+"""Invariant: a method drives a student through one step and gives losses; it knows no trainer."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from c2s.methods.batch import Batch
+from c2s.methods.examples import Examples
+from c2s.students.base import Student
+from c2s_cache.manifest import Manifest
 
 
 @dataclass(frozen=True)
 class KnownClasses:
-    """Classes that a method may know: the seen ones, and how many there are in all.
-
-    A transductive method is given the unseen ones in a second object of this kind.
+    """Classes that a method may know.
 
     Attributes:
         ids: int64 [Ns], ids of these classes in the dataset's order, ascending.
-        embeddings: float32 [Ns, D], their text embeddings, unit norm.
+        embeddings: float32 [Ns, D], their text embeddings, unit norm; Ns = 0 where a cache has no classes.
         num_classes: N, number of all classes; latent class u has id N + u in a pseudo mask.
     """
 
@@ -27,26 +31,65 @@ class KnownClasses:
     num_classes: int
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What a method may know beside its batches: the seen classes, and the unseen ones if it is transductive."""
+
+    seen: KnownClasses
+    unseen: KnownClasses | None = None
+
+
 class Method(nn.Module, ABC):
-    """One paper's objective. Its buffers and parameters live in the training checkpoint only.
-
-    A further method is a folder beside `clip_to_seg/` with a subclass of this and a frozen
-    configuration whose `build(seen)` constructs it; inference needs neither.
-
-    Attributes:
-        num_classes: N, number of all classes of the dataset.
-    """
-
-    num_classes: int
+    """One paper's objective. Its buffers and parameters live in the training checkpoint only."""
 
     @abstractmethod
-    def forward(self, features: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def forward(
+        self, student: Callable[..., Any], images: Tensor, batch: Batch
+    ) -> dict[str, Tensor]:
         """Losses of one step.
 
         Args:
-            features: [B, D, h, w], the student's feature map.
-            batch: the batch the features were computed from, on the same device.
+            student: the student's `forward`, as it is or compiled.
+            images: float [B, 3, S, S], what it is to see of the batch: distorted, normalised, padded with 0.
+            batch: what the images were made from, on their device.
 
         Returns:
             Scalars by name; "loss" is the one to minimise, the others are for the log.
+        """
+
+
+class MethodConfig(BaseModel, ABC):
+    """Settings of a method, and what it asks of the rest of the program; one per paper, found by its `name`.
+
+    Attributes:
+        name: of the method.
+        stages: of a cache that it reads.
+        student: name of the default one.
+        kind: what a student of it must be.
+        defaults: nested values of a run's settings that replace the general ones.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: str
+    stages: ClassVar[tuple[str, ...]]
+    student: ClassVar[str] = "segformer-b4"
+    kind: ClassVar[type[Student]]
+    defaults: ClassVar[Mapping[str, Any]] = {}
+
+    @abstractmethod
+    def examples(self, manifest: Manifest, transductive: bool = False) -> Examples[Any]:
+        """How it learns from the views of a cache.
+
+        Args:
+            manifest: of the cache.
+            transductive: it may know which pixels are of unseen classes; for a self-training and nothing else.
+        """
+
+    @abstractmethod
+    def build(self, facts: Facts) -> Method:
+        """The module.
+
+        Raises:
+            ValueError: settings do not fit the teacher's width.
         """

@@ -56,7 +56,7 @@ class Saver(IterationCallback, pl.callbacks.Checkpoint):
             return
         module.require_finite_losses()
         require_finite(module.state_dict(), f"iteration {step}")
-        module.require_finite_features(batch)
+        module.require_finite_scores(batch)
         try:
             with self.stop.saving():
                 if half and trainer.is_global_zero:

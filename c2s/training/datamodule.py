@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pytorch_lightning as pl
+import torch
 from torch.utils.data import DataLoader
 
 from c2s.methods.batch import Batch
+from c2s.methods.examples import CutView
 from c2s.runs.config import TrainConfig
+from c2s.training.online import OnlineTeacher
 from c2s.training.sampler import BatchSequence
 from c2s.training.stream import BatchStream, block_sizes, kept_bytes, loader
-from c2s.training.view import Replay
 from c2s_cache.errors import ConfigError
 from c2s_cache.reader import Cache, open_cache
 
@@ -23,7 +25,7 @@ class C2SDataModule(pl.LightningDataModule):
     Args:
         config: the run; its cache, batch size, seed, jitter, window and workers are read here.
         cache: the opened cache, if it is open already.
-        teacher_sizes: sides in pixels of the views of an online teacher.
+        teacher: CLIP in the loop; None if the cache tells what it says.
 
     Raises:
         CacheError: the cache is missing, incomplete or damaged.
@@ -31,13 +33,17 @@ class C2SDataModule(pl.LightningDataModule):
     """
 
     def __init__(
-        self, config: TrainConfig, cache: Cache | None = None, teacher_sizes: tuple[int, ...] = ()
+        self,
+        config: TrainConfig,
+        cache: Cache | None = None,
+        teacher: OnlineTeacher | None = None,
     ) -> None:
         super().__init__()
         self.cache = cache or open_cache(config.cache)
         manifest = self.cache.manifest
         self.config = config.resolved(manifest.dataset, manifest.view_size)
-        self.teacher_sizes = teacher_sizes
+        self.teacher = teacher
+        self.examples = config.method.examples(manifest, config.self_train is not None)
         sizes = block_sizes(self.cache)
         if sum(sizes) == 0:
             raise ConfigError(
@@ -47,7 +53,7 @@ class C2SDataModule(pl.LightningDataModule):
             sizes, config.batch_size, config.seed, config.window, manifest.views
         )
 
-    def train_dataloader(self) -> DataLoader[Batch | list[Replay]]:
+    def train_dataloader(self) -> DataLoader[Batch | list[CutView]]:
         """The batches that the trainer has still to see.
 
         Raises:
@@ -78,21 +84,31 @@ class C2SDataModule(pl.LightningDataModule):
         part = (trainer.global_rank, trainer.world_size)
         return loader(self.stream(start, stop, *part), config.workers, on_gpu)
 
+    def transfer_batch_to_device(
+        self, batch: Batch | list[CutView], device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Move a batch, from page-locked memory without waiting; an online teacher answers it first."""
+        if isinstance(batch, list):
+            assert self.teacher is not None
+            answers = zip(batch, self.teacher.answer(batch), strict=True)
+            batch = self.examples.collate([self.examples.example(v, a) for v, a in answers])
+        return batch.to(device, non_blocking=True)
+
     def stream(self, start: int, stop: int, rank: int = 0, world_size: int = 1) -> BatchStream:
         """What one of `world_size` processes loads of iterations `start` ... `stop` - 1."""
         config = self.config
         return BatchStream(
             self.cache,
             self.sequence,
+            self.examples,
             start,
             stop,
             config.image_size or self.cache.manifest.view_size,
             config.jitter,
             rank,
             world_size,
-            teacher_sizes=self.teacher_sizes,
+            teacher_sizes=() if self.teacher is None else self.teacher.sizes,
             fresh=config.augment if config.views == "fresh" else None,
             accumulate=config.accumulate,
-            transductive=config.self_train is not None,
             keep=kept_bytes(config),
         )

@@ -7,7 +7,7 @@ torch's random state is set anew for every micro-batch, so that resuming has non
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -20,13 +20,11 @@ from c2s.methods.batch import Batch
 from c2s.runs.checkpoint import RunError
 from c2s.runs.config import TrainConfig
 from c2s.runs.tensors import NotFinite, difference
-from c2s.students.base import normalize_images, parameter_groups
+from c2s.students.base import Student, normalize_images, parameter_groups
 from c2s.training.jitter import photometric_jitter
-from c2s.training.online import OnlineTeacher
 from c2s.training.recorder import Recorder
 from c2s.training.sampler import dropout_seed
 from c2s.training.schedule import lr_factor
-from c2s.training.view import Replay, collate, taught
 
 
 def student_input(batch: Batch, student: nn.Module) -> Tensor:
@@ -55,7 +53,7 @@ NEVER = 2**62
 
 
 class DistillationModule(pl.LightningModule):
-    """One training step: images through the student, features through the method.
+    """One training step: the method drives the student through a batch.
 
     It brings its own callback that logs losses, rates and speed, so a plain `pl.Trainer` will do.
 
@@ -63,7 +61,6 @@ class DistillationModule(pl.LightningModule):
         student: the student.
         method: the objective, built for the seen classes.
         config: resolved configuration.
-        teacher: CLIP in the loop; None if the batches come with what it says.
 
     Attributes:
         averaged: moving average of the student's weights and buffers, or None; W' = d W' + (1 - d) W
@@ -74,13 +71,11 @@ class DistillationModule(pl.LightningModule):
 
     def __init__(
         self,
-        student: nn.Module,
+        student: Student,
         method: Method,
         config: TrainConfig,
-        teacher: OnlineTeacher | None = None,
     ) -> None:
         super().__init__()
-        self.teacher = teacher
         self.student = student
         self.method = method
         self.config = config
@@ -102,9 +97,9 @@ class DistillationModule(pl.LightningModule):
         return self.global_step
 
     @property
-    def trained_student(self) -> nn.Module:
+    def trained_student(self) -> Student:
         """What the run is about: the averaged student, or the student where nothing is averaged."""
-        return self.student if self.averaged is None else self.averaged.module
+        return self.student if self.averaged is None else cast(Student, self.averaged.module)
 
     def ends_iteration(self, batch_idx: int) -> bool:
         """Whether a micro-batch is the last of its iteration."""
@@ -125,8 +120,7 @@ class DistillationModule(pl.LightningModule):
         images = student_input(batch, self.student)
         if self.config.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        features = (self._compiled or self.student)(images)
-        losses: dict[str, Tensor] = self.method(features, batch)
+        losses: dict[str, Tensor] = self.method(self._compiled or self.student, images, batch)
         self._watch(losses["loss"].detach())
         return losses
 
@@ -150,22 +144,23 @@ class DistillationModule(pl.LightningModule):
         if failed < NEVER:
             raise NotFinite(f"The loss is not finite at iteration {int(failed)}.")
 
-    def require_finite_features(self, batch: Batch) -> None:
-        """See that the weights as they are now, which no loss has seen yet, give finite features of a batch: one
-        more pass, without gradients, before weights are saved.
+    def require_finite_scores(self, batch: Batch) -> None:
+        """See that the weights as they are now, which no loss has seen yet, tell one place of a batch from another:
+        one more pass, without gradients, before weights are saved.
 
         Raises:
-            NotFinite: they do not, in any process.
+            NotFinite: what they give is not finite, in any process.
         """
         images = student_input(batch, self.student)
         finite = True
         for student in dict.fromkeys((self.student, self.trained_student)):
             training = student.training
+            text = images.new_full((1, student.dim), student.dim**-0.5)
             with torch.no_grad(), self.trainer.precision_plugin.forward_context():
-                finite &= bool(student.eval()(images).isfinite().all())
+                finite &= bool(student.eval().classify(images, text).isfinite().all())
             student.train(training)
         if not self.trainer.strategy.reduce_boolean_decision(finite):
-            raise NotFinite(f"After iteration {self.step} the student's features are not finite.")
+            raise NotFinite(f"After iteration {self.step} the student's scores are not finite.")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """See that a checkpoint is one of this module; its rates are those that the configuration gives.
@@ -213,19 +208,6 @@ class DistillationModule(pl.LightningModule):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.averaged is not None:
             self.averaged.update_parameters(self.student)
-
-    def transfer_batch_to_device(
-        self, batch: Batch | list[Replay], device: torch.device, dataloader_idx: int
-    ) -> Batch:
-        """Move a batch, from page-locked memory without waiting; an online teacher answers it first."""
-        if isinstance(batch, list):
-            assert self.teacher is not None
-            answers = self.teacher.answer(batch)
-            num_classes = self.method.num_classes
-            batch = collate(
-                [taught(v, a, num_classes) for v, a in zip(batch, answers, strict=True)]
-            )
-        return batch.to(device, non_blocking=True)
 
     def configure_optimizers(self) -> Any:
         """AdamW with the stock parameter groups and the schedule by absolute iterations."""

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
-from numpy.typing import NDArray
-
+from c2s.methods.examples import CutView, TeacherOutput
 from c2s_cache.manifest import Manifest
 
 if TYPE_CHECKING:
     from c2s.runs.config import TrainConfig
-    from c2s.training.view import Replay
-
-
-TeacherOutput = Mapping[str, NDArray[Any]]
-"""What the teacher says of one view: array path -> what a cache holds there."""
 
 
 class OnlineTeacher(Protocol):
@@ -25,7 +19,7 @@ class OnlineTeacher(Protocol):
     def sizes(self) -> tuple[int, ...]:
         """Sides in pixels at which it looks at a view; loader processes cut the views to them."""
 
-    def answer(self, views: Sequence[Replay]) -> list[TeacherOutput]:
+    def answer(self, views: Sequence[CutView]) -> list[TeacherOutput]:
         """What it says of each view of a batch."""
 
 

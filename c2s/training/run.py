@@ -17,9 +17,8 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
-from torch import nn
 
-from c2s.methods.base import KnownClasses
+from c2s.methods.base import Facts, KnownClasses
 from c2s.plain_torch import plain_torch
 from c2s.runs.checkpoint import HALFWAY, RunError, load_weights, read_state, saved_step
 from c2s.runs.config import TrainConfig
@@ -28,6 +27,7 @@ from c2s.runs.folder import continued, create_run, owned, read_config, read_info
 from c2s.runs.run import open_run
 from c2s.runs.tensors import NotFinite
 from c2s.students import create
+from c2s.students.base import Student
 from c2s.students.registry import require_no_code
 from c2s.training import checkpoint_io
 from c2s.training.callbacks import Bar, Saver
@@ -150,8 +150,8 @@ def _fit(
     require_loggers(config)
     validation = _validation(config, cache, load_validation)
     teacher = _teacher(config, cache, load_teacher)
-    module = build_module(config, cache, teacher, resumed=start > 0)
-    data = C2SDataModule(config, cache, () if teacher is None else teacher.sizes)
+    module = build_module(config, cache, resumed=start > 0)
+    data = C2SDataModule(config, cache, teacher)
     stop = StopRequest()
     saver = Saver(path, config.checkpoint_every, validation, stop)
     callbacks: list[pl.Callback] = [Bar(config.total, config.log_every), saver]
@@ -295,7 +295,6 @@ def _teacher(
 def build_module(
     config: TrainConfig,
     cache: Cache | None = None,
-    teacher: OnlineTeacher | None = None,
     resumed: bool = False,
 ) -> DistillationModule:
     """Student and method at the state that the seed gives them, or that a run to continue gives.
@@ -305,7 +304,6 @@ def build_module(
     Args:
         config: the run; values that depend on the cache may be left open.
         cache: the opened cache, if it is open already.
-        teacher: CLIP in the loop.
         resumed: the weights will come from the run's checkpoint; its student is built as it says.
 
     Raises:
@@ -323,18 +321,31 @@ def build_module(
             load_weights(student, weights, config.self_train / HALFWAY)
         unseen = _classes(cache, "unseen")
     try:
-        method = config.method.build(_classes(cache, "seen"), unseen)
+        method = config.method.build(Facts(_classes(cache, "seen"), unseen))
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return DistillationModule(student, method, config, teacher)
+    return DistillationModule(student, method, config)
 
 
-def _student(config: TrainConfig, dim: int, resumed: bool) -> nn.Module:
-    """A new student; or that of a run to continue or start from, as it says, still without its weights."""
+def _student(config: TrainConfig, dim: int, resumed: bool) -> Student:
+    """A new student; or that of a run to continue or start from, as it says, still without its weights.
+
+    Raises:
+        ConfigError: it cannot be made, or is none of the method's.
+    """
     known = config.runs / config.run_name if resumed else config.self_train
     if known is None:
-        return create(config.student, dim, config.weights)
-    return create(config.student, dim, "random", read_info(known).architecture)
+        student = create(config.student, dim, config.weights)
+    else:
+        student = create(config.student, dim, "random", read_info(known).architecture)
+    method = config.method
+    if not isinstance(student, method.kind):
+        raise ConfigError(
+            f"The method {method.name} trains a {method.kind.__name__}; {config.student} is a "
+            f"{type(student).__name__}.",
+            f"Leave --student out: its default is {method.student}.",
+        )
+    return student
 
 
 def _classes(cache: Cache, which: Literal["seen", "unseen"]) -> KnownClasses:

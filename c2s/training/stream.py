@@ -23,13 +23,19 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from c2s.methods.batch import Batch
-from c2s.methods.clip_to_seg.examples import TEACHER_OUTPUT, TRAINING, TRANSDUCTIVE
-from c2s.methods.examples import BOX, FLIP, LABELS, source_map
+from c2s.methods.examples import (
+    BOX,
+    FLIP,
+    CutView,
+    Examples,
+    TrainingExample,
+    cut_view,
+    source_labels,
+)
 from c2s.runs.config import TrainConfig
 from c2s.training.jitter import draw_jitter
 from c2s.training.sampler import BatchSequence, SampleRef, fresh_view_rng, jitter_rng
 from c2s.training.signals import deaf
-from c2s.training.view import Replay, View, collate, load_view, replay
 from c2s_cache.augment import AugmentConfig, draw_view
 from c2s_cache.block import Block, Sample
 from c2s_cache.errors import C2SError, CacheError, UnreadableImage
@@ -37,12 +43,10 @@ from c2s_cache.reader import Cache
 from c2s_cache.semaphores import named
 
 T = TypeVar("T")
-V = TypeVar("V", View, Replay)
-PIXEL_BYTES = 5
-"""Of a finished view: three of colour, two of pseudo mask."""
+V = TypeVar("V", TrainingExample, CutView)
 
 
-class BatchStream(IterableDataset[Batch | list[Replay]]):
+class BatchStream(IterableDataset[Batch | list[CutView]]):
     """What one process loads of the batches `start`, `start` + 1, ..., `stop` - 1 of a sequence.
 
     Every batch is cut into `accumulate` micro-batches and each of these into equal parts, one per
@@ -52,22 +56,23 @@ class BatchStream(IterableDataset[Batch | list[Replay]]):
     Args:
         cache: a cache, or the address of one.
         sequence: the batches.
+        examples: what the method learns from a view.
         start, stop: range of iterations.
         size: S, side of the views in pixels.
         jitter: draw photometric distortions.
         rank, world_size: which part of each micro-batch.
         accumulate: micro-batches per batch.
-        teacher_sizes: sides of the views of an online teacher; batches are then lists of replays,
+        teacher_sizes: sides of the views of an online teacher; batches are then lists of cut views,
             which become a `Batch` once the teacher has answered.
         fresh: how to draw new views in place of the cached ones; only with `teacher_sizes`.
-        transductive: also say which pixels are of unseen classes; for a self-training and nothing else.
-        keep: bytes of finished views that may be kept. If all views of the cache fit, each is made once.
+        keep: bytes of finished examples that may be kept. If all views of the cache fit, each is made once.
     """
 
     def __init__(
         self,
         cache: Any,
         sequence: BatchSequence,
+        examples: Examples[Any],
         start: int,
         stop: int,
         size: int,
@@ -77,35 +82,31 @@ class BatchStream(IterableDataset[Batch | list[Replay]]):
         teacher_sizes: tuple[int, ...] = (),
         fresh: AugmentConfig | None = None,
         accumulate: int = 1,
-        transductive: bool = False,
         keep: int = 0,
     ) -> None:
         self.cache, self.manifest = cache, getattr(cache, "manifest", None)
-        self.sequence = sequence
+        self.sequence, self.examples = sequence, examples
         self.start, self.stop = start, stop
         self.size, self.jitter = size, jitter
         self.rank, self.world_size = rank, world_size
         self.teacher_sizes, self.fresh = teacher_sizes, fresh
         self.accumulate = accumulate
-        self.transductive = transductive
         pixels = sum(sequence.block_sizes) * sequence.views * size**2
-        self.keeps = pixels * (PIXEL_BYTES + transductive) <= keep
+        self.keeps = pixels * examples.pixel_bytes <= keep
 
-    def __iter__(self) -> Iterator[Batch | list[Replay]]:
+    def __iter__(self) -> Iterator[Batch | list[CutView]]:
         return _told(self._batches()) if get_worker_info() else _ahead(self._batches())
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"cache": str(self.cache)}
 
-    def _batches(self) -> Iterator[Batch | list[Replay]]:
+    def _batches(self) -> Iterator[Batch | list[CutView]]:
         cache = self.cache
         if isinstance(cache, (str, Path)):
             cache = Cache(cache, self.manifest)
-        paths = TRANSDUCTIVE if self.transductive else TRAINING
-        if self.teacher_sizes:
-            paths = tuple(path for path in paths if path not in TEACHER_OUTPUT)
-        blocks = _BlockWindow(cache, self.sequence.window, paths)
-        kept: dict[Any, View] = {}
+        untold = self.examples.taught if self.teacher_sizes else frozenset()
+        blocks = _BlockWindow(cache, self.sequence.window, self.examples.paths - untold)
+        kept: dict[Any, TrainingExample] = {}
         worker = get_worker_info()
         first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
         parts = self.accumulate * self.world_size
@@ -114,31 +115,32 @@ class BatchStream(IterableDataset[Batch | list[Replay]]):
             step, micro = divmod(number, self.accumulate)
             refs = self.sequence.batch(step, micro * self.world_size + self.rank, parts)
             if self.teacher_sizes:
-                yield [self._distorted(self._replay(blocks, ref), ref) for ref in refs]
+                yield [self._distorted(self._cut(blocks, ref), ref) for ref in refs]
             else:
-                views = (self._view(blocks, kept, ref) for ref in refs)
-                yield collate([self._distorted(v, r) for v, r in zip(views, refs, strict=True)])
+                made = [self._distorted(self._example(blocks, kept, ref), ref) for ref in refs]
+                yield self.examples.collate(made)
 
-    def _replay(self, blocks: _BlockWindow, ref: SampleRef) -> Replay:
+    def _cut(self, blocks: _BlockWindow, ref: SampleRef) -> CutView:
         sample = blocks[ref.block].sample(ref.item, ref.view)
         if self.fresh is not None:
             stream = fresh_view_rng(self.sequence.seed, ref.position)
-            box, flip = draw_view(source_map(sample, LABELS), self.size, stream, self.fresh)
+            box, flip = draw_view(source_labels(sample), self.size, stream, self.fresh)
             drawn = {BOX: np.array(box), FLIP: np.array(flip)}
             sample = replace(sample, arrays={**sample.arrays, **drawn})
         with _naming(blocks.cache, sample):
-            return replay(sample, self.size, self.teacher_sizes)
+            return cut_view(sample, self.size, self.teacher_sizes)
 
-    def _view(self, blocks: _BlockWindow, kept: dict[Any, View], ref: SampleRef) -> View:
+    def _example(
+        self, blocks: _BlockWindow, kept: dict[Any, TrainingExample], ref: SampleRef
+    ) -> TrainingExample:
         key = (ref.block, ref.item, ref.view)
-        if (view := kept.get(key)) is not None:
-            return view
-        sample = blocks[ref.block].sample(ref.item, ref.view)
-        with _naming(blocks.cache, sample):
-            view = load_view(sample, len(blocks.cache.manifest.classes), self.size)
+        if (example := kept.get(key)) is not None:
+            return example
+        view = self._cut(blocks, ref)
+        example = cast(TrainingExample, self.examples.example(view, view.sample.arrays))
         if self.keeps:
-            kept[key] = view
-        return view
+            kept[key] = example
+        return example
 
     def _distorted(self, view: V, ref: SampleRef) -> V:
         """The same with its photometric distortion, which is another one each time."""
@@ -180,7 +182,7 @@ def _ahead(items: Iterator[T]) -> Iterator[T]:
 class _BlockWindow:
     """The blocks in memory; the least recently used one leaves."""
 
-    def __init__(self, cache: Any, capacity: int, paths: tuple[str, ...]) -> None:
+    def __init__(self, cache: Any, capacity: int, paths: frozenset[str]) -> None:
         self.cache, self.capacity, self.paths = cache, capacity, paths
         self.held: OrderedDict[int, Block] = OrderedDict()
 
@@ -253,7 +255,9 @@ def _end(items: Any) -> None:
         _RUNNING.discard(items)
 
 
-def loader(stream: BatchStream, workers: int, pin_memory: bool) -> DataLoader[Batch | list[Replay]]:
+def loader(
+    stream: BatchStream, workers: int, pin_memory: bool
+) -> DataLoader[Batch | list[CutView]]:
     """The loader of a stream; it leaves the global random state alone, and raises what its processes met."""
     return _Loader(
         stream,

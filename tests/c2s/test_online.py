@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from c2s.datasets import load_dataset
-from c2s.methods.base import KnownClasses
-from c2s.methods.clip_to_seg.examples import TEACHER_OUTPUT, TRAINING
+from c2s.methods.base import Facts, KnownClasses
+from c2s.methods.clip_to_seg import ClipToSegConfig
+from c2s.methods.clip_to_seg.examples import PATHS, TAUGHT
 from c2s.online import load_online_teacher
 from c2s.runs.config import load_config
 from c2s.shapes.defaults import BUILD, TRAIN
@@ -20,7 +21,6 @@ from c2s.training.logs import read_metrics
 from c2s.training.module import DistillationModule
 from c2s.training.sampler import BatchSequence
 from c2s.training.stream import BatchStream, block_sizes
-from c2s.training.view import collate, taught
 from c2s_cache import open_cache
 from c2s_cache.errors import C2SError
 
@@ -50,8 +50,9 @@ def config(cache, folder, **more):
 def replays(cache, steps=12):
     """Views as an online teacher is shown them, each with what the cache holds of it."""
     sequence = BatchSequence(block_sizes(cache), 8, window=2, views=cache.manifest.views)
-    blocks = [cache.read_block(number, TRAINING) for number in range(cache.blocks)]
-    stream = BatchStream(cache.path, sequence, 0, steps, 64, True, teacher_sizes=(64,))
+    blocks = [cache.read_block(number, PATHS) for number in range(cache.blocks)]
+    examples = ClipToSegConfig().examples(cache.manifest)
+    stream = BatchStream(cache.path, sequence, examples, 0, steps, 64, True, teacher_sizes=(64,))
     for step, views in enumerate(stream):
         stored = [blocks[r.block].sample(r.item, r.view) for r in sequence.batch(step)]
         yield views, stored
@@ -65,8 +66,8 @@ def test_the_teacher_says_online_what_it_said_to_the_cache(cache, tmp_path):
     for views, stored in replays(opened):
         for view, said, s in zip(views, teacher.answer(views), stored, strict=True):
             assert view.sample.row == s.row
-            assert set(said) == set(TEACHER_OUTPUT)
-            for path in ("masks/grid", "regions/id", "regions/area"):
+            assert set(said) == set(TAUGHT)
+            for path in ("masks/grid", "regions/id"):
                 np.testing.assert_array_equal(said[path], s[path])
             for path in ("teacher/global_cls", "regions/cls"):
                 np.testing.assert_allclose(said[path], s[path], rtol=1e-3, atol=1e-3)
@@ -81,18 +82,23 @@ def test_cached_and_online_views_give_the_same_losses(cache, tmp_path):
     """Along one training run, so that the weights are the same on both sides at every step."""
     opened, settings = open_cache(cache), config(cache, tmp_path)
     teacher = load_online_teacher(settings, opened.manifest)
+    examples = settings.method.examples(opened.manifest)
     torch.manual_seed(0)
     text, n = opened.text("seen"), len(opened.manifest.classes)
     seen = KnownClasses(torch.from_numpy(text.class_ids), torch.from_numpy(text.embeddings), n)
     module = DistillationModule(
-        create("shapes-net", opened.manifest.teacher.dim), settings.method.build(seen), settings
+        create("shapes-net", opened.manifest.teacher.dim),
+        settings.method.build(Facts(seen)),
+        settings,
     )
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
     worst = {}
     for step, (views, stored) in enumerate(replays(opened, STEPS)):
-        answers = teacher.answer(views)
-        online = collate([taught(v, a, n) for v, a in zip(views, answers, strict=True)])
-        cached = collate([taught(v, s, n) for v, s in zip(views, stored, strict=True)])
+        told, held = teacher.answer(views), (s.arrays for s in stored)
+        online, cached = (
+            examples.collate([examples.example(v, a) for v, a in zip(views, answers, strict=True)])
+            for answers in (told, held)
+        )
         torch.manual_seed(step)  # of the dropout
         theirs = copy.deepcopy(module).training_step(online, step)
         torch.manual_seed(step)

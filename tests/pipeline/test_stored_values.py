@@ -8,7 +8,7 @@ from sklearn.cluster import KMeans
 from small_builds import request
 
 from c2s.datasets.coco_stuff import DESCRIPTOR
-from c2s.methods.clip_to_seg.examples import TRAINING
+from c2s.methods.clip_to_seg.examples import PATHS
 from c2s.methods.examples import source_map
 from c2s_cache import Cache, open_cache
 from c2s_cache.augment import AugmentConfig, draw_view, view_rng
@@ -36,7 +36,7 @@ def test_every_stored_value_follows_from_the_photo(any_built, tiny_teacher):
     dense_tier = np.asarray(cache.column("teacher/dense"))
     seen, flips, padded = [], 0, 0
     for b in range(cache.blocks):
-        block, ids = cache.read_block(b, TRAINING), cache.ids(b)
+        block, ids = cache.read_block(b, PATHS | {"regions/area"}), cache.ids(b)
         for i, v in np.ndindex(len(block), views):
             s = block.sample(i, v)
             name = ids[s.row - block.start]

@@ -1,6 +1,7 @@
 """CLIP-to-Seg distillation (C2S): global and local distillation, latent embeddings, pixel loss."""
 
 from c2s.methods.clip_to_seg.config import ClipToSegConfig, LossWeights
+from c2s.methods.clip_to_seg.examples import ClipToSegBatch, ClipToSegExamples
 from c2s.methods.clip_to_seg.global_distillation import CLSBank, aggregate, info_nce
 from c2s.methods.clip_to_seg.latent_embedding import LatentEmbedding, latent_ids
 from c2s.methods.clip_to_seg.local_distillation import local_info_nce, region_means
@@ -16,7 +17,9 @@ from c2s.methods.clip_to_seg.self_training import SelfTraining
 __all__ = [
     "CLSBank",
     "ClipToSeg",
+    "ClipToSegBatch",
     "ClipToSegConfig",
+    "ClipToSegExamples",
     "LatentEmbedding",
     "LossWeights",
     "SelfTraining",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from c2s.methods.base import KnownClasses, Method
+from c2s.methods.base import Facts, Method, MethodConfig
+from c2s.methods.clip_to_seg.examples import ClipToSegExamples
 from c2s.methods.clip_to_seg.global_distillation import (
     Aggregation,
     Distillation,
@@ -14,6 +15,8 @@ from c2s.methods.clip_to_seg.global_distillation import (
 )
 from c2s.methods.clip_to_seg.latent_embedding import Calibration, Generator
 from c2s.methods.clip_to_seg.local_distillation import Negatives, Reduction, Targets
+from c2s.students.base import FeatureStudent, Student
+from c2s_cache.manifest import Manifest
 
 
 class LossWeights(BaseModel):
@@ -32,7 +35,7 @@ class LossWeights(BaseModel):
     ce: float = Field(default=1.0, ge=0)
 
 
-class ClipToSegConfig(BaseModel):
+class ClipToSegConfig(MethodConfig):
     """CLIP-to-Seg distillation. The defaults are the full method (last row of Table IV).
 
     Table IV: baseline = global_, local and latent off; + latent = latent on; + distillation =
@@ -40,7 +43,8 @@ class ClipToSegConfig(BaseModel):
     temperature at initialisation and alpha = beta = 1 / 0.07 gives the pixel loss the same one.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    stages: ClassVar[tuple[str, ...]] = ("labels", "teacher", "masks", "regions", "text")
+    kind: ClassVar[type[Student]] = FeatureStudent  # type: ignore[type-abstract]
 
     name: Literal["clip-to-seg"] = "clip-to-seg"
     global_: bool = Field(default=True, description="global distillation, Eq. 4")
@@ -115,9 +119,15 @@ class ClipToSegConfig(BaseModel):
     )
     weights: LossWeights = LossWeights()
 
-    def build(self, seen: KnownClasses, unseen: KnownClasses | None = None) -> Method:
+    def examples(self, manifest: Manifest, transductive: bool = False) -> ClipToSegExamples:
+        """See `MethodConfig.examples`."""
+        labelled = "labels" in manifest.stages
+        return ClipToSegExamples(len(manifest.classes), labelled, transductive)
+
+    def build(self, facts: Facts) -> Method:
         """The method's module: inductive from the seen classes, transductive with the unseen ones."""
         from c2s.methods.clip_to_seg.method import ClipToSeg
         from c2s.methods.clip_to_seg.self_training import SelfTraining
 
+        seen, unseen = facts.seen, facts.unseen
         return ClipToSeg(self, seen) if unseen is None else SelfTraining(self, seen, unseen)

@@ -1,15 +1,136 @@
-"""Invariant: what C2S reads of a cache is named here, and nothing else of it is read."""
+"""Invariant: what C2S reads of a cache is named here; nothing of unseen classes is unless it is transductive."""
 
 from __future__ import annotations
 
-from c2s.methods.examples import PIXELS
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from c2s.methods.batch import Batch
+from c2s.methods.examples import (
+    BOX,
+    FLIP,
+    LABELS,
+    PIXELS,
+    CutView,
+    TeacherOutput,
+    TrainingExample,
+    batch_fields,
+    padded,
+    source_map,
+    stacked,
+    view_fields,
+)
+from c2s_cache.manifest import IGNORE
+from c2s_cache.pseudo_mask import pseudo_mask
+from c2s_cache.views import crop_labels
 
 GLOBAL_CLS, GRID = "teacher/global_cls", "masks/grid"
-REGION_CLS, REGION_ID, REGION_AREA = "regions/cls", "regions/id", "regions/area"
+REGION_CLS, REGION_ID = "regions/cls", "regions/id"
 IGNORED = "labels/ignored"
-TEACHER_OUTPUT: tuple[str, ...] = (GLOBAL_CLS, GRID, REGION_CLS, REGION_ID, REGION_AREA)
+TAUGHT = frozenset({GLOBAL_CLS, GRID, REGION_CLS, REGION_ID})
 """What the teacher says of a view."""
-TRAINING: tuple[str, ...] = (*PIXELS, *TEACHER_OUTPUT)
-TRANSDUCTIVE: tuple[str, ...] = (*TRAINING, IGNORED)
-"""Of a self-training: which pixels the data set itself ignores tells pixels of unseen classes from pixels
-of none, which inductive training must not know."""
+PATHS = PIXELS | TAUGHT
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipToSegExample(TrainingExample):
+    """One view in numpy; fields as in `ClipToSegBatch`, without the batch axis, R not padded."""
+
+    pseudo: NDArray[np.int16]
+    global_cls: NDArray[np.float16]
+    region_cls: NDArray[np.float16]
+    region_ids: NDArray[np.int16]
+    unseen: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipToSegBatch(Batch):
+    """Views of B images with their pseudo masks and CLIP tokens.
+
+    Attributes:
+        pseudo: int64 [B, S, S], the pseudo mask: a seen class id (0..N-1), N + u for latent class u
+            of that image, -1 where there is neither.
+        global_cls: float32 [B, D], CLS token of the view, as CLIP gives it (not normalised).
+        region_cls: float32 [B, R, D], CLS tokens of the masked regions, zero in padded slots.
+        region_ids: int64 [B, R], id of each region in the pseudo mask's encoding, -1 in padded slots.
+        max_id: no id in `pseudo` or `region_ids` is larger. The loader knows it; where it is None, the
+            method has to look, and on a GPU to wait for what it sees.
+        unseen: bool [B, S, S], pixels of unseen classes, whichever: their annotation was removed. Only in
+            a self-training; None otherwise, so that they cannot be told from pixels of no class.
+    """
+
+    pseudo: Tensor
+    global_cls: Tensor
+    region_cls: Tensor
+    region_ids: Tensor
+    max_id: int | None = None
+    unseen: Tensor | None = None
+
+    def largest_id(self) -> int:
+        """`max_id`, looked up if it was not given."""
+        if self.max_id is not None:
+            return self.max_id
+        return max(int(self.pseudo.max()), int(self.region_ids.max()))
+
+
+class ClipToSegExamples:
+    """What C2S learns from a view: its pseudo mask and the tokens of the image and its regions.
+
+    Args:
+        num_classes: N, number of all classes.
+        labelled: the cache has label maps.
+        transductive: also read which pixels the data set itself ignores. This tells pixels of unseen
+            classes from pixels of none, which inductive training must not know.
+    """
+
+    taught = TAUGHT
+
+    def __init__(self, num_classes: int, labelled: bool = True, transductive: bool = False) -> None:
+        self.num_classes = num_classes
+        own = {IGNORED} if transductive else set()
+        self.paths = (PATHS if labelled else PATHS - {LABELS}) | own
+        # Three of colour, two of pseudo mask, one of unseen pixels.
+        self.pixel_bytes = 6 if transductive else 5
+
+    def example(self, view: CutView, teacher: TeacherOutput) -> ClipToSegExample:
+        """The pseudo mask is built here, of the view's labels and the teacher's grid."""
+        labels, inside = view.crop.labels, view.crop.inside
+        return ClipToSegExample(
+            **view_fields(view),
+            pseudo=pseudo_mask(labels, teacher[GRID], self.num_classes, inside),
+            global_cls=teacher[GLOBAL_CLS],
+            region_cls=teacher[REGION_CLS],
+            region_ids=teacher[REGION_ID],
+            unseen=_unseen(view),
+        )
+
+    def collate(self, examples: Sequence[ClipToSegExample]) -> ClipToSegBatch:
+        """Regions are padded to the largest number among the views (at least one slot)."""
+        ids = [a for e in examples for a in (e.pseudo, e.region_ids) if a.size]
+        unseen = [e.unseen for e in examples if e.unseen is not None]
+        return ClipToSegBatch(
+            **batch_fields(examples),
+            pseudo=stacked([e.pseudo for e in examples], np.int64),
+            global_cls=stacked([e.global_cls for e in examples], np.float32),
+            region_cls=padded([e.region_cls for e in examples], 0, np.float32),
+            region_ids=padded([e.region_ids for e in examples], -1, np.int64),
+            max_id=max(int(a.max()) for a in ids),
+            unseen=torch.from_numpy(np.stack(unseen)) if unseen else None,
+        )
+
+
+def _unseen(view: CutView) -> NDArray[np.bool_] | None:
+    """Pixels of a view without a label that the data set has one for: bool [S, S]; None if not known."""
+    sample, labels = view.sample, view.crop.labels
+    if IGNORED not in sample:
+        return None
+    ignored = source_map(sample, IGNORED).view(np.uint8)
+    # 0 or 1, and 255 on padding
+    shown = crop_labels(ignored, sample[BOX], bool(sample[FLIP]), labels.shape[0])
+    unseen: NDArray[np.bool_] = (labels == IGNORE) & (shown == 0)
+    return unseen

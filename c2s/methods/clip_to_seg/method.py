@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from c2s.methods.base import KnownClasses, Method
 from c2s.methods.batch import Batch
 from c2s.methods.clip_to_seg.config import ClipToSegConfig
+from c2s.methods.clip_to_seg.examples import ClipToSegBatch
 from c2s.methods.clip_to_seg.fused_pixel_loss import pixel_losses
 from c2s.methods.clip_to_seg.global_distillation import (
     CLSBank,
@@ -80,7 +82,14 @@ class ClipToSeg(Method):
                 dim, config.generator, config.calibration, config.heads, config.dropout
             )
 
-    def forward(self, features: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def forward(
+        self, student: Callable[..., Tensor], images: Tensor, batch: Batch
+    ) -> dict[str, Tensor]:
+        """Losses of the student's features; see `losses`."""
+        assert isinstance(batch, ClipToSegBatch)
+        return self.losses(student(images), batch)
+
+    def losses(self, features: Tensor, batch: ClipToSegBatch) -> dict[str, Tensor]:
         """Losses "global", "local", "focal", "dice", "ce", "pixel" (those that are on) and their
         sum "loss".
 
@@ -104,7 +113,7 @@ class ClipToSeg(Method):
             total = total + weights.pixel * losses["pixel"]
         return {"loss": total, **losses}
 
-    def _pooled(self, features: FeatureMap, batch: Batch) -> Pooled:
+    def _pooled(self, features: FeatureMap, batch: ClipToSegBatch) -> Pooled:
         """All means in one product: each alone would cost a pass over F."""
         config, size = self.config, (features.height, features.width)
         none, largest = batch.region_ids[:, :0], batch.largest_id()
@@ -123,7 +132,7 @@ class ClipToSeg(Method):
             image = features.tensor.amax((2, 3))[:, None]
         return Pooled(image, local, pixels, latent, prototypes)
 
-    def global_distillation(self, global_feature: Tensor, batch: Batch) -> Tensor:
+    def global_distillation(self, global_feature: Tensor, batch: ClipToSegBatch) -> Tensor:
         """Eq. 4 against the tokens of earlier iterations; the bank takes this batch's after.
 
         Args:
@@ -142,7 +151,9 @@ class ClipToSeg(Method):
             self.bank.enqueue(batch.global_cls)
         return loss
 
-    def local_distillation(self, local_features: Tensor, pixels: Tensor, batch: Batch) -> Tensor:
+    def local_distillation(
+        self, local_features: Tensor, pixels: Tensor, batch: ClipToSegBatch
+    ) -> Tensor:
         """Eq. 6 over the regions that have a CLS token.
 
         Args:
@@ -179,7 +190,7 @@ class ClipToSeg(Method):
         return match(student, teacher, kind)
 
     def pixel_loss(
-        self, features: FeatureMap, batch: Batch, embeddings: Tensor, valid: Tensor
+        self, features: FeatureMap, batch: ClipToSegBatch, embeddings: Tensor, valid: Tensor
     ) -> dict[str, Tensor]:
         """Eq. 7 on seen and latent scores; with latent embeddings off (U = 0), on the seen ones.
 
@@ -199,7 +210,7 @@ class ClipToSeg(Method):
         absent = torch.cat([valid.new_zeros(len(valid), len(self.text)), ~valid], 1)
         return pixel_losses(scores, target, absent, config.weights)
 
-    def _latent_embeddings(self, pooled: Pooled, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _latent_embeddings(self, pooled: Pooled, batch: ClipToSegBatch) -> tuple[Tensor, Tensor]:
         """A'_u [B, U, D] and which slots are valid [B, U]; U = 0 with latent embeddings off."""
         if not self.config.latent:
             return pooled.prototypes, pooled.latent >= 0

@@ -9,8 +9,8 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from c2s.methods.base import KnownClasses
-from c2s.methods.batch import Batch
 from c2s.methods.clip_to_seg.config import ClipToSegConfig
+from c2s.methods.clip_to_seg.examples import ClipToSegBatch
 from c2s.methods.clip_to_seg.method import ClipToSeg
 from c2s.methods.feature_map import FeatureMap
 
@@ -41,14 +41,14 @@ class SelfTraining(ClipToSeg):
         self.register_buffer("unseen_ids", unseen.ids, persistent=False)
 
     def pixel_loss(
-        self, features: FeatureMap, batch: Batch, embeddings: Tensor, valid: Tensor
+        self, features: FeatureMap, batch: ClipToSegBatch, embeddings: Tensor, valid: Tensor
     ) -> dict[str, Tensor]:
         """Eq. 7 over all classes, against seen labels and the model's own unseen ones."""
         labelled = replace(batch, pseudo=self.labelled(features.tensor, batch))
         return super().pixel_loss(features, labelled, embeddings, valid)
 
     @torch.no_grad()
-    def labelled(self, features: Tensor, batch: Batch) -> Tensor:
+    def labelled(self, features: Tensor, batch: ClipToSegBatch) -> Tensor:
         """Labels of a batch: seen ones as annotated, unseen ones by the running model.
 
         Args:

@@ -12,7 +12,7 @@ from tiny_cache import write_cache
 
 from c2s.bench.baselines import baselines, pack, unpack
 from c2s.bench.measure import Rates, alternate, result
-from c2s.methods.clip_to_seg.examples import TRAINING
+from c2s.methods.clip_to_seg.examples import PATHS
 from c2s_cache import MissingExtra, open_cache
 
 leaves_files_open = pytest.mark.filterwarnings(
@@ -64,7 +64,7 @@ def test_rounds_alternate_and_the_median_counts(monkeypatch):
 @leaves_files_open
 def test_records_keep_every_field_and_every_library_gives_all_of_them_back(tmp_path):
     cache = open_cache(write_cache(tmp_path / "tiny.zarr"))
-    blocks = [cache.read_block(b, TRAINING) for b in range(cache.blocks)]
+    blocks = [cache.read_block(b, PATHS) for b in range(cache.blocks)]
     samples = [block.sample(i) for block in blocks for i in range(len(block))]
     records = [pack(s) for s in samples]
     for sample, record in zip(samples, records, strict=True):

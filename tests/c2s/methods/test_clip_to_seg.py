@@ -8,8 +8,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from c2s.methods import Batch, KnownClasses
+from c2s.methods import Facts, KnownClasses
 from c2s.methods.clip_to_seg import (
+    ClipToSegBatch,
     ClipToSegConfig,
     LossWeights,
     aggregate,
@@ -40,7 +41,9 @@ def batch():
     ids = torch.tensor([[0, N, N + 2], [4, 5, -1]])
     tokens = torch.randn(2, 3, D) * (ids >= 0)[..., None]
     image = torch.zeros(2, 3, S, S, dtype=torch.uint8)
-    return Batch(image, pseudo, torch.randn(2, D), tokens, ids, torch.rand(2, 3), torch.arange(2))
+    return ClipToSegBatch(
+        image=image, pseudo=pseudo, global_cls=torch.randn(2, D), region_cls=tokens, region_ids=ids
+    )
 
 
 @pytest.mark.parametrize(
@@ -53,9 +56,9 @@ def batch():
     ],
 )
 def test_the_rows_of_table_4_are_configurations(switches, names, seen, batch):
-    method = ClipToSegConfig(**switches).build(seen)
+    method = ClipToSegConfig(**switches).build(Facts(seen))
     features = torch.randn(2, D, 4, 4, requires_grad=True)
-    losses = method(features, batch)
+    losses = method.losses(features, batch)
     assert set(losses) == names | {"loss", "pixel", "focal", "dice", "ce"}
     expected = sum(losses[n] for n in ("global", "local", "pixel") if n in losses)
     torch.testing.assert_close(losses["loss"], expected)
@@ -70,7 +73,7 @@ def test_the_rows_of_table_4_are_configurations(switches, names, seen, batch):
 def test_weights_scale_the_terms(seen, batch):
     weights = LossWeights(global_=2.0, local=0.5, pixel=3.0, focal=100.0, dice=1.0, ce=0.0)
     config = ClipToSegConfig(weights=weights, dropout=0.0)
-    losses = config.build(seen)(torch.randn(2, D, 4, 4), batch)
+    losses = config.build(Facts(seen)).losses(torch.randn(2, D, 4, 4), batch)
     torch.testing.assert_close(losses["pixel"], 100 * losses["focal"] + losses["dice"])
     total = 2 * losses["global"] + 0.5 * losses["local"] + 3 * losses["pixel"]
     torch.testing.assert_close(losses["loss"], total)
@@ -79,7 +82,7 @@ def test_weights_scale_the_terms(seen, batch):
 def test_without_latent_embeddings_only_annotated_pixels_of_seen_classes_count(seen, batch):
     config = ClipToSegConfig(latent=False, global_=False, local=False, alpha=2.0)
     features = torch.randn(2, D, S, S)
-    got = config.build(seen)(features, batch)["ce"]
+    got = config.build(Facts(seen)).losses(features, batch)["ce"]
     costs = []
     for b in range(2):
         for y in range(S):
@@ -94,7 +97,7 @@ def test_without_latent_embeddings_only_annotated_pixels_of_seen_classes_count(s
 def test_latent_pixels_are_classified_by_their_own_embedding(seen, batch):
     config = ClipToSegConfig(generator="prototype", global_=False, local=False, alpha=2.0, beta=3.0)
     features = torch.randn(2, D, S, S)
-    got = config.build(seen)(features, batch)["ce"]
+    got = config.build(Facts(seen)).losses(features, batch)["ce"]
     prototypes, _ = region_means(
         FeatureMap(features), batch.pseudo, torch.tensor([[N, N + 2], [-1, -1]])
     )
@@ -115,22 +118,25 @@ def test_latent_pixels_are_classified_by_their_own_embedding(seen, batch):
 
 def test_padding_another_image_with_latent_slots_changes_nothing(seen, batch):
     config = ClipToSegConfig(global_=False, dropout=0.0)
-    method, features = config.build(seen), torch.randn(2, D, 4, 4)
-    second = Batch(**{k: v[1:] for k, v in vars(batch).items() if v is not None})
-    first = Batch(**{k: v[:1] for k, v in vars(batch).items() if v is not None})
-    together = method(features, batch)["dice"]  # a mean over 3 + 2 present masks
-    alone = method(features[1:], second)["dice"] * 2 + method(features[:1], first)["dice"] * 3
+    method, features = config.build(Facts(seen)), torch.randn(2, D, 4, 4)
+    second = ClipToSegBatch(**{k: v[1:] for k, v in vars(batch).items() if v is not None})
+    first = ClipToSegBatch(**{k: v[:1] for k, v in vars(batch).items() if v is not None})
+    together = method.losses(features, batch)["dice"]  # a mean over 3 + 2 present masks
+    alone = (
+        method.losses(features[1:], second)["dice"] * 2
+        + method.losses(features[:1], first)["dice"] * 3
+    )
     torch.testing.assert_close(5 * together, alone)
 
 
 def test_global_loss_uses_earlier_tokens_only(seen, batch):
-    method = ClipToSegConfig(local=False, latent=False, bank_size=3).build(seen)
+    method = ClipToSegConfig(local=False, latent=False, bank_size=3).build(Facts(seen))
     features = torch.randn(2, D, 4, 4)
-    assert method(features, batch)["global"].item() == pytest.approx(0, abs=1e-6)
-    assert method(features, batch)["global"].item() > 0
+    assert method.losses(features, batch)["global"].item() == pytest.approx(0, abs=1e-6)
+    assert method.losses(features, batch)["global"].item() > 0
     method.eval()
     before = method.bank.filled().clone()
-    method(features, batch)
+    method.losses(features, batch)
     assert torch.equal(before, method.bank.filled())
 
 
@@ -139,7 +145,7 @@ def test_global_loss_uses_earlier_tokens_only(seen, batch):
 def test_means_taken_together_are_those_of_the_single_losses(how, latent, seen, batch):
     config = ClipToSegConfig(aggregation=how, bank_size=0, latent=latent)
     features = torch.randn(2, D, 4, 4, requires_grad=True)
-    losses = config.build(seen).eval()(features, batch)
+    losses = config.build(Facts(seen)).eval().losses(features, batch)
     image = aggregate(FeatureMap(features), batch.global_cls, how)
     rival = batch.global_cls.flip(0)[:, None]
     regions, pixels = region_means(FeatureMap(features), batch.pseudo, batch.region_ids)
@@ -158,9 +164,9 @@ def test_means_taken_together_are_those_of_the_single_losses(how, latent, seen, 
     [({"bank_size": 0}, 0), ({"bank_size": 3, "global_negatives": "both"}, 3)],
 )
 def test_the_other_images_of_the_batch_can_be_negatives(settings, earlier, seen, batch):
-    method = ClipToSegConfig(local=False, latent=False, **settings).build(seen)
+    method = ClipToSegConfig(local=False, latent=False, **settings).build(Facts(seen))
     features = torch.randn(2, D, 4, 4)
-    first, second = (method(features, batch)["global"].item() for _ in range(2))
+    first, second = (method.losses(features, batch)["global"].item() for _ in range(2))
     tokens, query = batch.global_cls, aggregate(FeatureMap(features), batch.global_cls)
     rival = tokens.flip(0)[:, None]  # of two images, the other one
     assert first == pytest.approx(info_nce(query, tokens, rival, 0.07).item(), rel=1e-5)
@@ -173,9 +179,9 @@ def test_the_other_images_of_the_batch_can_be_negatives(settings, earlier, seen,
 def test_the_distillations_of_table_6_draw_features_to_tokens(kind, seen, batch):
     torch.manual_seed(0)
     config = ClipToSegConfig(distillation=kind, latent=False, aggregation="mean")
-    method = config.build(seen)
+    method = config.build(Facts(seen))
     features = torch.randn(2, D, S, S, requires_grad=True)
-    losses = method(features, batch)
+    losses = method.losses(features, batch)
     (losses["global"] + losses["local"]).backward()
     assert features.grad is not None
     moved = features.detach() - 5 * features.grad
@@ -193,21 +199,23 @@ def test_the_distillations_of_table_6_draw_features_to_tokens(kind, seen, batch)
 
 
 def test_supervision_at_feature_resolution(seen, batch):
-    coarse = ClipToSegConfig(supervision="features", latent=False).build(seen)
-    fine = ClipToSegConfig(supervision="image", latent=False).build(seen)
+    coarse = ClipToSegConfig(supervision="features", latent=False).build(Facts(seen))
+    fine = ClipToSegConfig(supervision="image", latent=False).build(Facts(seen))
     features = torch.randn(2, D, S, S)
-    torch.testing.assert_close(coarse(features, batch)["pixel"], fine(features, batch)["pixel"])
-    assert coarse(features[:, :, ::2, ::2], batch)["pixel"].isfinite()
+    torch.testing.assert_close(
+        coarse.losses(features, batch)["pixel"], fine.losses(features, batch)["pixel"]
+    )
+    assert coarse.losses(features[:, :, ::2, ::2], batch)["pixel"].isfinite()
 
 
 def test_half_precision_features_are_computed_upon_in_float32(seen, batch):
-    method = ClipToSegConfig().build(seen)
-    losses = method(torch.randn(2, D, 4, 4, dtype=torch.bfloat16), batch)
+    method = ClipToSegConfig().build(Facts(seen))
+    losses = method.losses(torch.randn(2, D, 4, 4, dtype=torch.bfloat16), batch)
     assert all(v.dtype == torch.float32 for v in losses.values())
 
 
 def test_nothing_of_the_unseen_classes_is_in_the_method(seen):
-    method = ClipToSegConfig().build(seen)
+    method = ClipToSegConfig().build(Facts(seen))
     assert method.text.shape == (len(SEEN), D)
     assert sorted(method.channel[list(SEEN)].tolist()) == list(range(len(SEEN)))
     assert method.channel[[3, 6]].tolist() == [-1, -1]
@@ -224,22 +232,22 @@ def test_configuration_is_strict():
 
 def test_heads_must_divide_the_width(seen):
     with pytest.raises(ValueError, match="heads=5"):
-        ClipToSegConfig(heads=5).build(seen)
+        ClipToSegConfig(heads=5).build(Facts(seen))
 
 
 def test_what_the_loader_knows_of_ids_changes_nothing(seen, batch):
     """An exact bound and a loose one, which leaves empty latent slots, give what looking gives."""
-    method, features = ClipToSegConfig(dropout=0.0).build(seen), torch.randn(2, D, 4, 4)
-    looked = method.eval()(features, batch)
+    method, features = ClipToSegConfig(dropout=0.0).build(Facts(seen)), torch.randn(2, D, 4, 4)
+    looked = method.eval().losses(features, batch)
     assert batch.largest_id() == N + 2
     for bound, close in ((N + 2, {"rtol": 0, "atol": 0}), (N + 9, {})):
-        told = method(features, replace(batch, max_id=bound))
+        told = method.losses(features, replace(batch, max_id=bound))
         torch.testing.assert_close(told, looked, **close)
 
 
 def test_a_bank_that_is_loaded_knows_its_number(seen, batch):
-    one, two = ClipToSegConfig().build(seen), ClipToSegConfig().build(seen)
-    one(torch.randn(2, D, 4, 4), batch)
+    one, two = ClipToSegConfig().build(Facts(seen)), ClipToSegConfig().build(Facts(seen))
+    one.losses(torch.randn(2, D, 4, 4), batch)
     two.load_state_dict(one.state_dict())
     assert torch.equal(two.bank.filled(), one.bank.filled())
     assert len(two.bank.filled()) == 2

@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as functional
 
-from c2s.methods import Batch, KnownClasses
-from c2s.methods.clip_to_seg import ClipToSegConfig, SelfTraining
+from c2s.methods import Facts, KnownClasses
+from c2s.methods.clip_to_seg import ClipToSegBatch, ClipToSegConfig, SelfTraining
 
 N, D, SIZE = 5, 8, 12
 SEEN, UNSEEN = [0, 2, 3], [1, 4]
@@ -24,7 +24,7 @@ def known(ids):
 
 def method(**settings):
     config = ClipToSegConfig(**({"supervision": "features", "heads": 2} | settings))
-    return config.build(known(SEEN), known(UNSEEN)).eval()
+    return config.build(Facts(known(SEEN), known(UNSEEN))).eval()
 
 
 def batch(seed=0):
@@ -33,14 +33,12 @@ def batch(seed=0):
     pseudo = choices[torch.randint(len(choices), (2, SIZE, SIZE), generator=generator)]
     void = torch.rand(pseudo.shape, generator=generator) < 0.3
     ids = torch.tensor([[0, 3, N, N + 1], [2, N, -1, -1]])
-    return Batch(
+    return ClipToSegBatch(
         image=torch.zeros(2, 3, SIZE, SIZE, dtype=torch.uint8),
         pseudo=pseudo,
         global_cls=torch.randn(2, D, generator=generator),
         region_cls=torch.randn(2, 4, D, generator=generator) * (ids >= 0)[..., None],
         region_ids=ids,
-        region_area=torch.full((2, 4), 0.1),
-        rows=torch.arange(2),
         unseen=~torch.isin(pseudo, torch.tensor(SEEN)) & ~void,
     )
 
@@ -115,15 +113,19 @@ def test_confidence_leaves_doubtful_pixels_unlabelled():
 def test_the_pixel_loss_is_the_supervised_one_on_the_new_labels():
     """With labels instead of latents, an inductive method that knows every class agrees."""
     objective, given, f = method(), batch(), features().requires_grad_()
-    losses = objective(f, given)
+    losses = objective.losses(f, given)
     labels_only = {"latent": False, "global_": False, "local": False}
-    everything = ClipToSegConfig(supervision="features", **labels_only).build(known(range(N)))
-    want = everything.eval()(f, replace(given, pseudo=objective.labelled(f, given)))
+    everything = ClipToSegConfig(supervision="features", **labels_only).build(
+        Facts(known(range(N)))
+    )
+    want = everything.eval().losses(f, replace(given, pseudo=objective.labelled(f, given)))
     for name in ("focal", "dice", "ce", "pixel"):
         torch.testing.assert_close(losses[name], want[name])
-    inductive = ClipToSegConfig(supervision="features", latent=False).build(known(SEEN)).eval()
+    inductive = (
+        ClipToSegConfig(supervision="features", latent=False).build(Facts(known(SEEN))).eval()
+    )
     for name in ("global", "local"):
-        torch.testing.assert_close(losses[name], inductive(f, given)[name])
+        torch.testing.assert_close(losses[name], inductive.losses(f, given)[name])
 
 
 def test_labels_carry_no_gradient_and_unseen_embeddings_are_not_learnt():
@@ -141,10 +143,10 @@ def test_training_on_its_own_labels_sharpens_them(supervision):
     f = features().requires_grad_()
     first = objective.labelled(f, given)
     optimizer = torch.optim.Adam([f], lr=0.05)
-    start = float(objective(f.detach(), given)["loss"])
+    start = float(objective.losses(f.detach(), given)["loss"])
     for _ in range(30):
         optimizer.zero_grad()
-        loss = objective(f, given)["loss"]
+        loss = objective.losses(f, given)["loss"]
         loss.backward()
         optimizer.step()
     assert float(loss.detach()) < 0.5 * start

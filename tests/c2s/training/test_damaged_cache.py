@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tiny_cache import write_cache
 
 import c2s.training.stream as stream_module
-from c2s.methods.clip_to_seg.examples import TRAINING
+from c2s.methods.clip_to_seg.examples import PATHS
 from c2s.runs.checkpoint import saved_step
 from c2s.training import run
 from c2s_cache import Cache, DamagedError
@@ -20,7 +20,7 @@ from c2s_cache.block import USABLE
 from c2s_cache.schema import RAGGED
 from c2s_cache.writer import BlockWriter, create_cache
 
-USED = sorted({*TRAINING, USABLE, *(RAGGED[path] for path in TRAINING if path in RAGGED)})
+USED = sorted({*PATHS, USABLE, *(RAGGED[path] for path in PATHS if path in RAGGED)})
 
 
 def train(cache, tmp_path, **more):
@@ -42,7 +42,7 @@ def cache(tmp_path):
 
 def after(views, monkeypatch, act):
     """Do something to the cache once so many views were loaded; the run goes on."""
-    load, count = stream_module.load_view, []
+    load, count = stream_module.cut_view, []
 
     def counting(*args):
         count.append(1)
@@ -50,7 +50,7 @@ def after(views, monkeypatch, act):
             act()
         return load(*args)
 
-    monkeypatch.setattr(stream_module, "load_view", counting)
+    monkeypatch.setattr(stream_module, "cut_view", counting)
 
 
 @pytest.mark.slow

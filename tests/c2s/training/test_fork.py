@@ -11,10 +11,11 @@ from tiny_cache import write_cache
 HEAD = """
 import os, sys
 import numpy as np
-from c2s.methods.clip_to_seg.examples import TRAINING
+from c2s.methods.clip_to_seg import ClipToSegConfig
+from c2s.methods.clip_to_seg.examples import PATHS
 from c2s_cache import open_cache
 cache = open_cache(sys.argv[1])
-want = cache.read_block(0, TRAINING).arrays
+want = cache.read_block(0, PATHS).arrays
 def same(arrays):
     return all(np.array_equal(arrays[name], values) for name, values in want.items())
 """
@@ -22,19 +23,20 @@ FORKED = """
 children = []
 for _ in range(2):
     if not (child := os.fork()):
-        os._exit(0 if same(cache.read_block(0, TRAINING).arrays) and len(cache.text().names) else 1)
+        os._exit(0 if same(cache.read_block(0, PATHS).arrays) and len(cache.text().names) else 1)
     children.append(child)
 codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-print(codes, same(cache.read_block(0, TRAINING).arrays))
+print(codes, same(cache.read_block(0, PATHS).arrays))
 """
 LOADED = """
 from torch.utils.data import DataLoader
 from c2s.training.sampler import BatchSequence
 from c2s.training.stream import BatchStream, block_sizes
-stream = BatchStream(cache, BatchSequence(block_sizes(cache), 4), 0, 6, 32, False)
-here = [batch.rows.tolist() for batch in stream]
+examples = ClipToSegConfig().examples(cache.manifest)
+stream = BatchStream(cache, BatchSequence(block_sizes(cache), 4), examples, 0, 6, 32, False)
+here = [batch.global_cls.tolist() for batch in stream]
 there = DataLoader(stream, batch_size=None, num_workers=2, multiprocessing_context="fork")
-print(here == [batch.rows.tolist() for batch in there], len(here))
+print(here == [batch.global_cls.tolist() for batch in there], len(here))
 """
 
 

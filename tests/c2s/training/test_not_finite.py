@@ -112,7 +112,7 @@ def test_weights_that_are_not_finite_are_not_scored(tiny_cache, tmp_path, monkey
 def test_a_rate_that_explodes_goes_on_with_a_lower_one(tiny_cache, tmp_path):
     """Weights that are finite and give nothing finite any more do not replace a checkpoint, either."""
     path = run.train(settings(tiny_cache, tmp_path, iterations=3, checkpoint_every=1))
-    with pytest.raises(NotFinite, match=r"features are not finite.*checkpoint of iteration 3 is"):
+    with pytest.raises(NotFinite, match=r"scores are not finite.*checkpoint of iteration 3 is"):
         run.resume(path, iterations=STEPS, settings=["lr=1e30"])
     assert saved_step(path) == 3
     run.resume(path, iterations=STEPS, settings=["lr=1e-5"])

@@ -15,6 +15,7 @@ from torch import nn
 
 from c2s.evaluation.evaluate import evaluate
 from c2s.runs.run import open_run
+from c2s.students.base import FeatureStudent
 from c2s.training import checkpoint_io, run
 from c2s.training.logs import read_metrics
 from c2s.training.module import DistillationModule
@@ -111,12 +112,12 @@ def test_records_count_iterations(everything):
     assert [r["step"] for r in records(everything) if MONITORED in r] == [2, 4, 6]
 
 
-class Plain(nn.Module):
+class Plain(FeatureStudent):
     """A student without batch statistics, which would differ by micro-batch."""
 
     def __init__(self, dim):
         super().__init__()
-        self.backbone = nn.Conv2d(3, dim, 3, 2, 1)
+        self.dim, self.backbone = dim, nn.Conv2d(3, dim, 3, 2, 1)
 
     def forward(self, images):
         return self.backbone(images)
@@ -158,12 +159,12 @@ def test_an_iteration_is_the_mean_of_its_micro_batches(tiny_cache, tmp_path, mon
 def test_micro_batches_are_the_batch(tiny_views_cache, tmp_path):
     whole = run.C2SDataModule(settings(tiny_views_cache, tmp_path)).stream(1, 4)
     cut = run.C2SDataModule(settings(tiny_views_cache, tmp_path, accumulate=2))
-    rows = [row for batch in whole for row in batch.rows.tolist()]
-    assert [row for batch in cut.stream(1, 4) for row in batch.rows.tolist()] == rows
+    rows = [row for batch in whole for row in batch.global_cls.tolist()]
+    assert [row for batch in cut.stream(1, 4) for row in batch.global_cls.tolist()] == rows
     assert [len(batch) for batch in cut.stream(1, 4)] == [2] * 6
     # Two processes: the micro-batch of both together is what one process would have.
     parts = zip(cut.stream(1, 4, 0, 2), cut.stream(1, 4, 1, 2), strict=True)
-    assert [r for pair in parts for b in pair for r in b.rows.tolist()] == rows
+    assert [r for pair in parts for b in pair for r in b.global_cls.tolist()] == rows
 
 
 def test_the_average_is_the_runs_student(tiny_cache, tmp_path, monkeypatch):

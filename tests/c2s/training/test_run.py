@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from c2s.methods.clip_to_seg import method
+from c2s.methods.clip_to_seg.examples import TAUGHT
 from c2s.runs import tensors as tensor_files
 from c2s.runs.checkpoint import RunError, saved_step
 from c2s.runs.folder import read_config
@@ -108,14 +109,22 @@ class Echo:
     sizes = (16, 24)
 
     def __init__(self, config, manifest):
-        self.asked = 0
+        self.asked, cache = 0, open_cache(config.cache)
+        blocks = [cache.read_block(number, TAUGHT) for number in range(cache.blocks)]
+        self.held = {
+            (int(row), view): block.sample(i, view).arrays
+            for block in blocks
+            for i, row in enumerate(block.rows)
+            for view in range(manifest.views)
+        }
 
     def answer(self, views):
         for view in views:
             assert [image.shape for image in view.images] == [(16, 16, 3), (24, 24, 3)]
-            assert view.sample.labels.ndim == 2
+            assert "labels/data" in view.sample
+            assert not TAUGHT & set(view.sample.arrays)
         self.asked += 1
-        return [view.sample for view in views]
+        return [self.held[view.sample.row, view.sample.view] for view in views]
 
 
 def test_an_online_teacher_that_says_the_same_gives_the_same_run(

@@ -20,7 +20,7 @@ from second_device import (
 from torch import nn
 
 from c2s.methods.base import KnownClasses
-from c2s.methods.clip_to_seg import SelfTraining
+from c2s.methods.clip_to_seg import ClipToSegBatch, SelfTraining
 from c2s.methods.clip_to_seg.config import ClipToSegConfig
 from c2s.training.datamodule import C2SDataModule
 from c2s.training.run import build_module
@@ -56,7 +56,7 @@ def steps(cache, config, device, changed=lambda module: None):
     optimizer = torch.optim.AdamW(module.parameters(), 1e-3)
     found = []
     for batch in data.stream(0, 3):
-        batch = module.transfer_batch_to_device(batch, torch.device(device), 0)
+        batch = data.transfer_batch_to_device(batch, torch.device(device), 0)
         optimizer.zero_grad()
         losses = module.training_step(batch, 0)
         losses["loss"].backward()
@@ -124,22 +124,18 @@ def test_self_training(device):
     method = SelfTraining(ClipToSegConfig(confidence=0.2), seen, unseen)
     features = torch.randn(2, 16, 4, 4)
     pseudo = torch.randint(-1, 3, (2, 8, 8))
-    from c2s.methods.batch import Batch
-
-    batch = Batch(
+    batch = ClipToSegBatch(
         image=torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
         pseudo=pseudo,
         global_cls=torch.randn(2, 16),
         region_cls=torch.randn(2, 2, 16),
         region_ids=torch.tensor([[0, 1], [1, -1]]),
-        region_area=torch.ones(2, 2),
-        rows=torch.arange(2),
         max_id=2,
         unseen=pseudo == -1,
     )
-    want = method.eval()(features, batch)
+    want = method.eval().losses(features, batch)
     with other_device(device) as waits:
-        got = method.to(device)(features.to(device), batch.to(device))
+        got = method.to(device).losses(features.to(device), batch.to(device))
     assert waits == {}
     for name, value in want.items():
         torch.testing.assert_close(here(got[name]), value, **near(device, 1.3e-6, 1e-5))
