@@ -53,6 +53,27 @@ def resolve(
         raise ConfigError(sentences(_sentence(e) for e in error.errors())) from error
 
 
+def require_said_once(settings: Iterable[str], options: Mapping[str, Any]) -> None:
+    """Refuse a --set that an option of the same command line would overrule.
+
+    Args:
+        settings: "key.inner=value" texts.
+        options: values of command-line options by field name; None means not given.
+
+    Raises:
+        ConfigError: names the first setting that is said twice.
+    """
+    for setting in settings:
+        key = setting.partition("=")[0].strip()
+        found: Any = options
+        for part in key.split("."):
+            found = found.get(part) if isinstance(found, Mapping) else None
+        if found is not None:
+            raise ConfigError(
+                f"--set {shown(setting)} and an option beside it both say {key}; leave one of them out."
+            )
+
+
 def validated(model: type[ModelT], values: Mapping[str, Any]) -> ModelT:
     """A model from values of Python or texts of YAML, without pydantic's looser readings of numbers.
 

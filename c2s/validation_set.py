@@ -38,5 +38,4 @@ def load_validation_set(config: TrainConfig, manifest: Manifest) -> ValidationSe
     items = list(islice(data.split(asked.split), asked.limit))
     if not items:
         raise ConfigError(f"The split {asked.split} of {name} has no image to score.")
-    test = data.protocol
-    return ValidationSet(items, test.stride / test.view_size, test.short_side / test.view_size)
+    return ValidationSet(items, data.protocol)

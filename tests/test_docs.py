@@ -20,6 +20,7 @@ from pictures import label_map, photo
 from pydantic import BaseModel
 
 from c2s.cli import app
+from c2s.cli.settings import EvalConfig, FoldConfig, PredictConfig
 from c2s.runs.config import TrainConfig, ValidationConfig
 from c2s_pipeline.request import BuildRequest
 
@@ -118,7 +119,13 @@ def shown(default: Any) -> str:
 
 @pytest.mark.parametrize(
     ("model", "headings"),
-    [(BuildRequest, ["Of a cache"]), (TrainConfig, ["Of a run", "Of the method"])],
+    [
+        (BuildRequest, ["Of a cache"]),
+        (TrainConfig, ["Of a run", "Of the method"]),
+        (EvalConfig, ["Of a score"]),
+        (PredictConfig, ["Of a prediction"]),
+        (FoldConfig, ["Of a folded model"]),
+    ],
 )
 def test_the_page_of_settings_is_the_code(model: type[BaseModel], headings: list[str]) -> None:
     page = (ROOT / "docs/settings.md").read_text(encoding="utf-8")

@@ -176,22 +176,15 @@ def _trained(path: Path, config: TrainConfig) -> bool:
 
 def _evaluate(path: Path, scoring: Scoring) -> dict[str, Any]:
     """Scores of a run as `c2s eval` gives them, and `images_per_s`."""
-    from c2s.evaluation.evaluate import check_classes, evaluate
+    from c2s.evaluation.evaluate import check_classes, evaluate, predictor
     from c2s.runs.run import open_run
 
     data, items = scoring.images()
     run = open_run(path, allow_code=True)  # its student is the plan's, which was asked for
     check_classes(run, data.classes, scoring.dataset)
-    field = data.protocol
     device = "cpu" if run.config.accelerator == "cpu" else "auto"
-    result = evaluate(
-        run,
-        items,
-        device=device,
-        stride=field.stride / field.view_size,
-        short_side=field.short_side / field.view_size,
-    )
-    return result.as_dict()
+    model = predictor(run, device=device, protocol=data.protocol)
+    return evaluate(model, items, run.vocabulary).as_dict()
 
 
 def _indifferent(config: TrainConfig) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from c2s.bench.measure import Side, alternate, device_name, result
 from c2s.deploy.fold import fold_classifier, fold_run
+from c2s.evaluation.classifier import Classifier
 from c2s.evaluation.evaluate import compute_device
-from c2s.evaluation.inference import CosineClassifier
 from c2s.runs.run import open_run
 from c2s.students import create
 from c2s.students.adapters.adapted import Adapted
@@ -115,7 +115,7 @@ def bench_infer(
         student, size = opened.config.student, size or opened.config.image_size
         embeddings = torch.from_numpy(opened.embeddings)
         folded: nn.Module = fold_run(opened)
-        unfolded = CosineClassifier(opened.student, embeddings)
+        unfolded = Classifier(opened.student, embeddings)
     student = student or "shapes-net"
     defaults = SHAPES if student == "shapes-net" else FIELD
     if run is None:
@@ -155,13 +155,13 @@ def bench_infer(
     return result("infer", rates, "folded", "stock", "images/s", what, **more)
 
 
-def _random_pair(name: str, embeddings: Tensor) -> tuple[nn.Module, CosineClassifier]:
+def _random_pair(name: str, embeddings: Tensor) -> tuple[nn.Module, Classifier]:
     """A student of random weights, folded and not."""
     classes, dim = embeddings.shape
     wide = cast(FeatureStudent, create(name, dim, "random"))
     folded = create(name, classes, "random", wide.architecture)
     folded.load_state_dict(fold_classifier(wide.state_dict(), wide.classifier, embeddings))
-    return folded, CosineClassifier(wide, embeddings)
+    return folded, Classifier(wide, embeddings)
 
 
 @torch.inference_mode()

@@ -131,7 +131,7 @@ def derive(
     """
     check_machine(workers, scheduler)
     from c2s.cli.build_report import report_build
-    from c2s.config import resolve
+    from c2s.config import require_said_once, resolve
     from c2s.datasets import load_dataset
     from c2s.shapes.defaults import own_teacher
     from c2s.terminal import BuildBar
@@ -152,11 +152,13 @@ def derive(
     if split_file is not None:
         labelled = load_dataset(base.dataset, root, split_file).split(base.split)
     options = {
-        "teacher": teacher or own_teacher(base.teacher.name),
+        "teacher": teacher,
         "pretrained": pretrained,
         "dense": dense,
         "templates": templates,
     }
+    require_said_once(set_ or (), options)
+    options["teacher"] = teacher or own_teacher(base.teacher.name)
     recorded = recorded_request(base).model_dump()
     if teacher is not None:
         recorded["pretrained"] = None  # the recorded weights are another teacher's

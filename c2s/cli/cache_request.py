@@ -37,13 +37,14 @@ def cache_request(
         MissingExtra: of the libraries that a build needs, one is not installed.
         DataError: see `load_dataset`.
     """
-    from c2s.config import merge, resolve
+    from c2s.config import merge, require_said_once, resolve
     from c2s.datasets import load_dataset
     from c2s.recipes import load_recipe
     from c2s.shapes.defaults import build_defaults
     from c2s_cache.label_map import label_type
     from c2s_pipeline.extras import require
 
+    require_said_once(assignments or (), options)
     data = load_dataset(dataset, root, split_file)
     if root is not None and data.root is None:
         raise ConfigError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from c2s.cli.options import ALLOW_CODE
+from c2s.config import merge, require_said_once
 from c2s_cache.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def train(
         "teacher_weights": teacher_weights,
         "self_train": self_train,
     }
+    require_said_once(set_ or (), options)
     if resume is not None:
         taken = {key: options.pop(key) for key in ("cache", "iterations", "workers")}
         given = [key for key, value in options.items() if value is not None]
@@ -112,7 +114,6 @@ def train(
             raise ConfigError(
                 "c2s train needs --cache PATH (or --resume RUN, or --self-train RUN)."
             )
-        from c2s.config import merge
         from c2s.online import load_online_teacher
         from c2s.recipes import load_recipe
         from c2s.runs.config import load_config

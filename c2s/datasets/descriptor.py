@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +88,12 @@ class TestProtocol:
     stride: int = 426
     short_side: int = 512
     background: int | None = None
+
+    def at(self, size: int) -> TestProtocol:
+        """The same in proportion, for windows of another side in pixels."""
+        stride, short_side = (v / self.view_size * size for v in (self.stride, self.short_side))
+        scaled = {"stride": max(1, round(stride)), "short_side": round(short_side)}
+        return replace(self, view_size=size, **scaled)
 
 
 @dataclass(frozen=True)

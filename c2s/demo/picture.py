@@ -41,7 +41,7 @@ def draw_predictions(
     from matplotlib.patches import Patch
 
     teacher, _ = load_teacher(request)
-    students = [predictor(open_run(run), "whole", device="cpu") for run in runs.values()]
+    students = [predictor(open_run(run), mode="whole", device="cpu") for run in runs.values()]
     columns = (*COLUMNS, *runs)
     colours = palette(len(CLASSES))
     greys = np.repeat(np.array([[215], [150], [100], [60]], np.uint8), 3, 1)

@@ -22,10 +22,10 @@ from c2s import __version__
 from c2s.deploy.export import export_program
 from c2s.deploy.info import ModelError, ModelInfo, Scores, encode_info
 from c2s.deploy.model import SegmentationModel
-from c2s.evaluation.vocabulary import Vocabulary, own_vocabulary
 from c2s.plain_torch import plain_torch
 from c2s.runs.run import Run
 from c2s.students.base import FeatureStudent
+from c2s.vocabulary import Vocabulary
 from c2s_cache.lock import locked
 from c2s_cache.ownership import Mark, NotOurs, contents
 from c2s_cache.receipt import sync_directory, write_atomic
@@ -67,14 +67,14 @@ def fold_run(
 
     Args:
         run: opened run.
-        words: the classes; default: the run's own.
+        words: the classes, several names of one averaged; default: the run's own.
         license: identifier of the hub; default: apache-2.0, the licence of c2s and of what it ships, or
             "other" if the training started from other weights.
 
     Raises:
         ModelError: a result of `c2s eval` in the run folder is damaged.
     """
-    words = words or own_vocabulary(run)
+    words = (words or run.vocabulary).averaged()
     student, info, config = cast(FeatureStudent, run.student), run.info, run.config
     weights = None if config.weights == "random" else config.weights
     facts = ModelInfo(

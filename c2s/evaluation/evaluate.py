@@ -19,12 +19,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from c2s.datasets.descriptor import TestProtocol
 from c2s.datasets.split import LabelledImage
+from c2s.evaluation.classifier import Classifier
 from c2s.evaluation.confusion import METRICS, ConfusionMatrix, Metrics
-from c2s.evaluation.inference import CosineClassifier, Mode, Predictor
-from c2s.evaluation.vocabulary import Vocabulary, own_vocabulary
+from c2s.evaluation.inference import Mode, Predictor
 from c2s.plain_torch import plain_torch
+from c2s.runs.config import TrainConfig
 from c2s.runs.run import Run
+from c2s.vocabulary import Vocabulary
 from c2s_cache.errors import ConfigError
 from c2s_cache.label_map import LabelMap, without
 
@@ -104,47 +107,45 @@ class EvalResult:
 @plain_torch()
 def predictor(
     run: Run,
+    vocabulary: Vocabulary | None = None,
+    *,
     mode: Mode = "slide",
     device: str | torch.device = "auto",
-    vocabulary: Vocabulary | None = None,
-    never: Sequence[int] = (),
-    stride: float | None = None,
-    short_side: float | None = None,
+    protocol: TestProtocol = TestProtocol(),  # noqa: B008
     classifier: nn.Module | None = None,
 ) -> Predictor:
     """A predictor of a run.
 
     Args:
         run: opened run.
+        vocabulary: the classes; default: the run's own.
         mode: "slide" or "whole".
         device: "auto" takes a GPU if there is one.
-        vocabulary: the classes; default: the run's own.
-        never: ids of classes that are not to be predicted.
-        stride, short_side: of the test protocol, as fractions of the training views' side; default:
-            426 / 512 and 1.
-        classifier: what scores the classes instead of the cosines: the run folded (c2s.deploy).
+        protocol: stride and short side, in proportion to the run's training views.
+        classifier: what scores the classes instead of the student: the run folded (c2s.deploy).
 
     Raises:
         ConfigError: the device does not exist.
     """
-    place = compute_device(device)
-    words = vocabulary or own_vocabulary(run)
-    penalty = None
-    if never:
-        penalty = torch.zeros(len(words.classes), device=place)
-        penalty[list(never)] = float("inf")
+    place, words = compute_device(device), vocabulary or run.vocabulary
     if classifier is None:
-        classifier = CosineClassifier(run.student, torch.from_numpy(words.embeddings))
-    size = run.config.image_size or run.info.view_size
+        classifier = Classifier(run.student, torch.from_numpy(words.embeddings), words.counts)
+    test = protocol.at(run.config.image_size or run.info.view_size)
     return Predictor(
         classifier.to(place),
-        size,
+        test.view_size,
         mode,
-        penalty,
         place,
-        None if stride is None else max(1, round(stride * size)),
-        None if short_side is None else round(short_side * size),
+        test.stride,
+        test.short_side,
+        remedy=_remedy(run.config),
     )
+
+
+def _remedy(config: TrainConfig) -> str:
+    """What to do about a run whose scores are not finite."""
+    exact = "" if config.precision == "32-true" else " or precision=32-true"
+    return f"Train it again; where that is the cause, with a lower --set lr{exact}."
 
 
 def compute_device(device: str | torch.device) -> torch.device:
@@ -166,29 +167,25 @@ def compute_device(device: str | torch.device) -> torch.device:
 
 @plain_torch()
 def evaluate(
-    run: Run,
+    model: Predictor,
     items: Sequence[LabelledImage],
-    mode: Mode = "slide",
+    vocabulary: Vocabulary,
+    *,
     seen_offsets: Sequence[float] = (0.0,),
-    device: str | torch.device = "auto",
-    advance: Callable[[int], None] | None = None,
-    vocabulary: Vocabulary | None = None,
     ignored: Sequence[int] = (),
-    stride: float | None = None,
-    short_side: float | None = None,
-    classifier: nn.Module | None = None,
+    advance: Callable[[int], None] | None = None,
 ) -> EvalResult:
     """Segment every item over all classes and count, at every offset from one pass.
 
     Args:
-        run: opened run.
+        model: scores the classes of the vocabulary.
         items: labelled images whose ids are those of the vocabulary.
-        mode, device, vocabulary, stride, short_side, classifier: as for `predictor`.
-        seen_offsets: gamma, subtracted from the cosines of the seen classes (0.1 on ZegCLIP's own
+        vocabulary: names of the classes, and which are unseen.
+        seen_offsets: gamma, subtracted from the scores of the seen classes (0.1 on ZegCLIP's own
             scores is usual in the inductive setting; here 0 unless asked for). To be chosen on other
             images than those that are reported.
-        advance: called with 1 after every item, e.g. to move a bar.
         ignored: ids of classes that are left out: never predicted, their pixels not counted.
+        advance: called with 1 after every item, e.g. to move a bar.
 
     Raises:
         ConfigError: there is no item.
@@ -196,13 +193,11 @@ def evaluate(
     """
     if not len(items):
         raise ConfigError("There is no image to evaluate on.")
-    words = vocabulary or own_vocabulary(run)
-    model = predictor(run, mode, device, words, ignored, stride, short_side, classifier)
-    confusions = {offset: ConfusionMatrix(len(words.classes)) for offset in seen_offsets}
-    seen = torch.ones(len(words.classes), device=model.device)
-    seen[list(words.unseen)] = 0
-    never = 0 if model.penalty is None else model.penalty
-    penalties = [never + offset * seen if offset else model.penalty for offset in confusions]
+    confusions = {offset: ConfusionMatrix(len(vocabulary.classes)) for offset in seen_offsets}
+    never, seen = torch.zeros(2, len(vocabulary.classes), device=model.device)
+    never[list(ignored)] = torch.inf
+    seen[list(vocabulary.seen)] = 1
+    penalties = [never + o * seen if o else never if len(ignored) else None for o in confusions]
     seconds = 0.0
     for item, (image, labels) in zip(items, _read_ahead(items), strict=True):
         began = time.perf_counter()
@@ -212,8 +207,9 @@ def evaluate(
         seconds += time.perf_counter() - began
         if advance is not None:
             advance(1)
-    sweep = {offset: confusion.metrics(words.unseen) for offset, confusion in confusions.items()}
-    return EvalResult(sweep, words.classes, words.unseen, len(items), seconds)
+    unseen = vocabulary.unseen
+    sweep = {offset: confusion.metrics(unseen) for offset, confusion in confusions.items()}
+    return EvalResult(sweep, vocabulary.classes, unseen, len(items), seconds)
 
 
 def _read_ahead(

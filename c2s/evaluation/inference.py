@@ -1,5 +1,4 @@
-"""Inference: student features times text embeddings, or a classifier that has them folded in; no CLIP
-image encoder, no latent classes."""
+"""Invariant: every pixel gets the class of the best score at its place; all scores are never held at its size."""
 
 from __future__ import annotations
 
@@ -16,12 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from c2s.evaluation.classifier import Classifier
 from c2s.plain_torch import plain_torch
-from c2s.students.base import IMAGENET_MEAN, IMAGENET_STD, normalize_images
+from c2s.students.base import normalize_images
 from c2s_cache.errors import C2SError, ConfigError
 
 Window = tuple[tuple[slice, slice], Tensor]
-"""Rows and columns of a window on the resized image, and its scores [1, K, h, w]."""
+"""Rows and columns of a window on the resized image, and its scores [1, K, h, w] (features [1, D, h, w])."""
 Mode = Literal["slide", "whole"]
 MULTIPLE = 32
 """Whole images are resized to multiples of the coarsest stride of the usual backbones."""
@@ -47,32 +47,6 @@ class ScoresError(C2SError):
     """A model's scores are not finite numbers."""
 
 
-class CosineClassifier(nn.Module):
-    """A student that scores classes: the cosine of its feature at a position with each embedding.
-
-    Args:
-        student: features [B, D, h, w] of normalised images [B, 3, H, W].
-        embeddings: float32 [K, D], unit norm.
-
-    Attributes:
-        mean, std: of the inputs, the student's.
-    """
-
-    embeddings: Tensor
-
-    def __init__(self, student: nn.Module, embeddings: Tensor) -> None:
-        super().__init__()
-        self.student = student
-        self.register_buffer("embeddings", embeddings)
-        self.mean = getattr(student, "mean", IMAGENET_MEAN)
-        self.std = getattr(student, "std", IMAGENET_STD)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Cosines float32 [B, K, h, w] of normalised images [B, 3, H, W]."""
-        features = functional.normalize(self.student(images).float(), dim=1)
-        return torch.einsum("bdhw,kd->bkhw", features, self.embeddings)
-
-
 @dataclass(frozen=True)
 class Predictor:
     """Segments images with a model that scores classes.
@@ -88,11 +62,11 @@ class Predictor:
             evaluation mode, on `device`.
         crop: side of the training views in pixels.
         mode: "slide" or "whole".
-        penalty: float32 [K] on `device`, subtracted from the scores (infinite: never predicted), or None.
         device: where to compute.
         stride: of the sliding window in pixels, 1 to `crop`; None: round(crop * 426 / 512).
         short_side: in pixels, at least `crop`; None: `crop`.
         windows: of one image, at most, that go through the model in one pass; None: 4 on a GPU, else 1.
+        remedy: what to do where the model's scores are not finite.
 
     Raises:
         ConfigError: windows so far apart would leave pixels in none.
@@ -101,11 +75,11 @@ class Predictor:
     model: nn.Module
     crop: int
     mode: Mode = "slide"
-    penalty: Tensor | None = None
     device: torch.device | str = "cpu"
     stride: int | None = None
     short_side: int | None = None
     windows: int | None = None
+    remedy: str = "Train it again."
 
     def __post_init__(self) -> None:
         if self.stride is not None and not 1 <= self.stride <= self.crop:
@@ -125,12 +99,11 @@ class Predictor:
         Returns:
             float32 [K, H, W], as the model gives them: NaN where it does.
         """
-        scores = torch.cat(list(self._by_classes(self._windows(image), image.shape[:2])))
-        return scores if self.penalty is None else scores - self.penalty[:, None, None]
+        return torch.cat(list(self._by_classes(self._windows(image), image.shape[:2])))
 
     def predict(self, image: NDArray[np.uint8], name: str = "the image") -> NDArray[np.int64]:
         """Best class of every pixel: int64 [H, W] of an image uint8 [H, W, 3]; see `best`."""
-        labels: NDArray[np.int64] = self.best(image, [self.penalty], name)[0].astype(np.int64)
+        labels: NDArray[np.int64] = self.best(image, [None], name)[0].astype(np.int64)
         return labels
 
     @torch.inference_mode()
@@ -144,8 +117,8 @@ class Predictor:
 
         Args:
             image: uint8 RGB [H, W, 3].
-            penalties: float32 [K] on `device` each, subtracted from the scores in place of
-                `self.penalty`; None: nothing is.
+            penalties: float32 [K] on `device` each, subtracted from the scores (infinite: never
+                predicted); None: nothing is.
             name: of the image, for the message.
 
         Returns:
@@ -155,7 +128,7 @@ class Predictor:
             ScoresError: a score is not finite.
         """
         windows = self._windows(image)
-        finite = torch.stack([scores.isfinite().all() for _, scores in windows]).all()
+        finite = torch.stack([v for _, held in windows for v in held.aminmax()]).isfinite().all()
         height, width = image.shape[:2]
         tops = torch.full((len(penalties), height, width), -torch.inf, device=self.device)
         labels = torch.zeros(tops.shape, dtype=torch.int16, device=self.device)
@@ -175,12 +148,12 @@ class Predictor:
             raise ScoresError(
                 f"The model's scores of {name} are not finite numbers: its weights are damaged, or its "
                 "training came apart.",
-                "Train it again; where that is the cause, with a lower --set lr or precision=32-true.",
+                self.remedy,
             )
         return found
 
     def _windows(self, image: NDArray[np.uint8]) -> list[Window]:
-        """Scores of every window at the model's resolution; "whole": of the one that is all."""
+        """What is held of every window at the model's resolution; "whole": of the one that is all."""
         short = max(self.short_side or self.crop, self.crop)
         height, width = resized(image.shape[0], image.shape[1], short)
         if self.mode == "whole":
@@ -200,13 +173,15 @@ class Predictor:
         found: list[Window] = []
         for first in range(0, len(places), together):
             group = places[first : first + together]
-            scores = self.model(torch.cat([images[..., *at] for at in group])).float()
-            found += [(at, scores[i : i + 1]) for i, at in enumerate(group)]
+            inputs = torch.cat([images[..., *at] for at in group])
+            held = self._late.encode(inputs) if self._late else self.model(inputs).float()
+            found += [(at, held[i : i + 1]) for i, at in enumerate(group)]
         return found
 
     def _by_classes(self, windows: Sequence[Window], size: Sequence[int]) -> Iterator[Tensor]:
         """Scores float32 [k, H, W] at the image's size (H, W), a few classes after the other."""
-        for group in _groups(windows[0][1].shape[1], CLASSES):
+        count = self._late.classes if self._late else windows[0][1].shape[1]
+        for group in _groups(count, CLASSES):
             total = self._joined(windows, group)
             large = math.prod(size) >= LARGE and total.is_contiguous() and not total.is_cuda
             for part in _groups(total.shape[1], FEW if large else CLASSES):
@@ -214,15 +189,24 @@ class Predictor:
 
     def _joined(self, windows: Sequence[Window], classes: slice) -> Tensor:
         """Scores [1, k, h, w] of some classes on the resized image, averaged where windows overlap."""
-        (rows, columns), scores = windows[-1]
+        (rows, columns), held = windows[-1]
         if self.mode == "whole":
-            return _brought_to(_some(scores, classes), rows.stop, columns.stop)
-        visits = scores.new_zeros(rows.stop, columns.stop)
-        total = scores.new_zeros(1, classes.stop - classes.start, *visits.shape)
+            return _brought_to(self._scored(held, classes), rows.stop, columns.stop)
+        visits = held.new_zeros(rows.stop, columns.stop)
+        total = held.new_zeros(1, classes.stop - classes.start, *visits.shape)
         for place, each in windows:
-            total[..., *place] += _brought_to(_some(each, classes), self.crop, self.crop)
+            total[..., *place] += _brought_to(self._scored(each, classes), self.crop, self.crop)
             visits[place] += 1
         return total / visits
+
+    @property
+    def _late(self) -> Classifier | None:
+        """The model, if windows are held as features, from which it scores a few classes at a time."""
+        return self.model if isinstance(self.model, Classifier) and self.model.late else None
+
+    def _scored(self, held: Tensor, classes: slice) -> Tensor:
+        """Scores [1, k, h, w] of some classes in a window."""
+        return self._late.score(held, classes) if self._late else _some(held, classes)
 
 
 def _groups(count: int, size: int) -> Iterator[slice]:

@@ -1,74 +1,52 @@
-"""Invariant: a vocabulary says for every class its text embedding, and whether training annotated it."""
+"""Vocabularies of other classes than those that a run was trained with."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from c2s.runs.run import Run
+from c2s.vocabulary import Vocabulary, unit_norm
 from c2s_cache.errors import ConfigError
 from c2s_cache.reader import Cache
 
 
-@dataclass(frozen=True)
-class Vocabulary:
-    """The classes among which pixels are told apart.
-
-    Attributes:
-        classes: names, in the order of the data set's ids.
-        unseen: ids of the classes that the run's training never annotated.
-        embeddings: float32 [K, D], unit norm.
-        foreign: whether these are others than the run was trained with (cross-dataset).
-    """
-
-    classes: tuple[str, ...]
-    unseen: tuple[int, ...]
-    embeddings: NDArray[np.float32]
-    foreign: bool = False
-
-
-def own_vocabulary(run: Run) -> Vocabulary:
-    """The classes of the run's own data set."""
-    return Vocabulary(run.info.classes, run.info.unseen, run.embeddings)
-
-
 def foreign_vocabulary(
     run: Run,
-    classes: Sequence[str],
+    names: Sequence[Sequence[str]],
     embeddings: NDArray[np.floating],
-    prompts: Sequence[str] | None = None,
+    classes: Sequence[str] = (),
 ) -> Vocabulary:
-    """The classes of another data set; those that the run's training annotated, by name, are seen.
+    """Other classes; those that the run's training annotated, by any of their names, are seen.
 
     Args:
         run: opened run.
-        classes: K names.
-        embeddings: float [K, D], any norm but 0.
-        prompts: the same names as a sentence wants them; either spelling counts.
+        names: per class its names.
+        embeddings: float [M, D] of all names, any norm but 0.
+        classes: what the classes are called, which counts as a name too; default: by their first names.
 
     Raises:
         ConfigError: the shape is wrong, or a value is not finite or a row zero.
     """
-    want = (len(classes), run.embeddings.shape[1])
+    count = sum(map(len, names))
+    want = (count, run.embeddings.shape[1])
     if embeddings.shape != want:
         raise ConfigError(
             f"the text embeddings have shape {list(embeddings.shape)}, expected {list(want)}: "
-            f"{want[0]} classes, {want[1]} channels as {run.path} was trained with."
+            f"{count} names, {want[1]} channels as {run.path} was trained with."
         )
-    norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    if not (np.isfinite(norms).all() and norms.all()):
-        raise ConfigError("a text embedding is zero or not finite.")
     info = run.info
     spelt = (info.classes, info.prompts)
-    annotated = {n for names in spelt for i, n in enumerate(names) if i not in info.unseen}
-    both = zip(classes, prompts or classes, strict=True)
-    unseen = tuple(i for i, names in enumerate(both) if annotated.isdisjoint(names))
-    unit = (embeddings / norms).astype(np.float32)
-    return Vocabulary(tuple(classes), unseen, unit, foreign=True)
+    annotated = {n for each in spelt for i, n in enumerate(each) if i not in info.unseen}
+    classes = tuple(classes) or tuple(each[0] for each in names)
+    known = [{c, *each} for c, each in zip(classes, names, strict=True)]
+    unseen = tuple(i for i, each in enumerate(known) if annotated.isdisjoint(each))
+    return Vocabulary(
+        classes, unit_norm(embeddings), unseen, tuple(map(tuple, names)), foreign=True
+    )
 
 
 def stored_embeddings(

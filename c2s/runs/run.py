@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from c2s.plain_torch import plain_torch
 from c2s.runs.checkpoint import (
@@ -22,7 +21,9 @@ from c2s.runs.checkpoint import (
 from c2s.runs.config import TrainConfig
 from c2s.runs.folder import TEXT, RunInfo, continued, read_config, read_info
 from c2s.students import create
+from c2s.students.base import Student
 from c2s.students.registry import require_no_code
+from c2s.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,13 @@ class Run:
     info: RunInfo
     step: int
     embeddings: NDArray[np.float32]
-    student: nn.Module
+    student: Student
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The classes of its own data set."""
+        names = tuple((name,) for name in self.info.prompts)
+        return Vocabulary(self.info.classes, self.embeddings, self.info.unseen, names)
 
 
 @plain_torch()

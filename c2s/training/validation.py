@@ -15,14 +15,18 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from c2s.datasets.descriptor import TestProtocol
 from c2s.datasets.split import LabelledImage
+from c2s.evaluation.classifier import Classifier
 from c2s.evaluation.confusion import METRICS, ConfusionMatrix
-from c2s.evaluation.inference import CosineClassifier, Predictor
+from c2s.evaluation.inference import Predictor
 from c2s.methods.batch import Batch
 from c2s.runs.config import TrainConfig, ValidationConfig
 from c2s.runs.tensors import require_finite
+from c2s.students.base import Student
 from c2s.training.iteration import IterationCallback
 from c2s.training.module import DistillationModule
+from c2s.vocabulary import Vocabulary
 from c2s_cache.label_map import without
 from c2s_cache.manifest import Manifest
 from c2s_cache.reader import Cache
@@ -32,15 +36,10 @@ MONITORED = "val/seen_mIoU"
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """Labelled images of the run's data set, whose ids are those of the cache.
-
-    `stride` and `short_side` of the test protocol are fractions of the training views' side, None for
-    the usual ones.
-    """
+    """Labelled images of the run's data set, whose ids are those of the cache, and how they are tested on."""
 
     items: Sequence[LabelledImage]
-    stride: float | None = None
-    short_side: float | None = None
+    protocol: TestProtocol = TestProtocol()  # noqa: RUF009 it is frozen
 
 
 ValidationSetFactory = Callable[[TrainConfig, Manifest], ValidationSet]
@@ -66,8 +65,8 @@ class Validation(IterationCallback):
         self, config: ValidationConfig, data: ValidationSet, cache: Cache, image_size: int
     ) -> None:
         self.config, self.data, self.size = config, data, image_size
-        self.embeddings = torch.from_numpy(np.ascontiguousarray(cache.text("all").embeddings))
-        self.unseen = cache.manifest.unseen
+        manifest, text = cache.manifest, cache.text("all")
+        self.words = Vocabulary(manifest.classes, text.embeddings, manifest.unseen)
         self.best, self.waited = -1.0, 0  # any score is better
 
     @property
@@ -110,31 +109,26 @@ class Validation(IterationCallback):
         student = module.trained_student
         training = student.training
         predictor = self._predictor(student.eval(), module.device)
-        every, seen = (ConfusionMatrix(len(self.embeddings)) for _ in range(2))
-        only_seen = torch.zeros(len(self.embeddings), device=module.device)
-        only_seen[list(self.unseen)] = math.inf
+        classes, unseen = len(self.words.classes), self.words.unseen
+        every, seen = (ConfusionMatrix(classes) for _ in range(2))
+        only_seen = torch.zeros(classes, device=module.device)
+        only_seen[list(unseen)] = math.inf
         for item in self.data.items[trainer.global_rank :: trainer.world_size]:
             image, labels = item.read()
             best, best_seen = predictor.best(image, [None, only_seen], item.id)
             every.update(labels, best)
-            seen.update(without(labels, self.unseen), best_seen)
+            seen.update(without(labels, unseen), best_seen)
         student.train(training)
         for matrix in (every, seen):
             counts = torch.from_numpy(matrix.counts).to(module.device)
             matrix.counts = trainer.strategy.reduce(counts, reduce_op="sum").cpu().numpy()
-        metrics = every.metrics(self.unseen)
+        metrics = every.metrics(unseen)
         found = {f"val/{name}": getattr(metrics, name) for name in METRICS}
-        found[MONITORED] = seen.metrics(self.unseen).sIoU
+        found[MONITORED] = seen.metrics(unseen).sIoU
         return {k: 100 * v for k, v in found.items() if not math.isnan(v)}
 
-    def _predictor(self, student: torch.nn.Module, device: torch.device) -> Predictor:
-        stride, short = self.data.stride, self.data.short_side
-        return Predictor(
-            CosineClassifier(student, self.embeddings).to(device),
-            self.size,
-            self.config.mode,
-            None,
-            device,
-            None if stride is None else max(1, round(stride * self.size)),
-            None if short is None else round(short * self.size),
-        )
+    def _predictor(self, student: Student, device: torch.device) -> Predictor:
+        test = self.data.protocol.at(self.size)
+        model = Classifier(student, torch.from_numpy(np.ascontiguousarray(self.words.embeddings)))
+        size, mode = test.view_size, self.config.mode
+        return Predictor(model.to(device), size, mode, device, test.stride, test.short_side)

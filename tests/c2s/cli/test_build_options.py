@@ -37,6 +37,7 @@ def refused(*arguments):
         (("--set", "templates=[]"), "templates: expected at least one sentence"),
         (("--set", "seed=4294967296"), "seed: "),
         (("--batch-size", "100000"), "batch_size: "),
+        (("--batch-size", "8", "--set", "batch_size=9"), "both say batch_size; leave one"),
         (("--set", "view_size=100000"), "view_size: "),
         (("--set", "augment.ratio=[0.9,1.1]"), "augment has no effect on a single view"),
     ],

@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 
 import c2s.datasets
 from c2s.cli import app
-from c2s.cli.predict import class_embeddings
+from c2s.cli.vocabulary import class_embeddings
 from c2s.datasets import descriptor
 from c2s.runs.checkpoint import RunError, saved_step
+from c2s.runs.run import open_run
 from c2s.students.registry import CodeError
 from c2s_cache.errors import C2SError, ConfigError, DataError, MissingExtra
 
@@ -97,7 +98,7 @@ def test_eval_prints_the_promised_keys(trained, tiny_dataset, mode, tmp_path, in
         "cpu",
     )
     facts = json.loads(text)
-    assert {"sIoU", "uIoU", "hIoU", "pAcc", "classes"} <= set(facts)
+    assert {"sIoU", "uIoU", "hIoU", "pAcc", "mIoU", "mAcc", "classes"} <= set(facts)
     assert 0 <= facts["pAcc"] <= 100
     assert facts["images"] == 2
     assert [c["name"] for c in facts["classes"] if c["unseen"]] == ["cow", "tree"]
@@ -125,7 +126,7 @@ def test_eval_leaves_a_background_class_out_if_asked(trained, tiny_dataset, invo
         invoke("eval", "--run", trained, "--dataset", "tiny", *EVAL, "--background", "ignored")
     )
     assert facts["classes"][0]["iou"] is None
-    assert facts["background"] == "ignored"
+    assert facts["config"]["background"] == "ignored"
 
 
 @pytest.fixture
@@ -214,7 +215,7 @@ def test_label_images_have_8_bits_up_to_254_classes_and_16_beyond(
     rows = np.zeros((count, 16), np.float32)
     rows[:, 0] = np.linspace(-1, 1, count)
     rows[-1] = 1
-    monkeypatch.setattr("c2s.cli.predict.class_embeddings", lambda *_: rows)
+    monkeypatch.setattr("c2s.cli.vocabulary.class_embeddings", lambda *_: rows)
     same = lambda self, images: torch.ones(len(images), 16, 8, 8)  # noqa: E731
     monkeypatch.setattr("c2s.students.segformer.SegFormer.forward", same)
     picture = tmp_path / "x.png"
@@ -228,6 +229,54 @@ def test_label_images_have_8_bits_up_to_254_classes_and_16_beyond(
         assert drawn.size == (120, 40 + 16)  # one class is named
 
 
+def test_a_class_may_have_several_names(trained, tmp_path, invoke):
+    """The best name counts, or their mean embedding; a list may stand in a file; predict.json repeats it."""
+    picture = tmp_path / "x.png"
+    colours = np.random.default_rng(0).integers(0, 256, (4, 6, 3)).astype(np.uint8)
+    Image.fromarray(colours.repeat(10, 0).repeat(10, 1)).save(picture)
+    names = open_run(trained).info.classes
+
+    def predicted(out, *options):
+        words = ("predict", picture, "--run", trained, "--out", tmp_path / out, "--device", "cpu")
+        invoke(*words, *options)
+        with Image.open(tmp_path / out / "x.png") as labels:
+            return np.asarray(labels)
+
+    alone = predicted("alone", "--classes", ", ".join(names))
+    groups = (f"{names[0]} | {names[3]}", f"{names[1]}|{names[2]}", f"{names[4]}|{names[5]}")
+    best = predicted("best", "--classes", ", ".join(groups))
+    assert not np.array_equal(best, alone)
+    mean = predicted("mean", "--classes", ", ".join(groups), "--synonyms", "mean")
+    rows = [[names[0], names[3]], [names[1], names[2]], [names[4], names[5]]]
+    (tmp_path / "list.yaml").write_text(json.dumps(rows))
+    np.testing.assert_array_equal(predicted("file", "--classes", tmp_path / "list.yaml"), best)
+    facts = json.loads((tmp_path / "mean" / "predict.json").read_text())
+    assert facts["classes"] == [names[0], names[1], names[4]]
+    assert facts["config"]["classes"] == rows
+    (tmp_path / "again.yaml").write_text(json.dumps(facts["config"]))
+    words = ("predict", picture, "--out", tmp_path / "again", "--config", tmp_path / "again.yaml")
+    assert json.loads(invoke(*words, "--json")) == facts
+    with Image.open(tmp_path / "again" / "x.png") as labels:
+        np.testing.assert_array_equal(np.asarray(labels), mean)
+
+
+def test_eval_takes_names_for_the_classes_from_a_list(trained, other_dataset, tmp_path, invoke):
+    """The data set's third class is known to the run by another name, which was annotated."""
+    (tmp_path / "names.yaml").write_text("- [cat, grass]\n- cow\n- sky\n")
+    across = ("eval", "--run", trained, "--dataset", "other", *EVAL, "--vocabulary")
+    facts = json.loads(invoke(*across, tmp_path / "names.yaml"))
+    assert [(c["name"], c["unseen"]) for c in facts["classes"]] == [
+        ("cat", False),
+        ("cow", True),
+        ("zebra", False),
+    ]
+    mean = json.loads(invoke(*across, tmp_path / "names.yaml", "--synonyms", "mean"))
+    assert mean["config"]["synonyms"] == "mean"
+    (tmp_path / "names.yaml").write_text("- cat\n")
+    with pytest.raises(ConfigError, match="names 1 classes; other has 3"):
+        invoke(*across, tmp_path / "names.yaml")
+
+
 def test_predict_takes_folders_and_goes_on_after_a_broken_photo(trained, tmp_path, invoke):
     photos, out = tmp_path / "photos", tmp_path / "out"
     photos.mkdir()
@@ -238,7 +287,7 @@ def test_predict_takes_folders_and_goes_on_after_a_broken_photo(trained, tmp_pat
     with pytest.raises(DataError, match=r"1 of 3 images .*a\.jpg: image cannot be decoded"):
         invoke("predict", photos, "--run", trained, "--out", out)
     written = {path.name for path in out.iterdir()}
-    assert written == {"b.png", "b_overlay.png", "c.png", "c_overlay.png"}
+    assert written == {"b.png", "b_overlay.png", "c.png", "c_overlay.png", "predict.json"}
     with pytest.raises(ConfigError, match="There is no image in"):
         invoke("predict", trained, "--run", trained, "--out", out)
 
@@ -302,6 +351,8 @@ def test_a_wrong_setting_is_named(tiny_cache, invoke):
         (("train",), "needs --cache"),
         (("train", "--resume", "x", "--seed", "1"), "drop --seed"),
         (("train", "--resume", "x", "--overwrite"), "drop --overwrite"),
+        (("train", "--cache", "x", "--seed", "1", "--set", "seed=2"), "both say seed; leave one"),
+        (("train", "--resume", "x", "--workers", "1", "--set", "workers=2"), "both say workers"),
         (("train", "--cache", "nowhere.zarr"), "nowhere.zarr is not a c2s cache"),
         (("predict", "a.png", "--run", "r", "--classes", "a,a", "--out", "o"), "distinct"),
         (

@@ -16,7 +16,7 @@ from torch import nn
 from c2s.deploy import SegmentationModel, fold_run
 from c2s.deploy.fold import fold_classifier, run_scores, write_model
 from c2s.deploy.info import ModelError
-from c2s.evaluation.inference import CosineClassifier
+from c2s.evaluation.classifier import Classifier
 from c2s.evaluation.vocabulary import foreign_vocabulary
 from c2s.students import create
 from c2s.students.base import parameter_count
@@ -32,7 +32,7 @@ def images():
 def test_a_logit_is_the_cosine_times_the_norm_of_the_feature(opened, images):
     folded = fold_run(opened)
     features = opened.student(images)
-    cosines = CosineClassifier(opened.student, torch.from_numpy(opened.embeddings))(images)
+    cosines = Classifier(opened.student, torch.from_numpy(opened.embeddings))(images)
     logits = folded(images)
     assert logits.shape == (3, 6, *features.shape[2:])
     torch.testing.assert_close(logits, cosines * features.norm(dim=1, keepdim=True))
@@ -91,7 +91,7 @@ def test_any_last_layer_folds(shape, bias, classes, seed):
 
 def test_other_classes_are_folded_in_their_order(opened, images):
     rows = opened.embeddings[[3, 0]]
-    folded = fold_run(opened, foreign_vocabulary(opened, ("cow", "sky"), rows))
+    folded = fold_run(opened, foreign_vocabulary(opened, (("cow",), ("sky",)), rows))
     assert (folded.config.classes, folded.config.unseen) == (("cow", "sky"), (0,))
     with torch.inference_mode():
         both, every = folded(images), fold_run(opened)(images)
@@ -141,7 +141,7 @@ def test_a_folder_is_replaced_only_if_asked_and_only_if_it_is_a_model(opened, tm
         "model.safetensors",
     ]
     before = load_file(out / "model.safetensors")
-    rows = foreign_vocabulary(opened, ("a", "b"), np.eye(2, 16))
+    rows = foreign_vocabulary(opened, (("a",), ("b",)), np.eye(2, 16))
     with pytest.raises(ModelError, match=r"exists.*--overwrite"):
         write_model(fold_run(opened, rows), out)
     assert load_file(out / "model.safetensors").keys() == before.keys()
@@ -182,7 +182,7 @@ def test_nothing_half_written_is_left_and_the_old_model_stays(opened, tmp_path, 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(SegmentationModel, "generate_model_card", full)
-    rows = foreign_vocabulary(opened, ("a", "b"), np.eye(2, 16))
+    rows = foreign_vocabulary(opened, (("a",), ("b",)), np.eye(2, 16))
     with pytest.raises(ModelError, match="No space left"):
         write_model(fold_run(opened, rows), out, overwrite=True)
     assert [f.name for f in tmp_path.iterdir()] == ["model"]

@@ -61,7 +61,7 @@ def test_a_picture_is_segmented_at_its_own_size(model, opened, mode):
     labels = model.segment(image, mode)
     assert (labels.shape, labels.dtype) == ((40, 70), np.int64)
     np.testing.assert_array_equal(labels, model.segment(Image.fromarray(image), mode))
-    protocol = predictor(opened, mode, device="cpu", classifier=model)
+    protocol = predictor(opened, mode=mode, device="cpu", classifier=model)
     np.testing.assert_array_equal(labels, protocol.predict(image))
     assert len(np.unique(labels)) > 1
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import nn
 
 from c2s.evaluation.confusion import METRICS, harmonic_mean
-from c2s.evaluation.evaluate import check_classes, evaluate
+from c2s.evaluation.evaluate import check_classes, evaluate, predictor
 from c2s.evaluation.inference import ScoresError
 from c2s.evaluation.paper import DATASETS, INDUCTIVE, TRANSDUCTIVE, paper_row
 from c2s.evaluation.table import result_table
@@ -21,13 +21,14 @@ from c2s.evaluation.vocabulary import foreign_vocabulary, stored_embeddings
 from c2s.runs.config import load_config
 from c2s.runs.folder import RunInfo
 from c2s.runs.run import Run
+from c2s.students.base import FeatureStudent
 from c2s_cache import open_cache
 from c2s_cache.errors import ConfigError, DataError
 
 CLASSES = ("red", "green", "blue", "grey")
 
 
-class Hues(nn.Module):
+class Hues(FeatureStudent):
     """Features: which channel is strongest. Never finds grey."""
 
     def forward(self, images):
@@ -76,9 +77,21 @@ def opened(tmp_path):
     return Run(tmp_path, config, info, 1, np.eye(4, dtype=np.float32), Hues().eval())
 
 
+def score(run, items, words=None, classifier=None, **options):
+    """A run's result over the classes of a vocabulary, or its own."""
+    words = words or run.vocabulary
+    model = predictor(run, words, device="cpu", classifier=classifier)
+    return evaluate(model, items, words, **options)
+
+
+def alone(names):
+    """Classes of one name each."""
+    return tuple((name,) for name in names)
+
+
 def test_result_has_the_promised_keys(opened):
     moved = []
-    result = evaluate(opened, [Item(0), Item(1)], device="cpu", advance=moved.append)
+    result = score(opened, [Item(0), Item(1)], advance=moved.append)
     facts = json.loads(json.dumps(result.as_dict()))
     assert [facts[name] for name in METRICS] == [100.0] * 6
     assert facts["classes"][2] == {"id": 2, "name": "blue", "iou": 100.0, "unseen": True}
@@ -87,7 +100,7 @@ def test_result_has_the_promised_keys(opened):
 
 
 def test_seen_offset_shifts_towards_unseen_classes(opened):
-    result = evaluate(opened, [Item(0)], seen_offsets=[2.0], device="cpu")
+    result = score(opened, [Item(0)], seen_offsets=[2.0])
     assert result.metrics.sIoU == 0
     assert result.metrics.uIoU > 0
 
@@ -97,7 +110,7 @@ def test_a_classifier_takes_the_place_of_the_cosines(opened):
         def forward(self, images):
             return torch.tensor([1.0, 0, 0, 0])[None, :, None, None].expand(1, 4, 8, 8)
 
-    metrics = evaluate(opened, [Item(0)], device="cpu", classifier=Red()).metrics
+    metrics = score(opened, [Item(0)], classifier=Red()).metrics
     assert metrics.iou[0] > 0
     assert metrics.iou[1] == metrics.iou[2] == 0
 
@@ -118,8 +131,8 @@ def noisy(opened):
 def test_a_sweep_gives_at_every_offset_what_a_run_of_its_own_gives(opened):
     run, items = noisy(opened), [Item(0), Item(1), Item(2)]
     offsets = [0.1, 0.0, 0.7]
-    swept = evaluate(run, items, seen_offsets=offsets, device="cpu", ignored=[1])
-    alone = [evaluate(run, items, seen_offsets=[o], device="cpu", ignored=[1]) for o in offsets]
+    swept = score(run, items, seen_offsets=offsets, ignored=[1])
+    alone = [score(run, items, seen_offsets=[o], ignored=[1]) for o in offsets]
     assert list(swept.sweep) == offsets
     for offset, single in zip(offsets, alone, strict=True):
         assert {k: str(v) for k, v in vars(swept.sweep[offset]).items()} == {
@@ -151,8 +164,16 @@ def test_images_are_read_in_order_and_an_unreadable_one_is_not_passed_over(opene
 
     moved = []
     with pytest.raises(DataError, match="cut short"):
-        evaluate(opened, [Item(0), Broken(1), Item(2)], device="cpu", advance=moved.append)
+        score(opened, [Item(0), Broken(1), Item(2)], advance=moved.append)
     assert moved == [1]
+
+
+def test_what_is_advised_is_not_already_so(opened):
+    assert predictor(opened, device="cpu").remedy.endswith("with a lower --set lr.")
+    config = opened.config.model_copy(update={"precision": "bf16-mixed"})
+    run = dataclasses.replace(opened, config=config)
+    advised = predictor(run, device="cpu").remedy
+    assert advised.endswith("with a lower --set lr or precision=32-true.")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -168,12 +189,12 @@ def test_scores_that_are_not_finite_are_refused_and_the_image_named(opened, valu
     first_red = colours.index(0)
     assert first_red > 0
     with pytest.raises(ScoresError, match=rf"item {first_red} are not finite"):
-        evaluate(run, [Item(seed) for seed in range(8)], device="cpu")
+        score(run, [Item(seed) for seed in range(8)])
 
 
 def test_no_image_is_an_error(opened):
     with pytest.raises(ConfigError, match=r"no image"):
-        evaluate(opened, [])
+        score(opened, [])
 
 
 def test_other_classes_are_refused(opened):
@@ -185,7 +206,7 @@ def test_other_classes_are_refused(opened):
 
 
 def test_csv_and_table(opened):
-    result = evaluate(opened, [Item(0)], device=torch.device("cpu"))
+    result = score(opened, [Item(0)])
     assert result.as_csv().splitlines() == [
         "id,name,iou,unseen",
         "0,red,100.0,False",
@@ -212,8 +233,8 @@ def test_csv_and_table(opened):
 
 
 def test_an_ignored_class_is_neither_predicted_nor_counted(opened):
-    free = evaluate(opened, [Item(0)], device="cpu").metrics
-    held = evaluate(opened, [Item(0)], device="cpu", ignored=[1]).metrics
+    free = score(opened, [Item(0)]).metrics
+    held = score(opened, [Item(0)], ignored=[1]).metrics
     assert free.iou[1] == 1.0
     assert np.isnan(held.iou[1])
     assert held.iou[0] == held.iou[2] == held.pAcc == 1.0
@@ -221,10 +242,10 @@ def test_an_ignored_class_is_neither_predicted_nor_counted(opened):
 
 def test_another_vocabulary_marks_the_classes_that_training_annotated(opened):
     names = ("blue", "green", "violet")
-    words = foreign_vocabulary(opened, names, 3.0 * np.eye(4)[[2, 1, 3]])
+    words = foreign_vocabulary(opened, alone(names), 3.0 * np.eye(4)[[2, 1, 3]])
     assert words.unseen == (0, 2)  # blue is unseen in training, violet unknown to it
     np.testing.assert_array_equal(words.embeddings, np.eye(4, dtype=np.float32)[[2, 1, 3]])
-    result = evaluate(opened, [Shuffled(0)], device="cpu", vocabulary=words)
+    result = score(opened, [Shuffled(0)], words=words)
     facts = result.as_dict()
     assert [c["name"] for c in facts["classes"]] == list(names)
     assert (facts["classes"][0]["iou"], facts["classes"][1]["iou"]) == (100.0, 100.0)
@@ -234,15 +255,15 @@ def test_either_spelling_of_a_class_counts(opened):
     info = opened.info.model_copy(update={"prompts": ("red", "bright green", "blue", "grey")})
     spoken = dataclasses.replace(opened, info=info)
     text = np.eye(4)[:3]
-    assert foreign_vocabulary(spoken, ("red", "bright green", "x"), text).unseen == (2,)
-    assert foreign_vocabulary(spoken, ("a", "b", "c"), text, ("red", "blue", "green")).unseen == (
-        1,
-    )
+    assert foreign_vocabulary(spoken, alone(("red", "bright green", "x")), text).unseen == (2,)
+    assert foreign_vocabulary(
+        spoken, alone(("red", "blue", "green")), text, ("a", "b", "c")
+    ).unseen == (1,)
 
 
 def test_the_offset_is_taken_from_the_foreign_seen_classes(opened):
-    words = foreign_vocabulary(opened, ("blue", "green"), np.eye(4)[[2, 1]])
-    result = evaluate(opened, [Shuffled(0)], seen_offsets=[2.0], device="cpu", vocabulary=words)
+    words = foreign_vocabulary(opened, alone(("blue", "green")), np.eye(4)[[2, 1]])
+    result = score(opened, [Shuffled(0)], seen_offsets=[2.0], words=words)
     assert result.metrics.iou[1] == 0
 
 
@@ -257,7 +278,7 @@ def test_the_offset_is_taken_from_the_foreign_seen_classes(opened):
 )
 def test_wrong_text_embeddings_are_refused(opened, embeddings, message):
     with pytest.raises(ConfigError, match=message):
-        foreign_vocabulary(opened, ("blue", "green"), embeddings)
+        foreign_vocabulary(opened, alone(("blue", "green")), embeddings)
 
 
 def test_text_embeddings_from_a_file_or_a_cache(opened, tmp_path, tiny_cache):

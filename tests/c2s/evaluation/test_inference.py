@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from c2s.evaluation.inference import CosineClassifier, Predictor, resized, window_starts
+from c2s.evaluation.classifier import Classifier
+from c2s.evaluation.inference import Predictor, resized, window_starts
 from c2s.evaluation.overlay import overlay, palette
-from c2s.students.base import normalize_images
+from c2s.students.base import FeatureStudent, normalize_images
 from c2s_cache.errors import ConfigError
 
 
-class Colours(nn.Module):
+class Colours(FeatureStudent):
     """Features are the colours themselves, at half the resolution."""
 
     def forward(self, images):
@@ -68,7 +69,7 @@ def test_sizes_are_those_of_the_familys_scale(height, width):
 
 
 def test_whole_images_are_brought_up_to_multiples_of_32():
-    class Sizes(nn.Module):
+    class Sizes(FeatureStudent):
         seen = ()
 
         def forward(self, images):
@@ -76,7 +77,7 @@ def test_whole_images_are_brought_up_to_multiples_of_32():
             return images
 
     student = Sizes()
-    Predictor(CosineClassifier(student, embeddings()), 40, "whole").scores(
+    Predictor(Classifier(student, embeddings()), 40, "whole").scores(
         np.zeros((40, 41, 3), np.uint8)
     )
     assert student.seen == (64, 64)
@@ -92,9 +93,7 @@ def test_stride_and_short_side_of_another_protocol():
             return super().forward(images)
 
     student = Windows()
-    Predictor(CosineClassifier(student, embeddings()), 32, stride=16, short_side=64).scores(
-        image(40, 80)
-    )
+    Predictor(Classifier(student, embeddings()), 32, stride=16, short_side=64).scores(image(40, 80))
     assert student.count == 3 * 7
 
 
@@ -105,7 +104,7 @@ def test_short_side_is_brought_to_the_crop():
 
 @pytest.mark.parametrize("mode", ["slide", "whole"])
 def test_scores_are_cosines_at_the_images_own_size(mode):
-    predictor = Predictor(CosineClassifier(Colours(), embeddings()), 32, mode)
+    predictor = Predictor(Classifier(Colours(), embeddings()), 32, mode)
     scores = predictor.scores(image())
     assert scores.shape == (5, 40, 72)
     assert scores.abs().max() <= 1 + 1e-5
@@ -113,13 +112,13 @@ def test_scores_are_cosines_at_the_images_own_size(mode):
 
 def test_one_window_equals_the_whole_image():
     picture = image(64, 64)
-    slide = Predictor(CosineClassifier(Colours(), embeddings()), 64, "slide").scores(picture)
-    whole = Predictor(CosineClassifier(Colours(), embeddings()), 64, "whole").scores(picture)
+    slide = Predictor(Classifier(Colours(), embeddings()), 64, "slide").scores(picture)
+    whole = Predictor(Classifier(Colours(), embeddings()), 64, "whole").scores(picture)
     torch.testing.assert_close(slide, whole)
 
 
 def test_overlaps_are_averaged():
-    class Counter(nn.Module):
+    class Counter(FeatureStudent):
         """Feature 0 or 1 by call: the n-th window votes for class n."""
 
         calls = 0
@@ -131,7 +130,7 @@ def test_overlaps_are_averaged():
                 self.calls += 1
             return out
 
-    predictor = Predictor(CosineClassifier(Counter(), torch.eye(2)), 32, "slide")
+    predictor = Predictor(Classifier(Counter(), torch.eye(2)), 32, "slide")
     scores = predictor.scores(np.zeros((32, 48, 3), np.uint8))
     starts = window_starts(48, 32)
     assert starts == [0, 16]
@@ -142,7 +141,7 @@ def test_overlaps_are_averaged():
 
 @pytest.mark.parametrize("windows", [1, 2, 3, 50])
 def test_windows_together_give_what_windows_one_by_one_give(windows):
-    class Conv(nn.Module):
+    class Conv(FeatureStudent):
         """A student whose output depends on where a window begins."""
 
         def __init__(self):
@@ -156,7 +155,7 @@ def test_windows_together_give_what_windows_one_by_one_give(windows):
             return nn.functional.conv2d(images, self.weight, stride=4, padding=2)
 
     student, picture = Conv(), image(40, 72)
-    model = CosineClassifier(student, embeddings())
+    model = Classifier(student, embeddings())
     got = Predictor(model, 32, stride=7, short_side=44, windows=windows).scores(picture)
     normed = normalize_images(
         torch.from_numpy(
@@ -288,11 +287,9 @@ def test_of_equal_scores_the_first_class_is_taken():
 
 
 def test_a_penalty_moves_pixels_to_the_other_classes():
-    free = Predictor(CosineClassifier(Colours(), embeddings()), 32).predict(image())
     penalty = torch.tensor([5.0, 5.0, 0.0, 0.0, 0.0])
-    held = Predictor(CosineClassifier(Colours(), embeddings()), 32, penalty=penalty).predict(
-        image()
-    )
+    model = Predictor(Classifier(Colours(), embeddings()), 32)
+    free, held = model.best(image(), [None, penalty])
     assert (free < 2).any()
     assert not (held < 2).any()
 

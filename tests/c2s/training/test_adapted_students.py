@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from transformers import SegformerConfig
 
 from c2s.deploy import SegmentationModel, fold_run
-from c2s.evaluation.inference import CosineClassifier, Predictor
+from c2s.evaluation.classifier import Classifier
+from c2s.evaluation.inference import Predictor
 from c2s.runs.run import open_run
 from c2s.training import run
 from c2s.training.recorder import Recorder
@@ -56,7 +57,7 @@ def test_a_run_resumes_exactly_and_opens_anywhere(library, tiny_cache, tmp_path,
     assert [k for k in first if not torch.equal(first[k], second[k])] == []
     opened = open_run(cut)
     assert opened.student.architecture == json.loads((cut / "run.json").read_text())["architecture"]
-    classifier = CosineClassifier(opened.student, torch.from_numpy(opened.embeddings))
+    classifier = Classifier(opened.student, torch.from_numpy(opened.embeddings))
     predictor = Predictor(classifier, opened.info.view_size)
     labels = predictor.predict(np.full((37, 50, 3), 90, np.uint8))
     assert labels.shape == (37, 50)

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from c2s.evaluation.evaluate import evaluate
+from c2s.evaluation.confusion import METRICS
+from c2s.evaluation.evaluate import evaluate, predictor
 from c2s.runs.run import open_run
 from c2s.students.base import FeatureStudent
 from c2s.training import checkpoint_io, run
@@ -194,13 +195,13 @@ def test_the_average_is_the_runs_student(tiny_cache, tmp_path, monkeypatch):
 
 
 def test_scores_are_those_of_the_evaluation(everything, tiny_views_cache):
-    result = evaluate(open_run(everything), scenes(tiny_views_cache)[:2], device="cpu")
+    opened, items = open_run(everything), scenes(tiny_views_cache)[:2]
+    model = predictor(opened, device="cpu")
+    result = evaluate(model, items, opened.vocabulary)
     (record,) = [r for r in records(everything) if MONITORED in r and r["step"] == STEPS]
-    for key in ("sIoU", "uIoU", "hIoU", "pAcc"):
+    for key in METRICS:
         assert record[f"val/{key}"] == pytest.approx(result.as_dict()[key], abs=1e-3)
-    seen = evaluate(
-        open_run(everything), scenes(tiny_views_cache)[:2], device="cpu", ignored=(3, 5)
-    )
+    seen = evaluate(model, items, opened.vocabulary, ignored=(3, 5))
     assert record[MONITORED] == pytest.approx(100 * seen.metrics.sIoU, abs=1e-3)
 
 

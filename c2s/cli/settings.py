@@ -1,0 +1,167 @@
+"""Invariant: what a command computes is decided by one frozen model; its help is the model's own words.
+
+What a call may do and where its results go (--allow-code, --out, --overwrite, --json) is no setting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import typer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from c2s.cli.lists import Names, class_names, numbers
+from c2s_cache.errors import ConfigError
+
+SettingsT = TypeVar("SettingsT", bound=BaseModel)
+Mode = Literal["slide", "whole"]
+Background = Literal["own", "ignored"]
+Synonyms = Literal["max", "mean"]
+NAMES = (
+    'class names, several of one separated by |, e.g. "cat | kitten, sofa, grass"; or a YAML list of names, or '
+    "of lists of names"
+)
+
+
+def _offsets(value: Any) -> Any:
+    return numbers(value, "--seen-offset") if isinstance(value, str) else value
+
+
+def _names(value: Any) -> Any:
+    return None if value is None else class_names(value)
+
+
+ModeField = Annotated[Mode, Field(description="sliding window, or whole images")]
+DeviceField = Annotated[str, Field(description="auto, cpu, cuda, cuda:1, ...")]
+SynonymsField = Annotated[
+    Synonyms,
+    Field(
+        description="of a class with several names: its best name counts, or the mean of their embeddings"
+    ),
+]
+
+
+ClassesField = Annotated[Names | None, BeforeValidator(_names)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    run: Path = Field(description="run folder")
+
+
+class EvalConfig(_Settings):
+    """Of `c2s eval`."""
+
+    dataset: str = Field(description="data set: see c2s data list")
+    root: Path | None = Field(
+        default=None, description="folder of the data set, or the one that holds it [C2S_DATA]"
+    )
+    split: str = Field(default="val", description="split to evaluate on")
+    mode: ModeField = "slide"
+    seen_offset: Annotated[tuple[float, ...], BeforeValidator(_offsets)] = Field(
+        default=(0.0,),
+        min_length=1,
+        description="calibration: subtracted from the scores of seen classes. Several values (0,0.02,0.05 or "
+        "0:0.1:0.02) are scored from one pass; the first is the result, the others stand beside it. "
+        "Choose on another split than the one you report",
+    )
+    vocabulary: str | None = Field(
+        default=None,
+        description="where text embeddings of another data set's classes come from: a cache of it, a .npy "
+        "file in class order, 'names' (by the teacher's text tower, c2s[build]), or a YAML list with the "
+        "names of each class",
+    )
+    synonyms: SynonymsField = "max"
+    background: Background = Field(
+        default="own",
+        description="a background class counts as a class of its own, or is left out",
+    )
+    folded: bool = Field(
+        default=False, description="score the model that c2s fold makes of the run"
+    )
+    limit: int | None = Field(default=None, gt=0, description="only the first N images")
+    device: DeviceField = "auto"
+
+
+class PredictConfig(_Settings):
+    """Of `c2s predict`."""
+
+    run: Path = Field(description="run folder, or that of a folded model")
+    classes: ClassesField = Field(
+        default=None, description=f"{NAMES} [default: the run's]. A folded model has its own"
+    )
+    synonyms: SynonymsField = "max"
+    mode: ModeField = "slide"
+    device: DeviceField = "auto"
+
+
+class FoldConfig(_Settings):
+    """Of `c2s fold`."""
+
+    classes: ClassesField = Field(
+        default=None,
+        description=f"{NAMES} [default: the run's]; of several names the mean embedding is folded",
+    )
+    vocabulary: Path | None = Field(
+        default=None,
+        description="classes and text embeddings of a cache, or embeddings of a .npy file in the order of "
+        "--classes",
+    )
+    license: str | None = Field(
+        default=None,
+        description="licence for the model card [default: apache-2.0, or other if training started from "
+        "weights that do not come with c2s]",
+    )
+    export: bool = Field(default=False, description="also write model.pt2, a torch.export program")
+
+
+def option(model: type[BaseModel], field: str, *names: str) -> Any:
+    """A command-line option for a field of settings: its help is the field's description and default."""
+    info = model.model_fields[field]
+    text = str(info.description)
+    if not info.is_required() and info.default not in (None, False):
+        shown = (
+            ",".join(map("{:g}".format, info.default))
+            if isinstance(info.default, tuple)
+            else info.default
+        )
+        text += f" [default: {shown}]"
+    return typer.Option(*names, help=f"{text[0].upper()}{text[1:]}.")
+
+
+ConfigOption = Annotated[Path | None, typer.Option(help="YAML file of settings.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value, above the file of settings.")
+]
+
+
+def settled(
+    model: type[SettingsT],
+    config: Path | None,
+    assignments: Sequence[str] | None,
+    given: Mapping[str, Any],
+) -> SettingsT:
+    """Settings of a command from a file, above it --set, above it options.
+
+    Args:
+        model: the command's.
+        config, assignments: `--config` and `--set`.
+        given: parameters of the command; those that are fields of the model are its options.
+
+    Raises:
+        ConfigError: one is missing, said twice, unknown or wrong.
+    """
+    from c2s.config import require_said_once, resolve
+
+    options = {name: given.get(name, given.get(f"{name}_")) for name in model.model_fields}
+    assigned = assignments or ()
+    require_said_once(assigned, options)
+    if config is None:
+        keys = {assignment.partition("=")[0].strip() for assignment in assigned}
+        for name, info in model.model_fields.items():
+            if info.is_required() and options[name] is None and name not in keys:
+                raise ConfigError(f"Missing option '--{name}'.")
+    return resolve(model, {}, config, assigned, options)

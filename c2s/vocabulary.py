@@ -1,0 +1,87 @@
+"""Invariant: a vocabulary says of every class its names, their embeddings, and whether training annotated it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from c2s_cache.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The classes among which pixels are told apart.
+
+    Attributes:
+        classes: K of them, in the order of their ids.
+        embeddings: float32 [M, D], unit norm: those of all names, class after class.
+        unseen: ids of the classes that training never annotated.
+        names: per class the names that its embeddings stand for, M in all; default: itself.
+        foreign: whether these are others than the run was trained with (cross-dataset).
+    """
+
+    classes: tuple[str, ...]
+    embeddings: NDArray[np.float32]
+    unseen: tuple[int, ...] = ()
+    names: tuple[tuple[str, ...], ...] = ()
+    foreign: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", self.names or tuple((c,) for c in self.classes))
+        assert len(self.names) == len(self.classes)
+        assert sum(self.counts) == len(self.embeddings)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many names each class has."""
+        return tuple(len(names) for names in self.names)
+
+    @property
+    def seen(self) -> tuple[int, ...]:
+        """Ids of the classes that training annotated."""
+        return tuple(i for i in range(len(self.classes)) if i not in self.unseen)
+
+    def averaged(self) -> Vocabulary:
+        """The same with one embedding per class: the mean over its names, brought to unit norm."""
+        if len(self.embeddings) == len(self.classes):
+            return self
+        parts = np.split(self.embeddings.astype(np.float64), np.cumsum(self.counts)[:-1])
+        means = unit_norm(np.stack([part.mean(0) for part in parts]))
+        names = tuple((" | ".join(names),) for names in self.names)
+        return replace(self, embeddings=means, names=names)
+
+
+def unit_norm(embeddings: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Text embeddings float [M, D] brought to unit norm.
+
+    Raises:
+        ConfigError: a row is zero or not finite.
+    """
+    norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    if not (np.isfinite(norms).all() and norms.all()):
+        raise ConfigError("a text embedding is zero or not finite.")
+    unit: NDArray[np.float32] = (embeddings / norms).astype(np.float32)
+    return unit
+
+
+def named_classes(given: Sequence[object], where: str) -> tuple[tuple[str, ...], ...]:
+    """Names per class of what a command line or a file lists.
+
+    Args:
+        given: per class a text "cat | kitten", or a sequence of names.
+        where: they are given, for messages.
+
+    Raises:
+        ConfigError: no class, one without a name, or a name twice.
+    """
+    found = []
+    for each in given:
+        parts = each if isinstance(each, list | tuple) else str(each or "").split("|")
+        found.append(tuple(name for name in (str(part or "").strip() for part in parts) if name))
+    every = [name for names in found for name in names]
+    if not all(found) or len(every) != len(set(every)) or not every:
+        raise ConfigError(f"{where} must name distinct classes, each by one or several names.")
+    return tuple(found)

@@ -1,0 +1,60 @@
+"""Settings of eval, predict and fold: a file, above it --set, above it options; help says the defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import typer
+from pydantic import ValidationError
+
+from c2s.cli import app
+from c2s.cli.settings import EvalConfig, FoldConfig, PredictConfig, settled
+from c2s.config import require_said_once
+from c2s_cache.errors import ConfigError
+
+MODELS = {"eval": EvalConfig, "predict": PredictConfig, "fold": FoldConfig}
+
+
+def test_options_stand_above_set_above_the_file(tmp_path):
+    file = tmp_path / "eval.yaml"
+    file.write_text("run: r\ndataset: voc\nsplit: train\nmode: whole\nseen_offset: [0.1, 0.2]\n")
+    got = settled(EvalConfig, file, ["split=dev", "limit=3"], {"dataset": "shapes", "json_": True})
+    assert (got.run, got.dataset, got.split, got.mode) == (Path("r"), "shapes", "dev", "whole")
+    assert (got.seen_offset, got.limit) == ((0.1, 0.2), 3)
+    ranged = settled(EvalConfig, file, (), {"seen_offset": "0:0.1:0.05"})
+    assert ranged.seen_offset == (0.0, 0.05, 0.1)
+    with pytest.raises(ValidationError):
+        got.mode = "slide"
+    with pytest.raises(ConfigError, match="unknown key 'modes'"):
+        settled(EvalConfig, file, ["modes=slide"], {})
+    with pytest.raises(ConfigError, match=r"limit: .*greater than 0 \(got 0\)"):
+        settled(EvalConfig, file, (), {"limit": 0})
+
+
+def test_what_has_no_default_is_asked_for():
+    with pytest.raises(ConfigError, match="Missing option '--run'") as caught:
+        settled(EvalConfig, None, (), {"dataset": "voc"})
+    assert caught.value.exit_code == 2
+    assert settled(EvalConfig, None, ["run=r"], {"dataset": "voc"}).run == Path("r")
+
+
+def test_a_setting_is_said_once():
+    options = {"mode": "whole", "limit": None, "masks": {"threshold": 0.5}}
+    require_said_once(["limit=3", "masks.windows=[3]", "modes=x", "mode.x=1"], options)
+    for setting in ("mode=slide", " mode =slide", "masks.threshold=0.9"):
+        with pytest.raises(ConfigError, match="leave one of them out"):
+            require_said_once([setting], options)
+    with pytest.raises(ConfigError, match="both say mode; leave one"):
+        settled(EvalConfig, None, ["mode=slide"], {"run": "r", "dataset": "d", "mode": "whole"})
+
+
+@pytest.mark.parametrize("command", MODELS)
+def test_every_setting_is_an_option_whose_help_is_the_models(command):
+    params = {p.name.rstrip("_"): p for p in typer.main.get_command(app).commands[command].params}
+    for name, field in MODELS[command].model_fields.items():
+        help_ = params[name].help
+        assert help_.lower().startswith(field.description.lower())
+        if field.default not in (None, False) and not field.is_required():
+            shown = "0" if name == "seen_offset" else field.default
+            assert help_.endswith(f" [default: {shown}].")
