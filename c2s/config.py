@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -17,6 +18,8 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 NUMBER = re.compile(r"\s*[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?\s*")
 SHOWN = 80
 """Characters of a wrong value that a message repeats."""
+FEW = 12
+"""Keys that a message lists."""
 SENTENCES = 8
 """Of a message about many wrong keys or values."""
 
@@ -50,7 +53,7 @@ def resolve(
     try:
         return validated(model, values)
     except ValidationError as error:
-        raise ConfigError(sentences(_sentence(e) for e in error.errors())) from error
+        raise ConfigError(sentences(_sentence(e, model) for e in error.errors())) from error
 
 
 def require_said_once(settings: Iterable[str], options: Mapping[str, Any]) -> None:
@@ -154,12 +157,29 @@ def _no_numbers(
             yield where, given
 
 
-def _sentence(error: Any) -> str:
+def _sentence(error: Any, model: type[BaseModel]) -> str:
     where = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return f"unknown key {shown(where)}."
+        return f"unknown key {shown(where)}{_known(model, error['loc'])}."
     if error["type"] == "missing":
         return f"the key {where!r} is missing."
     if error["type"] == "value_error":  # a sentence of our own
         return f"{where + ': ' if where else ''}{error['ctx']['error']}."
     return f"{where or 'configuration'}: {error['msg']} (got {shown(error['input'])})."
+
+
+def _known(model: type[BaseModel], where: tuple[Any, ...]) -> str:
+    """The keys that stand beside one that does not exist; nothing where it is not of one model."""
+    *groups, key = where
+    for group in groups:
+        kind = model.model_fields[group].annotation if group in model.model_fields else None
+        inner = [
+            t for t in (kind, *get_args(kind)) if isinstance(t, type) and issubclass(t, BaseModel)
+        ]
+        if len(inner) != 1:
+            return ""
+        model = inner[0]
+    keys = list(model.model_fields)
+    if near := get_close_matches(str(key)[:SHOWN], keys, 1):
+        return f"; nearest is {near[0]!r}"
+    return f"; known: {', '.join(keys)}" if len(keys) <= FEW else ""

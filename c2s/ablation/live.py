@@ -18,16 +18,14 @@ from c2s.terminal import BuildBar
 
 def run_grids(plan: Plan, request: Request, scoring: Scoring) -> dict[str, Any]:
     """Derive caches and run everything, with a live table on a terminal's stderr."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     if plan.derived:
         from c2s_pipeline.extras import require
 
         require("open_clip", "build")
         require("distributed", "build")
         for path, changes in plan.derived.items():
-            console.print(
-                f"{path} is derived with {json.dumps(changes)}", markup=False, highlight=False
-            )
+            console.print(f"{path} is derived with {json.dumps(changes)}", highlight=False)
         with BuildBar() as bar:
             derive_caches(plan, request, bar)
     shown: set[str] = set()

@@ -33,7 +33,10 @@ def report_build(report: Any, as_json: bool) -> None:
         return
     shown = _relative(report.path)
     if not report.computed:
-        typer.echo(f"{shown} is complete: nothing to do ({report.rows} images).")
+        typer.echo(
+            f"{shown} is complete: nothing to do ({report.rows} images). Its bytes were not looked at; "
+            f"check them with: c2s cache verify {shown} --quick"
+        )
     else:
         rate = report.built / max(report.seconds, 1e-9)
         typer.echo(

@@ -132,13 +132,14 @@ def prepare(
     before you build: a cache made from the other label files is not taken for one made from these.
     """
     from rich.console import Console
+    from rich.text import Text
 
     from c2s.datasets import load_dataset
     from c2s.datasets.prepare import plan_preparation
     from c2s.terminal import bar
 
     dataset = load_dataset(name, root)
-    with Console(stderr=True).status(f"looking at what there is of {name}"):
+    with Console(stderr=True).status(Text(f"looking at what there is of {name}")):
         plan = plan_preparation(dataset)
     with bar("prepare", len(plan.jobs), "label maps") as advance:
         plan.run(lambda done, total: advance(1))

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from c2s_cache import Cache
 from c2s_cache.integrity import Finding
+from c2s_cache.receipt import METADATA, receipt_path
+
+SHOWN = 20
+"""Findings that are printed, and receipts; --json has all findings."""
 
 
 def report_findings(
@@ -44,14 +50,29 @@ def report_findings(
             f"(must be {t['cosine']}); grid cells equal {live.grid_agreement:.1%} "
             f"(must be {t['grid_agreement']:.0%})."
         )
-    for finding in findings[:20]:
+    for finding in findings[:SHOWN]:
         typer.echo(f"error: {finding.check}: {finding.where}: {finding.what}", err=True)
     if findings:
-        typer.echo(
-            f"{path}: {len(findings)} findings. Delete the receipts of damaged blocks under "
-            f"{path}/receipts and build again to repair them.",
-            err=True,
-        )
+        many = f"{len(findings)} finding{'s' if len(findings) > 1 else ''}"
+        typer.echo(f"{path}: {many}. {_repair(cache, findings)}", err=True)
+
+
+def _repair(cache: Cache, findings: Sequence[Finding]) -> str:
+    """What to type so that the next build makes the damaged blocks anew."""
+    again = (
+        f"run the build again with its settings: c2s cache build --dataset {cache.manifest.dataset} "
+        f"--out {cache.address}"
+    )
+    damaged = {f.where for f in findings}
+    receipts = [
+        f"{cache.address}/{receipt_path(Path(), *key).as_posix()}"
+        for key, receipt in sorted(cache.receipts.items())
+        if key[0] != METADATA and not damaged.isdisjoint(receipt.files)
+    ]
+    if not receipts:
+        return f"To make what is missing, {again}"
+    more = f" and {len(receipts) - SHOWN:,} more" if len(receipts) > SHOWN else ""
+    return f"To repair it, {again} after you have deleted {shlex.join(receipts[:SHOWN])}{more}"
 
 
 def _live(live: Any) -> dict[str, Any]:

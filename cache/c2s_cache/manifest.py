@@ -161,13 +161,17 @@ def parse_manifest(root: bytes, path: Path | str) -> Manifest:
         attributes = json.loads(root)["attributes"]["c2s"]
         version = attributes.get("format")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        if "://" not in str(path) and (Path(path) / "receipts/metadata").is_dir():
+        local = "://" not in str(path)
+        if local and (Path(path) / "receipts/metadata").is_dir():
             raise CacheError(
                 f"{path} is a damaged cache: its zarr.json holds no manifest.",
                 "Copy that file from another copy of the cache, or build it anew with another --out.",
             ) from error
+        reason = (
+            "nothing is there" if local and not Path(path).exists() else "no manifest in zarr.json"
+        )
         raise CacheError(
-            f"{path} is not a c2s cache (no manifest in zarr.json).",
+            f"{path} is not a c2s cache ({reason}).",
             "Build one with: c2s cache build --dataset NAME",
         ) from error
     if version != FORMAT:

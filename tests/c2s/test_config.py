@@ -186,3 +186,19 @@ def test_texts_reach_the_models_of_grids_recipes_and_builds():
         "a {}",
         "no {}",
     )
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("lrr=1", r"unknown key 'lrr'; nearest is 'lr'\."),
+        ("method.headz=1", r"unknown key 'method\.headz'; nearest is 'heads'\."),
+        (
+            "augment.xyz=1",
+            rf"unknown key 'augment\.xyz'; known: {', '.join(AugmentConfig.model_fields)}\.",
+        ),
+    ],
+)
+def test_an_unknown_key_is_told_with_those_that_are_known(setting, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(settings=[setting], cache="x")

@@ -92,6 +92,7 @@ def test_build_info_and_verify(c2s, coco_tree, tiny_teacher, scheduler):
     code, out, _ = c2s(*build)
     assert code == 0
     assert "nothing to do" in out
+    assert "c2s cache verify cache/coco.zarr --quick" in out
     code, out, _ = c2s(*build, "--json")
     assert json.loads(out)["built"] == 0
     assert c2s("cache", "verify", "cache/coco.zarr", "--quick")[0] == 0
@@ -118,6 +119,8 @@ def test_verify_fails_on_damage(c2s, tmp_path):
     code, out, err = c2s("cache", "verify", path, "--quick")
     assert code == 1
     assert "error: checksum: masks/grid/c/1/0/0/0: bytes differ from the receipt" in err
+    assert f"{path}: 1 finding. To repair it, run the build again" in err
+    assert f"--out {path} after you have deleted {path}/receipts/masks/000001.json\n" in err
     code, out, _ = c2s("cache", "verify", path, "--quick", "--json")
     assert code == 1
     assert not json.loads(out)["sound"]
@@ -144,7 +147,8 @@ def test_verify_fails_on_damage(c2s, tmp_path):
             1,
             "/proc/shapes.zarr cannot be written",
         ),
-        (("cache", "info", "nowhere.zarr"), 1, "is not a c2s cache"),
+        (("cache", "info", "nowhere.zarr"), 1, "is not a c2s cache (nothing is there)"),
+        (("cache", "verify", "."), 1, "is not a c2s cache (no manifest in zarr.json)"),
         (("train", "--cache", "nowhere.zarr"), 1, "is not a c2s cache"),
         (("eval", "--run", "runs/none", "--dataset", "shapes"), 1, "runs/none"),
         (("data", "show", "nothing"), 2, "unknown data set 'nothing'"),
