@@ -7,6 +7,14 @@ from huggingface_hub import EvalResult, ModelCardData
 from c2s.deploy.info import ModelInfo, Scores
 from c2s.evaluation.confusion import METRICS
 
+LOGITS = {
+    "folded": "A logit is the cosine between a feature and a class embedding, times the norm of the feature",
+    "asked": "A logit is the student's own score of a class embedding",
+}
+BUILT_IN = {
+    "folded": "the text embeddings of its classes are folded into its last layer",
+    "asked": "the text embeddings of its classes are tensors of the model",
+}
 USAGE = """\
 ```python
 from c2s.deploy import SegmentationModel
@@ -18,8 +26,7 @@ names = model.config.classes
 ```
 
 `model(images)` gives logits [B, K, h, w], at the architecture's own resolution, of images [B, 3, H, W] with \
-RGB / 255 normalised by the mean and standard deviation below. A logit is the cosine between a feature and a \
-class embedding, times the norm of the feature; it is no calibrated probability."""
+RGB / 255 normalised by the mean and standard deviation below. LOGIT; it is no calibrated probability."""
 
 
 def model_card(info: ModelInfo) -> str:
@@ -38,7 +45,7 @@ def model_card(info: ModelInfo) -> str:
         f"# {name}",
         _summary(info),
         "## Use",
-        USAGE,
+        USAGE.replace("LOGIT", LOGITS[info.kind]),
         "## Classes",
         _classes(info),
         *(("## Scores", _scores(info)) if info.scores else ()),
@@ -54,9 +61,9 @@ def _summary(info: ModelInfo) -> str:
     teacher = info.teacher["name"]
     return (
         f"A `{info.student}` that segments {len(info.classes)} classes, {len(info.unseen)} of which were "
-        f"never annotated in its training: it was distilled from the CLIP `{teacher}` with c2s, and the "
-        "text embeddings of its classes are folded into its last layer. No part of CLIP is needed to run "
-        f"it, and it costs what any `{info.student}` with as many classes costs."
+        f"never annotated in its training: it was distilled from the CLIP `{teacher}` with c2s, and "
+        f"{BUILT_IN[info.kind]}. No part of CLIP is needed to run it, and it costs what any "
+        f"`{info.student}` with as many classes costs."
     )
 
 

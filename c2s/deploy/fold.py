@@ -1,8 +1,8 @@
 """Invariant: folding changes the last layer alone, so the model is the stock one with a K-class head.
 
-The student's last layer gives features F = W x + b, and class k scores a_k . F = (a_k W) x + a_k b: the
+A `FeatureStudent`'s last layer gives features F = W x + b, and class k scores a_k . F = (a_k W) x + a_k b: the
 embeddings A [K, D] fold into W' = A W, b' = A b. That is the cosine times the norm of F, so at every
-position of the feature map the best class is the same.
+position of the feature map the best class is the same. Any other student stays as it is, with A beside it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 import torch
 from pydantic import ValidationError
@@ -22,6 +21,7 @@ from c2s import __version__
 from c2s.deploy.export import export_program
 from c2s.deploy.info import ModelError, ModelInfo, Scores, encode_info
 from c2s.deploy.model import SegmentationModel
+from c2s.evaluation.classifier import Classifier
 from c2s.plain_torch import plain_torch
 from c2s.runs.run import Run
 from c2s.students.base import FeatureStudent
@@ -74,13 +74,17 @@ def fold_run(
     Raises:
         ModelError: a result of `c2s eval` in the run folder is damaged.
     """
-    words = (words or run.vocabulary).averaged()
-    student, info, config = cast(FeatureStudent, run.student), run.info, run.config
+    words = words or run.vocabulary
+    names, words = words.names, words.averaged()
+    student, info, config = run.student, run.info, run.config
     weights = None if config.weights == "random" else config.weights
     facts = ModelInfo(
+        kind="folded" if isinstance(student, FeatureStudent) else "asked",
         student=config.student,
         architecture=info.architecture,
+        dim=words.embeddings.shape[1],
         classes=words.classes,
+        names=names,
         unseen=words.unseen,
         crop=config.image_size or info.view_size,
         mean=student.mean,
@@ -96,7 +100,10 @@ def fold_run(
     )
     model = SegmentationModel(facts)
     embeddings = torch.from_numpy(words.embeddings)
-    state = fold_classifier(student.state_dict(), student.classifier, embeddings)
+    if isinstance(student, FeatureStudent):
+        state = fold_classifier(student.state_dict(), student.classifier, embeddings)
+    else:
+        state = Classifier(student, embeddings).state_dict()
     model.student.load_state_dict(state)
     return model.eval()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -44,9 +44,13 @@ class ModelInfo(BaseModel):
 
     Attributes:
         format: 1.
+        kind: "folded": the embeddings are in the student's last layer; "asked": they are tensors beside it,
+            with which it is asked (`Student.classify`).
         student: its name, the architecture.
         architecture: what the student says of itself beyond its name (`Student.architecture`).
+        dim: width of the text embeddings.
         classes: names in the order of the logits.
+        names: per class those whose embeddings it has, the mean of several.
         unseen: ids of the classes that training never annotated.
         crop: side of the training views and of the sliding window in pixels.
         mean, std: normalisation of the inputs, RGB, in units of pixel / 255.
@@ -63,9 +67,12 @@ class ModelInfo(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: int = 1
+    kind: Literal["folded", "asked"]
     student: str
     architecture: dict[str, Any] | None = None
+    dim: int = Field(gt=0)
     classes: tuple[str, ...]
+    names: tuple[tuple[str, ...], ...]
     unseen: tuple[int, ...]
     crop: int = Field(gt=0)
     mean: tuple[float, float, float]

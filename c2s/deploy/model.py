@@ -1,5 +1,5 @@
-"""Invariant: the folded model is the stock architecture with K outputs; nothing of CLIP is left but
-numbers in its last layer."""
+"""Invariant: the folded model is the stock architecture with K outputs, or the student with its text
+embeddings beside it; nothing of CLIP is left but these numbers."""
 
 import json
 from contextlib import nullcontext
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import torch
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 from numpy.typing import NDArray
 from PIL import Image
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from c2s.deploy.card import model_card
 from c2s.deploy.info import ModelError, ModelInfo, damaged, decode_info, encode_info, read_info
+from c2s.evaluation.classifier import Classifier
 from c2s.evaluation.inference import Mode, Predictor
 from c2s.plain_torch import plain_torch
 from c2s.runs.tensors import difference, require_finite, write_whole
@@ -30,7 +32,7 @@ WEIGHTS = "model.safetensors"
 
 
 class SegmentationModel(nn.Module, ModelHubMixin, coders={ModelInfo: (encode_info, decode_info)}):
-    """A student whose classifier has the class embeddings folded in: images to K logits.
+    """A student with its classes built in: images to K logits.
 
     `from_pretrained(folder or hub id)`, `save_pretrained(folder)` and `push_to_hub(id)` are those of
     `huggingface_hub.ModelHubMixin`: `model.safetensors`, `config.json`, and `README.md`, the model card.
@@ -40,7 +42,8 @@ class SegmentationModel(nn.Module, ModelHubMixin, coders={ModelInfo: (encode_inf
 
     Attributes:
         config: the same.
-        student: the architecture with K outputs; random weights until they are loaded.
+        student: the architecture with K outputs, or a `Classifier` of a student that is asked with the
+            embeddings; random weights until they are loaded.
         mean, std: normalisation of the inputs, RGB, in units of pixel / 255.
 
     Raises:
@@ -51,12 +54,17 @@ class SegmentationModel(nn.Module, ModelHubMixin, coders={ModelInfo: (encode_inf
         super().__init__()
         self.config = config
         self.mean, self.std = config.mean, config.std
-        self.student = create(config.student, len(config.classes), "random", config.architecture)
+        count = len(config.classes)
+        width = count if config.kind == "folded" else config.dim
+        student = create(config.student, width, "random", config.architecture)
+        asked = config.kind == "asked"
+        self.student = Classifier(student, torch.zeros(count, width)) if asked else student
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits float [B, K, h, w] of normalised images [B, 3, H, W], at the student's resolution.
 
-        A logit is the cosine of feature and class embedding times the norm of the feature.
+        Of a folded student a logit is the cosine of feature and class embedding times the norm of the
+        feature; else it is the student's own score.
         """
         logits: Tensor = self.student(images)
         return logits
