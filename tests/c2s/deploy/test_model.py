@@ -143,7 +143,7 @@ def test_a_model_calls_code_of_this_machine_only_if_that_is_allowed(saved, monke
         (lambda f: (f / "config.json").unlink(), "no config.json"),
         (
             lambda f: (f / "config.json").write_text("{}"),
-            r"not that of a folded c2s model \(student",
+            r"not that of a folded c2s model \(kind",
         ),
         (lambda f: (f / "model.safetensors").unlink(), "missing or damaged"),
         (lambda f: (f / "model.safetensors").write_bytes(b"half"), "missing or damaged"),
