@@ -72,6 +72,7 @@ def test_a_power_cut_leaves_a_whole_model(tmp_path):
     facts = {"student": "shapes-net", "classes": ("a", "b"), "unseen": (), "crop": 32}
     facts |= {"mean": (0, 0, 0), "std": (1, 1, 1), "dataset": "d", "iterations": 1, "license": "x"}
     facts |= {"transductive": False, "backbone": None, "versions": {}}
+    facts |= {"kind": "folded", "dim": 8, "names": (("a",), ("b",))}
     facts |= {"teacher": {"name": "n", "pretrained": None, "digest": "0"}}
     model, new = (SegmentationModel(ModelInfo(**facts)).eval() for _ in range(2))
     write_model(model, out)
