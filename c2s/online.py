@@ -85,14 +85,17 @@ def load_online_teacher(config: TrainConfig, manifest: Manifest) -> OnlineTeache
 
     require("open_clip", "build")
     from c2s_pipeline.kmeans import create_backend
-    from c2s_pipeline.teachers.recorded import load_recorded, recorded_spec
+    from c2s_pipeline.teachers.recorded import (
+        FILE_OR_FOLDER,
+        load_recorded,
+        named_weights,
+        recorded_spec,
+    )
     from c2s_pipeline.view_teacher import ViewTeacher
 
     weights = config.teacher_weights or own_teacher(manifest.teacher.name)
-    folder = weights is not None and weights.startswith("local-dir:")
-    spec = recorded_spec(manifest, weights if folder else None, None if folder else weights)
-    options = "--teacher-weights FILE (or local-dir:FOLDER)"
-    teacher = load_recorded(manifest, spec, device=_device(config), options=options)
+    spec = recorded_spec(manifest, *named_weights(weights))
+    teacher = load_recorded(manifest, spec, device=_device(config), options=FILE_OR_FOLDER)
     backend = create_backend(manifest.requests["masks"]["backend"], teacher.device)
     return OnlineTeacher(manifest, ViewTeacher(manifest, teacher, backend))
 

@@ -73,6 +73,19 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"local-dir:{folder}"
 
 
+@pytest.fixture(scope="session")
+def tiny_name(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The tiny model, and with "-quickgelu" behind it the same with QuickGELU, among open_clip's own names in this
+    process."""
+    import open_clip
+
+    folder, name = tmp_path_factory.mktemp("names"), "tiny-b-8"
+    for called, quick in ((name, False), (f"{name}-quickgelu", True)):
+        (folder / f"{called}.json").write_text(json.dumps({**TINY_MODEL, "quick_gelu": quick}))
+    open_clip.add_model_config(folder)
+    return name
+
+
 def make_coco_tree(root: Path, count: int, seed: int = 0) -> Path:
     """Make a small tree of `count` photos in the official COCO-Stuff layout; returns its folder."""
     rng = np.random.default_rng(seed)

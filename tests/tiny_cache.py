@@ -40,6 +40,7 @@ def tiny_manifest(rows: int = 11, block_rows: int = 4, views: int = 1, seed: int
             name="random",
             pretrained=None,
             digest="0" * 64,
+            text_digest="1" * 64,
             dim=DIM,
             image_size=SIZE,
             dense_size=SIZE,

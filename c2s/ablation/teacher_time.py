@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from c2s.runs.config import TrainConfig
 from c2s_cache import Cache
+from c2s_cache.provenance import read_provenance
 
 
 def teacher_time(caches: Sequence[str], runs: Sequence[TrainConfig]) -> dict[str, Any]:
@@ -40,25 +39,15 @@ def teacher_time(caches: Sequence[str], runs: Sequence[TrainConfig]) -> dict[str
     }
 
 
-def _entries(cache: str) -> list[dict[str, Any]]:
-    file = Path(cache) / "provenance.jsonl"  # of a cache behind a URL nothing is known
-    if not file.is_file():
-        return []
-    found: list[dict[str, Any]] = [
-        json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()
-    ]
-    return found
-
-
 def _recorded(cache: str) -> float | None:
     """Seconds of all commands that wrote this cache; None if it does not say."""
-    entries = _entries(cache)
+    entries = read_provenance(cache)
     return sum(float(e["seconds"]) for e in entries) if entries else None
 
 
 def _build_rate(cache: str) -> float | None:
     """Views per second of the commands that ran the teacher on the cache's views."""
-    full = [e for e in _entries(cache) if e.get("stages", {}).get("teacher")]
+    full = [e for e in read_provenance(cache) if e.get("stages", {}).get("teacher")]
     seconds = sum(float(e["seconds"]) for e in full)
     rows = sum(int(e["stages"]["teacher"]) for e in full)
     return rows * Cache(cache).manifest.views / seconds if seconds else None

@@ -21,7 +21,6 @@ from c2s_pipeline.kmeans import BackendName, KMeansBackend, create_backend
 from c2s_pipeline.masks import MaskConfig
 from c2s_pipeline.seeds import annotated_cells, initial_seeds
 from c2s_pipeline.teachers.base import Teacher, TeacherSpec
-from c2s_pipeline.teachers.clip_names import default_pretrained
 from c2s_pipeline.teachers.registry import load_teacher
 
 Arrays = list[NDArray[np.float32]]
@@ -44,8 +43,7 @@ def bench_cluster(
     """
     request = build_request(teacher, pretrained)
     device = default_device()
-    weights = request.pretrained or default_pretrained(request.teacher)
-    model = load_teacher(TeacherSpec(request.teacher, weights), device)
+    model = load_teacher(TeacherSpec(request.teacher, request.pretrained), device)
     tokens, seeds = _inputs(model, request.masks, images, request.batch_size)
     steps = [*range(0, len(tokens), request.batch_size), len(tokens)]
 

@@ -30,6 +30,7 @@ def evaluate(
     mode: Annotated[Mode | None, option(EvalConfig, "mode")] = None,
     seen_offset: Annotated[str | None, option(EvalConfig, "seen_offset")] = None,
     vocabulary: Annotated[str | None, option(EvalConfig, "vocabulary")] = None,
+    teacher_weights: Annotated[str | None, option(EvalConfig, "teacher_weights")] = None,
     synonyms: Annotated[Synonyms | None, option(EvalConfig, "synonyms")] = None,
     background: Annotated[Background | None, option(EvalConfig, "background")] = None,
     folded: Annotated[bool | None, option(EvalConfig, "folded", "--folded")] = None,
@@ -67,7 +68,7 @@ def evaluate(
         raise ConfigError("--seen-offset acts on cosines, which a folded model does not have.")
     data = load_dataset(asked.dataset, asked.root)
     opened = open_run(asked.run, allow_code)
-    words = data_vocabulary(opened, data, asked.vocabulary)
+    words = data_vocabulary(opened, data, asked.vocabulary, asked.teacher_weights)
     if asked.synonyms == "mean":
         words = words.averaged()
     ignored = []

@@ -19,6 +19,7 @@ def fold(
     run: Annotated[Path | None, option(FoldConfig, "run")] = None,
     classes: Annotated[str | None, option(FoldConfig, "classes")] = None,
     vocabulary: Annotated[Path | None, option(FoldConfig, "vocabulary")] = None,
+    teacher_weights: Annotated[str | None, option(FoldConfig, "teacher_weights")] = None,
     license_: Annotated[str | None, option(FoldConfig, "license", "--license")] = None,
     export: Annotated[bool | None, option(FoldConfig, "export", "--export")] = None,
     config: ConfigOption = None,
@@ -40,7 +41,7 @@ def fold(
     from c2s.students.base import parameter_count
 
     opened = open_run(asked.run, allow_code)
-    words = run_vocabulary(opened, asked.classes, asked.vocabulary)
+    words = run_vocabulary(opened, asked.classes, asked.vocabulary, asked.teacher_weights)
     model = fold_run(opened, words, asked.license)
     write_model(model, out, overwrite, asked.export)
     info = model.config

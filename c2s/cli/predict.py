@@ -38,6 +38,7 @@ def predict(
     ],
     run: Annotated[Path | None, option(PredictConfig, "run")] = None,
     classes: Annotated[str | None, option(PredictConfig, "classes")] = None,
+    teacher_weights: Annotated[str | None, option(PredictConfig, "teacher_weights")] = None,
     synonyms: Annotated[Synonyms | None, option(PredictConfig, "synonyms")] = None,
     mode: Annotated[Mode | None, option(PredictConfig, "mode")] = None,
     device: Annotated[str | None, option(PredictConfig, "device")] = None,
@@ -157,7 +158,7 @@ def _predictor(asked: PredictConfig, allow_code: bool) -> tuple[Predictor, list[
         model = folded.to(compute_device(asked.device)).predictor(asked.mode)
         return model, list(folded.config.classes)
     opened = open_run(asked.run, allow_code)
-    words = run_vocabulary(opened, asked.classes)
+    words = run_vocabulary(opened, asked.classes, weights=asked.teacher_weights)
     if asked.synonyms == "mean":
         words = words.averaged()
     model = predictor(opened, words, mode=asked.mode, device=asked.device)

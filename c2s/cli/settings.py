@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import typer
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from c2s.cli.lists import Names, class_names, numbers
+from c2s.cli.lists import LISTS, Names, class_names, numbers
 from c2s_cache.errors import ConfigError
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
@@ -52,8 +52,34 @@ class _Settings(BaseModel):
     run: Path = Field(description="run folder")
 
 
-class EvalConfig(_Settings):
+class _Words(_Settings):
+    """Of commands that may ask the teacher's text tower for names that the run does not know."""
+
+    teacher_weights: str | None = Field(
+        default=None,
+        description="where the teacher's weights are, for names that the run does not know: a checkpoint file or "
+        "local-dir:FOLDER [default: where they were when the cache was built, or as the teacher's name says]",
+    )
+
+    @model_validator(mode="after")
+    def _act(self) -> Self:
+        if self.teacher_weights is not None and not self.names():
+            raise ValueError(
+                "teacher_weights has no effect where the teacher is asked for no names"
+            )
+        return self
+
+    def names(self) -> bool:
+        """Whether there are names that the teacher may be asked for."""
+        raise NotImplementedError
+
+
+class EvalConfig(_Words):
     """Of `c2s eval`."""
+
+    def names(self) -> bool:
+        """See `_Words`."""
+        return self.vocabulary == "names" or str(self.vocabulary).endswith(LISTS)
 
     dataset: str = Field(description="data set: see c2s data list")
     root: Path | None = Field(
@@ -86,8 +112,12 @@ class EvalConfig(_Settings):
     device: DeviceField = "auto"
 
 
-class PredictConfig(_Settings):
+class PredictConfig(_Words):
     """Of `c2s predict`."""
+
+    def names(self) -> bool:
+        """See `_Words`."""
+        return self.classes is not None
 
     run: Path = Field(description="run folder, or that of a folded model")
     classes: ClassesField = Field(
@@ -98,8 +128,12 @@ class PredictConfig(_Settings):
     device: DeviceField = "auto"
 
 
-class FoldConfig(_Settings):
+class FoldConfig(_Words):
     """Of `c2s fold`."""
+
+    def names(self) -> bool:
+        """See `_Words`."""
+        return self.classes is not None and self.vocabulary is None
 
     classes: ClassesField = Field(
         default=None,

@@ -44,7 +44,7 @@ def region_accuracy(folder: Path, scenes: int = 500, split: str = "dev") -> dict
         `region_top1`, its means `seen` and `unseen`, and `by_class`.
     """
     teacher = load_teacher(TeacherSpec(f"local-dir:{folder}", None))
-    text = class_embeddings(teacher, CLASSES, SINGLE)
+    text = class_embeddings(teacher.text, CLASSES, SINGLE)
     hits: dict[int, list[bool]] = defaultdict(list)
     for index in range(scenes):
         scene = render(split, index)

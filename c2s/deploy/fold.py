@@ -93,7 +93,7 @@ def fold_run(
         iterations=run.step,
         transductive=config.self_train is not None,
         backbone=weights,
-        teacher={k: info.teacher[k] for k in TEACHER if k in info.teacher},
+        teacher=info.teacher.model_dump(mode="json", include=set(TEACHER)),
         license=license or ("other" if weights else "apache-2.0"),
         versions={"c2s": __version__, **info.versions},
         scores=run_scores(run.path, words.classes),

@@ -80,7 +80,7 @@ def stored_embeddings(
         raise ConfigError(
             f"{source} holds the classes of {cache.manifest.dataset}, not those of {dataset}."
         )
-    if not cache.manifest.teacher.is_that_of(run.info.teacher):
+    if cache.manifest.teacher.text_digest != run.info.teacher.text_digest:
         raise ConfigError(
             f"{source} holds text embeddings of the teacher {cache.manifest.teacher.name}, whose weights or "
             f"activation are not those that {run.path} was trained with."

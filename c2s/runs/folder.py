@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
 from c2s.runs import continuation
@@ -25,7 +25,9 @@ from c2s.runs.tensors import write_tensors
 from c2s_cache.errors import C2SError, ConfigError
 from c2s_cache.fingerprint import file_digest
 from c2s_cache.lock import LOCK, locked
+from c2s_cache.manifest import TeacherInfo
 from c2s_cache.ownership import Mark, NotOurs, contents
+from c2s_cache.provenance import weights_location
 from c2s_cache.reader import Cache
 from c2s_cache.receipt import sync_directory, write_atomic
 
@@ -36,7 +38,8 @@ RESOLVED = ("iterations", "warmup", "image_size", "name")
 
 
 class RunInfo(BaseModel):
-    """What a run was trained on. `teacher` and `fingerprints` are those of its cache.
+    """What a run was trained on. `teacher` and `fingerprints` are those of its cache; `teacher_weights` is where the
+    teacher's weights were when that was built, as `--teacher-weights` names it (None: its name says).
 
     `templates` are the sentences and `prompts` the names in them that its class embeddings stand for;
     neither is known where they were imported. `architecture` is what the student says of itself beyond its
@@ -53,17 +56,12 @@ class RunInfo(BaseModel):
     view_size: int
     templates: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
-    teacher: dict[str, Any]
+    teacher: TeacherInfo
+    teacher_weights: str | None = None
     fingerprints: dict[str, str]
     architecture: dict[str, Any] | None = None
     text_digest: str | None = None
     versions: dict[str, str]
-
-    @model_validator(mode="after")
-    def _check(self) -> RunInfo:
-        if not {"name", "pretrained", "digest"} <= self.teacher.keys():
-            raise ValueError("the teacher has no name, weights or digest")
-        return self
 
 
 def create_run(config: TrainConfig, cache: Cache, student: nn.Module) -> Path:
@@ -87,7 +85,8 @@ def create_run(config: TrainConfig, cache: Cache, student: nn.Module) -> Path:
         view_size=manifest.view_size,
         templates=tuple(text.get("templates", ())),
         prompts=tuple(text["names"]) if "templates" in text else (),
-        teacher=manifest.teacher.model_dump(mode="json"),
+        teacher=manifest.teacher,
+        teacher_weights=weights_location(config.cache),
         fingerprints=manifest.fingerprints,
         architecture=getattr(student, "architecture", None),
         versions=_versions(),

@@ -50,8 +50,8 @@ def halfway_student(run: Path, manifest: Manifest) -> dict[str, Tensor]:
     info = read_info(run)
     if not manifest.unseen:
         raise ConfigError(f"{manifest.dataset} has no unseen class to train on by itself.")
-    ours = (manifest.classes, manifest.unseen)
-    if ours != (info.classes, info.unseen) or not manifest.teacher.is_that_of(info.teacher):
+    ours = (manifest.classes, manifest.unseen, manifest.teacher.digest)
+    if ours != (info.classes, info.unseen, info.teacher.digest):
         raise RunError(f"{run} was trained on other classes or another teacher than the cache has.")
     file = run / HALFWAY
     if not file.is_file():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -36,8 +35,9 @@ class _Model(BaseModel):
 class TeacherInfo(_Model):
     """The frozen CLIP model that wrote the cache.
 
-    `digest` is the SHA-256 over its weights; `activation` what its towers compute, "gelu" or
-    "quick_gelu" (None: the cache is of an earlier version and does not say); `grid` the (height, width)
+    `tower_digest` and `text_digest` are the SHA-256 over the weights and activation of its image tower and of
+    its text tower (None: it has none), `digest` that of both together; `activation` is what the towers
+    compute, "gelu" or "quick_gelu" (None: neither is said of it); `grid` the (height, width)
     of its dense token grid; `image_size` its native input side in pixels; `dense_size` the input side
     of the dense pass; `dense_features` which tokens are clustered, with `dense_dim` channels (None: `dim`).
     `mean` and `std` are per RGB channel, in units of pixel / 255.
@@ -46,6 +46,8 @@ class TeacherInfo(_Model):
     name: str
     pretrained: str | None
     digest: str
+    tower_digest: str = ""
+    text_digest: str | None = None
     activation: str | None = None
     dim: int = Field(gt=0)
     image_size: int = Field(gt=0)
@@ -55,11 +57,6 @@ class TeacherInfo(_Model):
     grid: tuple[int, int]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-
-    def is_that_of(self, recorded: Mapping[str, Any]) -> bool:
-        """Whether the teacher that a run recorded has these weights and, where both tell, this activation."""
-        computed = {self.activation, recorded.get("activation")} - {None}
-        return bool(recorded["digest"] == self.digest) and len(computed) < 2
 
 
 class Manifest(_Model):

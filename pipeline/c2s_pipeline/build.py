@@ -33,7 +33,7 @@ from c2s_pipeline.source import ImageSource
 from c2s_pipeline.task import PROGRESS_TOPIC, Done, Task, build_block
 from c2s_pipeline.teachers import registry
 from c2s_pipeline.teachers.base import Teacher, TeacherSpec
-from c2s_pipeline.teachers.clip_names import RANDOM, default_pretrained
+from c2s_pipeline.teachers.clip_names import RANDOM
 from c2s_pipeline.teachers.imported_text import (
     PROBES,
     TEMPLATE_PAIR,
@@ -118,7 +118,7 @@ def write_text(
     if imported is None:
         text = writer.manifest.requests["text"]
         progress = machine.progress.text
-        imported = class_embeddings(teacher, text["names"], text["templates"], progress)
+        imported = class_embeddings(teacher.text, text["names"], text["templates"], progress)
     writer.write("text", 0, {"text/embeddings": imported})
     return len(imported)
 
@@ -170,6 +170,7 @@ def complete(
             rows=pending,
             stages=report.computed,
             teacher_passes=passes,
+            teacher_weights=task.spec.location,
             workers=machine.workers,
             peak_memory_bytes=report.memory,
         )
@@ -202,7 +203,7 @@ def imported_text(
     if new and request.check_text and request.pretrained != RANDOM:
         words = (*(request.prompts or manifest.classes), *PROBES)
         count = len(rows)
-        own, again = (class_embeddings(teacher, words, [t]) for t in TEMPLATE_PAIR)
+        own, again = (class_embeddings(teacher.text, words, [t]) for t in TEMPLATE_PAIR)
         if knows_words(own[:count], again[:count]) or knows_words(own[count:], again[count:]):
             file = request.text_embeddings
             check_order(rows, own[:count], again[:count], manifest.classes, file)
@@ -214,10 +215,9 @@ def load_teacher(request: BuildRequest) -> tuple[Teacher, TeacherSpec]:
 
     What there is to know of its weights is said on stderr.
     """
-    pretrained = request.pretrained or default_pretrained(request.teacher)
     spec = TeacherSpec(
         request.teacher,
-        pretrained,
+        request.pretrained,
         request.dense_size,
         request.dense_features,
         request.precision,
@@ -225,7 +225,7 @@ def load_teacher(request: BuildRequest) -> tuple[Teacher, TeacherSpec]:
     teacher = registry.load_teacher(spec, default_device())
     if teacher.notice is not None:
         print(f"note: {teacher.notice}", file=sys.stderr)
-    return teacher, replace(spec, dense_size=teacher.dense_size, activation=teacher.activation)
+    return teacher, teacher.spec
 
 
 def _build_blocks(

@@ -247,7 +247,7 @@ def _text(teacher: Teacher, request: dict[str, object], classes: tuple[str, ...]
         return StagePlan("text", 0.0, size, 0)
     few = list(classes[:4])
     began = time.perf_counter()
-    class_embeddings(teacher, few, templates)
+    class_embeddings(teacher.text, few, templates)
     seconds = (time.perf_counter() - began) * len(classes) / len(few)
     return StagePlan("text", seconds / 3600, size, 0)
 

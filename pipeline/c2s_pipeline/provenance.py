@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from c2s_cache.provenance import PROVENANCE
+
 PACKAGES = (
     "c2s",
     "torch",
@@ -44,5 +46,5 @@ def record(path: Path, **facts: Any) -> None:
         "versions": versions(),
         **facts,
     }
-    with (path / "provenance.jsonl").open("a", encoding="utf-8") as file:
+    with (path / PROVENANCE).open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")

@@ -17,7 +17,6 @@ from c2s_pipeline.masks import MaskConfig, check_windows
 from c2s_pipeline.regions import RegionConfig
 from c2s_pipeline.source import ImageSource, SplitInfo
 from c2s_pipeline.teachers.base import Precision
-from c2s_pipeline.teachers.clip_names import named_activation
 from c2s_pipeline.teachers.dense import DenseFeatures
 from c2s_pipeline.teachers.imported_text import load_embeddings
 from c2s_pipeline.teachers.templates import template_set
@@ -96,7 +95,7 @@ def make_manifest(
         "labels": {"unseen": list(source.unseen), "classes": len(source.classes)},
         "views": _views_request(request, teacher),
         "teacher": {
-            **_teacher_request(teacher),
+            **teacher.model_dump(mode="json"),
             "precision": request.precision,
             "batch_size": request.batch_size,
         },
@@ -151,17 +150,7 @@ def _text_request(source: SplitInfo, request: BuildRequest, teacher: TeacherInfo
         raise ConfigError(f"prompts has {len(names)} names for the {len(classes)} classes.")
     chosen = request.templates
     sentences = template_set(chosen) if isinstance(chosen, str) else chosen
-    told = {k: v for k, v in _teacher_request(teacher).items() if k in ("digest", "activation")}
-    return {"names": names, "templates": list(sentences), **told}
-
-
-def _teacher_request(teacher: TeacherInfo) -> dict[str, Any]:
-    """Everything about a teacher; its activation only where its name does not imply it."""
-    request = teacher.model_dump(mode="json")
-    told = teacher.activation
-    if told is None or told == named_activation(teacher.name, teacher.pretrained):
-        del request["activation"]
-    return request
+    return {"names": names, "templates": list(sentences), "digest": teacher.text_digest}
 
 
 def _views_request(request: BuildRequest, teacher: TeacherInfo) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def test_cached_and_online_views_give_the_same_losses(cache, tmp_path):
 
 def test_other_weights_are_refused(cache, tmp_path, tiny_teacher):
     manifest = open_cache(cache).manifest
-    with pytest.raises(C2SError, match=r"has weights .*those found.*--teacher-weights"):
+    with pytest.raises(C2SError, match=r"has the digest .*what was found as .*--teacher-weights"):
         load_online_teacher(config(cache, tmp_path, teacher_weights=tiny_teacher), manifest)
     named = manifest.teacher.model_copy(update={"name": "local-dir:elsewhere"})
     moved = manifest.model_copy(update={"teacher": named})

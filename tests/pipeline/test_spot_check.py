@@ -60,7 +60,7 @@ def test_a_live_check_of_a_cache_in_an_object_store(built, tiny_teacher):
 
 def test_a_live_check_takes_no_other_teacher(built, tiny_teacher, tmp_path):
     manifest = Cache(built[0]).manifest
-    with pytest.raises(CacheError, match="has weights"):
+    with pytest.raises(CacheError, match=r"has the digest .* found as ViT-B-32, random"):
         load_recorded(manifest, recorded_spec(manifest, "ViT-B-32", "random"))
     with pytest.raises(C2SError, match=r"cannot be loaded.*--pretrained FILE.* another way out"):
         load_recorded(manifest, recorded_spec(manifest), "another way out")

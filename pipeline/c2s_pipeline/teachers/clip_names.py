@@ -27,6 +27,18 @@ def default_pretrained(name: str) -> str | None:
     return None if own_weights(name) else DEFAULT_PRETRAINED
 
 
+def known_name(name: str) -> str:
+    """How caches and runs know a teacher of that name: a folder by its last part, wherever it lies."""
+    return f"{FOLDER}{Path(name.removeprefix(FOLDER)).name}" if name.startswith(FOLDER) else name
+
+
+def known_weights(pretrained: str | None) -> str | None:
+    """How caches and runs know weights: a file by its name; its digest, not its folder, identifies it."""
+    if pretrained is not None and Path(pretrained).is_file():
+        return Path(pretrained).name
+    return pretrained
+
+
 def check_names(name: str, pretrained: str | None) -> None:
     """Refuse names that open_clip does not know, before anything is loaded.
 

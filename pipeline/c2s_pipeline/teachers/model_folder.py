@@ -16,6 +16,18 @@ TOKENIZER = ("clean", "strip_sep_token", "language", "additional_special_tokens"
 the folder's Python run, or to parts that draw at random or load pickles."""
 
 
+def image_tower(name: str) -> str:
+    """The kind of a model's image tower: "ViT", "ResNet", or "timm" for any of timm's.
+
+    Raises:
+        ConfigError, C2SError: as `model_config`.
+    """
+    vision = model_config(name)["vision_cfg"]
+    if vision.get("timm_model_name"):
+        return "timm"
+    return "ResNet" if isinstance(vision.get("layers"), list) else "ViT"
+
+
 def check_model(name: str) -> None:
     """Refuse a folder or hub model whose configuration asks for more than open_clip's own parts.
 
@@ -24,14 +36,7 @@ def check_model(name: str) -> None:
     """
     if not own_weights(name):
         return
-    config = model_config(name)
-    if "timm_model_name" in config["vision_cfg"]:
-        raise ConfigError(
-            f"teacher {name} has an image tower of timm, not a ViT that projects a CLS token (or the mean "
-            "token), which C2S distils from.",
-            "Choose one such as ViT-B-16.",
-        )
-    text = config["text_cfg"]
+    text = model_config(name)["text_cfg"]
     foreign = sorted(set(text.get("tokenizer_kwargs") or {}) - set(TOKENIZER))
     if foreign:
         raise ConfigError(

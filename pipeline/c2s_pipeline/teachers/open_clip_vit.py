@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,13 @@ from c2s_pipeline.teachers.clip_model import (
     activation_of,
     create_model,
     resized,
+    resolved,
     vision_transformer,
-    weights_digest,
 )
-from c2s_pipeline.teachers.clip_names import Activation
+from c2s_pipeline.teachers.clip_names import known_name, known_weights
+from c2s_pipeline.teachers.clip_text import OpenClipText, load_text, text_digest
 from c2s_pipeline.teachers.dense import check_variant, cls_and_dense, dense_dim
-from c2s_pipeline.teachers.model_folder import load_tokenizer
+from c2s_pipeline.teachers.digest import teacher_digest, weights_digest
 
 LARGEST = 24 << 20
 """Bytes of the largest activation on a CPU. glibc maps blocks beyond 32 MiB anew each time, and the system
@@ -34,7 +36,7 @@ fills them with zeros: a ViT-B/16 then takes an eighth longer for an image."""
 
 
 class OpenClipViT:
-    """A frozen CLIP image and text tower. Several threads may ask at once; on a GPU they take turns, so
+    """A ViT of open_clip that projects its CLS token, or the mean of its tokens. On a GPU threads take turns, so
     that it holds one batch at a time.
 
     Args:
@@ -47,21 +49,13 @@ class OpenClipViT:
         ConfigError: unknown model or weights, not a ViT with a CLS token, or one that cannot give
             the dense features.
         MissingExtra: open_clip is not installed.
-
-    Attributes:
-        notice: what the user should know of the weights; None: nothing.
     """
 
-    def __init__(
-        self,
-        spec: TeacherSpec,
-        device: str | torch.device = "cpu",
-        pool: Executor | None = None,
-    ) -> None:
-        self.spec, self._pool = spec, pool
-        self.device = torch.device(device)
+    def __init__(self, spec: TeacherSpec, device: torch.device, pool: Executor | None) -> None:
+        self.device, self._pool = device, pool
         gpu = self.device.type == "cuda"
         self._turn: AbstractContextManager[Any] = threading.Lock() if gpu else nullcontext()
+        spec = resolved(spec)
         model, self.notice = create_model(spec)
         self._model: Any = model.to(self.device)
         self._visual = vision_transformer(self._model, spec.name)
@@ -77,9 +71,22 @@ class OpenClipViT:
         self._dense_visual = self._visual
         if self.dense_size != self.image_size:
             self._dense_visual = resized(self._visual, self.dense_size)
+        self.activation = activation_of(self._model)
+        self.spec = replace(spec, dense_size=self.dense_size, activation=self.activation)
         config = self._visual.preprocess_cfg
-        self._mean = torch.tensor(config["mean"], device=self.device).view(3, 1, 1)
-        self._std = torch.tensor(config["std"], device=self.device).view(3, 1, 1)
+        self.mean, self.std = _channels(config["mean"]), _channels(config["std"])
+        self._mean = torch.tensor(self.mean, device=self.device).view(3, 1, 1)
+        self._std = torch.tensor(self.std, device=self.device).view(3, 1, 1)
+
+    @classmethod
+    def load_text(cls, spec: TeacherSpec, device: torch.device) -> OpenClipText:
+        """The text tower without the image tower; see `c2s_pipeline.teachers.registry.load_text_encoder`."""
+        return load_text(resolved(spec), device)
+
+    @cached_property
+    def text(self) -> OpenClipText:
+        """The text tower, which shares the model."""
+        return OpenClipText(self._model, self.spec.name, self.device)
 
     @property
     def dim(self) -> int:
@@ -92,25 +99,21 @@ class OpenClipViT:
         return dense_dim(self._visual, self.spec.dense_features)
 
     @property
-    def activation(self) -> Activation:
-        """The activation that both towers compute."""
-        return activation_of(self._model)
-
-    @property
     def grid(self) -> tuple[int, int]:
         """Height and width of the dense token grid."""
         side = self.dense_size // self.patch_size
         return side, side
 
     def info(self) -> TeacherInfo:
-        """Facts for the manifest, among them the digest of all weights."""
-        config = self._visual.preprocess_cfg
+        """Facts for the manifest, among them the digests of all weights."""
+        tower = weights_digest(self._visual.state_dict(), activation_of(self._visual))
+        text = text_digest(self._model)
         return TeacherInfo(
-            name=self.spec.name
-            if not self.spec.name.startswith("local-dir:")
-            else _local(self.spec),
-            pretrained=_weights_name(self.spec.pretrained),
-            digest=weights_digest(self._model),
+            name=known_name(self.spec.name),
+            pretrained=known_weights(self.spec.pretrained),
+            digest=teacher_digest(tower, text),
+            tower_digest=tower,
+            text_digest=text,
             activation=self.activation,
             dim=self.dim,
             image_size=self.image_size,
@@ -118,8 +121,8 @@ class OpenClipViT:
             dense_features=self.spec.dense_features,
             dense_dim=self.dense_dim,
             grid=self.grid,
-            mean=tuple(config["mean"]),
-            std=tuple(config["std"]),
+            mean=self.mean,
+            std=self.std,
         )
 
     def prepare(self, images: NDArray[np.uint8]) -> Tensor:
@@ -160,17 +163,6 @@ class OpenClipViT:
         cls, dense = (torch.cat(values) for values in zip(*passes, strict=True))
         return cls.float(), rearrange(dense.float(), "b (h w) c -> b h w c", h=grid[0], w=grid[1])
 
-    def tokens(self, texts: list[str]) -> Tensor:
-        """Token ids int64 [n, L] of sentences."""
-        ids: Tensor = load_tokenizer(self.spec.name)(texts)
-        return ids
-
-    @torch.inference_mode()
-    def text_features(self, tokens: Tensor) -> Tensor:
-        """Unit-norm text embeddings float32 [n, D] of sentences given as token ids [n, L]."""
-        features: Tensor = self._model.encode_text(tokens.to(self.device), normalize=True)
-        return features.float()
-
     def _passes(
         self,
         visual: Any,
@@ -204,12 +196,6 @@ class OpenClipViT:
         return nullcontext()
 
 
-def _local(spec: TeacherSpec) -> str:
-    return f"local-dir:{Path(spec.name.removeprefix('local-dir:')).name}"
-
-
-def _weights_name(pretrained: str | None) -> str | None:
-    """A file is known by its name: the digest, not the folder, identifies the weights."""
-    if pretrained is not None and Path(pretrained).is_file():
-        return Path(pretrained).name
-    return pretrained
+def _channels(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return float(red), float(green), float(blue)

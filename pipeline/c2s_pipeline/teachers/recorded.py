@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from c2s_cache import C2SError, CacheError, Manifest, TeacherInfo
+from c2s_cache import C2SError, CacheError, Manifest, MissingExtra, TeacherInfo
+from c2s_cache.plugins import CODE
 from c2s_pipeline.devices import default_device
-from c2s_pipeline.teachers.base import Teacher, TeacherSpec
-from c2s_pipeline.teachers.clip_names import (
-    Activation,
-    default_pretrained,
-    named_activation,
-    own_weights,
-)
-from c2s_pipeline.teachers.registry import load_teacher
+from c2s_pipeline.teachers.base import Teacher, TeacherSpec, TextEncoder
+from c2s_pipeline.teachers.clip_names import own_weights
+from c2s_pipeline.teachers.registry import load_teacher, load_text_encoder
+
+FILE_OR_FOLDER = "--teacher-weights FILE (or local-dir:FOLDER)"
+"""The option of commands that have a single one to name weights."""
 
 
 def recorded_spec(
@@ -23,25 +22,18 @@ def recorded_spec(
         manifest: of the cache. It holds no paths: a local folder or checkpoint is known by its name.
         teacher: model name or local-dir to load it from instead.
         pretrained: weight tag or checkpoint file to load it from instead.
+
+    Raises:
+        C2SError: it is code, which the user does not name.
     """
-    info, name = manifest.teacher, teacher or manifest.teacher.name
-    weights = info.pretrained if teacher is None and not own_weights(name) else None
-    return TeacherSpec(
-        name,
-        pretrained or weights or default_pretrained(name),
-        info.dense_size,
-        info.dense_features,  # type: ignore[arg-type]
-        manifest.requests["teacher"]["precision"],
-        recorded_activation(info),
-    )
+    return _spec(manifest.teacher, teacher, pretrained, manifest.requests["teacher"]["precision"])
 
 
-def recorded_activation(info: TeacherInfo) -> Activation | None:
-    """The activation of the teacher that wrote a cache. Caches of earlier versions leave it to the name;
-    of a folder they do not tell (None)."""
-    if info.activation is not None or own_weights(info.name):
-        return info.activation  # type: ignore[return-value]
-    return named_activation(info.name, info.pretrained)
+def named_weights(option: str | None) -> tuple[str | None, str | None]:
+    """`teacher` and `pretrained` that one option names: whole models by their prefix, all else is a file or tag."""
+    if option is not None and option.startswith((CODE, "local-dir:", "hf-hub:")):
+        return option, None
+    return None, option
 
 
 def load_recorded(
@@ -65,20 +57,83 @@ def load_recorded(
         CacheError: the weights that were found are others, or the model computes another activation.
     """
     info = manifest.teacher
-    wrote = f"the teacher that wrote the cache ({info.name}, {info.pretrained or 'own weights'})"
+    wrote = f"the teacher that wrote the cache ({_called(info)})"
     named = f"Name its weights with {options}. {hint}".strip()
     try:
         teacher = load_teacher(spec, device or default_device())
+    except MissingExtra:
+        raise
     except C2SError as error:
         raise C2SError(f"{wrote} cannot be loaded: {error.what}", named) from error
-    found, here = teacher.info(), f"{spec.name}, {spec.pretrained or 'own weights'}"
-    if found.digest != info.digest:
-        raise CacheError(
-            f"{wrote} has weights {info.digest[:12]}, those found as {here} are {found.digest[:12]}.",
-            named,
-        )
-    if (computed := recorded_activation(info)) not in (None, found.activation):
-        raise CacheError(
-            f"{wrote} computes {computed}, the one found as {here} {found.activation}.", named
-        )
+    _require_same(wrote, spec, info.digest, teacher.info().digest, named)
     return teacher
+
+
+def load_recorded_text(
+    info: TeacherInfo, weights: str | None = None, device: str = "cpu"
+) -> TextEncoder:
+    """Load the text tower of the teacher that a run learnt from, alone.
+
+    Args:
+        info: what the run recorded of it.
+        weights: where it is now, as the option `--teacher-weights` names it; None: where its name says.
+        device: torch device.
+
+    Raises:
+        C2SError: it cannot be found; the message says how to name its weights.
+        CacheError: the weights that were found are others, or the model computes another activation.
+    """
+    teacher = f"the teacher of the run ({_called(info)})"
+    if info.text_digest is None:
+        raise C2SError(f"{teacher} has no text tower.", "Take names that the run knows.")
+    named = f"Name its weights with {FILE_OR_FOLDER}."
+    try:
+        spec = _spec(info, *named_weights(weights))
+        encoder = load_text_encoder(spec, device)
+    except MissingExtra:
+        raise
+    except C2SError as error:
+        raise C2SError(f"{teacher} cannot be loaded: {error.what}", named) from error
+    _require_same(f"the text tower of {teacher}", spec, info.text_digest, encoder.digest, named)
+    return encoder
+
+
+def _spec(
+    info: TeacherInfo,
+    teacher: str | None = None,
+    pretrained: str | None = None,
+    precision: str = "float32",
+) -> TeacherSpec:
+    name = teacher or info.name
+    if teacher is None and name.startswith(CODE):
+        raise C2SError(
+            f"the teacher is code, {name}, which is not imported because a file says so.",
+            "If you trust it, name it yourself.",
+        )
+    if own_weights(name) and pretrained is not None:
+        raise C2SError(
+            f"{name} comes as a whole, so {pretrained} cannot stand for its weights; name it as "
+            "local-dir:FOLDER."
+        )
+    weights = info.pretrained if teacher is None and not own_weights(name) else None
+    return TeacherSpec(
+        name,
+        pretrained or weights,
+        info.dense_size,
+        info.dense_features,  # type: ignore[arg-type]
+        precision,  # type: ignore[arg-type]
+        info.activation,  # type: ignore[arg-type]
+    )
+
+
+def _require_same(what: str, spec: TeacherSpec, recorded: str, found: str, hint: str) -> None:
+    if found != recorded:
+        raise CacheError(
+            f"{what} has the digest {recorded[:12]}, what was found as {spec.name}, "
+            f"{spec.pretrained or 'own weights'}, has {found[:12]}: other weights, or another activation.",
+            hint,
+        )
+
+
+def _called(info: TeacherInfo) -> str:
+    return f"{info.name}, {info.pretrained or 'own weights'}"

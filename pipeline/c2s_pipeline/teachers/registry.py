@@ -1,13 +1,24 @@
-"""Invariant: a teacher's family follows from its name and weights, and is looked up here alone."""
+"""Invariant: a teacher's family follows from its name, and is looked up here alone."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Executor
+from importlib.metadata import entry_points
+from typing import Any
 
 import torch
 
-from c2s_pipeline.teachers.base import Teacher, TeacherSpec
+from c2s_cache import ConfigError
+from c2s_cache.plugins import CODE, imported
+from c2s_pipeline.teachers.base import Teacher, TeacherSpec, TextEncoder
+from c2s_pipeline.teachers.clip_names import check_names
+from c2s_pipeline.teachers.model_folder import image_tower
 from c2s_pipeline.teachers.open_clip_vit import OpenClipViT
+
+GROUP = "c2s.teachers"
+TOWERS: dict[str, Callable[..., Teacher]] = {"ViT": OpenClipViT}
+"""Families of open_clip's models, by the kind of their image tower (see `image_tower`)."""
 
 
 def load_teacher(
@@ -21,8 +32,48 @@ def load_teacher(
         pool: threads among which a CPU shares out a batch; None: it is computed here.
 
     Raises:
-        ConfigError: no family has a teacher of that name, or it cannot give what is asked.
+        ConfigError: there is no teacher of that name, or it cannot give what is asked.
         MissingExtra: its library is not installed.
         C2SError: its weights cannot be loaded or downloaded.
     """
-    return OpenClipViT(spec, device, pool)
+    return _family(spec)(spec, torch.device(device), pool)
+
+
+def load_text_encoder(spec: TeacherSpec, device: str | torch.device = "cpu") -> TextEncoder:
+    """Load the text tower of a teacher, without its image tower where the family can do so.
+
+    Raises:
+        ConfigError, MissingExtra, C2SError: as `load_teacher`; or it has none.
+    """
+    family = _family(spec)
+    alone: Callable[..., TextEncoder] | None = getattr(family, "load_text", None)
+    if alone is None:
+        return family(spec, torch.device(device), None).text
+    return alone(spec, torch.device(device))
+
+
+def _family(spec: TeacherSpec) -> Callable[..., Teacher]:
+    """What makes the teacher of that name: code of the user's own, a plug-in, or a family of open_clip's models."""
+    if spec.name.startswith(CODE):
+        return _checked(imported(spec.name, "teacher"), spec.name)
+    for entry in entry_points(group=GROUP, name=spec.name.partition(":")[0]):
+        return _checked(entry.load(), entry.value)
+    check_names(spec.name, spec.pretrained)
+    tower = image_tower(spec.name)
+    if tower not in TOWERS:
+        raise ConfigError(
+            f"teacher {spec.name} has an image tower of the kind {tower}; c2s distils from {', '.join(TOWERS)}.",
+            "Choose one such as ViT-B-16, or a class of your own: --teacher python:MODULE:CLASS.",
+        )
+    return TOWERS[tower]
+
+
+def _checked(found: Any, reference: str) -> Callable[..., Teacher]:
+    lacks = [name for name in ("info", "embed_images", "dense") if not hasattr(found, name)]
+    if not isinstance(found, type) or lacks:
+        raise ConfigError(
+            f"{reference} is no class of teachers: it has no {', '.join(lacks) or 'instances'}.",
+            "See c2s_pipeline.teachers.base.Teacher.",
+        )
+    family: Callable[..., Teacher] = found
+    return family

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -63,22 +62,6 @@ def test_predict_without_classes_takes_those_of_the_run(trained, tmp_path, invok
     invoke("predict", picture, "--run", trained, *names, "--out", tmp_path / "named")
     own, named = (Image.open(tmp_path / f / "a.png") for f in ("own", "named"))
     np.testing.assert_array_equal(np.asarray(own), np.asarray(named))
-
-
-def test_fold_takes_any_names_by_the_text_tower(trained, tmp_path, monkeypatch, invoke):
-    asked = []
-
-    def embed_names(teacher, pretrained, names, templates, digest, activation):
-        asked.append(list(names))
-        return np.ones((len(names), 16), np.float32) / 4
-
-    monkeypatch.setitem(
-        sys.modules, "c2s_pipeline.teachers.text", SimpleNamespace(embed_names=embed_names)
-    )
-    invoke("fold", "--run", trained, "--out", tmp_path / "m", "--classes", "zebra, cat, cow")
-    config = SegmentationModel.from_pretrained(tmp_path / "m").config
-    assert (config.classes, config.unseen) == (("zebra", "cat", "cow"), (0, 2))
-    assert asked == [["zebra"]]
 
 
 def test_fold_takes_text_embeddings_of_a_file_or_a_cache(trained, tmp_path, invoke):

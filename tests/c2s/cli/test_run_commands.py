@@ -6,7 +6,6 @@ import json
 import shutil
 import sys
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from typer.testing import CliRunner
 
 import c2s.datasets
 from c2s.cli import app
-from c2s.cli.vocabulary import class_embeddings
 from c2s.datasets import descriptor
 from c2s.runs.checkpoint import RunError, saved_step
 from c2s.runs.run import open_run
@@ -149,22 +147,6 @@ def test_eval_across_data_sets_with_embeddings_from_a_file(
         invoke(*across, "--vocabulary", tmp_path / "text.npy", "--background", "ignored")
 
 
-def test_eval_across_data_sets_by_names_asks_for_the_unknown_ones(
-    trained, other_dataset, monkeypatch, invoke
-):
-    asked = []
-
-    class Text:
-        @staticmethod
-        def embed_names(teacher, pretrained, names, templates, digest, activation):
-            asked.append(list(names))
-            return np.ones((len(names), 16), np.float32) / 4
-
-    monkeypatch.setitem(sys.modules, "c2s_pipeline.teachers.text", Text)
-    invoke("eval", "--run", trained, "--dataset", "other", *EVAL, "--vocabulary", "names")
-    assert asked == [["zebra"]]
-
-
 def test_self_training_through_the_command_line(trained, tiny_dataset, tmp_path, invoke):
     said = invoke("train", "--self-train", trained, "--runs", tmp_path)
     path = tmp_path / f"{trained.name}-st"
@@ -215,7 +197,7 @@ def test_label_images_have_8_bits_up_to_254_classes_and_16_beyond(
     rows = np.zeros((count, 16), np.float32)
     rows[:, 0] = np.linspace(-1, 1, count)
     rows[-1] = 1
-    monkeypatch.setattr("c2s.cli.vocabulary.class_embeddings", lambda *_: rows)
+    monkeypatch.setattr("c2s.text_tower.class_embeddings", lambda *_: rows)
     same = lambda self, images: torch.ones(len(images), 16, 8, 8)  # noqa: E731
     monkeypatch.setattr("c2s.students.segformer.SegFormer.forward", same)
     picture = tmp_path / "x.png"
@@ -298,46 +280,6 @@ def test_predict_needs_the_text_tower_for_other_names(trained, tmp_path, monkeyp
         invoke(
             "predict", tmp_path / "x.png", "--run", trained, "--classes", "zebra", "--out", tmp_path
         )
-
-
-def test_predict_asks_the_text_tower_only_for_unknown_names(trained, tmp_path, monkeypatch, invoke):
-    asked = []
-
-    class Text:
-        @staticmethod
-        def embed_names(teacher, pretrained, names, templates, digest, activation):
-            asked.append((teacher, list(names)))
-            return np.ones((len(names), 16), np.float32) / 4
-
-    monkeypatch.setitem(sys.modules, "c2s_pipeline.teachers.text", Text)
-    picture = tmp_path / "x.png"
-    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(picture)
-    invoke("predict", picture, "--run", trained, "--classes", "zebra,cow", "--out", tmp_path / "o")
-    assert asked == [("random", ["zebra"])]
-
-
-def test_names_are_put_into_the_sentences_the_run_was_trained_with():
-    rows = np.eye(2, 4, dtype=np.float32)
-    info = SimpleNamespace(
-        classes=("tvmonitor", "sky"),
-        prompts=("tv monitor", "sky"),
-        templates=("There is a {}.",),
-        teacher={"name": "local-dir:x", "pretrained": None, "digest": "0"},
-    )
-    run = SimpleNamespace(info=info, embeddings=rows)
-    asked = []
-
-    def embed_names(teacher, pretrained, names, templates, digest, activation):
-        asked.append((names, templates))
-        return np.full((len(names), 4), 0.5, np.float32)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(
-            sys.modules, "c2s_pipeline.teachers.text", SimpleNamespace(embed_names=embed_names)
-        )
-        got = class_embeddings(run, ["tv monitor", "cat", "tvmonitor"])
-    np.testing.assert_array_equal(got, [rows[0], [0.5] * 4, rows[0]])
-    assert asked == [(["cat"], ("There is a {}.",))]
 
 
 def test_a_wrong_setting_is_named(tiny_cache, invoke):

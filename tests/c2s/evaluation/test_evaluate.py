@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from tiny_cache import tiny_manifest
 from torch import nn
 
 from c2s.evaluation.confusion import METRICS, harmonic_mean
@@ -69,7 +70,7 @@ def opened(tmp_path):
         classes=CLASSES,
         unseen=(2, 3),
         view_size=32,
-        teacher={"name": "hues", "pretrained": "none", "digest": "2" * 64},
+        teacher=tiny_manifest().teacher,
         fingerprints={},
         versions={},
     )
@@ -291,20 +292,17 @@ def test_text_embeddings_from_a_file_or_a_cache(opened, tmp_path, tiny_cache):
     with pytest.raises(ConfigError, match=r"classes of tiny, not those of hues"):
         stored_embeddings(tiny_cache, opened, CLASSES, "hues")
     cache = open_cache(tiny_cache)
-    other = dataclasses.replace(
-        opened,
-        info=opened.info.model_copy(
-            update={"teacher": {"name": "x", "pretrained": "x", "digest": "1" * 64}}
-        ),
-    )
+    teacher = cache.manifest.teacher
+
+    def learnt_from(**changes):
+        other = teacher.model_copy(update=changes)
+        info = opened.info.model_copy(update={"teacher": other})
+        return dataclasses.replace(opened, info=info)
+
+    other = learnt_from(text_digest="2" * 64)
     with pytest.raises(ConfigError, match=r"whose weights or activation are not those"):
         stored_embeddings(tiny_cache, other, cache.manifest.classes, "tiny")
-    own = dataclasses.replace(
-        opened,
-        info=opened.info.model_copy(
-            update={"teacher": {"name": "x", "pretrained": "x", "digest": "0" * 64}}
-        ),
-    )
+    own = learnt_from(name="x", pretrained="x", digest="2" * 64)  # of another image tower
     found = stored_embeddings(tiny_cache, own, cache.manifest.classes, "tiny")
     np.testing.assert_array_equal(found, cache.text("all").embeddings)
 

@@ -42,7 +42,7 @@ def folder(tiny_teacher, tmp_path):
 
 def refused(name: str, folder: Path, message: str) -> None:
     with pytest.raises(C2SError, match=message) as caught:
-        load_teacher(TeacherSpec(name, None)).tokens(["cat"])
+        load_teacher(TeacherSpec(name)).text.embed_text(["cat"])
     assert "\n" not in str(caught.value)
     assert not (folder / "ran").exists()
 
@@ -83,7 +83,9 @@ def test_a_text_tower_with_code_is_refused_without_a_question(folder, monkeypatc
 
 def test_an_image_tower_of_timm_is_refused_before_it_is_made(folder):
     refused(
-        folder(vision_cfg={"timm_model_name": "hf-hub:a/b"}), folder.path, "image tower of timm"
+        folder(vision_cfg={"timm_model_name": "hf-hub:a/b"}),
+        folder.path,
+        "image tower of the kind timm",
     )
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from conftest import TINY_MODEL
 from pictures import photo
 from PIL import Image
 from safetensors.torch import save_file
@@ -18,8 +17,7 @@ from c2s_pipeline.lanes import start_lanes
 from c2s_pipeline.teachers import clip_model, model_folder
 from c2s_pipeline.teachers import open_clip_vit as teacher_module
 from c2s_pipeline.teachers.base import TeacherSpec
-from c2s_pipeline.teachers.clip_model import weights_digest
-from c2s_pipeline.teachers.registry import load_teacher
+from c2s_pipeline.teachers.registry import load_teacher, load_text_encoder
 from c2s_pipeline.teachers.text import class_embeddings
 
 
@@ -103,22 +101,30 @@ def test_another_dense_size_interpolates_positions(tiny_teacher):
 
 def test_class_embeddings_are_normalised_means(teacher):
     templates = ("a photo of a {}", "a {} in the scene")
-    got = class_embeddings(teacher, ["cat", "tree"], templates)
+    got = class_embeddings(teacher.text, ["cat", "tree"], templates)
     for name, row in zip(["cat", "tree"], got, strict=True):
-        parts = [
-            teacher.text_features(teacher.tokens([t.format(name)]))[0].numpy() for t in templates
-        ]
+        parts = [teacher.text.embed_text([t.format(name)])[0].numpy() for t in templates]
         mean = sum(p / np.linalg.norm(p) for p in parts) / 2
         np.testing.assert_allclose(row, mean / np.linalg.norm(mean), atol=1e-6)
 
 
-def test_digest_depends_on_every_weight(teacher, tiny_teacher):
-    model = open_clip.create_model(tiny_teacher)
-    before = weights_digest(model)
-    assert before == teacher.info().digest
-    with torch.no_grad():
-        model.visual.ln_post.bias[3] += 1e-3
-    assert weights_digest(model) != before
+def test_digests_depend_on_every_weight_of_their_tower(tiny_teacher):
+    teacher = load_teacher(TeacherSpec(tiny_teacher))
+
+    def digests():
+        info = teacher.info()
+        return {"tower": info.tower_digest, "text": info.text_digest, "both": info.digest}
+
+    model = teacher._model
+    for name, weights in model.named_parameters():
+        before = digests()
+        with torch.no_grad():
+            weights.view(-1)[-1] += 1
+        changed = {key for key, value in digests().items() if value != before[key]}
+        if name.startswith("logit_"):  # of nothing that a cache holds
+            assert not changed, name
+        else:
+            assert changed == {"tower" if name.startswith("visual.") else "text", "both"}, name
 
 
 @pytest.mark.parametrize(
@@ -127,7 +133,8 @@ def test_digest_depends_on_every_weight(teacher, tiny_teacher):
         (TeacherSpec("ViT-B-61", "random"), "unknown teacher 'ViT-B-61'"),
         (TeacherSpec("ViT-B-16", "no-such-tag"), "neither a file nor a weight tag"),
         (TeacherSpec("local-dir:/nowhere", None), "no open_clip_config.json"),
-        (TeacherSpec("RN50", "random"), "not a ViT that projects a CLS token"),
+        (TeacherSpec("RN50", "random"), "an image tower of the kind ResNet; c2s distils from ViT"),
+        (TeacherSpec("coca_ViT-B-32", "random"), "not a ViT that projects a CLS token"),
     ],
 )
 def test_what_cannot_be_loaded_is_one_sentence(spec, message):
@@ -144,14 +151,13 @@ def test_a_file_that_is_no_checkpoint(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_random_weights_are_seeded(tiny_teacher, monkeypatch):
+def test_random_weights_are_seeded(tiny_teacher, tiny_name):
     """Whatever was drawn before; and they are no weights of a file."""
-    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-tiny", TINY_MODEL)
     image = np.asarray(Image.new("RGB", (32, 32), (9, 99, 199)))[None]
     found = []
     for seed in (5, 6):
         torch.manual_seed(seed)
-        found.append(load_teacher(TeacherSpec("ViT-tiny", "random")).embed_images(image))
+        found.append(load_teacher(TeacherSpec(tiny_name, "random")).embed_images(image))
     assert torch.equal(*found)
     assert not torch.equal(
         found[0], load_teacher(TeacherSpec(tiny_teacher, None)).embed_images(image)
@@ -232,7 +238,12 @@ def test_weights_that_are_here_need_no_hub(no_hub, monkeypatch):
     save_file(dict(model.state_dict()), snapshot / "open_clip_model.safetensors")
     own = open_clip.pretrained._pcfg(hf_hub="timm/vit_small_patch8.own/")
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "ViT-S-32", {"own": own})
-    assert load_teacher(TeacherSpec("ViT-S-32", "own")).info().digest == weights_digest(model)
+    own = load_teacher(TeacherSpec("ViT-S-32", "own"))
+    state = own._model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    words = ["a photo of a cat", "sky"]
+    alone = load_text_encoder(TeacherSpec("ViT-S-32", "own"))
+    assert torch.equal(alone.embed_text(words), own.text.embed_text(words))
 
 
 def test_a_random_teacher_of_another_dense_size_has_the_same_weights():

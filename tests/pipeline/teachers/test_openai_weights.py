@@ -19,30 +19,16 @@ from torch import nn
 
 from c2s.datasets import load_dataset
 from c2s_cache import C2SError, CacheError, ConfigError
-from c2s_cache.change import change
 from c2s_pipeline.build import load_teacher as requested_teacher
 from c2s_pipeline.request import BuildRequest, make_manifest
 from c2s_pipeline.teachers.base import TeacherSpec
-from c2s_pipeline.teachers.recorded import load_recorded, recorded_spec
+from c2s_pipeline.teachers.recorded import load_recorded, load_recorded_text, recorded_spec
 from c2s_pipeline.teachers.registry import load_teacher
 from c2s_pipeline.teachers.weights_file import OPENAI, packed_weights
 
 NAME = "tiny-b-8"
+pytestmark = pytest.mark.usefixtures("tiny_name")
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def names(tmp_path_factory):
-    """The tiny model, and the same with QuickGELU, among open_clip's own names."""
-    folder, factory = tmp_path_factory.mktemp("names"), open_clip.factory
-    before = list(factory._MODEL_CONFIG_PATHS)
-    for name, quick in ((NAME, False), (f"{NAME}-quickgelu", True)):
-        (folder / f"{name}.json").write_text(json.dumps({**TINY_MODEL, "quick_gelu": quick}))
-    open_clip.add_model_config(folder)
-    yield
-    factory._MODEL_CONFIG_PATHS[:] = before
-    for name in (NAME, f"{NAME}-quickgelu"):
-        del factory._MODEL_CONFIGS[name]
 
 
 @pytest.fixture(scope="module")
@@ -239,21 +225,13 @@ def test_the_activation_is_part_of_what_a_cache_was_made_from(files):
     quick, plain = (
         load_teacher(TeacherSpec(NAME, str(files / f))).info() for f in ("entries.pt", "plain.pt")
     )
-    assert quick.digest == plain.digest
+    assert (quick.activation, plain.activation) == ("quick_gelu", "gelu")
+    assert quick.tower_digest != plain.tower_digest
+    assert quick.text_digest != plain.text_digest
     ours = manifest(quick)
     other = manifest(plain.model_copy(update={"pretrained": quick.pretrained}))
     differ = {s for s in ours.stages if ours.fingerprints[s] != other.fingerprints[s]}
     assert differ == {"teacher", "masks", "regions", "text"}
-
-
-def test_an_activation_that_the_name_implies_leaves_fingerprints_as_they_were(files):
-    """A cache of an earlier version, which does not tell the activation, is of the same request."""
-    for name in (NAME, f"{NAME}-quickgelu"):
-        info = load_teacher(TeacherSpec(name, str(files / "plain.pt"))).info()
-        new, old = manifest(info), manifest(info.model_copy(update={"activation": None}))
-        assert new.fingerprints == old.fingerprints
-        assert not change(old, new)
-        assert new.teacher.activation == ("gelu" if name == NAME else "quick_gelu")
 
 
 def test_a_recorded_teacher_is_loaded_with_its_activation(files):
@@ -261,11 +239,16 @@ def test_a_recorded_teacher_is_loaded_with_its_activation(files):
     info = load_teacher(TeacherSpec(NAME, str(files / "entries.pt"))).info()
     recorded, plain = manifest(info), str(files / "plain.pt")
     found = load_recorded(recorded, recorded_spec(recorded, None, plain))
+    assert load_recorded_text(info, plain).digest == info.text_digest
     assert found.info().activation == "quick_gelu"
     assert found.notice is None
     gelu = manifest(load_teacher(TeacherSpec(NAME, plain)).info())
-    with pytest.raises(CacheError, match=r"computes gelu, the one found as .* quick_gelu"):
+    with pytest.raises(
+        CacheError, match=r"has the digest .*, what was found as .*: other weights, or"
+    ):
         load_recorded(gelu, recorded_spec(gelu, None, str(files / "entries.pt")))
+    with pytest.raises(CacheError, match=r"text tower .* has the digest .*: other weights, or"):
+        load_recorded_text(gelu.teacher, str(files / "entries.pt"))
 
 
 def test_weights_beside_a_folder_are_refused(tiny_teacher):

@@ -29,7 +29,7 @@ def test_tokens(tiny_teacher, variant, dense_size, device):
 
     def answers(device):
         teacher = load_teacher(spec, device)
-        words = teacher.text_features(teacher.tokens(["a photo of a cat", "sky"]))
+        words = teacher.text.embed_text(["a photo of a cat", "sky"])
         return teacher.embed_images(images[0]), *teacher.dense(images[1]), words
 
     with torch.inference_mode(), other_device(device) as waits:

@@ -69,7 +69,7 @@ def test_imagenets_prompts_are_those_of_open_clip():
 def test_ensembles_are_what_open_clips_own_classifier_builder_gives(tiny_teacher):
     teacher = load_teacher(TeacherSpec(tiny_teacher, None))
     names = ["cat", "potted plant", "sky"]
-    got = class_embeddings(teacher, names, ZEGCLIP)
+    got = class_embeddings(teacher.text, names, ZEGCLIP)
     want = open_clip.build_zero_shot_classifier(
         teacher._model, open_clip.get_tokenizer(tiny_teacher), names, ZEGCLIP
     )
@@ -122,7 +122,7 @@ def test_genuine_rows_are_taken_beside_an_untrained_teacher(count, tiny_teacher)
     """Such a tower takes any two sentences for alike, so that its own order means nothing."""
     teacher = load_teacher(TeacherSpec(tiny_teacher, None))
     words = (*COCO[:count], *PROBES)
-    own, again = (class_embeddings(teacher, words, [t]) for t in TEMPLATE_PAIR)
+    own, again = (class_embeddings(teacher.text, words, [t]) for t in TEMPLATE_PAIR)
     assert not knows_words(own[:count], again[:count])
     assert not knows_words(own[count:], again[count:])
 
@@ -221,10 +221,10 @@ def shapes():
 def test_a_cache_holds_what_was_asked_for(imports, shapes, tmp_path, scheduler):
     dataset, teacher, request = shapes
     prompts = tuple(f"drawn {name}" for name in dataset.classes)
-    want = class_embeddings(teacher, prompts, ZEGCLIP)
+    want = class_embeddings(teacher.text, prompts, ZEGCLIP)
     asked = request(prompts=prompts, templates="zegclip15")
     if imports:
-        want = class_embeddings(teacher, dataset.classes, ["a {}"])
+        want = class_embeddings(teacher.text, dataset.classes, ["a {}"])
         np.save(tmp_path / "text.npy", 7 * want)
         asked = request(text_embeddings=tmp_path / "text.npy")
     build(dataset.split("val"), asked, tmp_path / "out.zarr", scheduler=scheduler)
@@ -234,7 +234,7 @@ def test_a_cache_holds_what_was_asked_for(imports, shapes, tmp_path, scheduler):
 
 def test_wrong_rows_are_refused_before_a_cache_comes_to_be(shapes, tmp_path):
     dataset, teacher, request = shapes
-    own = class_embeddings(teacher, dataset.classes, ["a {}"])
+    own = class_embeddings(teacher.text, dataset.classes, ["a {}"])
     for rows, message in (
         (own[::-1], "but the teacher takes it for"),
         (np.random.default_rng(0).normal(size=own.shape), "they come from another CLIP"),
@@ -255,18 +255,18 @@ def test_wrong_rows_are_refused_before_a_cache_comes_to_be(shapes, tmp_path):
 def test_class_embeddings_do_not_depend_on_the_number_of_cores(shapes, monkeypatch):
     _, teacher, _ = shapes
     before, found, threads = torch.get_num_threads(), [], set()
-    encode = teacher.text_features
+    encode = teacher.text.embed_text
 
-    def watched(tokens):
+    def watched(sentences):
         threads.add(torch.get_num_threads())
-        return encode(tokens)
+        return encode(sentences)
 
-    monkeypatch.setattr(teacher, "text_features", watched)
+    monkeypatch.setattr(teacher.text, "embed_text", watched)
     try:
         for cores in (1, 2, 5):
             monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
             torch.set_num_threads(cores)
-            found.append(class_embeddings(teacher, COCO, ("a {}.", "one {}.")).tobytes())
+            found.append(class_embeddings(teacher.text, COCO, ("a {}.", "one {}.")).tobytes())
             assert torch.get_num_threads() == cores
     finally:
         torch.set_num_threads(before)
