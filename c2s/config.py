@@ -24,6 +24,14 @@ SENTENCES = 8
 """Of a message about many wrong keys or values."""
 
 
+class InnerError(ValueError):
+    """What is wrong with a model that a validator of another one makes."""
+
+    def __init__(self, error: ValidationError, model: type[BaseModel]) -> None:
+        super().__init__(str(error))
+        self.error, self.model = error, model
+
+
 def resolve(
     model: type[ModelT],
     defaults: Mapping[str, Any],
@@ -44,16 +52,29 @@ def resolve(
     Raises:
         ConfigError: one sentence for every wrong key or value.
     """
+    try:
+        return validated(model, gathered(defaults, file, settings, options))
+    except ValidationError as error:
+        raise ConfigError(sentences(_sentences(error, model))) from error
+
+
+def gathered(
+    defaults: Mapping[str, Any],
+    file: Path | None,
+    settings: Iterable[str],
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Nested values from the places of `resolve`, the later above the earlier; not validated.
+
+    Raises:
+        ConfigError: the file or a setting cannot be read.
+    """
     values = merge({}, defaults)
     if file is not None:
         values = merge(values, read_yaml(file))
     for setting in settings:
         values = merge(values, _setting(setting))
-    values = merge(values, {k: v for k, v in options.items() if v is not None})
-    try:
-        return validated(model, values)
-    except ValidationError as error:
-        raise ConfigError(sentences(_sentence(e, model) for e in error.errors())) from error
+    return merge(values, {k: v for k, v in options.items() if v is not None})
 
 
 def require_said_once(settings: Iterable[str], options: Mapping[str, Any]) -> None:
@@ -157,8 +178,19 @@ def _no_numbers(
             yield where, given
 
 
-def _sentence(error: Any, model: type[BaseModel]) -> str:
-    where = ".".join(str(part) for part in error["loc"])
+def _sentences(
+    found: ValidationError, model: type[BaseModel], above: tuple[int | str, ...] = ()
+) -> Iterator[str]:
+    """One sentence for each error, those of models that a validator makes included."""
+    for error in found.errors():
+        inner = error.get("ctx", {}).get("error")
+        if isinstance(inner, InnerError):
+            yield from _sentences(inner.error, inner.model, (*above, *error["loc"]))
+        else:
+            yield _sentence(error, model, ".".join(str(part) for part in (*above, *error["loc"])))
+
+
+def _sentence(error: Any, model: type[BaseModel], where: str) -> str:
     if error["type"] == "extra_forbidden":
         return f"unknown key {shown(where)}{_known(model, error['loc'])}."
     if error["type"] == "missing":

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from c2s.ablation.cell import run_name
-from c2s.ablation.grid import Grid, Row
 from c2s.config import merge, resolve
-from c2s.recipes import Recipe
+from c2s.methods.grid import Grid, Row
+from c2s.methods.recipes import Recipe
+from c2s.methods.registry import DEFAULT, run_defaults
 from c2s.runs.config import TrainConfig, load_config
-from c2s.shapes.defaults import own_teacher, train_defaults
+from c2s.shapes.defaults import own_teacher
 from c2s_cache import ConfigError, Manifest, open_cache
 from c2s_cache.fingerprint import canonical_json, digest
 
@@ -28,6 +29,7 @@ class Request:
         recipe: settings of all rows.
         file, settings: `--config` and `--set`, above the recipe.
         options: fields of `TrainConfig`, above both; None: not given.
+        method: whose runs.
         students: in place of the grids' own; empty: theirs.
         seeds: in place of the grids' own; None: theirs.
         teacher, pretrained: of caches to derive, if the teacher is not where it was.
@@ -39,6 +41,7 @@ class Request:
     file: Path | None = None
     settings: Sequence[str] = ()
     options: dict[str, Any] = field(default_factory=dict)
+    method: str = DEFAULT
     students: tuple[str, ...] = ()
     seeds: int | None = None
     teacher: str | None = None
@@ -146,13 +149,14 @@ def _resolve(
     manifest: Manifest,
 ) -> TrainConfig:
     """Data set, recipe, grid, file, --set, options; the row's own settings on top of all."""
-    defaults = merge(train_defaults(manifest.dataset, student), request.recipe.train)
+    defaults = merge(run_defaults(request.method, manifest.dataset, student), request.recipe.train)
+    defaults = merge(defaults, {"method": {"name": request.method}})
     place = {"cache": cache, "runs": request.out / "runs", "student": student, "seed": seed}
     given = {k: v for k, v in {**request.options, **place}.items() if v is not None}
     config = load_config(
         request.file, request.settings, merge(defaults, grid.train), **merge(given, row.train)
     )
-    config = config.resolved(manifest.dataset, manifest.view_size)
+    config = config.resolved(manifest)
     derived = cache.name if isinstance(cache, Path) else ""
     known = {"base": manifest.fingerprints, "derived": derived}
     return config.model_copy(update={"name": run_name(config, known)})

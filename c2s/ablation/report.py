@@ -13,14 +13,11 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from c2s.ablation.grid import Grid
 from c2s.ablation.plan import Line
-from c2s.evaluation.paper import SCORES
+from c2s.methods.grid import SCORES, Grid
 from c2s_cache import C2SError
 from c2s_cache.receipt import write_atomic
 
-PAPER = {"dataset": "coco-stuff", "student": "segformer-b4", "iterations": 40_000, "batch_size": 16}
-"""Of the paper's ablations, beside an encoder from ImageNet."""
 COLUMNS = ("row", *SCORES, "s", "paper: h / s / u", "as paper")
 
 
@@ -60,7 +57,14 @@ def _row(line: Line, outcomes: Mapping[str, dict[str, Any] | C2SError]) -> dict[
         found = outcomes.get(config.run_name)
         if isinstance(found, dict):
             scores = {k: found[k] for k in (*SCORES, "seconds")}
-            runs.append({"seed": config.seed, **scores, "run": str(config.runs / config.run_name)})
+            runs.append(
+                {
+                    "seed": config.seed,
+                    **scores,
+                    "mIoU": found.get("mIoU"),
+                    "run": str(config.runs / config.run_name),
+                }
+            )
     values = {k: [r[k] for r in runs if r[k] is not None] for k in (*SCORES, "seconds")}
     means = {k: round(fmean(v), 2) if v else None for k, v in values.items()}
     spread = {k: round(stdev(values[k]), 2) for k in SCORES if len(values[k]) > 1}
@@ -76,18 +80,17 @@ def _row(line: Line, outcomes: Mapping[str, dict[str, Any] | C2SError]) -> dict[
     }
 
 
-def unlike_paper(lines: Sequence[Line], dataset: str) -> str | None:
-    """What keeps rows from being compared with the paper's, figure by figure; None: nothing does.
-
-    The paper's ablations are of COCO-Stuff, SegFormer-B4 (its encoder pretrained on ImageNet), 40 k
-    iterations of 16 images.
-    """
-    found = [dataset] if dataset != PAPER["dataset"] else []
+def unlike_paper(grid: Grid, lines: Sequence[Line], dataset: str) -> str | None:
+    """What keeps rows from being compared with the paper's, figure by figure; None: nothing does."""
+    paper = grid.paper
+    if paper is None:
+        return None
+    found = [dataset] if dataset != paper.dataset else []
     for run in (run for line in lines if line.row.paper for run in line.runs):
-        found += [run.student] if run.student != PAPER["student"] else []
+        found += [run.student] if run.student != paper.student else []
         found += ["no --weights"] if run.weights in (None, "random") else []
-        found += [f"{run.total} iterations"] if run.total != PAPER["iterations"] else []
-        found += [f"batches of {run.batch_size}"] if run.batch_size != PAPER["batch_size"] else []
+        found += [f"{run.total} iterations"] if run.total != paper.iterations else []
+        found += [f"batches of {run.batch_size}"] if run.batch_size != paper.batch_size else []
     return ", ".join(dict.fromkeys(found)) or None
 
 

@@ -126,7 +126,7 @@ def _facts(
         "grids": [
             {
                 **grid_facts(grid, lines, outcomes),
-                "unlike_paper": unlike_paper(lines, scoring.dataset),
+                "unlike_paper": unlike_paper(grid, lines, scoring.dataset),
             }
             for grid, lines in plan.tables
         ],

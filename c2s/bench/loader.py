@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 from c2s.bench.baselines import Reader, baselines, pack, unpack
 from c2s.bench.inputs import cache_of
 from c2s.bench.measure import Side, alternate, result
-from c2s.methods.clip_to_seg import ClipToSegConfig
+from c2s.methods.base import MethodConfig
 from c2s.methods.examples import Examples, cut_view
+from c2s.methods.registry import method_config
 from c2s.training.sampler import BatchSequence
 from c2s.training.stream import BatchStream, block_sizes
 from c2s_cache import Cache, MissingExtra
@@ -77,7 +78,7 @@ def _records(cache: Cache, count: int) -> Iterator[bytes]:
 
 
 def _examples(cache: Cache) -> Examples[Any]:
-    return ClipToSegConfig().examples(cache.manifest)
+    return cast(MethodConfig, method_config({})).examples(cache.manifest)
 
 
 def _ours(cache: Cache, sizes: tuple[int, ...], count: int, batch_size: int) -> Side:

@@ -10,15 +10,14 @@ from typing import Any, Literal
 
 import torch
 
-from c2s.ablation.tables import TABLES
 from c2s.bench.inputs import cache_of
 from c2s.bench.measure import alternate, device_name, result
 from c2s.evaluation.evaluate import compute_device
 from c2s.methods.batch import Batch
 from c2s.methods.examples import CutView
+from c2s.methods.registry import DEFAULT, run_defaults
 from c2s.online import load_online_teacher
 from c2s.runs.config import TrainConfig, load_config
-from c2s.shapes.defaults import train_defaults
 from c2s.training.datamodule import C2SDataModule
 from c2s.training.module import DistillationModule
 from c2s.training.run import build_module
@@ -72,20 +71,20 @@ def bench_train(
         advance: called after every round.
     """
     with cache_of(cache, images, teacher, pretrained) as opened:
-        defaults = train_defaults(opened.manifest.dataset, student)
-        options = {
+        defaults = run_defaults(DEFAULT, opened.manifest.dataset, student)
+        options: dict[str, Any] = {
             "student": student,
             "batch_size": batch_size,
             "workers": workers,
             "image_size": image_size,
             "precision": precision,
         }
-        config = load_config(
-            None, (), {**defaults, "accelerator": "auto"}, cache=opened.path, **options
-        )
+        defaults = {**defaults, "accelerator": "auto"}
+        config = load_config(defaults=defaults, cache=opened.path, **options)
         m = opened.manifest
-        config = config.resolved(m.dataset, m.view_size)
-        baseline = TABLES["IV"].rows[0].train["method"]
+        config = config.resolved(m)
+        table = next(iter(config.method.tables().values()))
+        baseline = table.rows[0].train["method"]
         plain = config.model_copy(update={"method": config.method.model_copy(update=baseline)})
         data = C2SDataModule(config, opened)
         held = list(islice(_loaded(data, steps), steps))

@@ -12,13 +12,17 @@ from c2s.cli.options import ALLOW_CODE
 from c2s_cache.errors import C2SError, ConfigError
 
 if TYPE_CHECKING:
-    from c2s.ablation.grid import Grid
+    from c2s.methods.grid import Grid
 
 
 def ablate(
     cache: Annotated[str, typer.Option(help="Cache to train from: directory or URL.")],
+    method: Annotated[
+        str, typer.Option(help="Whose tables and runs, or python:MODULE:CLASS.")
+    ] = "clip-to-seg",
     table: Annotated[
-        list[str] | None, typer.Option(help="Table of the paper, IV to XI, or all. Repeatable.")
+        list[str] | None,
+        typer.Option(help="Table of the method's paper (of C2S IV to XI), or all. Repeatable."),
     ] = None,
     grid: Annotated[
         list[Path] | None, typer.Option(help="YAML file of rows of your own. Repeatable.")
@@ -69,19 +73,20 @@ def ablate(
     from c2s.ablation.live import run_grids
     from c2s.ablation.plan import Request, make_plan
     from c2s.cli.folders import check_folder
-    from c2s.recipes import load_recipe
+    from c2s.methods.recipes import load_recipe
     from c2s.students.registry import require_no_code
     from c2s_cache.manifest import read_manifest
 
     check_folder(out)
-    grids = _grids(table or [], grid or [])
+    grids = _grids(method, table or [], grid or [])
     request = Request(
         cache,
         out,
-        load_recipe(recipe),
+        load_recipe(recipe, method),
         config,
         tuple(set_ or ()),
         {"iterations": iterations, "batch_size": batch_size},
+        method,
         tuple(student or ()),
         seeds,
         teacher,
@@ -112,19 +117,21 @@ def ablate(
         )
 
 
-def _grids(tables: list[str], files: list[Path]) -> list[Grid]:
-    from c2s.ablation.grid import read_grid
-    from c2s.ablation.tables import TABLES
+def _grids(method: str, tables: list[str], files: list[Path]) -> list[Grid]:
+    from c2s.methods.grid import read_grid
+    from c2s.methods.registry import method_class
 
-    names = list(TABLES) if "all" in tables else [name.upper() for name in tables]
-    unknown = [name for name in names if name not in TABLES]
+    known = method_class(method).tables()
+    names = list(known) if "all" in tables else [name.upper() for name in tables]
+    unknown = [name for name in names if name not in known]
     if unknown:
         raise ConfigError(
-            f"the paper has no ablation table {unknown[0]!r}.", f"Tables: {', '.join(TABLES)}, all."
+            f"the paper has no ablation table {unknown[0]!r}.",
+            f"Tables: {', '.join([*known, 'all']) if known else 'none'}.",
         )
     if not names and not files:
         raise ConfigError("c2s ablate needs --table NAME or --grid FILE.")
-    return [*(TABLES[name] for name in names), *(read_grid(file) for file in files)]
+    return [*(known[name] for name in names), *(read_grid(file) for file in files)]
 
 
 def _print(facts: dict[str, Any]) -> None:

@@ -39,7 +39,7 @@ def cache_request(
     """
     from c2s.config import merge, require_said_once, resolve
     from c2s.datasets import load_dataset
-    from c2s.recipes import load_recipe
+    from c2s.methods.recipes import load_recipe
     from c2s.shapes.defaults import build_defaults
     from c2s_cache.label_map import label_type
     from c2s_pipeline.extras import require

@@ -16,12 +16,18 @@ def demo(
         "runs/demo"
     ),
     recipe: Annotated[str, typer.Option(help="Settings of all rows: paper, or best.")] = "best",
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="Whose main table, or all [default: clip-to-seg]. Repeatable."),
+    ] = None,
 ) -> None:
-    """Build the Shapes cache, train the four rows of the paper's Table IV, and compare."""
+    """Build the Shapes cache, train the rows of the paper's main table (C2S: Table IV), and compare."""
     from c2s_pipeline.extras import require
 
     for module, extra in (("open_clip", "build"), ("distributed", "build"), ("matplotlib", "demo")):
         require(module, extra)
     from c2s.demo.run import run
+    from c2s.methods.registry import DEFAULT, names
 
-    run(seeds, out, recipe)
+    whose = names() if "all" in (method or ()) else method or [DEFAULT]
+    run(seeds, out, recipe, methods=tuple(dict.fromkeys(whose)))

@@ -56,7 +56,6 @@ def evaluate(
     from c2s.deploy import fold_run
     from c2s.evaluation.evaluate import evaluate as measure
     from c2s.evaluation.evaluate import predictor
-    from c2s.evaluation.paper import paper_row
     from c2s.runs.run import open_run
     from c2s.terminal import bar
 
@@ -102,7 +101,7 @@ def evaluate(
     if words.foreign:
         setting = f"cross-dataset, {setting}"
     elif not ignored:
-        paper = paper_row(asked.dataset, opened.config.student, transductive)
+        paper = opened.config.method.paper(asked.dataset, opened.config.student, transductive)
     facts = {
         "dataset": asked.dataset,
         "split": asked.split,

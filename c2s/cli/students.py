@@ -22,7 +22,7 @@ def list_(dim: DimOption = 512, size: SizeOption = 512, json_: JsonOption = Fals
 
     from c2s.students.adapters.libraries import LIBRARY_STUDENTS
     from c2s.students.cost import student_cost
-    from c2s.students.registry import NAMES
+    from c2s.students.registry import NAMES, names
 
     costs = {name: student_cost(name, dim, size) for name in NAMES}
     if json_:
@@ -32,6 +32,8 @@ def list_(dim: DimOption = 512, size: SizeOption = 512, json_: JsonOption = Fals
     for name, cost in costs.items():
         own, training = (f"{n / 1e6:.2f} M" for n in (cost.parameters, cost.training_parameters))
         typer.echo(f"{name:14}{own:>12}{training:>13}{cost.gflops:9.2f}")
+    if installed := names()[len(NAMES) :]:
+        typer.echo(f"Of installed packages: {', '.join(installed)}", err=True)
     typer.echo(f"Models of other libraries: {', '.join(LIBRARY_STUDENTS.values())}", err=True)
 
 

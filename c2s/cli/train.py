@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from c2s.cli.options import ALLOW_CODE
-from c2s.config import merge, require_said_once
+from c2s.config import gathered, merge, require_said_once
 from c2s_cache.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 def train(
     cache: Annotated[
         str | None, typer.Option(help="Cache to train from: directory or URL.")
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="Whose objective, or python:MODULE:CLASS [default: clip-to-seg]."),
     ] = None,
     student: Annotated[
         str | None, typer.Option(help="Student: see c2s students list [default: segformer-b4].")
@@ -51,7 +55,8 @@ def train(
         typer.Option(help="Of an online teacher: checkpoint file or local-dir:FOLDER."),
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="Named settings below --config and --set: paper or best.")
+        str | None,
+        typer.Option(help="Named settings of the method below --config and --set: paper or best."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
     set_: Annotated[
@@ -89,6 +94,7 @@ def train(
         "teacher": teacher,
         "teacher_weights": teacher_weights,
         "self_train": self_train,
+        "method": None if method is None else {"name": method},
     }
     require_said_once(set_ or (), options)
     if resume is not None:
@@ -103,7 +109,7 @@ def train(
         from c2s.training import run
         from c2s.validation_set import load_validation_set
 
-        settings = read_config(resume)
+        settings = read_config(resume, allow_code=allow_code)
 
         def work() -> Path:
             given = (set_ or (), allow_code)
@@ -114,18 +120,23 @@ def train(
             raise ConfigError(
                 "c2s train needs --cache PATH (or --resume RUN, or --self-train RUN)."
             )
+        from c2s.methods.recipes import load_recipe
+        from c2s.methods.registry import named
         from c2s.online import load_online_teacher
-        from c2s.recipes import load_recipe
-        from c2s.runs.config import load_config
+        from c2s.runs.config import load_config, require_own_method
         from c2s.students.registry import require_no_code
         from c2s.training import run
         from c2s.training.self_training import inherited
         from c2s.validation_set import load_validation_set
 
-        defaults = _defaults(cache, student) if self_train is None else inherited(self_train)
-        chosen = load_recipe(recipe)
+        if config is not None:
+            require_own_method(config, allow_code)
+        below = {} if self_train is None else inherited(self_train, allow_code)
+        whose = named(gathered(below, config, set_ or (), options).get("method"))
+        defaults = _defaults(cache, whose, student) if self_train is None else below
+        chosen = load_recipe(recipe, whose)
         defaults = merge(defaults, chosen.train)
-        settings = load_config(config, set_ or (), defaults, **options)
+        settings = load_config(config, set_ or (), defaults, allow_code, **options)
         if student is None and not any(s.startswith("student=") for s in set_ or ()):
             require_no_code(settings.student, config or self_train, allow_code)
         _say_unlike(chosen.build, recipe, settings.cache)
@@ -175,12 +186,12 @@ def _say_unlike(build: Mapping[str, Any], recipe: str | None, cache: str) -> Non
         )
 
 
-def _defaults(cache: str | None, student: str | None) -> dict[str, Any]:
+def _defaults(cache: str | None, method: str, student: str | None) -> dict[str, Any]:
     """Settings that suit the cache's data set, where the general ones do not."""
-    from c2s.shapes.defaults import train_defaults
+    from c2s.methods.registry import run_defaults
     from c2s_cache.manifest import read_manifest
 
-    return {} if cache is None else train_defaults(read_manifest(cache).dataset, student)
+    return {} if cache is None else run_defaults(method, read_manifest(cache).dataset, student)
 
 
 def _dataset(path: Path) -> str:

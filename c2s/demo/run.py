@@ -1,11 +1,11 @@
-"""The whole job on the Shapes world: build a cache, run the paper's Table IV from it, compare."""
+"""The whole job on the Shapes world: build a cache, run the main tables of methods from it, compare."""
 
 from __future__ import annotations
 
 import json
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,16 @@ from c2s.ablation.cell import Scoring
 from c2s.ablation.live import run_grids
 from c2s.ablation.plan import Request, make_plan
 from c2s.ablation.report import grid_table
-from c2s.ablation.tables import TABLES
-from c2s.config import resolve
+from c2s.config import merge, resolve
 from c2s.datasets import load_dataset
 from c2s.demo.picture import draw_predictions
 from c2s.demo.teacher_report import region_accuracy
-from c2s.evaluation.paper import SCORES
-from c2s.recipes import load_recipe
+from c2s.methods.grid import Grid
+from c2s.methods.recipes import load_recipe
+from c2s.methods.registry import DEFAULT, method_class
 from c2s.shapes.defaults import BUILD, TEACHER_FOLDER
 from c2s.terminal import BuildBar, print_table
-from c2s_cache import C2SError
+from c2s_cache import C2SError, ConfigError
 from c2s_cache.receipt import write_atomic
 from c2s_pipeline.build import build
 from c2s_pipeline.request import BuildRequest
@@ -38,11 +38,12 @@ def run(
     images: int | None = None,
     limit: int | None = None,
     settings: Sequence[str] = (),
+    methods: Sequence[str] = (DEFAULT,),
 ) -> dict[str, Any]:
-    """Build (or reuse) the cache, train and score every row, and write what came out.
+    """Build (or reuse) one cache, train and score every row of each method's main table, and write what came out.
 
-    Writes `out`/shapes.zarr, `out`/runs/, `out`/results.json, `out`/predictions.png, and the report
-    `out`/table-IV.md and .json. Runs that are there are reused.
+    Writes `out`/shapes.zarr, `out`/runs/, `out`/results.json, `out`/predictions.png (of the first method), and the
+    reports `out`/TABLE.md and .json. Runs that are there are reused.
 
     Args:
         seeds: runs per row, with seeds 0, 1, ...
@@ -51,28 +52,40 @@ def run(
         images: scenes of the cache; default: all of the split.
         limit: held-out scenes to score on; default: all.
         settings: "key=value" of the runs, above the recipe.
+        methods: whose.
 
     Returns:
         What results.json holds.
+
+    Raises:
+        ConfigError: a method that does not exist or has no table, or no such recipe.
     """
     console = Console(stderr=True)
     started = time.monotonic()
-    cache, chosen = out / "shapes.zarr", load_recipe(recipe)
+    recipes = {method: load_recipe(recipe, method) for method in methods}
+    grids = {method: _main_table(method) for method in methods}
+    cache, changes = out / "shapes.zarr", dict[str, Any]()
+    for chosen in recipes.values():
+        changes = merge(changes, chosen.build)
     console.rule(f"1 of 3: the teacher's cache, once ({cache})")
-    request = resolve(BuildRequest, BUILD, None, (), {**chosen.build, "limit": images})
+    request = resolve(BuildRequest, BUILD, None, (), {**changes, "limit": images})
     with BuildBar() as progress:
         built = build(load_dataset("shapes").split("train"), request, cache, progress=progress)
     teacher = {"folder": TEACHER_FOLDER.name, **region_accuracy(TEACHER_FOLDER, 200, "val")}
-    console.rule(f"2 of 3: the rows of Table IV, recipe {recipe}, from the cache")
-    asked = Request(str(cache), out, chosen, settings=settings, seeds=seeds)
-    scoring = Scoring("shapes", limit=limit)
-    facts = run_grids(make_plan([TABLES["IV"]], asked), asked, scoring)
-    if facts["failed"]:
-        raise C2SError(next(iter(facts["failed"].values())))
-    grid = facts["grids"][0]
+    scoring, found, tables = Scoring("shapes", limit=limit), {}, []
+    for method, grid in grids.items():
+        console.rule(f"2 of 3: {grid.title}, {method}, recipe {recipe}, from the cache")
+        asked = Request(
+            str(cache), out, recipes[method], settings=settings, seeds=seeds, method=method
+        )
+        facts = run_grids(make_plan([grid], asked), asked, scoring)
+        if facts["failed"]:
+            raise C2SError(next(iter(facts["failed"].values())))
+        (found[method],) = facts["grids"]
+        tables.append(grid_table(found[method], facts["scoring"]))
     results: dict[str, Any] = {
         "recipe": recipe,
-        "rows": [_summary(row) for row in grid["rows"]],
+        "rows": [row for method, grid in found.items() for row in _rows(method, grid)],
         "build": {"images": built.rows, "built": built.built, "seconds": built.seconds},
         "teacher": teacher,
         "seconds": round(time.monotonic() - started, 1),
@@ -82,10 +95,12 @@ def run(
         },
     }
     write_atomic(out / "results.json", (json.dumps(results, indent=2) + "\n").encode())
-    runs = {row["name"]: Path(row["runs"][0]["run"]) for row in grid["rows"]}
+    shown = next(iter(found.values()))["rows"]
+    runs = {row["name"]: Path(row["runs"][0]["run"]) for row in shown}
     draw_predictions(runs, request, out / "predictions.png")
     console.rule("3 of 3: the comparison")
-    print_table(grid_table(grid, facts["scoring"]))
+    for table in tables:
+        print_table(table)
     Console().print(
         "paper: COCO-Stuff, SegFormer-B4, 40 k iterations. Ours: a small student and 16 classes, 4 of "
         f"them unseen; its teacher names {teacher['region_top1']:.1f} % of held-out regions.",
@@ -94,10 +109,17 @@ def run(
     return results
 
 
-def _summary(row: dict[str, Any]) -> dict[str, Any]:
-    """Means over the seeds and, from two on, their spread (standard deviation) and every seed's values."""
-    means = {"name": row["name"], **{k: row[k] for k in (*SCORES, "seconds")}}
-    if len(row["runs"]) == 1:
-        return means
-    spread = {k: row["spread"][k] for k in SCORES}
-    return {**means, "spread": spread, "seeds": row["runs"]}
+def _main_table(method: str) -> Grid:
+    tables = method_class(method).tables()
+    if not tables:
+        raise ConfigError(f"The method {method} has no table to run.")
+    return next(iter(tables.values()))
+
+
+def _rows(method: str, grid: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One object for each row and seed."""
+    return [
+        {"method": method, "name": row["name"], **{k: v for k, v in run.items() if k != "run"}}
+        for row in grid["rows"]
+        for run in row["runs"]
+    ]

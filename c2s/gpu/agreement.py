@@ -238,7 +238,7 @@ def _losses(cache: Any, student: str, device: str, tf32: bool) -> Sequence[dict[
     options: dict[str, Any] = {"cache": cache, "student": student, "batch_size": 8}
     options |= {"workers": 0, "iterations": 3, "jitter": False, "loggers": ()}
     config = load_config(**options)
-    config = config.resolved(opened.manifest.dataset, opened.manifest.view_size)
+    config = config.resolved(opened.manifest)
     module = build_module(config, opened)
     for part in module.modules():  # random draws differ between devices
         if isinstance(part, torch.nn.Dropout):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from c2s.methods.batch import Batch
 from c2s.methods.examples import Examples
+from c2s.methods.grid import Grid
 from c2s.students.base import Student
 from c2s_cache.manifest import Manifest
 
@@ -67,6 +70,8 @@ class MethodConfig(BaseModel, ABC):
         student: name of the default one.
         kind: what a student of it must be.
         defaults: nested values of a run's settings that replace the general ones.
+        by_dataset: the same, for caches of a data set.
+        any_view: nothing that it reads belongs to a view, so that views may be drawn anew without a teacher.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -76,6 +81,22 @@ class MethodConfig(BaseModel, ABC):
     student: ClassVar[str] = "segformer-b4"
     kind: ClassVar[type[Student]]
     defaults: ClassVar[Mapping[str, Any]] = {}
+    by_dataset: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    any_view: ClassVar[bool] = False
+
+    @classmethod
+    def folder(cls) -> Path:
+        """Where its files lie, `recipes/` among them."""
+        return Path(inspect.getfile(cls)).parent
+
+    @classmethod
+    def tables(cls) -> Mapping[str, Grid]:
+        """The paper's ablations by the names of its tables; the first is the main one, which the demo runs."""
+        return {}
+
+    def paper(self, dataset: str, student: str, transductive: bool) -> dict[str, float] | None:
+        """What the paper measured with a student on a data set, in per cent by the name of the score, if it did."""
+        return None
 
     @abstractmethod
     def examples(self, manifest: Manifest, transductive: bool = False) -> Examples[Any]:

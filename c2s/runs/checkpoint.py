@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -20,6 +20,8 @@ from c2s_cache.fingerprint import file_digest
 HALFWAY = "halfway/student.safetensors"
 """Student of an inductive run at half its schedule, from which self-training starts."""
 STATE, STUDENT = "state.json", "student.safetensors"
+FROZEN = "frozen.safetensors"
+"""Of a run: those tensors of its student that never change, which no checkpoint repeats."""
 
 
 class RunError(C2SError):
@@ -104,6 +106,32 @@ def load_tensors(file: Path, digest: str | None = None) -> dict[str, torch.Tenso
     if digest not in (None, file_digest(file)):
         raise RunError(f"{file} is not the file that was saved.", "Train the run again.")
     return tensors
+
+
+def load_student(
+    run: Path, file: Path, digest: str | None = None, frozen_digest: str | None = None
+) -> dict[str, torch.Tensor]:
+    """All tensors of a run's student, from a file of those that are trained.
+
+    Args:
+        run: folder of the run.
+        file: of the trained ones.
+        digest, frozen_digest: SHA-256 of that file, and of the one of the frozen ones, if they are known.
+
+    Raises:
+        RunError, NotFinite: as for `load_tensors`.
+    """
+    known = frozen_digest is not None or (run / FROZEN).is_file()
+    frozen = load_tensors(run / FROZEN, frozen_digest) if known else {}
+    return load_tensors(file, digest) | frozen
+
+
+def frozen_names(run: Path) -> set[str]:
+    """Names of the tensors that a run stores once."""
+    if not (run / FROZEN).is_file():
+        return set()
+    with safe_open(run / FROZEN, "pt") as file:
+        return set(file.keys())
 
 
 def load_weights(module: nn.Module, state: Mapping[str, torch.Tensor], source: Path) -> None:

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    field_validator,
+    model_validator,
+)
 
-from c2s.config import resolve
-from c2s.methods.clip_to_seg.config import ClipToSegConfig
+from c2s.config import gathered, merge, resolve
+from c2s.methods.base import MethodConfig
+from c2s.methods.registry import method_class, method_config, named
+from c2s.strict_yaml import read_yaml
+from c2s.students.registry import require_no_code
 from c2s_cache.augment import AugmentConfig
+from c2s_cache.manifest import Manifest
 
-ITERATIONS = {"voc": 20_000, "context": 40_000, "context-bg": 40_000, "coco-stuff": 80_000}
-"""The paper's schedules by dataset."""
 DEFAULT_ITERATIONS = 20_000
 STOCK_WARMUP = 1500
 
@@ -64,14 +75,18 @@ class TrainConfig(BaseModel):
     weights: str | None = Field(
         default=None, description="pretrained weights of the student's backbone"
     )
-    method: ClipToSegConfig = ClipToSegConfig()
+    method: Annotated[SerializeAsAny[MethodConfig], BeforeValidator(method_config)] = Field(
+        default_factory=lambda: method_config({}),
+        description="method.name: whose objective; the other keys are that method's",
+    )
     teacher: Literal["cache", "online"] = Field(
         default="cache",
         description="what the teacher says comes from the cache, or from CLIP in the training loop",
     )
     views: Literal["cached", "fresh"] = Field(
         default="cached",
-        description="replay the cache's views, or draw new ones for ever (needs teacher=online)",
+        description="replay the cache's views, or draw new ones for ever (needs teacher=online, or a method that "
+        "asks nothing of a view)",
     )
     augment: AugmentConfig = AugmentConfig()
     teacher_weights: str | None = Field(
@@ -86,7 +101,10 @@ class TrainConfig(BaseModel):
     )
 
     iterations: int | None = Field(
-        default=None, gt=0, description="default: 20 k / 40 k / 80 k by dataset"
+        default=None, gt=0, description="default: the method's for the dataset, else 20 k"
+    )
+    epochs: float | None = Field(
+        default=None, gt=0, description="in place of iterations: passes over the cache's images"
     )
     batch_size: int = Field(
         default=16, gt=0, description="of an iteration, over all devices and micro-batches together"
@@ -109,14 +127,38 @@ class TrainConfig(BaseModel):
     head_lr_mult: float = Field(
         default=10.0, gt=0, description="factor on lr for all that is not backbone"
     )
+    lr_mult: dict[str, float] = Field(
+        default={},
+        description="factor on lr of parameters whose name begins with a key (such as method. or "
+        "student.decode_head.), in place of the two above; the longest key counts",
+    )
     weight_decay: float = Field(
         default=0.01, ge=0, description="of all but norms, biases, layer scales and positions"
+    )
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        default=(0.9, 0.999), description="of AdamW"
+    )
+    clip_norm: float | None = Field(
+        default=None, gt=0, description="largest norm of all gradients together"
+    )
+    schedule: Literal["poly", "step", "cosine"] = Field(
+        default="poly", description="how the rate falls over the run, beside its warm-up"
     )
     warmup: int | None = Field(
         default=None, ge=0, description="iterations; default 1500, at most a tenth of the run"
     )
     poly_power: float = Field(
-        default=1.0, ge=0, description="power of the decay after warm-up; 0 = constant"
+        default=1.0, ge=0, description="schedule=poly: power of the decay; 0 = constant"
+    )
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        default=(0.9, 0.95),
+        description="schedule=step: parts of the run after which the rate falls",
+    )
+    step_factor: float = Field(
+        default=0.1, gt=0, le=1, description="schedule=step: to which part of itself it falls"
+    )
+    final_lr: float = Field(
+        default=0.0, ge=0, le=1, description="of poly and cosine: part of the rate at the end"
     )
 
     ema: float | None = Field(
@@ -158,7 +200,7 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
-        if self.views == "fresh" and self.teacher != "online":
+        if self.views == "fresh" and self.teacher != "online" and not self.method.any_view:
             raise ValueError("views=fresh needs teacher=online: a cache holds no fresh views")
         parts = self.nodes * self.devices * self.accumulate
         if self.batch_size % parts:
@@ -174,20 +216,23 @@ class TrainConfig(BaseModel):
         cache = PurePath(self.cache).name.removesuffix(".zarr")
         return self.name or f"{student}-{cache}-seed{self.seed}"
 
-    def resolved(self, dataset: str, view_size: int) -> TrainConfig:
+    def resolved(self, manifest: Manifest) -> TrainConfig:
         """The same with every default that depends on the cache filled in, and paths that hold anywhere.
 
         Args:
-            dataset: name of the cache's dataset.
-            view_size: side of the cache's views in pixels.
+            manifest: of the cache.
         """
-        iterations = self.iterations or ITERATIONS.get(dataset, DEFAULT_ITERATIONS)
+        suited = self.method.by_dataset.get(manifest.dataset, {})
+        iterations = self.iterations or suited.get("iterations", DEFAULT_ITERATIONS)
+        if self.iterations is None and self.epochs is not None:
+            iterations = math.ceil(self.epochs * manifest.rows / self.batch_size)
         warmup = min(STOCK_WARMUP, iterations // 10) if self.warmup is None else self.warmup
         return self.model_copy(
             update={
                 "iterations": iterations,
+                "epochs": None,
                 "warmup": warmup,
-                "image_size": self.image_size or view_size,
+                "image_size": self.image_size or manifest.view_size,
                 "name": self.run_name,
                 "cache": _absolute(self.cache),
                 "teacher_weights": self.teacher_weights and _absolute(self.teacher_weights),
@@ -208,20 +253,38 @@ def load_config(
     file: Path | None = None,
     settings: Sequence[str] = (),
     defaults: Mapping[str, Any] | None = None,
+    allow_code: bool = False,
     **options: Any,
 ) -> TrainConfig:
-    """Configuration from a YAML file, then `key=value` settings, then named fields.
+    """Configuration from the method's defaults, a YAML file, `key=value` settings, then named fields.
 
     Args:
         file: YAML mapping with the fields of `TrainConfig`.
         settings: texts like "method.tau=0.05"; dots reach into groups, values are taken as written.
-        defaults: nested values that replace the model's own.
+        defaults: nested values that replace the model's own and the method's.
+        allow_code: the file may name a method that is code of one's own.
         **options: fields; those that are None are left as they are.
 
     Raises:
-        ConfigError: one sentence for every wrong key or value.
+        ConfigError: one sentence for every wrong key or value, or there is no such method.
+        CodeError: the file names code, not allowed.
     """
-    return resolve(TrainConfig, defaults or {}, file, settings, options)
+    if file is not None:
+        require_own_method(file, allow_code)
+    values = gathered(defaults or {}, file, settings, options)
+    method = method_class(named(values.get("method")))
+    suited = {"student": method.student, **method.defaults}
+    return resolve(TrainConfig, merge(suited, values), None, (), {})
+
+
+def require_own_method(file: Path, allow_code: bool) -> None:
+    """Refuse a file of settings whose method is code to import.
+
+    Raises:
+        CodeError: it is, and is not allowed.
+        ConfigError: the file cannot be read.
+    """
+    require_no_code(named(read_yaml(file).get("method")), file, allow_code, "method")
 
 
 def dump_yaml(config: TrainConfig) -> str:

@@ -1,7 +1,8 @@
 """Invariant: a run folder is self-contained: evaluation needs neither the cache nor CLIP.
 
 `config.yaml` (resolved), `run.json` and `text.safetensors` (classes and their text embeddings, all
-of them, for evaluation only), `metrics.jsonl`, `metrics.csv`, `checkpoint/`, `halfway/`.
+of them, for evaluation only), `frozen.safetensors` (what of the student never changes, if it has such),
+`metrics.jsonl`, `metrics.csv`, `checkpoint/`, `halfway/`.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from torch import nn
 
 from c2s.runs import continuation
-from c2s.runs.checkpoint import RunError, State, saved_step
+from c2s.runs.checkpoint import FROZEN, RunError, State, saved_step
 from c2s.runs.config import TrainConfig, dump_yaml, load_config
 from c2s.runs.tensors import write_tensors
+from c2s.students.base import Student
+from c2s.students.registry import CodeError
 from c2s_cache.errors import C2SError, ConfigError
 from c2s_cache.fingerprint import file_digest
 from c2s_cache.lock import LOCK, locked
@@ -43,8 +45,8 @@ class RunInfo(BaseModel):
 
     `templates` are the sentences and `prompts` the names in them that its class embeddings stand for;
     neither is known where they were imported. `architecture` is what the student says of itself beyond its
-    name (`Student.architecture`). `text_digest` is the SHA-256 of `text.safetensors`; None in a run of an
-    earlier version.
+    name (`Student.architecture`). `text_digest` and `frozen_digest` are the SHA-256 of
+    `text.safetensors` and `frozen.safetensors`; None where there is none, or in a run of an earlier version.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,10 +63,11 @@ class RunInfo(BaseModel):
     fingerprints: dict[str, str]
     architecture: dict[str, Any] | None = None
     text_digest: str | None = None
+    frozen_digest: str | None = None
     versions: dict[str, str]
 
 
-def create_run(config: TrainConfig, cache: Cache, student: nn.Module) -> Path:
+def create_run(config: TrainConfig, cache: Cache, student: Student) -> Path:
     """Lay out the folder of a new run, which is ours alone (see `owned`).
 
     Args:
@@ -88,14 +91,20 @@ def create_run(config: TrainConfig, cache: Cache, student: nn.Module) -> Path:
         teacher=manifest.teacher,
         teacher_weights=weights_location(config.cache),
         fingerprints=manifest.fingerprints,
-        architecture=getattr(student, "architecture", None),
+        architecture=None if student.architecture is None else dict(student.architecture),
         versions=_versions(),
     )
     embeddings = torch.from_numpy(np.ascontiguousarray(cache.text("all").embeddings))
     try:
         _write_info(path, info)  # the mark comes first
         write_tensors(path / TEXT, {"embeddings": embeddings})
-        _write_info(path, info.model_copy(update={"text_digest": file_digest(path / TEXT)}))
+        digests = {"text_digest": file_digest(path / TEXT)}
+        if frozen := {
+            k: v for k, v in student.state_dict().items() if k.startswith(student.frozen)
+        }:
+            write_tensors(path / FROZEN, frozen)
+            digests["frozen_digest"] = file_digest(path / FROZEN)
+        _write_info(path, info.model_copy(update=digests))
         write_config(path, config)
     except OSError as error:
         shutil.rmtree(path, ignore_errors=True)
@@ -135,15 +144,19 @@ def owned(config: TrainConfig, overwrite: bool = False, new: bool = True) -> Ite
         yield
 
 
-def read_config(path: Path, settings: Sequence[str] = (), **options: Any) -> TrainConfig:
+def read_config(
+    path: Path, settings: Sequence[str] = (), allow_code: bool = False, **options: Any
+) -> TrainConfig:
     """Resolved configuration of a run.
 
     Args:
         path: the run folder.
         settings, options: what to change in it; see `load_config`.
+        allow_code: the run may name a method that is code of one's own, which is then imported.
 
     Raises:
         RunError: `path` is no run folder, or its configuration is damaged.
+        CodeError: it names such a method, not allowed.
         ConfigError: a change is not valid.
     """
     file = path / CONFIG
@@ -158,7 +171,9 @@ def read_config(path: Path, settings: Sequence[str] = (), **options: Any) -> Tra
             f"{path} is not a run folder (no config.yaml).", "Train one: c2s train --cache PATH"
         )
     try:
-        config = load_config(file)
+        config = load_config(file, allow_code=allow_code)
+    except CodeError:
+        raise
     except (ConfigError, OSError, ValueError) as error:
         raise RunError(
             f"{file} is damaged: {error.what if isinstance(error, C2SError) else error}",
@@ -170,7 +185,7 @@ def read_config(path: Path, settings: Sequence[str] = (), **options: Any) -> Tra
             f"{file} is not whole: it does not say {', '.join(unknown)}.", "Train the run again."
         )
     if settings or any(value is not None for value in options.values()):
-        config = load_config(file, settings, None, **options)
+        config = load_config(file, settings, None, allow_code, **options)
     return config.model_copy(update={"runs": path.parent, "name": path.name})
 
 
@@ -248,7 +263,7 @@ def _make_room(path: Path, config: TrainConfig, overwrite: bool) -> None:
 
 def _untrained(path: Path) -> bool:
     """Whether a run was killed before its first iteration left anything."""
-    return {entry.name for entry in path.iterdir()} <= {INFO, TEXT, CONFIG, LOCK}
+    return {entry.name for entry in path.iterdir()} <= {INFO, TEXT, CONFIG, FROZEN, LOCK}
 
 
 def _locked(path: Path) -> AbstractContextManager[None]:

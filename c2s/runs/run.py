@@ -14,6 +14,7 @@ from c2s.runs.checkpoint import (
     STUDENT,
     RunError,
     checkpoint_folder,
+    load_student,
     load_tensors,
     load_weights,
     read_state,
@@ -68,7 +69,11 @@ def open_run(path: Path | str, allow_code: bool = False) -> Run:
         NotFinite: its weights are not finite.
     """
     path = Path(path)
-    config, info, state = read_config(path), read_info(path), read_state(path)
+    config, info, state = (
+        read_config(path, allow_code=allow_code),
+        read_info(path),
+        read_state(path),
+    )
     continued(path, config, state)
     require_no_code(config.student, path, allow_code)
     texts = load_tensors(path / TEXT, info.text_digest)
@@ -83,5 +88,7 @@ def open_run(path: Path | str, allow_code: bool = False) -> Run:
         )
     # The weights are all in the checkpoint; the pretrained ones need not exist here.
     student = create(config.student, embeddings.shape[1], "random", info.architecture)
-    load_weights(student, load_tensors(file, state.files.get(STUDENT)), file)
+    load_weights(
+        student, load_student(path, file, state.files.get(STUDENT), info.frozen_digest), file
+    )
     return Run(path, config, info, state.step, embeddings.numpy(), student.eval())

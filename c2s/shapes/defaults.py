@@ -29,10 +29,8 @@ TRAIN: dict[str, Any] = {
     "workers": 0,
     "accelerator": "cpu",
     "checkpoint_every": 100_000,
-    "method": {"supervision": "features"},
 }
-"""Schedule of the Shapes student, which starts from an encoder of its own; nothing of the method but the
-resolution of the pixel loss, a matter of time."""
+"""Schedule of the Shapes student, which starts from an encoder of its own; nothing of a method."""
 
 
 def build_defaults(dataset: str, teacher: str | None) -> dict[str, Any]:
@@ -50,13 +48,3 @@ def build_defaults(dataset: str, teacher: str | None) -> dict[str, Any]:
 def own_teacher(name: str) -> str | None:
     """Where the teacher lies that caches and runs, which keep no paths, know by this name; None: it is not ours."""
     return TEACHER if name == f"local-dir:{TEACHER_FOLDER.name}" else None
-
-
-def train_defaults(dataset: str, student: str | None) -> dict[str, Any]:
-    """Training settings that replace the general defaults for a cache's data set.
-
-    Args:
-        dataset: data set name.
-        student: the student the user named, if any.
-    """
-    return TRAIN if dataset == "shapes" and student in (None, "shapes-net") else {}

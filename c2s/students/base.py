@@ -27,6 +27,8 @@ class Student(nn.Module, ABC):
         mean, std: normalisation of the inputs, RGB, in units of pixel / 255.
         architecture: what the student's name leaves open, in JSON values; run folders keep it and
             `create` takes it back. None: nothing.
+        frozen: what the names of tensors that never change begin with; a run stores these once, not in
+            every checkpoint.
     """
 
     dim: int
@@ -34,6 +36,7 @@ class Student(nn.Module, ABC):
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     architecture: Mapping[str, Any] | None = None
+    frozen: tuple[str, ...] = ()
 
     @abstractmethod
     def classify(self, images: Tensor, text: Tensor) -> Tensor:
@@ -110,7 +113,11 @@ def initialise_convolutions(module: nn.Module, classifier: nn.Conv2d | None = No
 
 
 def parameter_groups(
-    model: nn.Module, lr: float, weight_decay: float, head_lr_mult: float
+    model: nn.Module,
+    lr: float,
+    weight_decay: float,
+    head_lr_mult: float,
+    lr_mult: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Optimizer groups of the stock schedule.
 
@@ -122,10 +129,12 @@ def parameter_groups(
         lr: learning rate of the backbone.
         weight_decay: decay of the weights that have one.
         head_lr_mult: factor on `lr` outside the backbone.
+        lr_mult: factors on `lr`, in place of both, of parameters whose names begin with the keys; the longest
+            counts.
 
     Returns:
-        Up to four groups with keys params, names, lr, weight_decay; every trainable parameter is in
-        exactly one.
+        Groups, up to four where `lr_mult` is empty, with keys params, names, lr, weight_decay; every
+        trainable parameter is in exactly one.
     """
     backbone = {id(p) for p in _backbone(model).parameters()}
     names: dict[tuple[float, float], list[str]] = {}
@@ -135,7 +144,13 @@ def parameter_groups(
             continue
         # Norms and biases are the parameters of one axis.
         plain = param.ndim < 2 or any(part in name for part in UNDECAYED)
-        key = (lr if id(param) in backbone else lr * head_lr_mult, 0.0 if plain else weight_decay)
+        rate = lr if id(param) in backbone else lr * head_lr_mult
+        own = max(
+            (start for start in lr_mult or {} if name.startswith(start)), key=len, default=None
+        )
+        if lr_mult and own is not None:
+            rate = lr * lr_mult[own]
+        key = (rate, 0.0 if plain else weight_decay)
         names.setdefault(key, []).append(name)
         params.setdefault(key, []).append(param)
     return [

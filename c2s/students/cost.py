@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from c2s.students.base import parameter_count
-from c2s.students.registry import create
+from c2s.students.registry import NAMES, create
 from c2s.students.segnext import Factorisation
 from c2s_cache.errors import ConfigError
 
@@ -57,7 +57,7 @@ def student_cost(name: str, dim: int = 512, size: int = 512) -> Cost:
     from torch.utils.flop_counter import FlopCounterMode
 
     # Not every library's constructors do without memory.
-    with nullcontext() if ":" in name else torch.device("meta"):
+    with nullcontext() if name not in NAMES else torch.device("meta"):
         student = create(name, dim, "random").to("meta").eval()
     with torch.device("meta"):
         layer = nn.TransformerDecoderLayer(dim, HEADS, dim_feedforward=4 * dim)

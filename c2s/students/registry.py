@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from c2s_cache.errors import C2SError, ConfigError
+from c2s_cache.plugins import CODE
 
 if TYPE_CHECKING:
     from c2s.students.base import Student
@@ -18,29 +20,40 @@ NAMES = (
     "shapes-net",
 )
 
+GROUP = "c2s.students"
+"""Entry points of installed packages: functions or classes that make a student of D, as for `python:`."""
+
 
 class CodeError(C2SError):
     """A file names code to call, and nobody has allowed it."""
 
 
-def require_no_code(name: str, source: object, allow_code: bool = False) -> None:
-    """Refuse a student's name, read from a file, that would have code imported and called.
+def require_no_code(
+    name: str, source: object, allow_code: bool = False, what: str = "student"
+) -> None:
+    """Refuse a student's or method's name, read from a file, that would have code imported and called.
 
     Args:
-        name: of the student.
+        name: of the student or method.
         source: the file or folder that gives it, for the message.
         allow_code: whoever opens it trusts it.
+        what: it is.
 
     Raises:
-        CodeError: a `python:` student, not allowed.
+        CodeError: a `python:` name, not allowed.
     """
-    if name.startswith("python:") and not allow_code:
+    if name.startswith(CODE) and not allow_code:
         module = name.split(":")[1]
         raise CodeError(
-            f"{source} has the student {name}: opening it imports the module {module} and calls it, which no "
+            f"{source} has the {what} {name}: opening it imports the module {module} and calls it, which no "
             "file may do by itself.",
             "If you trust both, allow it: --allow-code (in Python: allow_code=True).",
         )
+
+
+def names() -> tuple[str, ...]:
+    """Names of all students: c2s's own and those of installed packages."""
+    return tuple(dict.fromkeys([*NAMES, *sorted(e.name for e in entry_points(group=GROUP))]))
 
 
 def create(
@@ -52,7 +65,7 @@ def create(
     """A student by name; its module is imported only now.
 
     Args:
-        name: one of `NAMES`, or a model of another library: one of `LIBRARY_STUDENTS`.
+        name: one of `names`, or a model of another library: one of `LIBRARY_STUDENTS`.
         dim: D, width of the features.
         weights: pretrained weights of the backbone, as the student's class documents; "random" for
             none; None for the default (the shipped ones for shapes-net, random for all others).
@@ -61,13 +74,15 @@ def create(
     Raises:
         ConfigError: unknown name, or the weights do not fit.
     """
+    for entry in entry_points(group=GROUP, name=name):
+        name = f"{CODE}{entry.value}"
     if ":" in name:
         from c2s.students.adapters import create_adapted
 
         given = None if weights == "random" else weights
         return create_adapted(name, dim, given, architecture)
     if name not in NAMES:
-        raise ConfigError(f"There is no student {name!r}; choose one of {', '.join(NAMES)}.")
+        raise ConfigError(f"There is no student {name!r}; choose one of {', '.join(names())}.")
     if name == "shapes-net":
         from c2s.students.shapes_net import ShapesNet
 

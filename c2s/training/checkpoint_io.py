@@ -22,6 +22,8 @@ from c2s.runs.checkpoint import (
     STATE,
     RunError,
     checkpoint_folder,
+    frozen_names,
+    load_student,
     load_tensors,
     read_state,
 )
@@ -59,6 +61,9 @@ class SafetensorsIO(CheckpointIO):
         tensors: dict[str, Tensor] = {}
         facts = {key: checkpoint.get(key) for key in ("complete", "config")}
         skeleton = _split({k: v for k, v in checkpoint.items() if k not in facts}, "", tensors)
+        for name in frozen_names(run):
+            tensors.pop(STUDENT + name, None)
+            tensors.pop(AVERAGED + name, None)
         prefix = AVERAGED if any(k.startswith(AVERAGED) for k in tensors) else STUDENT
         student = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
         others = {k: v for k, v in tensors.items() if not k.startswith(prefix)}
@@ -111,8 +116,9 @@ class SafetensorsIO(CheckpointIO):
                 "Start it anew with --overwrite.",
             )
         tensors = load_tensors(folder / OTHERS_FILE, state.files.get(OTHERS_FILE))
-        student = load_tensors(folder / STUDENT_FILE, state.files.get(STUDENT_FILE))
+        student = load_student(run, folder / STUDENT_FILE, state.files.get(STUDENT_FILE))
         tensors |= {state.student + k: v for k, v in student.items()}
+        tensors |= {STUDENT + k: student[k] for k in frozen_names(run)}
         try:
             joined: dict[str, Any] = _join(state.checkpoint, tensors)
         except KeyError as error:
@@ -133,7 +139,8 @@ def save_halfway(run: Path, student: nn.Module) -> None:
     """
     file = run / HALFWAY
     file.parent.mkdir(exist_ok=True)
-    write_tensors(file, student.state_dict())
+    frozen = frozen_names(run)
+    write_tensors(file, {k: v for k, v in student.state_dict().items() if k not in frozen})
     sync_directory(run)
 
 

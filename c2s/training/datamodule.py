@@ -41,7 +41,7 @@ class C2SDataModule(pl.LightningDataModule):
         super().__init__()
         self.cache = cache or open_cache(config.cache)
         manifest = self.cache.manifest
-        self.config = config.resolved(manifest.dataset, manifest.view_size)
+        self.config = config.resolved(manifest)
         self.teacher = teacher
         self.examples = config.method.examples(manifest, config.self_train is not None)
         sizes = block_sizes(self.cache)

@@ -180,8 +180,7 @@ class DistillationModule(pl.LightningModule):
         wrong = difference(self.state_dict(), checkpoint["state_dict"])
         if wrong is not None:
             raise ValueError(wrong)
-        config = self.config
-        groups = parameter_groups(self, config.lr, config.weight_decay, config.head_lr_mult)
+        groups = self._groups()
         parameters = [parameter for group in groups for parameter in group["params"]]
         (optimizer,), (scheduler,) = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
         if [group["names"] for group in optimizer["param_groups"]] != [g["names"] for g in groups]:
@@ -190,9 +189,7 @@ class DistillationModule(pl.LightningModule):
             for name, value in moments.items():
                 if value.ndim and value.shape != parameters[i].shape:
                     raise ValueError(f"{name} of parameter {i} is {list(value.shape)}")
-        factor = lr_factor(
-            scheduler["last_epoch"], config.total, config.warmup or 0, config.poly_power
-        )
+        factor = lr_factor(scheduler["last_epoch"], self.config)
         for group, mine in zip(optimizer["param_groups"], groups, strict=True):
             group |= {"lr": mine["lr"] * factor, "initial_lr": mine["lr"]}
         scheduler["base_lrs"] = [group["lr"] for group in groups]
@@ -209,15 +206,26 @@ class DistillationModule(pl.LightningModule):
         if self.averaged is not None:
             self.averaged.update_parameters(self.student)
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Scale all gradients together down to a norm of `clip_norm`; the Trainer's own clipping has no part in it."""
+        if self.config.clip_norm is not None:
+            self.clip_gradients(optimizer, self.config.clip_norm, "norm")
+
+    def _groups(self) -> list[dict[str, Any]]:
+        c = self.config
+        return parameter_groups(self, c.lr, c.weight_decay, c.head_lr_mult, c.lr_mult)
+
     def configure_optimizers(self) -> Any:
-        """AdamW with the stock parameter groups and the schedule by absolute iterations."""
-        config = self.config
-        groups = parameter_groups(self, config.lr, config.weight_decay, config.head_lr_mult)
-        optimizer = torch.optim.AdamW(groups)
-        warmup = config.warmup or 0
+        """AdamW with the parameter groups and the schedule by absolute iterations."""
+        optimizer = torch.optim.AdamW(self._groups(), betas=self.config.betas)
 
         def factor(step: int) -> float:
-            return lr_factor(step, config.total, warmup, config.poly_power)
+            return lr_factor(step, self.config)
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {

@@ -70,7 +70,7 @@ def train(
         ProcessLost: another process of this training has ended.
     """
     cache = open_cache(config.cache)
-    config = config.resolved(cache.manifest.dataset, cache.manifest.view_size)
+    config = config.resolved(cache.manifest)
     return _fit(config, cache, 0, overwrite, load_teacher, load_validation)
 
 
@@ -105,7 +105,7 @@ def resume(
             setting that may not change.
     """
     path = Path(path)
-    config, state = read_config(path, settings, **options), read_state(path)
+    config, state = read_config(path, settings, allow_code, **options), read_state(path)
     changes = continued(path, config, state)
     require_no_code(config.student, path, allow_code)
     cache = open_cache(config.cache)
@@ -117,7 +117,7 @@ def resume(
             f"{', '.join(changed)} {'differs' if len(changed) == 1 else 'differ'}.",
             "Restore that cache, name it where it lies with --cache, or train a new run.",
         )
-    config = config.resolved(cache.manifest.dataset, cache.manifest.view_size)
+    config = config.resolved(cache.manifest)
     if state.step >= config.total or (state.complete and "iterations" not in changes):
         open_run(path, allow_code)  # complete is what can be used
         if changes:
@@ -213,8 +213,8 @@ def _stated(config: TrainConfig, step: int, changes: Mapping[str, tuple[Any, Any
     said = [f"From iteration {step} on: {listed(changes)}."]
     if "iterations" in changes:
         before, total = changes["iterations"]
-        warmup, power = config.warmup or 0, config.poly_power
-        first, then = (lr_factor(step, n, warmup, power) for n in (before, total))
+        runs = (config.model_copy(update={"iterations": n}) for n in (before, total))
+        first, then = (lr_factor(step, run) for run in runs)
         said.append(
             f"The learning rate follows the schedule of {total} iterations: it goes on at {then:.3g} of its "
             f"full value, where that of {before} had {first:.3g}."
@@ -311,7 +311,7 @@ def build_module(
         ConfigError: the student or its weights do not exist, or a setting does not fit.
     """
     cache = cache or open_cache(config.cache)
-    config = config.resolved(cache.manifest.dataset, cache.manifest.view_size)
+    config = config.resolved(cache.manifest)
     pl.seed_everything(config.seed, workers=False, verbose=False)
     unseen = None
     student = _student(config, cache.manifest.teacher.dim, resumed)

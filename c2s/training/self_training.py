@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from c2s.runs.checkpoint import HALFWAY, RunError, load_tensors
+from c2s.runs.checkpoint import HALFWAY, RunError, load_student
 from c2s.runs.folder import read_config, read_info
 from c2s_cache.errors import ConfigError
 from c2s_cache.manifest import Manifest
@@ -20,14 +20,14 @@ OWN = ("name", "runs", "weights", "warmup", "iterations", "self_train")
 """Settings that a self-training does not take over."""
 
 
-def inherited(run: Path) -> dict[str, Any]:
+def inherited(run: Path, allow_code: bool = False) -> dict[str, Any]:
     """Settings of the inductive run that its self-training starts from, as defaults.
 
     Raises:
         RunError: `run` is no run folder.
         ConfigError: it is a self-training itself.
     """
-    config = read_config(run)
+    config = read_config(run, allow_code=allow_code)
     if config.self_train is not None:
         raise ConfigError(
             f"{run} is a self-training already; start from the inductive run {config.self_train}."
@@ -59,4 +59,4 @@ def halfway_student(run: Path, manifest: Manifest) -> dict[str, Tensor]:
             f"{run} holds no student of half its schedule ({HALFWAY}).",
             f"Let it come that far: c2s train --resume {run}",
         )
-    return load_tensors(file)
+    return load_student(run, file)

@@ -64,7 +64,7 @@ class BatchStream(IterableDataset[Batch | list[CutView]]):
         accumulate: micro-batches per batch.
         teacher_sizes: sides of the views of an online teacher; batches are then lists of cut views,
             which become a `Batch` once the teacher has answered.
-        fresh: how to draw new views in place of the cached ones; only with `teacher_sizes`.
+        fresh: how to draw new views in place of the cached ones.
         keep: bytes of finished examples that may be kept. If all views of the cache fit, each is made once.
     """
 
@@ -92,7 +92,8 @@ class BatchStream(IterableDataset[Batch | list[CutView]]):
         self.teacher_sizes, self.fresh = teacher_sizes, fresh
         self.accumulate = accumulate
         pixels = sum(sequence.block_sizes) * sequence.views * size**2
-        self.keeps = pixels * examples.pixel_bytes <= keep
+        # Views that are drawn anew are never seen again.
+        self.keeps = fresh is None and pixels * examples.pixel_bytes <= keep
 
     def __iter__(self) -> Iterator[Batch | list[CutView]]:
         return _told(self._batches()) if get_worker_info() else _ahead(self._batches())

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from c2s.ablation.grid import Grid
 from c2s.config import resolve, validated
-from c2s.recipes import Recipe
+from c2s.methods.grid import Grid
+from c2s.methods.recipes import Recipe
 from c2s.runs.config import TrainConfig, dump_yaml, load_config
 from c2s_cache.augment import AugmentConfig
 from c2s_cache.errors import ConfigError

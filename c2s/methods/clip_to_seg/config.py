@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,6 +16,8 @@ from c2s.methods.clip_to_seg.global_distillation import (
 )
 from c2s.methods.clip_to_seg.latent_embedding import Calibration, Generator
 from c2s.methods.clip_to_seg.local_distillation import Negatives, Reduction, Targets
+from c2s.methods.clip_to_seg.paper import paper_row
+from c2s.methods.grid import Grid
 from c2s.students.base import FeatureStudent, Student
 from c2s_cache.manifest import Manifest
 
@@ -45,6 +48,13 @@ class ClipToSegConfig(MethodConfig):
 
     stages: ClassVar[tuple[str, ...]] = ("labels", "teacher", "masks", "regions", "text")
     kind: ClassVar[type[Student]] = FeatureStudent  # type: ignore[type-abstract]
+    by_dataset: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "voc": {"iterations": 20_000},
+        "context": {"iterations": 40_000},
+        "context-bg": {"iterations": 40_000},
+        "coco-stuff": {"iterations": 80_000},
+        "shapes": {"method": {"supervision": "features"}},  # a matter of time
+    }
 
     name: Literal["clip-to-seg"] = "clip-to-seg"
     global_: bool = Field(default=True, description="global distillation, Eq. 4")
@@ -118,6 +128,17 @@ class ClipToSegConfig(MethodConfig):
         "0 labels every pixel without a seen label, as the ZegCLIP family does",
     )
     weights: LossWeights = LossWeights()
+
+    @classmethod
+    def tables(cls) -> Mapping[str, Grid]:
+        """Tables IV to XI."""
+        from c2s.methods.clip_to_seg.tables import TABLES
+
+        return TABLES
+
+    def paper(self, dataset: str, student: str, transductive: bool) -> dict[str, float] | None:
+        """Rows of Tables I and II."""
+        return paper_row(dataset, student, transductive)
 
     def examples(self, manifest: Manifest, transductive: bool = False) -> ClipToSegExamples:
         """See `MethodConfig.examples`."""

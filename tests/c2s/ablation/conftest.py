@@ -9,8 +9,8 @@ from PIL import Image
 from tiny_cache import CLASSES, UNSEEN
 
 from c2s.ablation.cell import Scoring
-from c2s.ablation.grid import Grid
 from c2s.ablation.plan import Request
+from c2s.methods.grid import Grid
 
 FAST = {
     "student": "shapes-net",

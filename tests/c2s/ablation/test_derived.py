@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from c2s.ablation.grid import Grid, Row
 from c2s.ablation.plan import Request, make_plan
 from c2s.ablation.runner import derive_caches
-from c2s.ablation.tables import TABLES
 from c2s.datasets import load_dataset
-from c2s.recipes import Recipe
+from c2s.methods.clip_to_seg.tables import TABLES
+from c2s.methods.grid import Grid, Row
+from c2s.methods.recipes import Recipe
 from c2s.shapes.defaults import BUILD
 from c2s_cache import ConfigError, open_cache
 

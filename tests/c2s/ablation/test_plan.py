@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from c2s.ablation.plan import make_plan
-from c2s.recipes import Recipe
+from c2s.methods.recipes import Recipe
 from c2s_cache import ConfigError
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tiny_cache import tiny_manifest
 
 from c2s.runs.config import dump_yaml, load_config
 from c2s_pipeline.request import BuildRequest
@@ -84,7 +85,7 @@ def place(tmp_path, tiny_cache, monkeypatch):
     (tmp_path / "own/images/a.jpg").touch()
     (tmp_path / "own/masks/a.png").touch()
     (tmp_path / "own/classes.yaml").write_text("classes: [a, b]\n")
-    config = load_config(cache=str(tiny_cache), name="run").resolved("tiny", 32)
+    config = load_config(cache=str(tiny_cache), name="run").resolved(tiny_manifest())
     (tmp_path / "run/config.yaml").write_text(dump_yaml(config))
     # The tiny cache records no request that a build could make.
     monkeypatch.setattr("c2s_pipeline.recorded.recorded_request", lambda manifest: BuildRequest())

@@ -25,6 +25,8 @@ def test_the_demo_writes_its_table_and_picture(tmp_path, capsys):
     for row in results["rows"]:
         assert all(0 <= row[key] <= 100 for key in ("sIoU", "uIoU", "hIoU"))
         assert row["seconds"] > 0
+        assert (row["method"], row["seed"]) == ("clip-to-seg", 0)
+        assert row["mIoU"] is not None
     assert results["recipe"] == "best"
     assert results["build"]["images"] == 48
     assert results["teacher"]["region_top1"] > 90

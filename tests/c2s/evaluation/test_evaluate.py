@@ -16,9 +16,9 @@ from torch import nn
 from c2s.evaluation.confusion import METRICS, harmonic_mean
 from c2s.evaluation.evaluate import check_classes, evaluate, predictor
 from c2s.evaluation.inference import ScoresError
-from c2s.evaluation.paper import DATASETS, INDUCTIVE, TRANSDUCTIVE, paper_row
 from c2s.evaluation.table import result_table
 from c2s.evaluation.vocabulary import foreign_vocabulary, stored_embeddings
+from c2s.methods.clip_to_seg.paper import DATASETS, INDUCTIVE, TRANSDUCTIVE, paper_row
 from c2s.runs.config import load_config
 from c2s.runs.folder import RunInfo
 from c2s.runs.run import Run

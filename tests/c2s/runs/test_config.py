@@ -5,15 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tiny_cache import tiny_manifest
 
 from c2s.runs.config import dump_yaml, load_config
 from c2s_cache.errors import ConfigError
 
 
+def of(dataset, **more):
+    """Manifest of a cache of a data set."""
+    return tiny_manifest().model_copy(update={"dataset": dataset, **more})
+
+
+def test_epochs_are_passes_over_the_images_of_the_cache():
+    config = load_config(cache=Path("x"), epochs=2.5, batch_size=4)
+    assert config.resolved(of("voc", rows=11)).total == 7  # 27.5 images
+    assert config.resolved(of("voc", rows=11)).epochs is None
+    assert load_config(cache=Path("x"), epochs=2, iterations=3).resolved(of("voc")).total == 3
+
+
 def test_resolved_configuration_survives_yaml(tmp_path):
-    config = load_config(cache=Path("a/coco.zarr"), settings=["method.tau=0.05"]).resolved(
-        "voc", 64
-    )
+    config = load_config(cache=Path("a/coco.zarr"), settings=["method.tau=0.05"])
+    config = config.resolved(of("voc", view_size=64))
     assert (config.iterations, config.warmup, config.image_size) == (20_000, 1500, 64)
     assert config.run_name == "segformer-b4-coco-seed0"
     (tmp_path / "c.yaml").write_text(dump_yaml(config))
@@ -24,11 +36,11 @@ def test_resolved_configuration_survives_yaml(tmp_path):
     ("dataset", "iterations"), [("voc", 20_000), ("context", 40_000), ("coco-stuff", 80_000)]
 )
 def test_the_papers_schedules(dataset, iterations):
-    assert load_config(cache=Path("x")).resolved(dataset, 512).total == iterations
+    assert load_config(cache=Path("x")).resolved(of(dataset)).total == iterations
 
 
 def test_short_runs_warm_up_for_a_tenth():
-    assert load_config(cache=Path("x"), iterations=200).resolved("voc", 512).warmup == 20
+    assert load_config(cache=Path("x"), iterations=200).resolved(of("voc")).warmup == 20
 
 
 def test_settings_and_options_override_the_file(tmp_path):

@@ -14,6 +14,7 @@ import yaml
 from safetensors.torch import load_file
 
 from c2s.runs.checkpoint import RunError, read_state
+from c2s.runs.config import TrainConfig
 from c2s.runs.continuation import differences, listed, refused
 from c2s.runs.folder import read_config
 from c2s.runs.run import open_run
@@ -73,9 +74,13 @@ def same(one, two):
     return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
 
 
+def factor(step, iterations):
+    return lr_factor(step, TrainConfig(cache="x", iterations=iterations, warmup=0))
+
+
 def decay(lr, start, stop):
     """Rates of a schedule that ends at `stop`, as they are recorded."""
-    return [round(lr * lr_factor(step, stop, 0, 1.0), 9) for step in range(start, stop)]
+    return [round(lr * factor(step, stop), 9) for step in range(start, stop)]
 
 
 def rates(path):
@@ -134,7 +139,7 @@ def test_a_run_is_made_longer_and_its_schedule_is_said(copy, capsys, name, start
     path = run.resume(copy(name), iterations=9)
     said = " ".join(capsys.readouterr().err.split())
     assert f"From iteration {start} on: iterations {STEPS} -> 9." in said
-    then, before = (f"{lr_factor(start, n, 0, 1.0):.3g}" for n in (9, STEPS))
+    then, before = (f"{factor(start, n):.3g}" for n in (9, STEPS))
     assert f"goes on at {then} of its full value, where that of 6 had {before}" in said
     assert [r["step"] for r in read_metrics(path)] == list(range(1, 10))
     assert rates(path)[start:] == decay(1e-3, start, 9)

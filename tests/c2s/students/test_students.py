@@ -61,6 +61,18 @@ def test_convolutions_start_as_he_et_al_and_the_classifier_small():
     assert not head[0].bias.any()
 
 
+def test_the_longest_name_that_a_parameter_begins_with_gives_its_rate():
+    model = torch.nn.Module()
+    model.student = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    rates = {"student.": 0.5, "student.1.": 0.1, "student.1.we": 3.0}
+    groups = parameter_groups(model, 1.0, 0.1, 10, rates)
+    found = {name: group["lr"] for group in groups for name in group["names"]}
+    assert found == {
+        **{"student.0.weight": 0.5, "student.0.bias": 0.5},
+        **{"student.1.weight": 3.0, "student.1.bias": 0.1},
+    }
+
+
 def test_parameter_groups_partition_the_parameters(b0):
     model = nn.Module()
     model.student, model.method = b0, nn.TransformerDecoderLayer(24, 4)

@@ -96,7 +96,7 @@ def test_a_new_run_is_there_or_not(tiny_cache, tmp_path):
     """What is there of a run that is only begun never looks like another one's."""
     cache = open_cache(tiny_cache)
     config = tiny_runs.settings(tiny_cache, tmp_path / "runs", student="shapes-net", name="r")
-    config = config.resolved(cache.manifest.dataset, cache.manifest.view_size)
+    config = config.resolved(cache.manifest)
     (tmp_path / "runs").mkdir()
 
     def check(folder, what):

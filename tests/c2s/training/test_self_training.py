@@ -15,7 +15,7 @@ import torch
 from conftest import make_coco_tree
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_cache import UNSEEN, write_cache
+from tiny_cache import UNSEEN, tiny_manifest, write_cache
 
 from c2s.datasets import FolderSplit
 from c2s.datasets.coco_stuff import DESCRIPTOR
@@ -192,7 +192,7 @@ def leaks(config, cache):
 
 def test_nothing_unseen_can_be_reached_in_inductive_training(inductive, tiny_cache, tmp_path):
     cache = open_cache(tiny_cache)
-    config = settings(tiny_cache, tmp_path).resolved("tiny", 32)
+    config = settings(tiny_cache, tmp_path).resolved(tiny_manifest())
     assert leaks(config, cache) == (0, 0, 0)
     # The search does find them where they are known:
     known = config.model_copy(update={"self_train": inductive})

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from c2s.methods.grid import SCORES
+
 DATASETS = ("voc", "coco-stuff", "context")
-SCORES = ("hIoU", "sIoU", "uIoU")
-"""In the paper's order."""
 INDUCTIVE = {
     "segnext-b": ((89.3, 91.2, 87.4), (42.5, 43.1, 41.9), (57.6, 53.3, 62.8)),
     "setr-b": ((90.7, 92.3, 89.2), (44.8, 43.8, 45.9), (56.3, 52.4, 60.8)),

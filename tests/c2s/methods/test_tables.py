@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from c2s.ablation.tables import FULL, TABLES
 from c2s.methods.clip_to_seg import ClipToSegConfig
+from c2s.methods.clip_to_seg.tables import FULL, TABLES
 
 SHARED_PAPER = "papers/c2s.txt"
 

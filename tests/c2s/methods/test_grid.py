@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from c2s.ablation.grid import read_grid
+from c2s.methods.grid import read_grid
 from c2s_cache import ConfigError
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from c2s.ablation.grid import Grid, Row
+from c2s.methods.grid import Grid, PaperRun, Row
 
+PAPER = PaperRun(dataset="coco-stuff", student="segformer-b4", iterations=40_000, batch_size=16)
 FULL = (42.3, 41.9, 42.7)
 OFF = {"global_": False, "local": False}
 
@@ -21,6 +22,7 @@ def _row(name: str, paper: tuple[float, float, float] = FULL, **method: Any) -> 
 TABLES: dict[str, Grid] = {
     "IV": Grid(
         name="table-IV",
+        paper=PAPER,
         title="Table IV: proposed modules",
         rows=(
             _row("baseline", (11.2, 41.3, 6.4), **OFF, latent=False),
@@ -31,6 +33,7 @@ TABLES: dict[str, Grid] = {
     ),
     "V": Grid(
         name="table-V",
+        paper=PAPER,
         title="Table V: global and local distillation, all with latent embeddings",
         rows=(
             _row("neither", (20.2, 41.4, 13.4), **OFF),
@@ -41,6 +44,7 @@ TABLES: dict[str, Grid] = {
     ),
     "VI": Grid(
         name="table-VI",
+        paper=PAPER,
         title="Table VI: distillations",
         rows=(
             _row("cosine", (37.6, 41.4, 34.4), distillation="cosine"),
@@ -51,6 +55,7 @@ TABLES: dict[str, Grid] = {
     ),
     "VII": Grid(
         name="table-VII",
+        paper=PAPER,
         title="Table VII: CLS tokens that calibrate the latent embeddings",
         rows=(
             _row("none (no latent embeddings)", (38.8, 41.2, 36.6), latent=False),
@@ -62,6 +67,7 @@ TABLES: dict[str, Grid] = {
     ),
     "VIII": Grid(
         name="table-VIII",
+        paper=PAPER,
         title="Table VIII: generators of latent embeddings",
         rows=(
             _row("prototypes", (41.0, 41.5, 40.5), generator="prototype"),
@@ -73,6 +79,7 @@ TABLES: dict[str, Grid] = {
     ),
     "IX": Grid(
         name="table-IX",
+        paper=PAPER,
         title="Table IX: size of the token bank",
         rows=(
             _row("0", (41.0, 41.5, 40.4), bank_size=0),
@@ -85,6 +92,7 @@ TABLES: dict[str, Grid] = {
     ),
     "X": Grid(
         name="table-X",
+        paper=PAPER,
         title="Table X: windows of the seeds",
         rows=(
             Row(name="3", paper=(41.2, 41.3, 41.1), build={"masks": {"windows": [3]}}),
@@ -94,6 +102,7 @@ TABLES: dict[str, Grid] = {
     ),
     "XI": Grid(
         name="table-XI",
+        paper=PAPER,
         title="Table XI: aggregation in global distillation",
         rows=(
             _row("mean", (38.4, 41.1, 35.9), aggregation="mean"),

@@ -10,6 +10,20 @@ from pydantic import BaseModel, ConfigDict, Field
 from c2s.config import resolve
 from c2s_cache.errors import ConfigError
 
+SCORES = ("hIoU", "sIoU", "uIoU")
+"""Of a row, in per cent, in the papers' order."""
+
+
+class PaperRun(BaseModel):
+    """What a paper's rows are of, beside pretrained weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str
+    student: str
+    iterations: int
+    batch_size: int
+
 
 class Row(BaseModel):
     """A row of a table.
@@ -40,6 +54,7 @@ class Grid(BaseModel):
         seeds: runs per row and student, with seeds 0, 1, ...
         train: nested values of `TrainConfig` for all rows, above the recipe.
         note: one line below the table.
+        paper: what the paper's numbers are of.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,6 +66,7 @@ class Grid(BaseModel):
     seeds: Annotated[int, Field(ge=1)] = 1
     train: dict[str, Any] = {}
     note: str = ""
+    paper: PaperRun | None = None
 
 
 def read_grid(file: Path) -> Grid:

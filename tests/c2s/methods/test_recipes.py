@@ -6,13 +6,13 @@ import pytest
 
 from c2s.config import resolve
 from c2s.methods.clip_to_seg import ClipToSegConfig
-from c2s.recipes import NAMES, load_recipe
+from c2s.methods.recipes import load_recipe, recipe_names
 from c2s.runs.config import load_config
 from c2s_cache import ConfigError
 from c2s_pipeline.request import BuildRequest
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_is_valid(name):
     recipe = load_recipe(name)
     load_config(defaults=recipe.train, cache="x")
@@ -37,5 +37,5 @@ def test_without_a_name_nothing_changes():
 
 
 def test_an_unknown_recipe_names_the_known_ones():
-    with pytest.raises(ConfigError, match=r"'bset'. Recipes: paper, best"):
+    with pytest.raises(ConfigError, match=r"'bset'. Recipes of clip-to-seg: best, paper"):
         load_recipe("bset")
