@@ -34,13 +34,16 @@ def pixel_losses(
     Args:
         scores: X, float [B, C, h, w], brought up bilinearly.
         target: int64 [B, H, W], -1 = not supervised.
-        absent: bool [B, C], channels that an image does not have; no target names one.
+        absent: bool [B, C], channels that an image does not have, maybe all; no target names one.
         weights: of the three losses.
 
     Returns:
         Scalars "pixel", the sum, through which the gradient goes, and "focal", "dice" and "ce" without one.
     """
     names = ("focal", "dice", "ce")
+    if scores.shape[1] == 0:  # no class is known and none is latent
+        none = scores.sum()
+        return {"pixel": none, **dict.fromkeys(names, none.detach())}
     total, parts = _PixelLosses.apply(
         scores, target, absent, tuple(getattr(weights, n) for n in names)
     )
@@ -129,7 +132,8 @@ def _losses_and_gradient(
     Returns:
         Focal, dice and cross-entropy [3], and the gradient [b, C, H, W].
     """
-    x.masked_fill_(absent[:, :, None, None], float("-inf"))
+    # Below every score, yet finite: an unsupervised pixel may look at a channel that is absent.
+    x.masked_fill_(absent[:, :, None, None], torch.finfo(x.dtype).min / 4)
     index = target.clamp(min=0)[:, None]
     supervised = (target >= 0).to(x.dtype)
     mask = supervised.flatten(1)[:, :, None]  # [b, H W, 1]
