@@ -76,7 +76,7 @@ def learnt(request, tiny_name, tmp_path_factory):
     )
     source = FolderSplit(DESCRIPTOR, make_coco_tree(home / "coco_stuff164k", count=2), "train")
     threads = {"n_workers": 1, "threads_per_worker": 1, "processes": False}
-    quiet = {"dashboard_address": None, "silence_logs": logging.CRITICAL}
+    quiet = {"dashboard_address": ":0", "silence_logs": logging.CRITICAL}
     with distributed.LocalCluster(**threads, **quiet) as cluster:
         build(source, asked, home / "coco.zarr", scheduler=cluster.scheduler_address)
     options = {"student": "shapes-net", "weights": "random", "iterations": 1, "batch_size": 2}

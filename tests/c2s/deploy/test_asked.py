@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from tiny_cache import tiny_manifest
 from torch import nn
 
 from c2s.deploy import SegmentationModel, fold_run
@@ -47,7 +48,7 @@ def asked(tmp_path, monkeypatch):
         classes=tuple("abcde"),
         unseen=(2,),
         view_size=32,
-        teacher={"name": "t", "pretrained": "none", "digest": "2" * 64, "activation": "gelu"},
+        teacher=tiny_manifest().teacher,
         fingerprints={},
         versions={},
     )
