@@ -102,7 +102,15 @@ def load_dataset(
         unseen = read_split_file(split_file, split.classes) if split_file else split.unseen
         protocol = TestProtocol(view_size=64, stride=53, short_side=64)
         return Dataset(
-            name, name, split.classes, split.classes, unseen, tuple(COUNTS), protocol, None, None
+            name=name,
+            short=name,
+            classes=split.classes,
+            prompts=split.classes,
+            unseen=unseen,
+            splits=tuple(COUNTS),
+            protocol=protocol,
+            root=None,
+            descriptor=None,
         )
     if name in FOLDERS:
         descriptor = FOLDERS[name]
@@ -121,9 +129,16 @@ def load_dataset(
         )
     if split_file:
         descriptor = replace(descriptor, unseen=read_split_file(split_file, descriptor.classes))
-    d = descriptor
     return Dataset(
-        d.name, d.short, d.classes, d.prompts, d.unseen, tuple(d.splits), d.protocol, found, d
+        name=descriptor.name,
+        short=descriptor.short,
+        classes=descriptor.classes,
+        prompts=descriptor.prompts,
+        unseen=descriptor.unseen,
+        splits=tuple(descriptor.splits),
+        protocol=descriptor.protocol,
+        root=found,
+        descriptor=descriptor,
     )
 
 

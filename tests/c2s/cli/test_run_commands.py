@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 import c2s.datasets
 from c2s.cli import app
 from c2s.datasets import descriptor
+from c2s.evaluation.evaluate import predictor
+from c2s.evaluation.vocabulary import foreign_vocabulary
 from c2s.runs.checkpoint import RunError, saved_step
 from c2s.runs.run import open_run
 from c2s.students.registry import CodeError
@@ -240,6 +242,33 @@ def test_a_class_may_have_several_names(trained, tmp_path, invoke):
     assert json.loads(invoke(*words, "--json")) == facts
     with Image.open(tmp_path / "again" / "x.png") as labels:
         np.testing.assert_array_equal(np.asarray(labels), mean)
+
+
+def test_eval_on_a_data_set_of_many_classes(trained, tmp_path, invoke):
+    """Label maps of 16 bits, in which 255 is a class, from files to the score."""
+    classes = [f"c{i}" for i in range(300)]
+    rng = np.random.default_rng(0)
+    for part in ("images", "masks"):
+        (tmp_path / "many" / part).mkdir(parents=True)
+    (tmp_path / "many" / "classes.yaml").write_text(json.dumps({"classes": classes}))
+    picture = rng.integers(0, 256, (4, 6, 3)).astype(np.uint8).repeat(10, 0).repeat(10, 1)
+    Image.fromarray(picture).save(tmp_path / "many/images/a.png")
+    np.save(tmp_path / "text.npy", rng.normal(size=(300, 16)))
+    opened, rows = open_run(trained), np.load(tmp_path / "text.npy")
+    words = foreign_vocabulary(opened, [(c,) for c in classes], rows)
+    protocol = descriptor.TestProtocol()
+    model = predictor(opened, words, device="cpu", protocol=protocol)
+    labels = model.predict(picture).astype(np.uint16)
+    labels[:20] = np.where(labels[:20] == 255, 256, 255)  # wrong, and of the class 255
+    labels[:5] = 65535
+    Image.fromarray(labels).save(tmp_path / "many/masks/a.png")
+    source = ("--dataset", tmp_path / "many", "--split", "train", "--device", "cpu", "--json")
+    vocabulary = ("--vocabulary", tmp_path / "text.npy")
+    facts = json.loads(invoke("eval", "--run", trained, *source, *vocabulary))
+    assert facts["pAcc"] == pytest.approx(100 * 20 / 35, abs=1e-3)
+    assert facts["classes"][255]["iou"] == 0
+    assert facts["uIoU"] > 0
+    assert facts["sIoU"] is None
 
 
 def test_eval_takes_names_for_the_classes_from_a_list(trained, other_dataset, tmp_path, invoke):
