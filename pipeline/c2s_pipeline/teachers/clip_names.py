@@ -13,6 +13,8 @@ FOLDER = "local-dir:"
 HUB = "hf-hub:"
 DEFAULT_PRETRAINED = "openai"
 RANDOM = "random"
+WORDS = '"*.json" "*.txt" "*.model"'
+"""Files of a text tower of the hub that are not its weights: its configuration, and its tokenizer's."""
 QUICK = "-quickgelu"
 """What open_clip's names of the same architecture with the other activation end in."""
 
@@ -97,26 +99,44 @@ def other_activation(name: str) -> str | None:
     return other if other in require("open_clip", "build").list_models() else None
 
 
-def not_here(name: str, pretrained: str | None) -> C2SError:
-    """That weights are not on this machine and the hub does not answer, and how to have them once."""
+def fetch(*wanted: tuple[str, str]) -> str:
+    """How to have files of repositories of the hub once, for machines without a network.
+
+    Args:
+        wanted: repository, and the patterns of its files.
+    """
     from huggingface_hub import constants
 
+    commands = "; ".join(
+        f"hf download {repository} --include {files}" for repository, files in wanted
+    )
+    folders = " and ".join(f"models--{name.replace('/', '--')}" for name, _ in wanted)
+    return (
+        f"Where there is a network, run: {commands}; then copy {folders} from its cache "
+        f"(~/.cache/huggingface/hub) into {constants.HF_HUB_CACHE} (or where HF_HUB_CACHE says). No network is "
+        "needed from then on."
+    )
+
+
+def no_answer() -> str:
+    """Why the hub was not asked, or that it does not answer."""
+    from huggingface_hub import constants
+
+    if constants.is_offline_mode():
+        return "HF_HUB_OFFLINE forbids to fetch"
+    return f"{constants.ENDPOINT} does not answer within two seconds"
+
+
+def not_here(name: str, pretrained: str | None) -> C2SError:
+    """That weights are not on this machine and the hub does not answer, and how to have them once."""
     open_clip = require("open_clip", "build")
     tag: dict[str, Any] = open_clip.get_pretrained_cfg(name, pretrained or "") or {}
     repository = name.removeprefix(HUB) if name.startswith(HUB) else tag.get("hf_hub", "")
     repository = "/".join(repository.split("/")[:2]).rstrip("/")
     what = f"its weights {pretrained!r} are" if pretrained else "it is"
-    folder = f"models--{repository.replace('/', '--')}"
-    asked = (
-        "HF_HUB_OFFLINE forbids to fetch them"
-        if constants.is_offline_mode()
-        else f"{constants.ENDPOINT} does not answer within two seconds"
-    )
-    hint = (
-        f'Where there is a network, run: hf download {repository} --include "open_clip*"; then copy '
-        f"{folder} from its cache (~/.cache/huggingface/hub) into {constants.HF_HUB_CACHE} (or where "
-        "HF_HUB_CACHE says). No network is needed from then on."
-    )
+    text = (open_clip.get_model_config(name) or {}).get("text_cfg", {}) if tag else {}
+    towers = {str(text.get(key) or "") for key in ("hf_model_name", "hf_tokenizer_name")} - {""}
+    hint = fetch((repository, '"open_clip*"'), *((tower, WORDS) for tower in sorted(towers)))
     if tag:
         quick = tag.get("quick_gelu") and named_activation(name, None) == "gelu"
         file_name = (other_activation(name) if quick else None) or name
@@ -125,4 +145,4 @@ def not_here(name: str, pretrained: str | None) -> C2SError:
         if "openaipublic" in archive:
             hint += f", or OpenAI's own archive, {archive}: --teacher {name} --pretrained {Path(archive).name}"
         hint += "."
-    return C2SError(f"teacher {name}: {what} not on this machine, and {asked}.", hint)
+    return C2SError(f"teacher {name}: {what} not on this machine, and {no_answer()}.", hint)

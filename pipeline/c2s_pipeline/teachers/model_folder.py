@@ -9,7 +9,15 @@ from typing import Any
 from c2s_cache import C2SError, ConfigError
 from c2s_cache.hub import foreign_kernel, hub, hub_answers
 from c2s_pipeline.extras import quiet, require
-from c2s_pipeline.teachers.clip_names import FOLDER, not_here, own_weights
+from c2s_pipeline.teachers.clip_names import (
+    FOLDER,
+    HUB,
+    WORDS,
+    fetch,
+    no_answer,
+    not_here,
+    own_weights,
+)
 
 TOKENIZER = ("clean", "strip_sep_token", "language", "additional_special_tokens")
 """Settings of a tokenizer that open_clip itself knows. All others would go to transformers, where one has
@@ -55,9 +63,8 @@ def _check_text_tower(name: str, tower: str) -> None:
         with hub():
             config = AutoConfig.from_pretrained(tower, trust_remote_code=False)
     except Exception as error:  # transformers and what it downloads with fail in many ways
-        first = str(error).strip().partition("\n")[0]
-        raise C2SError(
-            f"teacher {name}: its text tower {tower!r} cannot be read: {first}"
+        raise _unread(
+            f"teacher {name}: its text tower {tower!r} cannot be read", tower, error
         ) from error
     if getattr(config, "auto_map", None) or foreign_kernel(config):
         raise ConfigError(
@@ -110,12 +117,25 @@ def load_tokenizer(name: str) -> Any:
     """
     open_clip = require("open_clip", "build")
     check_model(name)
-    foreign = bool(model_config(name)["text_cfg"].get("hf_tokenizer_name"))
+    foreign = str(model_config(name)["text_cfg"].get("hf_tokenizer_name") or "")
     try:
         with quiet(), hub():
             return open_clip.get_tokenizer(
                 name, **({"trust_remote_code": False} if foreign else {})
             )
     except Exception as error:  # transformers and what it downloads with fail in many ways
-        first = str(error).strip().partition("\n")[0]
-        raise C2SError(f"the tokenizer of teacher {name} cannot be loaded: {first}") from error
+        source = name if name.startswith(FOLDER) else foreign or name.removeprefix(HUB)
+        raise _unread(f"the tokenizer of teacher {name} cannot be loaded", source, error) from error
+
+
+def _unread(what: str, source: str, error: Exception) -> C2SError:
+    """That a part of a text tower cannot be had from a folder or a repository of the hub, and what to do."""
+    first = str(error).strip().partition("\n")[0]
+    folder = Path(source.removeprefix(FOLDER))
+    if source.startswith(FOLDER) or folder.is_dir():
+        hint = f"Its files (config.json, tokenizer.json and the like) must lie in {folder}, without code of its own."
+    else:
+        hint = fetch((source, WORDS))
+        if not hub_answers():
+            first = f"{source} is not on this machine, and {no_answer()}."
+    return C2SError(f"{what}: {first}", hint)

@@ -114,3 +114,17 @@ def test_a_text_tower_that_asks_for_a_kernel_of_the_hub_is_refused(folder):
     (folder.path / "config.json").write_text(json.dumps(settings))
     name = folder(text_cfg={"hf_model_name": str(folder.path)})
     refused(name, folder.path, "brings Python code of its own")
+
+
+def test_a_folder_without_its_tokenizer_is_told_what_to_hold(folder):
+    """open_clip looks for it in the folder alone."""
+    (folder.path / "vocab.txt").unlink()
+    name = folder(text_cfg={"hf_tokenizer_name": "bert-base-uncased"})
+    refused(name, folder.path, rf"tokenizer\.json and the like\) must lie in {folder.path}")
+
+
+def test_a_text_tower_that_is_nowhere_is_named_with_the_way_to_it(folder, monkeypatch):
+    monkeypatch.setattr("c2s_cache.hub.hub_answers", lambda: False)
+    monkeypatch.setattr("c2s_pipeline.teachers.model_folder.hub_answers", lambda: False)
+    name = folder(text_cfg={"hf_model_name": "someone/tower"})
+    refused(name, folder.path, r"someone/tower is not on this machine, .*hf download someone/tower")

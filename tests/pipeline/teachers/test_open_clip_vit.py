@@ -214,6 +214,14 @@ def no_hub(monkeypatch, tmp_path):
             None,
             ("hf download someone/model --include", "models--someone--model"),
         ),
+        (
+            "xlm-roberta-base-ViT-B-32",
+            "laion5b_s13b_b90k",
+            (
+                'xlm-roberta-base --include "*.json" "*.txt" "*.model"; then copy models--laion--CLIP',
+                "and models--xlm-roberta-base from its cache",
+            ),
+        ),
     ],
 )
 def test_weights_that_are_not_here_are_named_with_the_ways_to_them(no_hub, name, pretrained, parts):
@@ -224,6 +232,24 @@ def test_weights_that_are_not_here_are_named_with_the_ways_to_them(no_hub, name,
     assert str(no_hub) in message
     for part in parts:
         assert part in message
+
+
+@pytest.mark.parametrize("name", ["ViT-H-14-CLIPA", "hf-hub:someone/model"])
+def test_a_tokenizer_that_is_not_here_is_named_with_the_way_to_it(no_hub, name, monkeypatch):
+    repository = "bert-base-uncased"
+    if name.startswith("hf-hub:"):
+        config = {"vision_cfg": {}, "text_cfg": {"hf_tokenizer_name": repository}}
+        monkeypatch.setattr(model_folder, "model_config", lambda name: config)
+        monkeypatch.setattr(
+            open_clip.factory, "_get_hf_config", lambda *a, **k: {"model_cfg": config}
+        )
+    with pytest.raises(C2SError, match=f"{repository} is not on this machine, and") as caught:
+        model_folder.load_tokenizer(name)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert f'hf download {repository} --include "*.json" "*.txt" "*.model"; then copy' in message
+    assert f"models--{repository}" in message
+    assert str(no_hub) in message
 
 
 def test_weights_that_are_here_need_no_hub(no_hub, monkeypatch):
