@@ -34,7 +34,7 @@ def _names(value: Any) -> Any:
 
 
 ModeField = Annotated[Mode, Field(description="sliding window, or whole images")]
-DeviceField = Annotated[str, Field(description="auto, cpu, cuda, cuda:1, ...")]
+DeviceField = Annotated[str, Field(description="where to compute: auto, cpu, cuda, cuda:1, ...")]
 SynonymsField = Annotated[
     Synonyms,
     Field(

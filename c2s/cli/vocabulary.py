@@ -26,7 +26,7 @@ def run_vocabulary(
         weights: see `class_embeddings`.
 
     Raises:
-        ConfigError: names without a use, or embeddings without names.
+        ConfigError: names without a use, embeddings without names, or a run that knows no class.
     """
     from c2s.evaluation.vocabulary import foreign_vocabulary, stored_embeddings
     from c2s.text_tower import class_embeddings
@@ -41,6 +41,10 @@ def run_vocabulary(
     if classes is None:
         if source is not None:
             raise ConfigError(f"{source} holds no names; give them in its order with --classes.")
+        if not run.info.classes:
+            raise ConfigError(
+                f"{run.path} was trained without class names; name some with --classes."
+            )
         return run.vocabulary
     if source is not None:
         return foreign_vocabulary(run, classes, stored_embeddings(source, run, (), str(source)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from tiny_cache import write_cache
 
 import c2s.datasets
+from c2s.cli.vocabulary import run_vocabulary
 from c2s.datasets import descriptor
 from c2s.deploy import SegmentationModel
 from c2s.deploy.info import ModelError
@@ -77,6 +79,15 @@ def test_fold_takes_text_embeddings_of_a_file_or_a_cache(trained, tmp_path, invo
         invoke(*fold, cache, "--classes", "a")
     with pytest.raises(ConfigError, match="give them in its order with --classes"):
         invoke(*fold, tmp_path / "text.npy")
+
+
+def test_a_run_that_knows_no_class_is_told_some(trained):
+    opened = open_run(trained)
+    info = opened.info.model_copy(update={"classes": (), "prompts": (), "unseen": ()})
+    free = replace(opened, info=info, embeddings=opened.embeddings[:0])
+    assert free.vocabulary.classes == ()
+    with pytest.raises(ConfigError, match=r"trained without class names; name some with --classes"):
+        run_vocabulary(free, None)
 
 
 def test_fold_without_a_run(tmp_path, c2s):
