@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from c2s.cli import app
 from c2s.cli.settings import EvalConfig, FoldConfig, PredictConfig, settled
 from c2s.config import require_said_once
+from c2s.runs.config import TrainConfig
 from c2s_cache.errors import ConfigError
 
 MODELS = {"eval": EvalConfig, "predict": PredictConfig, "fold": FoldConfig}
@@ -58,3 +59,14 @@ def test_every_setting_is_an_option_whose_help_is_the_models(command):
         if field.default not in (None, False) and not field.is_required():
             shown = "0" if name == "seen_offset" else field.default
             assert help_.endswith(f" [default: {shown}].")
+
+
+def test_the_help_of_train_says_the_defaults_of_its_configuration():
+    """They are written out there: the configuration needs torch, which help does without."""
+    params = {p.name: p for p in typer.main.get_command(app).commands["train"].params}
+    said = []
+    for name, field in TrainConfig.model_fields.items():
+        if name in params and isinstance(field.default, str | int | Path):
+            assert params[name].help.endswith(f" [default: {field.default}]."), name
+            said.append(name)
+    assert {"student", "batch_size", "seed", "runs", "workers", "teacher"} <= set(said)
