@@ -18,6 +18,7 @@ from c2s.training.logs import read_metrics
 from c2s_cache.errors import ConfigError
 from c2s_cache.fingerprint import canonical_json, digest
 from c2s_cache.lock import locked
+from c2s_cache.plugins import CODE
 from c2s_cache.receipt import write_atomic
 
 if TYPE_CHECKING:
@@ -93,12 +94,17 @@ def stored_scores(config: TrainConfig, scoring: Scoring) -> dict[str, Any] | Non
     """Scores of a cell that is finished: its run folder holds this configuration, trained to its end."""
     path = config.runs / config.run_name
     try:
-        if not _same(read_config(path), config) or not _trained(path, config):
+        if not _same(_stored(path, config), config) or not _trained(path, config):
             return None
         found: dict[str, Any] = json.loads((path / scoring.file).read_bytes())
         return found
     except (RunError, OSError, ValueError):
         return None
+
+
+def _stored(path: Path, config: TrainConfig) -> TrainConfig:
+    """Configuration of the run that is there; of code it imports no other than what the cell has asked for."""
+    return read_config(path, allow_code=config.method.name.startswith(CODE))
 
 
 def run_cell(config: TrainConfig, scoring: Scoring) -> dict[str, Any]:
@@ -159,7 +165,7 @@ def _train(config: TrainConfig, path: Path) -> None:
     from c2s.validation_set import load_validation_set
 
     try:
-        resumable = _same(read_config(path), config) and saved_step(path) is not None
+        resumable = _same(_stored(path, config), config) and saved_step(path) is not None
     except RunError:
         resumable = False
     if resumable:

@@ -12,9 +12,10 @@ from c2s.ablation.cell import run_name
 from c2s.config import merge, resolve
 from c2s.methods.grid import Grid, Row
 from c2s.methods.recipes import Recipe
-from c2s.methods.registry import DEFAULT, run_defaults
+from c2s.methods.registry import DEFAULT, named, run_defaults
 from c2s.runs.config import TrainConfig, load_config
 from c2s.shapes.defaults import own_teacher
+from c2s.students.registry import require_no_code
 from c2s_cache import ConfigError, Manifest, open_cache
 from c2s_cache.fingerprint import canonical_json, digest
 
@@ -33,6 +34,7 @@ class Request:
         students: in place of the grids' own; empty: theirs.
         seeds: in place of the grids' own; None: theirs.
         teacher, pretrained: of caches to derive, if the teacher is not where it was.
+        allow_code: `file` may name a method that is code of one's own.
     """
 
     cache: str
@@ -46,6 +48,7 @@ class Request:
     seeds: int | None = None
     teacher: str | None = None
     pretrained: str | None = None
+    allow_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,7 @@ def make_plan(grids: Sequence[Grid], request: Request) -> Plan:
     Raises:
         CacheError: the cache is missing or not complete.
         ConfigError: a wrong setting, or a row needs a cache that cannot be derived.
+        CodeError: a file or a grid names a method that is code, not allowed.
     """
     manifest = open_cache(request.cache).manifest
     derived: dict[Path, dict[str, Any]] = {}
@@ -153,8 +157,16 @@ def _resolve(
     defaults = merge(defaults, {"method": {"name": request.method}})
     place = {"cache": cache, "runs": request.out / "runs", "student": student, "seed": seed}
     given = {k: v for k, v in {**request.options, **place}.items() if v is not None}
+    for values in (grid.train, row.train):
+        name = named(values.get("method"))
+        allowed = request.allow_code or name == request.method
+        require_no_code(name, f"The grid {grid.name}", allowed, "method")
     config = load_config(
-        request.file, request.settings, merge(defaults, grid.train), **merge(given, row.train)
+        request.file,
+        request.settings,
+        merge(defaults, grid.train),
+        request.allow_code,
+        **merge(given, row.train),
     )
     config = config.resolved(manifest)
     derived = cache.name if isinstance(cache, Path) else ""

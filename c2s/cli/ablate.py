@@ -91,6 +91,7 @@ def ablate(
         seeds,
         teacher,
         pretrained,
+        allow_code,
     )
     manifest = read_manifest(cache)
     scoring = Scoring(dataset or manifest.dataset, root, split, limit)

@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 
 from c2s.ablation.plan import make_plan
+from c2s.methods.grid import Grid
 from c2s.methods.recipes import Recipe
+from c2s.students.registry import CodeError
 from c2s_cache import ConfigError
 
 
@@ -74,3 +76,15 @@ def test_a_wrong_setting_in_the_last_row_is_found_before_anything_runs(grid, req
     rows = [*grid.rows, grid.rows[0].model_copy(update={"name": "z", "train": {"tau": 1}})]
     with pytest.raises(ConfigError, match="unknown key 'tau'"):
         make_plan([grid.model_copy(update={"rows": tuple(rows)})], request_)
+
+
+def test_a_row_brings_no_method_that_is_code_unless_it_was_asked_for(request_):
+    own = "python:plain_methods:WholeConfig"
+    row = {"name": "own", "train": {"method": {"name": own}}}
+    grid = Grid.model_validate({"name": "g", "rows": [row]})
+    with pytest.raises(CodeError, match=rf"The grid g has the method {own}"):
+        make_plan([grid], request_)
+    for request in (replace(request_, allow_code=True), replace(request_, method=own)):
+        (run,) = make_plan([grid], request).runs
+        assert run.method.name == own
+        assert run.schedule == "cosine"
