@@ -12,6 +12,7 @@ from power_cut import Disk
 from c2s.runs.checkpoint import HALFWAY, RunError, load_tensors, read_state, saved_step
 from c2s.runs.folder import create_run, owned, read_config, read_info
 from c2s.runs.run import open_run
+from c2s.students import create
 from c2s.training import run
 from c2s.training.checkpoint_io import SafetensorsIO, save_halfway
 from c2s_cache import open_cache
@@ -106,4 +107,4 @@ def test_a_new_run_is_there_or_not(tiny_cache, tmp_path):
             load_tensors(folder / "r" / "text.safetensors")
 
     with Disk(tmp_path / "runs").watched(check, tmp_path / "s"), owned(config):
-        create_run(config, cache, torch.nn.Identity())
+        create_run(config, cache, create("shapes-net", 16, "random"))
