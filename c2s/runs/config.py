@@ -202,6 +202,10 @@ class TrainConfig(BaseModel):
     def _check(self) -> TrainConfig:
         if self.views == "fresh" and self.teacher != "online" and not self.method.any_view:
             raise ValueError("views=fresh needs teacher=online: a cache holds no fresh views")
+        if self.teacher_weights is not None and self.teacher != "online":
+            raise ValueError(
+                "teacher_weights has no effect without teacher=online: nothing else loads the teacher"
+            )
         parts = self.nodes * self.devices * self.accumulate
         if self.batch_size % parts:
             raise ValueError(

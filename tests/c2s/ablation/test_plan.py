@@ -51,7 +51,9 @@ def test_what_a_run_does_not_learn_from_is_not_in_its_name(grid, request_):
         plan = make_plan([grid], replace(request_, options=options))
         return [run.run_name for run in plan.runs]
 
-    assert names() == names(workers=3, log_every=7, keep=0, teacher_weights="elsewhere.pt")
+    assert names() == names(workers=3, log_every=7, keep=0)
+    moved = names(teacher="online", teacher_weights="elsewhere.pt")
+    assert names(teacher="online") == moved
     assert names() == names(augment={"flip": 0.0}, validation={"every": 2})
     watched = names(validation={"every": 2, "patience": 3})
     assert watched == names(validation={"every": 2, "patience": 3, "root": "elsewhere"})

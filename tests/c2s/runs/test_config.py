@@ -62,6 +62,7 @@ def test_settings_and_options_override_the_file(tmp_path):
         ("precision=8-bit", "precision"),
         ("tau", "key=value"),
         ("views=fresh", "teacher=online"),
+        ("teacher_weights=own.pt", "teacher_weights has no effect without teacher=online"),
     ],
 )
 def test_wrong_settings_are_named(setting, message):
