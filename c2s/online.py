@@ -1,37 +1,48 @@
-"""CLIP in the training loop: the builder's own functions, on the views of a batch."""
+"""CLIP in the training loop: the builder's own stages, on the views of a batch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from c2s.methods.clip_to_seg.examples import GLOBAL_CLS, GRID, REGION_CLS, REGION_ID
-from c2s.methods.examples import BOX, FLIP, CutView, TeacherOutput, source_labels
+from c2s.methods.clip_to_seg.examples import TAUGHT
+from c2s.methods.examples import CutView, TeacherOutput
 from c2s.runs.config import TrainConfig
 from c2s.shapes.defaults import own_teacher
 from c2s.training.processes import cluster_environment
 from c2s_cache import Manifest
 
 if TYPE_CHECKING:
-    from c2s_pipeline.view_teacher import ViewTeacher
+    from c2s_pipeline.teachers.base import Teacher
 
 
 class OnlineTeacher:
-    """Answers for each view what a cache of this manifest holds.
-
-    Tokens are rounded to float16 as a cache rounds them: cached and online runs then see the same
-    numbers, and their losses stay together for as long as the arithmetic repeats.
+    """Answers for each view what a cache of this manifest holds, at the cache's precision: cached and online runs then
+    see the same numbers, and their losses stay together for as long as the arithmetic repeats.
 
     Args:
         manifest: of the cache.
         teacher: its teacher.
+        paths: arrays that are asked for.
     """
 
-    def __init__(self, manifest: Manifest, teacher: ViewTeacher) -> None:
-        self.teacher = teacher
+    def __init__(self, manifest: Manifest, teacher: Teacher, paths: Sequence[str]) -> None:
+        from c2s_pipeline.stages.registry import recorded_stages
+
+        self.teacher, self.paths = teacher, paths
+        facts = manifest.model_dump()
+        for record in facts["stages"]:  # each view is a row
+            record["axes"] = {
+                axis: 1 if axis == "view" else n for axis, n in record["axes"].items()
+            }
+        self.manifest = Manifest.model_validate(facts)
+        asked = {manifest.owners[path] for path in paths}
+        stages = recorded_stages(manifest)
+        self._stages = [stage for name, stage in stages.items() if name in asked]
         native, dense = manifest.teacher.image_size, manifest.teacher.dense_size
         self._sizes = (native,) if native == dense else (native, dense)
 
@@ -42,32 +53,35 @@ class OnlineTeacher:
 
     def answer(self, views: Sequence[CutView]) -> list[TeacherOutput]:
         """See `c2s.training.online.OnlineTeacher`."""
-        from c2s_pipeline.view_teacher import View
+        from c2s_pipeline.batch import Batch
+        from c2s_pipeline.stages.views import keep_pixels
 
-        shown = [
-            View(
-                source_labels(v.sample),
-                v.sample[BOX],
-                bool(v.sample[FLIP]),
-                v.images[0],
-                v.images[-1],
-            )
-            for v in views
-        ]
-        cls, tokens = self.teacher.tokens(shown)
-        assert cls is not None
-        assert tokens is not None
-        grids = self.teacher.grids(shown, tokens)
-        regions = self.teacher.regions(shown, grids)
-        return [
-            {
-                GRID: grid,
-                GLOBAL_CLS: one.astype(np.float16),
-                REGION_CLS: region_cls.astype(np.float16),
-                REGION_ID: region.ids,
-            }
-            for grid, one, (region, region_cls) in zip(grids, cls, regions, strict=True)
-        ]
+        samples = _Samples([view.sample.arrays for view in views])
+        rows = range(len(views))
+        names = [str(view.sample.row) for view in views]
+        device = self.teacher.device.type
+        batch = Batch(self.manifest, rows, names, samples, None, lambda: self.teacher, device)
+        for i, size in enumerate(self.sizes):
+            keep_pixels(batch, size, np.stack([view.images[i] for view in views]))
+        for stage in self._stages:
+            batch.add(stage.compute(batch))
+        types = {path: self.manifest.arrays[path].dtype for path in self.paths}
+        items = {path: batch.items(path) for path in self.paths}
+        return [{path: items[path][i].astype(types[path]) for path in self.paths} for i in rows]
+
+
+class _Samples:
+    """What loader processes read of the views of a batch, as `c2s_pipeline.batch.Stored`."""
+
+    def __init__(self, samples: Sequence[Mapping[str, NDArray[Any]]]) -> None:
+        self._samples = samples
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._samples[0]
+
+    def item(self, path: str, row: int, view: int) -> NDArray[Any]:
+        """The item of the view that is row number `row` of the batch."""
+        return self._samples[row][path]
 
 
 def load_online_teacher(config: TrainConfig, manifest: Manifest) -> OnlineTeacher:
@@ -84,20 +98,17 @@ def load_online_teacher(config: TrainConfig, manifest: Manifest) -> OnlineTeache
     from c2s_pipeline.extras import require
 
     require("open_clip", "build")
-    from c2s_pipeline.kmeans import create_backend
     from c2s_pipeline.teachers.recorded import (
         FILE_OR_FOLDER,
         load_recorded,
         named_weights,
         recorded_spec,
     )
-    from c2s_pipeline.view_teacher import ViewTeacher
 
     weights = config.teacher_weights or own_teacher(manifest.teacher.name)
     spec = recorded_spec(manifest, *named_weights(weights))
     teacher = load_recorded(manifest, spec, device=_device(config), options=FILE_OR_FOLDER)
-    backend = create_backend(manifest.requests["masks"]["backend"], teacher.device)
-    return OnlineTeacher(manifest, ViewTeacher(manifest, teacher, backend))
+    return OnlineTeacher(manifest, teacher, sorted(TAUGHT))
 
 
 def _device(config: TrainConfig) -> str:

@@ -77,9 +77,9 @@ class BuildBar:
         stages = f"keeping {', '.join(change.kept)}; computing {', '.join(change.new) or 'nothing'}"
         self._progress.console.print(stages, markup=False, highlight=False)
 
-    def text(self, done: int, total: int) -> None:
-        """So many of the class sentences are embedded."""
-        self._progress.update(self._task, description="class names", total=total, completed=done)
+    def once(self, stage: str, done: int, total: int) -> None:
+        """So much is done of a stage that is computed once."""
+        self._progress.update(self._task, description=stage, total=total, completed=done)
 
     def start(self, total: int, done: int) -> None:
         """The build has `total` rows, of which `done` are already in the cache."""

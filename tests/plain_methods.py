@@ -69,7 +69,7 @@ class WholeExamples:
 class WholeConfig(MethodConfig):
     """The image's own token, and nothing else."""
 
-    stages: ClassVar[tuple[str, ...]] = ("views", "teacher")
+    stages: ClassVar[tuple[str, ...]] = ("views", "global_cls")
     student: ClassVar[str] = "python:plain_methods:Whole"
     kind: ClassVar[type[Student]] = Student
     defaults: ClassVar[dict[str, Any]] = {"schedule": "cosine", "clip_norm": 1.0, "lr": 1e-2}

@@ -7,7 +7,32 @@ from pathlib import Path
 
 from c2s.datasets import FolderSplit
 from c2s.datasets.coco_stuff import DESCRIPTOR
-from c2s_pipeline.request import BuildRequest
+from c2s_cache import Block
+from c2s_pipeline.build.request import BuildRequest, build_request
+
+SHORT = {
+    "views": ("views", "count"),
+    "dense": ("dense", "tier"),
+    "templates": ("text", "templates"),
+    "prompts": ("text", "prompts"),
+    "text_embeddings": ("text", "embeddings"),
+    "check_text": ("text", "check"),
+}
+"""Settings of stages that tests write without their stage."""
+
+
+def nested(changes):
+    """Values of a request from short ones."""
+    values = {key: value for key, value in changes.items() if key not in SHORT}
+    for key in changes.keys() & SHORT.keys():
+        stage, name = SHORT[key]
+        values.setdefault(stage, {})[name] = changes[key]
+    return values
+
+
+def made(**changes) -> BuildRequest:
+    """A request from short values."""
+    return build_request(**nested(changes))
 
 
 def request(teacher, **changes):
@@ -18,7 +43,28 @@ def request(teacher, **changes):
         "view_size": 32,
         "dense": "float16",
     }
-    return BuildRequest(**(settings | {"masks": {"windows": (2, 3)}} | changes))
+    return made(**(settings | {"masks": {"windows": (2, 3)}} | changes))
+
+
+class InMemory:
+    """What is there of a block, as `c2s_pipeline.batch.Stored`."""
+
+    def __init__(self, manifest=None, arrays=()):
+        self.arrays = arrays
+        self.block = manifest and Block(manifest, 0, arrays)
+
+    def __contains__(self, path):
+        return path in self.arrays
+
+    def item(self, path, row, view):
+        return self.block.item(path, row, view)
+
+
+NOTHING = InMemory()
+
+
+def no_teacher():
+    raise AssertionError("this needs no teacher")
 
 
 def contents(path: Path) -> dict[str, str]:

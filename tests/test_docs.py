@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from c2s.cli import app
 from c2s.cli.settings import EvalConfig, FoldConfig, PredictConfig
 from c2s.runs.config import TrainConfig, ValidationConfig
-from c2s_pipeline.request import BuildRequest
+from c2s_pipeline.build.request import request_model
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -120,7 +120,7 @@ def shown(default: Any) -> str:
 @pytest.mark.parametrize(
     ("model", "headings"),
     [
-        (BuildRequest, ["Of a cache"]),
+        (request_model(), ["Of a cache"]),
         (TrainConfig, ["Of a run", "Of the method"]),
         (EvalConfig, ["Of a score"]),
         (PredictConfig, ["Of a prediction"]),

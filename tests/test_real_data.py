@@ -83,10 +83,10 @@ def check_cls_tokens(path: Path, checkpoint: Path) -> None:
         "ViT-B-16", pretrained=str(checkpoint)
     )
     model.eval()
-    block = open_cache(path).read_block(0, ["images/data", "teacher/global_cls"])
+    block = open_cache(path).read_block(0, ["images/data", "global_cls/cls"])
     for i in (0, 5):
         sample = block.sample(i)
         image = preprocess(Image.open(io.BytesIO(sample["images/data"])))[None]
         with torch.inference_mode():
             want = model.encode_image(image)[0].numpy()
-        np.testing.assert_allclose(sample["teacher/global_cls"].astype(np.float32), want, atol=2e-3)
+        np.testing.assert_allclose(sample["global_cls/cls"].astype(np.float32), want, atol=2e-3)

@@ -6,13 +6,14 @@ from __future__ import annotations
 import hashlib
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from c2s.methods.clip_to_seg.examples import IGNORED
 from c2s.methods.clip_to_seg.examples import PATHS as TRAINING
-from c2s_cache.manifest import Manifest, TeacherInfo
+from c2s_cache.manifest import ArrayRecord, Manifest, StageRecord, TeacherInfo
 from c2s_cache.pseudo_mask import pseudo_mask
 from c2s_cache.views import crop_labels, inside_image
 from c2s_cache.writer import BlockWriter, create_cache
@@ -24,35 +25,103 @@ PATHS = TRAINING | {IGNORED}
 """All that any training reads of a block."""
 
 
-def tiny_manifest(rows: int = 11, block_rows: int = 4, views: int = 1, seed: int = 0) -> Manifest:
-    """What `write_cache` writes."""
+def tiny_manifest(
+    rows: int = 11, block_rows: int = 4, views: int = 1, seed: int = 0, **settings: dict[str, Any]
+) -> Manifest:
+    """What `write_cache` writes; `settings` are those of stages, by name. With some of "dense", it has that stage."""
+
+    settings = {"views": {"count": views}} | settings
+
+    def stage(name: str, upstream: tuple[str, ...], arrays: Arrays, **more: Any) -> StageRecord:
+        asked = settings.get(name, {})
+        return StageRecord(name=name, settings=asked, upstream=upstream, arrays=arrays, **more)
+
+    grid = ("view", "grid_y", "grid_x")
+    tier = settings.get("dense", {}).get("tier", "int8")
+    dense = {"dense/tokens": ArrayRecord(axes=(*grid, "dense_channel"), dtype=tier, chunk=1)}
+    if tier == "int8":
+        dense["dense/scale"] = ArrayRecord(axes=grid, dtype="float16")
+    stages = [
+        stage("images", (), IMAGES, facts=("source",), axes={"axis": 2, "byte": 32}),
+        stage("labels", ("images",), LABELS, facts=("unseen", "num_classes")),
+        stage("views", ("images",), VIEWS, facts=("seed",), axes={"view": views, "edge": 4}),
+        stage(
+            "global_cls",
+            ("views",),
+            {"global_cls/cls": ArrayRecord(axes=("view", "channel"), dtype="float16")},
+            facts=("teacher.digest", "teacher.precision"),
+        ),
+        *(
+            [stage("dense", ("views",), dense, facts=("teacher.digest",))]
+            if "dense" in settings
+            else []
+        ),
+        stage("masks", ("views", "labels"), {"masks/grid": ArrayRecord(axes=grid, dtype="uint8")}),
+        stage("regions", ("masks", "labels"), REGIONS, facts=("teacher.digest",)),
+        stage(
+            "text",
+            (),
+            {"text/embeddings": ArrayRecord(axes=("class", "channel"), dtype="float32")},
+            once=True,
+            facts=("teacher.digest", "classes"),
+        ),
+    ]
     return Manifest(
         dataset="tiny",
         split="train",
+        source={"drawn": seed},
+        order="0" * 64,
         classes=CLASSES,
         unseen=UNSEEN,
         rows=rows,
         block_rows=block_rows,
-        views=views,
+        seed=seed,
         view_size=SIZE,
-        dense="none",
         teacher=TeacherInfo(
             name="random",
             pretrained=None,
             digest="0" * 64,
+            tower_digest="2" * 64,
             text_digest="1" * 64,
+            activation="gelu",
             dim=DIM,
             image_size=SIZE,
             dense_size=SIZE,
+            dense_dim=DIM,
             grid=(GRID, GRID),
             mean=(0.5, 0.5, 0.5),
             std=(0.25, 0.25, 0.25),
         ),
-        requests={
-            s: {"seed": seed} | ({"precision": "float32"} if s == "teacher" else {})
-            for s in ("images", "labels", "views", "teacher", "masks", "regions", "text")
-        },
+        stages=tuple(stages),
     )
+
+
+Arrays = dict[str, ArrayRecord]
+IMAGES: Arrays = {
+    "images/data": ArrayRecord(
+        dtype="uint8", end="images/end", chunk=256 << 10, shard=16 << 20, zstd=None
+    ),
+    "images/end": ArrayRecord(dtype="uint64"),
+    "images/size": ArrayRecord(axes=("axis",), dtype="int32"),
+    "images/digest": ArrayRecord(axes=("byte",), dtype="uint8", zstd=None),
+    "rows/usable": ArrayRecord(dtype="bool"),
+    "rows/id_data": ArrayRecord(dtype="uint8", end="rows/id_end", chunk=64 << 10, shard=1 << 20),
+    "rows/id_end": ArrayRecord(dtype="uint32"),
+}
+LABELS: Arrays = {
+    "labels/data": ArrayRecord(dtype="uint8", end="labels/end", chunk=1 << 20, shard=64 << 20),
+    "labels/ignored": ArrayRecord(dtype="bool", end="labels/end", chunk=1 << 20, shard=64 << 20),
+    "labels/end": ArrayRecord(dtype="uint64"),
+}
+VIEWS: Arrays = {
+    "views/box": ArrayRecord(axes=("view", "edge"), dtype="float64"),
+    "views/flip": ArrayRecord(axes=("view",), dtype="bool"),
+}
+REGIONS: Arrays = {
+    "regions/cls": ArrayRecord(axes=("channel",), dtype="float16", end="regions/end", chunk=64),
+    "regions/id": ArrayRecord(dtype="int16", end="regions/end"),
+    "regions/end": ArrayRecord(axes=("view",), dtype="uint32"),
+}
 
 
 def write_cache(
@@ -116,16 +185,15 @@ def _write_block(writer: BlockWriter, m: Manifest, block: int, rng: np.random.Ge
     flips = rng.random((n, m.views)) < 0.5
     grids = rng.integers(0, 3, (n, m.views, GRID, GRID)).astype(np.uint8)
     grids[rng.random(grids.shape) < 0.3] = 255
-    ids, areas, ends = [], [], []
+    ids, ends = [], []
     for i in range(n):
         for v in range(m.views):
             if usable[i]:
                 view = crop_labels(labels[i], boxes[i, v], bool(flips[i, v]), SIZE)
                 inside = inside_image(*labels[i].shape, boxes[i, v], bool(flips[i, v]), SIZE)
                 mask = pseudo_mask(view, grids[i, v], len(CLASSES), inside)
-                found, counts = np.unique(mask[mask >= 0], return_counts=True)
+                found = np.unique(mask[mask >= 0])
                 ids.extend(found.tolist())
-                areas.extend((counts / SIZE**2).tolist())
             ends.append(len(ids))
     identity = [f"scene-{r}".encode() for r in rows]
     writer.write(
@@ -139,9 +207,9 @@ def _write_block(writer: BlockWriter, m: Manifest, block: int, rng: np.random.Ge
                 b"".join(hashlib.sha256(d).digest() if len(d) else bytes(32) for d in data),
                 np.uint8,
             ).reshape(n, 32),
-            "images/usable": np.array(usable),
-            "images/id_data": np.frombuffer(b"".join(identity), np.uint8),
-            "images/id_end": np.cumsum([len(i) for i in identity]),
+            "rows/usable": np.array(usable),
+            "rows/id_data": np.frombuffer(b"".join(identity), np.uint8),
+            "rows/id_end": np.cumsum([len(i) for i in identity]),
         },
         {"quarantined": quarantined},
     )
@@ -155,7 +223,7 @@ def _write_block(writer: BlockWriter, m: Manifest, block: int, rng: np.random.Ge
         },
     )
     writer.write("views", block, {"views/box": boxes, "views/flip": flips})
-    writer.write("teacher", block, {"teacher/global_cls": rng.normal(size=(n, m.views, DIM))})
+    writer.write("global_cls", block, {"global_cls/cls": rng.normal(size=(n, m.views, DIM))})
     writer.write("masks", block, {"masks/grid": grids})
     writer.write(
         "regions",
@@ -163,8 +231,6 @@ def _write_block(writer: BlockWriter, m: Manifest, block: int, rng: np.random.Ge
         {
             "regions/cls": rng.normal(size=(len(ids), DIM)),
             "regions/id": np.array(ids),
-            "regions/area": np.array(areas),
             "regions/end": np.array(ends).reshape(n, m.views),
-            "regions/skipped": np.zeros((n, m.views)),
         },
     )

@@ -16,15 +16,12 @@ from c2s_cache.writer import BlockWriter, create_cache
 
 def dense_request() -> Manifest:
     """The tiny cache's request, with a dense tier."""
-    manifest = tiny_manifest()
-    requests = {**manifest.requests, "dense": {"tier": "int8"}}
-    return manifest.model_copy(update={"dense": "int8", "requests": requests})
+    return tiny_manifest(dense={"tier": "int8"})
 
 
 def changed_request() -> Manifest:
     """The tiny cache's request, with other masks."""
-    manifest = tiny_manifest()
-    return manifest.model_copy(update={"requests": {**manifest.requests, "masks": {"seed": 1}}})
+    return tiny_manifest(masks={"threshold": 0.5})
 
 
 def begin(folder: Path) -> None:

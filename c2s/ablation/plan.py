@@ -203,13 +203,14 @@ def build_requests(
     request: Request, manifest: Manifest, changes: dict[str, Any]
 ) -> tuple[Any, Any]:
     """The `BuildRequest` of the given cache, and the same with changes."""
-    from c2s_pipeline.recorded import recorded_request
-    from c2s_pipeline.request import BuildRequest
+
+    from c2s_pipeline.build.request import recorded_request, request_model
 
     teacher = request.teacher or own_teacher(manifest.teacher.name)
     options = {"teacher": teacher, "pretrained": request.pretrained}
     recorded = recorded_request(manifest).model_dump()
     if request.teacher is not None:
         recorded["pretrained"] = None  # the recorded weights are another teacher's
-    have = resolve(BuildRequest, recorded, None, (), options)
-    return have, resolve(BuildRequest, have.model_dump(), None, (), changes)
+    model = request_model()
+    have = resolve(model, recorded, None, (), options)
+    return have, resolve(model, have.model_dump(), None, (), changes)

@@ -17,7 +17,7 @@ from c2s.training.logs import read_metrics
 from c2s_cache import C2SError, open_cache
 
 if TYPE_CHECKING:
-    from c2s_pipeline.machine import Progress
+    from c2s_pipeline.build.resources import Progress
 
 Watch = Callable[["Board"], None]
 
@@ -54,10 +54,10 @@ def derive_caches(plan: Plan, request: Request, progress: Progress | None = None
     """Derive the caches that rows need beside the given one, once, into the output folder.
 
     Raises:
-        C2SError: see `c2s_pipeline.derive.derive`; what is finished is kept.
+        C2SError: see `c2s_pipeline.build.derive.derive`; what is finished is kept.
     """
-    from c2s_pipeline.derive import derive
-    from c2s_pipeline.machine import Machine
+    from c2s_pipeline.build.derive import derive
+    from c2s_pipeline.build.resources import Machine
 
     manifest = open_cache(request.cache).manifest
     for path, changes in plan.derived.items():

@@ -26,10 +26,10 @@ from c2s_cache import Cache, open_cache
 from c2s_cache.change import Change
 from c2s_cache.pseudo_mask import pseudo_mask
 from c2s_cache.views import crop, crop_image, decode_image
-from c2s_pipeline.build import build, load_teacher
-from c2s_pipeline.cluster import connect
+from c2s_pipeline.build.builder import build, load_teacher
+from c2s_pipeline.build.dask_cluster import connect
 from c2s_pipeline.devices import default_device
-from c2s_pipeline.regions import RegionConfig, masked_regions
+from c2s_pipeline.stages.regions import RegionSettings, masked_regions
 from c2s_pipeline.teachers.base import Teacher
 
 BATCHES = (4, 8, 16, 32, 64, 128)
@@ -141,7 +141,7 @@ class _Clock:
     def change(self, change: Change) -> None:
         """Never: every round builds anew."""
 
-    def text(self, done: int, total: int) -> None:
+    def once(self, stage: str, done: int, total: int) -> None:
         """Not timed."""
 
     def warn(self, sentence: str) -> None:
@@ -164,8 +164,7 @@ class _Clock:
 def _inputs(cache: Cache, teacher: Teacher) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Dense views uint8 [n, S, S, 3] and region images uint8 [R, T, T, 3] of a cache's rows."""
     m = cache.manifest
-    fields = {k: v for k, v in m.requests["regions"].items() if k in RegionConfig.model_fields}
-    config = RegionConfig.model_validate(fields)
+    config = RegionSettings.model_validate(m.stage("regions").settings)
     dense: list[NDArray[np.uint8]] = []
     regions: list[NDArray[np.uint8]] = []
     for number in range(cache.blocks):
@@ -175,7 +174,7 @@ def _inputs(cache: Cache, teacher: Teacher) -> tuple[NDArray[np.uint8], NDArray[
             image, box, flip = decode_image(s[IMAGE].tobytes()), s[BOX], bool(s[FLIP])
             view = crop(image, source_map(s, LABELS), box, flip, teacher.image_size)
             pseudo = pseudo_mask(view.labels, s[GRID], len(m.classes), view.inside)
-            regions.append(masked_regions(view.image, pseudo, config).images)
+            regions.append(masked_regions(view.image, pseudo, config)[1])
             dense.append(crop_image(image, box, flip, teacher.dense_size))
     return np.stack(dense), np.concatenate(regions)
 

@@ -16,10 +16,11 @@ from c2s.datasets import load_dataset
 from c2s_cache import MissingExtra
 from c2s_cache.label_map import without
 from c2s_cache.views import canonical_box, crop_image, crop_labels, decode_image
+from c2s_pipeline.clustering.kmeans import BackendName, KMeansBackend, create_backend
+from c2s_pipeline.clustering.latent import ClusterSettings
+from c2s_pipeline.clustering.seeds import annotated_cells, initial_seeds
 from c2s_pipeline.devices import default_device
-from c2s_pipeline.kmeans import BackendName, KMeansBackend, create_backend
-from c2s_pipeline.masks import MaskConfig
-from c2s_pipeline.seeds import annotated_cells, initial_seeds
+from c2s_pipeline.stages.masks import MaskSettings
 from c2s_pipeline.teachers.base import Teacher, TeacherSpec
 from c2s_pipeline.teachers.registry import load_teacher
 
@@ -44,18 +45,19 @@ def bench_cluster(
     request = build_request(teacher, pretrained)
     device = default_device()
     model = load_teacher(TeacherSpec(request.teacher, request.pretrained), device)
-    tokens, seeds = _inputs(model, request.masks, images, request.batch_size)
+    masks: MaskSettings = request.stage("masks").settings
+    tokens, seeds = _inputs(model, masks, images, request.batch_size)
     steps = [*range(0, len(tokens), request.batch_size), len(tokens)]
 
     def side(backend: KMeansBackend) -> Side:
         def run() -> int:
             for a, b in pairwise(steps):
-                backend.fit(tokens[a:b], seeds[a:b], request.masks.iterations)
+                backend.fit(tokens[a:b], seeds[a:b], masks.iterations)
             return len(tokens)
 
         return run
 
-    sides: dict[str, Side] = {request.backend: side(create_backend(request.backend, device))}
+    sides: dict[str, Side] = {masks.backend: side(create_backend(masks.backend, device))}
     others: tuple[BackendName, ...] = ("sklearn", "cuml") if device == "cuda" else ("sklearn",)
     for name in others:
         try:
@@ -74,10 +76,12 @@ def bench_cluster(
         "device": device_name(),
         "threads": torch.get_num_threads(),
     }
-    return result("cluster", rates, request.backend, "sklearn", "images/s", what, **cuml)
+    return result("cluster", rates, masks.backend, "sklearn", "images/s", what, **cuml)
 
 
-def _inputs(teacher: Teacher, config: MaskConfig, images: int, batch: int) -> tuple[Arrays, Arrays]:
+def _inputs(
+    teacher: Teacher, config: ClusterSettings, images: int, batch: int
+) -> tuple[Arrays, Arrays]:
     """Unannotated tokens and seeds of scenes that have any."""
     source = load_dataset("shapes").split("train")
     size = teacher.dense_size

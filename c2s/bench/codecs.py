@@ -15,8 +15,8 @@ from c2s.bench.inputs import build_request
 from c2s.bench.measure import alternate, machine
 from c2s.datasets import load_dataset
 from c2s_cache.views import canonical_box, crop_image, decode_image
-from c2s_pipeline.block import dense_tier
-from c2s_pipeline.build import load_teacher
+from c2s_pipeline.build.builder import load_teacher
+from c2s_pipeline.stages.dense import SCALE, TOKENS, dense_tier
 
 CODECS: dict[str, list[Any]] = {
     "none": [],
@@ -60,11 +60,11 @@ def bench_codecs(
     quantised = dense_tier(dense, "int8")
     kinds: dict[str, NDArray[Any]] = {
         "dense float16": dense.astype(np.float16),
-        "dense int8": quantised["teacher/dense"],
+        "dense int8": quantised[TOKENS],
         "CLS float16": cls.astype(np.float16),
     }
     tables = {kind: _table(values, rounds, advance) for kind, values in kinds.items()}
-    scales = quantised["teacher/dense_scale"]
+    scales = quantised[SCALE]
     sizes = {
         "none": 0,
         "int8": kinds["dense int8"][0].nbytes + scales[0].nbytes,

@@ -13,8 +13,8 @@ from c2s.datasets import load_dataset
 from c2s.shapes.defaults import build_defaults
 from c2s.terminal import BuildBar
 from c2s_cache import Cache, open_cache
-from c2s_pipeline.build import build
-from c2s_pipeline.request import BuildRequest
+from c2s_pipeline.build.builder import build
+from c2s_pipeline.build.request import BuildRequest, request_model
 from c2s_pipeline.teachers.clip_names import RANDOM
 
 
@@ -29,7 +29,7 @@ def build_request(
     bundled = teacher is None and dataset == "shapes"
     weights = pretrained or (None if bundled or ":" in (teacher or "") else RANDOM)
     values = {"teacher": teacher, "pretrained": weights, **options}
-    return resolve(BuildRequest, defaults, None, (), values)
+    return resolve(request_model(), defaults, None, (), values)
 
 
 @contextmanager

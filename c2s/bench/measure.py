@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from c2s_pipeline.build.provenance import versions
 from c2s_pipeline.memory import peak_memory
-from c2s_pipeline.provenance import versions
 
 PACKAGES = ("torch", "zarr", "zarrs", "numpy", "open_clip_torch", "scikit-learn", "pillow")
 

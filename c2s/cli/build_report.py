@@ -44,7 +44,10 @@ def report_build(report: Any, as_json: bool) -> None:
             f"{report.seconds:.1f} s ({rate:.1f} images/s), peak {report.memory / 2**30:.2f} GiB."
         )
         rows = ", ".join(f"{stage} {count}" for stage, count in report.computed.items())
-        kept = ", ".join(s for s in cache.manifest.stages if s not in report.computed) or "nothing"
+        kept = (
+            ", ".join(s for s in cache.manifest.stage_names if s not in report.computed)
+            or "nothing"
+        )
         passes = f"{report.passes} teacher passes done, {report.passes_saved} saved"
         typer.echo(f"rows computed: {rows}; taken as they were: {kept}; {passes}.")
     _show_quarantine(quarantine)

@@ -21,6 +21,7 @@ from c2s.cli.cache_options import (
     DenseSizeOption,
     JsonOption,
     LimitOption,
+    MethodOption,
     MovedPretrainedOption,
     MovedTeacherOption,
     OutOption,
@@ -32,6 +33,7 @@ from c2s.cli.cache_options import (
     SetOption,
     SplitFileOption,
     SplitOption,
+    StageOption,
     TeacherOption,
     TemplatesOption,
     TextEmbeddingsOption,
@@ -55,6 +57,8 @@ def build(
     out: OutOption = None,
     teacher: TeacherOption = None,
     pretrained: PretrainedOption = None,
+    method: MethodOption = None,
+    stage: StageOption = None,
     views: ViewsOption = None,
     dense: DenseOption = None,
     dense_size: DenseSizeOption = None,
@@ -90,6 +94,8 @@ def build(
 
     source, request, usual = cache_request(
         *(dataset, root, split, split_file, recipe, config, set_, clean_names, unchecked_text),
+        methods=method or (),
+        stages=stage or (),
         teacher=teacher,
         pretrained=pretrained,
         views=views,
@@ -102,7 +108,7 @@ def build(
         batch_size=batch_size,
         block_rows=block_rows,
     )
-    from c2s_pipeline.build import build as run
+    from c2s_pipeline.build.builder import build as run
 
     with BuildBar() as bar:
         report = run(source, request, out or usual, workers, bar, scheduler, update)
@@ -131,6 +137,7 @@ def derive(
     """
     check_machine(workers, scheduler)
     from c2s.cli.build_report import report_build
+    from c2s.cli.cache_request import stage_settings
     from c2s.config import require_said_once, resolve
     from c2s.datasets import load_dataset
     from c2s.shapes.defaults import own_teacher
@@ -140,10 +147,10 @@ def derive(
 
     require("open_clip", "build")
     require("distributed", "build")
-    from c2s_pipeline.derive import derive as run
-    from c2s_pipeline.machine import Machine
-    from c2s_pipeline.recorded import recorded_request
-    from c2s_pipeline.request import BuildRequest
+
+    from c2s_pipeline.build.derive import derive as run
+    from c2s_pipeline.build.request import recorded_request, request_model
+    from c2s_pipeline.build.resources import Machine
 
     if root is not None and split_file is None:
         raise ConfigError("--root has no effect without --split-file: images come from the cache.")
@@ -151,18 +158,19 @@ def derive(
     labelled = None
     if split_file is not None:
         labelled = load_dataset(base.dataset, root, split_file).split(base.split)
+    groups = stage_settings({"dense": dense, "templates": templates})
     options = {
         "teacher": teacher,
         "pretrained": pretrained,
-        "dense": dense,
-        "templates": templates,
+        **groups,
     }
     require_said_once(set_ or (), options)
     options["teacher"] = teacher or own_teacher(base.teacher.name)
     recorded = recorded_request(base).model_dump()
     if teacher is not None:
         recorded["pretrained"] = None  # the recorded weights are another teacher's
-    request = resolve(BuildRequest, recorded, config, set_ or (), options)
+    recorded["stages"] = (*recorded["stages"], *groups)
+    request = resolve(request_model(), recorded, config, set_ or (), options)
     with BuildBar() as bar:
         report = run(path, request, out, Machine(workers, scheduler, bar), labelled)
     report_build(report, json_)
@@ -209,10 +217,11 @@ def verify(
     from c2s.terminal import bar
     from c2s_cache import Cache
     from c2s_cache.integrity import verify as run
+    from c2s_pipeline.build.verify import content
 
     cache = Cache(path)
     with bar("verify", cache.blocks, "blocks") as advance:
-        findings = run(cache, lambda done, total: advance(1))
+        findings = run(cache, content(cache), lambda done, total: advance(1))
     live = None
     if not quick and not findings:
         live = _spot_check(cache, sample, seed, teacher, pretrained)
@@ -233,7 +242,7 @@ def _spot_check(
         require("open_clip", "build")
     except MissingExtra as error:
         raise MissingExtra(f"{error.what} {error.hint}", NO_TEACHER) from error
-    from c2s_pipeline.spot_check import sample_rows, spot_check
+    from c2s_pipeline.build.verify import sample_rows, spot_check
     from c2s_pipeline.teachers.recorded import load_recorded, recorded_spec
 
     m = cache.manifest
@@ -251,6 +260,8 @@ def plan(
     out: OutOption = None,
     teacher: TeacherOption = None,
     pretrained: PretrainedOption = None,
+    method: MethodOption = None,
+    stage: StageOption = None,
     views: ViewsOption = None,
     dense: DenseOption = None,
     dense_size: DenseSizeOption = None,
@@ -281,6 +292,8 @@ def plan(
 
     source, request, usual = cache_request(
         *(dataset, root, split, split_file, recipe, config, set_, clean_names, unchecked_text),
+        methods=method or (),
+        stages=stage or (),
         teacher=teacher,
         pretrained=pretrained,
         views=views,
@@ -293,8 +306,8 @@ def plan(
         batch_size=batch_size,
         block_rows=block_rows,
     )
-    from c2s_pipeline.plan import STEPS, plan_build
+    from c2s_pipeline.build.plan import plan_build
 
-    with bar("trial", len(STEPS), "steps") as advance:
+    with bar("trial", sample, "images") as advance:
         found = plan_build(source, request, sample, workers, advance)
     report_plan(found, out or usual, json_)

@@ -56,11 +56,23 @@ OutOption = Annotated[
         help="Cache directory [default: cache/NAME.zarr, by the data set].",
     ),
 ]
+MethodOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Method whose stages are built; may be given several times [default: clip-to-seg]."
+    ),
+]
+StageOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Further stage to build: a name, or python:MODULE:CLASS; may be given several times."
+    ),
+]
 ViewsOption = Annotated[
     int | None,
     typer.Option(
         help="Views per image: 1 is CLIP's own canonical view, more are random views (resize ratio, "
-        "crop, flip; --set augment.ratio=[0.5,2.0]) that training replays [default: 1].",
+        "crop, flip; --set views.augment.ratio=[0.5,2.0]) that training replays [default: 1].",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -102,7 +114,7 @@ MovedPretrainedOption = Annotated[
     str | None, typer.Option("--pretrained", help="Weight tag or file, if it is not where it was.")
 ]
 DenseOption = Annotated[
-    str | None, typer.Option(help="Dense feature tier: none, int8 or float16 [default: none].")
+    str | None, typer.Option(help="Dense feature tier: none, int8 or float16 [default: float16].")
 ]
 DenseSizeOption = Annotated[
     int | None, typer.Option(help="Input side of the dense pass [default: the native size].")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from c2s.methods.registry import method_class, names
 from c2s_cache import Cache
+from c2s_pipeline.stages.registry import recorded_stages
 
 
 def describe(path: str) -> dict[str, Any]:
-    """Facts about a cache: request, completeness, bytes per stage, regions, quarantine.
+    """Facts about a cache: request, completeness, bytes per stage, quarantine.
 
     Raises:
         CacheError: there is no cache at `path`.
@@ -16,18 +18,22 @@ def describe(path: str) -> dict[str, Any]:
     cache = Cache(path)
     m = cache.manifest
     stages: dict[str, Any] = {}
-    for stage in m.stages:
-        blocks = 1 if stage == "text" else cache.blocks
+    known = recorded_stages(m)
+    said = []
+    for record in m.stages:
+        stage, blocks = record.name, 1 if record.once else cache.blocks
         receipts = [r for (s, _), r in cache.receipts.items() if s == stage]
+        more, sentence = known[stage].describe(receipts) if stage in known else ({}, None)
+        said += [sentence] if sentence is not None else []
         stages[stage] = {
+            **more,
             "blocks": f"{len(receipts)}/{blocks}",
             "complete": len(receipts) == blocks,
             "bytes": sum(f.size for r in receipts for f in r.files.values()),
             "fingerprint": m.fingerprints[stage][:12],
         }
-    beyond = sum(
-        s["bytes"] for name, s in stages.items() if name not in ("images", "labels", "text")
-    )
+    taught = (s for s in m.stages if not s.once and any(f.startswith("teacher.") for f in s.facts))
+    beyond = sum(stages[s.name]["bytes"] for s in taught)
     return {
         "path": path,
         "format": m.format,
@@ -40,10 +46,10 @@ def describe(path: str) -> dict[str, Any]:
         "classes": len(m.classes),
         "unseen": [m.classes[i] for i in m.unseen],
         "teacher": m.teacher.model_dump(mode="json"),
-        "dense": m.dense,
-        "dense_error": cache.dense_error,
         "complete": all(s["complete"] for s in stages.values()),
         "stages": stages,
+        "methods": [n for n in names() if set(method_class(n).stages) <= stages.keys()],
+        "said": said,
         "bytes_per_image": round(beyond / m.rows, 1),
         "quarantined": cache.quarantine,
     }
@@ -65,13 +71,11 @@ def print_report(facts: dict[str, Any]) -> None:
     )
     console.print(
         f"teacher {t['name']} ({t['pretrained'] or 'own weights'}, {t['digest'][:12]}), D = {t['dim']}, "
-        f"grid {t['grid'][0]} x {t['grid'][1]} at {t['dense_size']} px; dense tier {facts['dense']}",
+        f"grid {t['grid'][0]} x {t['grid'][1]} at {t['dense_size']} px",
     )
-    if error := facts["dense_error"]:
-        console.print(
-            f"dense tier against float32: cosine {error['cosine_mean']:.6f} on average, "
-            f"{error['cosine_min']:.6f} at worst; {error['cluster_agreement']:.2%} of tokens in the same cluster",
-        )
+    for sentence in facts["said"]:
+        console.print(sentence)
+    console.print(f"it can train {', '.join(facts['methods']) or 'no method that is installed'}")
     table = Table("stage", "blocks", "MiB", "fingerprint")
     for column in table.columns:
         column.no_wrap = True
@@ -82,7 +86,7 @@ def print_report(facts: dict[str, Any]) -> None:
         )
     print_table(table)
     kib = facts["bytes_per_image"] / 1024
-    console.print(f"{kib:.1f} KiB per image beyond image and label")
+    console.print(f"{kib:.1f} KiB per image for what the teacher says")
     if not facts["complete"]:
         console.print(
             "incomplete: finish it by running the same c2s cache build again", style="red"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +20,7 @@ from c2s.cli.cache_options import (
     TeacherOption,
 )
 from c2s.cli.lists import listed
+from c2s.config import resolve
 from c2s_cache.errors import ConfigError
 
 app = typer.Typer(help="Score the pseudo masks that clustering makes.", no_args_is_help=True)
@@ -41,7 +44,10 @@ def score(
     split_file: SplitFileOption = None,
     cache: Annotated[
         Path | None,
-        typer.Option(help="Score the masks stored in this cache instead (needs no teacher)."),
+        typer.Option(
+            help="Score the masks of this cache, without a teacher: those it holds or, where settings are "
+            "given, those that they make of the dense features it holds."
+        ),
     ] = None,
     teacher: TeacherOption = None,
     pretrained: PretrainedOption = None,
@@ -91,43 +97,59 @@ def score(
         if file.suffix not in SUFFIXES:
             raise ConfigError(f"--out {file} must end in one of {', '.join(SUFFIXES)}.")
     source = load_dataset(dataset, root, split_file).split(split)
+    from c2s_cache import open_cache
+    from c2s_pipeline.build.builder import load_teacher
+    from c2s_pipeline.build.request import request_model
+    from c2s_pipeline.clustering.kmeans import create_backend
+    from c2s_pipeline.mask_quality import cached_views, score_cache, score_settings, teacher_views
+    from c2s_pipeline.stages.registry import recorded_stages
+
+    swept: dict[str, list[Any] | None] = {
+        "windows": listed(windows, "--windows", _window_set),
+        "iterations": listed(iterations, "--iterations", int),
+        "threshold": listed(thresholds, "--thresholds", float),
+    }
+    rows = []
     if cache is not None:
-        idle = {
+        own = {
             "--teacher": teacher,
             "--pretrained": pretrained,
             "--dense-size": dense_size,
             "--dense-features": dense_features,
-            "--thresholds": thresholds,
-            "--windows": windows,
-            "--iterations": iterations,
-            "--limit": limit,
-            "--config": config,
-            "--set": set_ or None,
         }
-        given = [option for option, value in idle.items() if value is not None]
+        given = [option for option, value in own.items() if value is not None]
         if given:
             raise ConfigError(
-                f"--cache scores the masks that the cache holds, so {', '.join(given)} cannot act.",
+                f"--cache scores masks of the dense features that the cache holds, so {', '.join(given)} cannot act.",
                 "Leave them out, or leave out --cache.",
             )
-        from c2s_cache import open_cache
-        from c2s_pipeline.oracle import score_cache
-
-        opened = open_cache(cache)
-        with bar("scoring", opened.blocks, "blocks") as advance:
-            rows = [score_cache(opened, source, min_area, advance).as_dict()]
+        opened = open_cache(cache, ("masks",))
+        if not any((*swept.values(), limit, config, set_)):
+            with bar("scoring", opened.manifest.rows * opened.manifest.views, "views") as advance:
+                rows = [score_cache(opened, source, min_area, advance).as_dict()]
+        else:
+            recorded = {"masks": recorded_stages(opened.manifest)["masks"].settings.model_dump()}
+            masks = (
+                resolve(request_model(), recorded, config, set_ or (), {}).stage("masks").settings
+            )
+            count = min(limit or opened.manifest.rows, opened.manifest.rows) * opened.manifest.views
+            with bar("scoring", count, "views") as advance:
+                found = score_settings(
+                    cached_views(opened, source, limit),
+                    source,
+                    opened.manifest.teacher,
+                    _settings(masks, swept),
+                    create_backend(masks.backend),
+                    ("unseen",),
+                    min_area,
+                    advance,
+                )
+            rows = [score.as_dict() for score in found]
     else:
-        from c2s.config import resolve
-        from c2s_pipeline.build import load_teacher
-        from c2s_pipeline.kmeans import create_backend
-        from c2s_pipeline.masks import MaskConfig
-        from c2s_pipeline.oracle import score_settings
-        from c2s_pipeline.request import BuildRequest
-
         options = {"teacher": teacher, "pretrained": pretrained, "dense_size": dense_size}
         requests = [
             resolve(
-                BuildRequest,
+                request_model(),
                 build_defaults(dataset, teacher),
                 config,
                 set_ or (),
@@ -135,31 +157,21 @@ def score(
             )
             for features in (dense_features or "plain").split(",")
         ]
-        base = requests[0].masks.model_dump()
-        changes = [
-            {"windows": w, "iterations": i, "threshold": t}
-            for w in listed(windows, "--windows", _window_set) or [base["windows"]]
-            for i in listed(iterations, "--iterations", int) or [base["iterations"]]
-            for t in listed(thresholds or THRESHOLDS, "--thresholds", float)
-        ]
-        configs = [resolve(MaskConfig, base, None, (), c) for c in changes]
-        rows = []
-        count = len(source.ids[:limit])
-        with bar("scoring", count * len(requests), "images") as advance:
+        swept["threshold"] = swept["threshold"] or listed(THRESHOLDS, "--thresholds", float)
+        with bar("scoring", len(source.ids[:limit]) * len(requests), "images") as advance:
             for request in requests:
                 model, _ = load_teacher(request)
-                backend = create_backend(request.backend, model.device)
+                masks = request.stage("masks").settings
                 found = score_settings(
+                    teacher_views(source, model, limit, request.batch_size),
                     source,
-                    model,
-                    configs,
-                    backend,
-                    limit=limit,
+                    model.info(),
+                    _settings(masks, swept),
+                    create_backend(masks.backend, model.device),
                     min_area=min_area,
-                    batch_size=request.batch_size,
                     advance=advance,
                 )
-                rows += [s.as_dict() for s in found]
+                rows += [score.as_dict() for score in found]
     facts = {"dataset": dataset, "split": split, "rows": rows, "paper": PAPER}
     for file in out or ():
         write_scores(file, facts)
@@ -169,6 +181,16 @@ def score(
         from c2s.terminal import print_table
 
         print_table(score_table(facts))
+
+
+def _settings(masks: Any, swept: Mapping[str, Sequence[Any] | None]) -> list[Any]:
+    """Every combination of the values of some settings, the others as they are."""
+    keys = [key for key, values in swept.items() if values]
+    combinations = product(*(swept[key] or () for key in keys))
+    return [
+        resolve(type(masks), masks.model_dump(), None, (), dict(zip(keys, c, strict=True)))
+        for c in combinations
+    ]
 
 
 def _window_set(text: str) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from c2s.terminal import print_table
-from c2s_pipeline.plan import GIB, DoesNotFit, Plan
+from c2s_pipeline.build.plan import GIB, DoesNotFit, Plan
 
 
 def report_plan(plan: Plan, out: Path, as_json: bool) -> None:

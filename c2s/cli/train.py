@@ -169,7 +169,8 @@ def _say_unlike(build: Mapping[str, Any], recipe: str | None, cache: str) -> Non
     """Say so where a cache was built with other settings than the recipe that trains on it."""
     from c2s_cache.manifest import read_manifest
 
-    requests = read_manifest(cache).requests if build else {}
+    stages = read_manifest(cache).stages if build else ()
+    requests = {stage.name: stage.settings for stage in stages}
     unlike = [
         (f"{stage}.{key}", value, requests.get(stage, {}).get(key, "unknown"))
         for stage, settings in build.items()

@@ -43,12 +43,12 @@ def report_findings(
     if not findings:
         typer.echo(f"{path} is whole and sound: {m.rows} images in {cache.blocks} blocks.")
     if live is not None:
-        t = _live(live)["tolerance"]
+        measured = "; ".join(
+            f"{like.what} at least {like.value:.6f} (must be {like.at_least})"
+            for like in live.worst.values()
+        )
         typer.echo(
-            f"teacher run again on {len(live.rows)} rows ({live.passes} passes): cosine of global CLS "
-            f"at least {live.global_cosine:.6f}, of region CLS {live.region_cosine:.6f} "
-            f"(must be {t['cosine']}); grid cells equal {live.grid_agreement:.1%} "
-            f"(must be {t['grid_agreement']:.0%})."
+            f"teacher run again on {len(live.rows)} rows ({live.passes} passes): {measured}."
         )
     for finding in findings[:SHOWN]:
         typer.echo(f"error: {finding.check}: {finding.where}: {finding.what}", err=True)
@@ -76,13 +76,8 @@ def _repair(cache: Cache, findings: Sequence[Finding]) -> str:
 
 
 def _live(live: Any) -> dict[str, Any]:
-    from c2s_pipeline.spot_check import MIN_AGREEMENT, MIN_COSINE
-
     return {
         "rows": list(live.rows),
         "teacher_passes": live.passes,
-        "global_cosine": live.global_cosine,
-        "region_cosine": live.region_cosine,
-        "grid_agreement": live.grid_agreement,
-        "tolerance": {"cosine": MIN_COSINE, "grid_agreement": MIN_AGREEMENT},
+        "worst": {name: asdict(likeness) for name, likeness in live.worst.items()},
     }

@@ -69,20 +69,17 @@ def describe_folder(root: Path) -> Descriptor:
 
     The splits of a Hugging Face data set are its own. Otherwise they are those of `splits`; else of the
     files train.txt, val.txt, test.txt; else of the folders train, val, test below images and masks; else
-    all images are the split "train".
+    all images are the split "train". A folder of photos without a classes.yaml has neither label maps nor classes.
 
     Raises:
-        ConfigError: `classes.yaml` cannot be read or is wrong.
+        ConfigError: `classes.yaml` cannot be read or is wrong, or there is none, nor photos alone.
         DataError: a class name occurs twice, there are more than 32,767, or the Hugging Face data set cannot
             be read.
         MissingExtra: it needs the package `datasets`.
     """
     file = root / CLASSES_FILE
     if not file.is_file():
-        raise ConfigError(
-            f"{root} is no data set: it has no {CLASSES_FILE}.",
-            "Write one with `classes:`, a list of class names or a mapping of mask values to names.",
-        )
+        return _photos(root)
     try:
         content = validated(ClassesFile, read_yaml(file))
     except ValidationError as error:
@@ -131,6 +128,28 @@ def _source(root: Path, name: str) -> str:
     """What `hf` names: a folder, as seen from the data set's own, or else a repository of the Hub."""
     folder = root / Path(name).expanduser()
     return str(folder.resolve()) if folder.is_dir() else name
+
+
+def _photos(root: Path) -> Descriptor:
+    """A folder of photos alone: no label maps, no class names; all of them are the split "train".
+
+    Raises:
+        ConfigError: it has label maps, whose classes nobody names, or holds no photo.
+    """
+    write = "a list of class names or a mapping of mask values to names"
+    if (root / "masks").is_dir():
+        raise ConfigError(
+            f"{root} has masks, but no {CLASSES_FILE}.", f"Write one with `classes:`, {write}."
+        )
+    if not any(file.suffix.lower() in SUFFIXES for file in root.rglob("*")):
+        raise ConfigError(
+            f"{root} is no data set: it has no {CLASSES_FILE} and no photo.",
+            f"Put photos there; or photos into images/, label maps into masks/, and a {CLASSES_FILE} with "
+            f"`classes:`, {write}.",
+        )
+    name = root.resolve().name
+    splits = {"train": SplitLayout((".",), ())}
+    return Descriptor(name, name, ".", (), (), splits, (), "", image_suffixes=SUFFIXES)
 
 
 def _splits(root: Path, content: ClassesFile) -> dict[str, SplitLayout]:

@@ -41,6 +41,11 @@ class FolderSplit(DescribedSplit):
         # Workers list the folder themselves if they must; the lists never travel with a task.
         return type(self), (self.descriptor, self.root, self.split)
 
+    @property
+    def labelled(self) -> bool:
+        """Whether its images have label maps; photos alone have none."""
+        return bool(self._layout.labels)
+
     @cached_property
     def ids(self) -> tuple[str, ...]:
         """Image ids, sorted: paths below the image folder without what follows the id.
@@ -94,7 +99,9 @@ class FolderSplit(DescribedSplit):
 
     @cached_property
     def without_labels(self) -> tuple[str, ...]:
-        """Listed ids that have no label map."""
+        """Listed ids that have no label map, where there should be one."""
+        if not self.labelled:
+            return ()
         suffixes = [encoding.suffix for encoding in self.descriptor.encodings]
         return tuple(
             i for i in self.listed if not any(i + s in self._label_files for s in suffixes)
@@ -103,7 +110,7 @@ class FolderSplit(DescribedSplit):
     @property
     def without_listing(self) -> tuple[str, ...]:
         """Label maps that belong to no image, by name; none where lists say what belongs."""
-        if self._layout.lists:
+        if self._layout.lists or not self.labelled:
             return ()
         suffixes = tuple(encoding.suffix for encoding in self.descriptor.encodings)
         found = (
@@ -121,13 +128,17 @@ class FolderSplit(DescribedSplit):
         """Name, label encodings, and a digest over ids and file sizes: changes when files are added or edited."""
         hasher = hashlib.sha256()
         encodings = set()
-        images, files = str(self._images), self._label_files
+        images, files = str(self._images), self._label_files if self.labelled else {}
         for image_id in self.ids:  # plain strings: ten times as fast as paths, for 118,287 images
-            encoding = next(f for f in self.descriptor.encodings if image_id + f.suffix in files)
             size = os.stat(f"{images}/{self._files[image_id]}").st_size  # noqa: PTH116
-            label_size = os.stat(files[image_id + encoding.suffix]).st_size  # noqa: PTH116
+            label_size = 0
+            if self.labelled:
+                encoding = next(
+                    f for f in self.descriptor.encodings if image_id + f.suffix in files
+                )
+                label_size = os.stat(files[image_id + encoding.suffix]).st_size  # noqa: PTH116
+                encodings.add(encoding.name)
             hasher.update(f"{image_id} {size} {label_size}\n".encode())
-            encodings.add(encoding.name)
         return {
             "dataset": self.name,
             "split": self.split,
@@ -164,6 +175,11 @@ class FolderSplit(DescribedSplit):
         Raises:
             DataError: there is none.
         """
+        if not self.labelled:
+            raise DataError(
+                f"{self.root} holds photos alone: {image_id} has no label map.",
+                f"Name a data set with label maps, or write a classes.yaml into {self.root}.",
+            )
         for encoding in self.descriptor.encodings:
             for folder in self._label_folders:
                 file = folder / f"{image_id}{encoding.suffix}"

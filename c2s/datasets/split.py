@@ -66,6 +66,11 @@ class Split(Sequence[LabelledImage]):
     def ids(self) -> tuple[str, ...]:
         """Image ids, sorted."""
 
+    @property
+    def labelled(self) -> bool:
+        """Whether its images have label maps."""
+        return True
+
     @abstractmethod
     def identity(self) -> dict[str, Any]:
         """JSON-like facts that change whenever the content of the split does."""

@@ -13,8 +13,8 @@ from c2s.evaluation.evaluate import predictor
 from c2s.evaluation.overlay import palette
 from c2s.runs.run import open_run
 from c2s.shapes.scenes import CLASSES, MIN_AREA, SIZE, STUFF, THINGS, UNSEEN, render
-from c2s_pipeline.build import load_teacher
-from c2s_pipeline.request import BuildRequest
+from c2s_pipeline.build.builder import load_teacher
+from c2s_pipeline.build.request import BuildRequest
 
 COLUMNS = ("image", "truth", "pseudo mask")
 """Before a column per row of the table."""
@@ -51,7 +51,7 @@ def draw_predictions(
     )
     for row, index in zip(axes, telling_scenes(scenes), strict=True):
         scene = render("val", index)
-        pseudo = scene_pseudo_mask(teacher, scene, request.masks)
+        pseudo = scene_pseudo_mask(teacher, scene, request.stage("masks").settings)
         panels = [scene.image, colours[scene.labels], _painted(pseudo, colours, greys)]
         panels += [colours[student.predict(scene.image)] for student in students]
         for axis, panel in zip(row, panels, strict=True):

@@ -27,8 +27,8 @@ from c2s.shapes.defaults import BUILD, TEACHER_FOLDER
 from c2s.terminal import BuildBar, print_table
 from c2s_cache import C2SError, ConfigError
 from c2s_cache.receipt import write_atomic
-from c2s_pipeline.build import build
-from c2s_pipeline.request import BuildRequest
+from c2s_pipeline.build.builder import build
+from c2s_pipeline.build.request import request_model
 
 
 def run(
@@ -68,7 +68,7 @@ def run(
     for chosen in recipes.values():
         changes = merge(changes, chosen.build)
     console.rule(f"1 of 3: the teacher's cache, once ({cache})")
-    request = resolve(BuildRequest, BUILD, None, (), {**changes, "limit": images})
+    request = resolve(request_model(), BUILD, None, (), {**changes, "limit": images})
     with BuildBar() as progress:
         built = build(load_dataset("shapes").split("train"), request, cache, progress=progress)
     teacher = {"folder": TEACHER_FOLDER.name, **region_accuracy(TEACHER_FOLDER, 200, "val")}

@@ -22,10 +22,10 @@ from c2s.shapes.defaults import TEACHER_FOLDER
 from c2s.shapes.scenes import CLASSES, MIN_AREA, SIZE, UNSEEN, Scene, render
 from c2s_cache.label_map import without
 from c2s_cache.pseudo_mask import pseudo_mask
-from c2s_pipeline.kmeans import create_backend
-from c2s_pipeline.masks import MaskConfig, latent_grids
-from c2s_pipeline.oracle import score_settings
-from c2s_pipeline.seeds import annotated_cells
+from c2s_pipeline.clustering.kmeans import create_backend
+from c2s_pipeline.clustering.latent import ClusterSettings, latent_grids
+from c2s_pipeline.clustering.seeds import annotated_cells
+from c2s_pipeline.mask_quality import score_settings, teacher_views
 from c2s_pipeline.teachers.base import Teacher, TeacherSpec
 from c2s_pipeline.teachers.registry import load_teacher
 from c2s_pipeline.teachers.templates import SINGLE
@@ -77,13 +77,14 @@ def dense_quality(
         and `latents` per scene.
     """
     teacher = load_teacher(TeacherSpec(f"local-dir:{folder}", None, dense_size=size))
+    source = ShapesSplit(split)
     scores = score_settings(
-        ShapesSplit(split),
-        teacher,
-        [MaskConfig(threshold=t) for t in THRESHOLDS],
+        teacher_views(source, teacher, scenes),
+        source,
+        teacher.info(),
+        [ClusterSettings(threshold=t) for t in THRESHOLDS],
         create_backend("torch"),
         groups=("unseen",),
-        limit=scenes,
         min_area=MIN_AREA,
     )
     rows = [score.as_dict() for score in scores]
@@ -97,14 +98,15 @@ def dense_quality(
     }
 
 
-def scene_pseudo_mask(teacher: Teacher, scene: Scene, config: MaskConfig) -> NDArray[np.int16]:
+def scene_pseudo_mask(teacher: Teacher, scene: Scene, config: ClusterSettings) -> NDArray[np.int16]:
     """Pseudo mask int16 [64, 64] of a scene without its unseen labels, as a build makes it."""
     labels = without(scene.labels, UNSEEN_IDS)
     size = (teacher.dense_size, teacher.dense_size)
     image = Image.fromarray(scene.image).resize(size, Image.Resampling.BICUBIC)
     _, tokens = teacher.dense(np.asarray(image)[None])
     closed = annotated_cells(labels, np.ones(labels.shape, bool), teacher.grid)
-    grids = latent_grids(tokens.numpy(), closed[None], config, create_backend("torch"))
+    rounded = tokens.numpy().astype(np.float16).astype(np.float32)
+    grids = latent_grids(rounded, closed[None], config, create_backend("torch"))
     return pseudo_mask(labels, grids[0], len(CLASSES))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c2s.runs.run import Run
+from c2s.text import cached_text
 from c2s.vocabulary import Vocabulary, unit_norm
 from c2s_cache.errors import ConfigError
 from c2s_cache.reader import Cache
@@ -85,4 +86,4 @@ def stored_embeddings(
             f"{source} holds text embeddings of the teacher {cache.manifest.teacher.name}, whose weights or "
             f"activation are not those that {run.path} was trained with."
         )
-    return cache.text("all").embeddings
+    return cached_text(cache, "all").embeddings

@@ -60,14 +60,14 @@ def _good(row: dict[str, Any]) -> bool:
 def _of_teacher(
     world: World, name: str, weights: str | None, count: int, masks: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    from c2s_pipeline.masks import MaskConfig
+    from c2s_pipeline.clustering.latent import ClusterSettings
     from c2s_pipeline.teachers.base import TeacherSpec
     from c2s_pipeline.teachers.registry import load_teacher
 
     def spec(precision: Any) -> TeacherSpec:
         return TeacherSpec(name, weights, precision=precision)
 
-    config = MaskConfig.model_validate(masks)
+    config = ClusterSettings.model_validate(masks)
     reference = load_teacher(spec("float32"), "cpu")
     images, labels = scenes(count, reference.image_size)
     want = _answers(reference, images, labels, config, None)
@@ -124,10 +124,10 @@ def _answers(
 ) -> Answers:
     """Answers to scenes; regions are cut by `grids`, or by the teacher's own masks."""
     from c2s_cache.pseudo_mask import pseudo_mask
-    from c2s_pipeline.kmeans import create_backend
-    from c2s_pipeline.masks import latent_grids
-    from c2s_pipeline.regions import RegionConfig, masked_regions
-    from c2s_pipeline.seeds import annotated_cells
+    from c2s_pipeline.clustering.kmeans import create_backend
+    from c2s_pipeline.clustering.latent import latent_grids
+    from c2s_pipeline.clustering.seeds import annotated_cells
+    from c2s_pipeline.stages.regions import RegionSettings, masked_regions
 
     inside = np.ones(labels.shape[1:], bool)
     cls, dense = (values.cpu().numpy() for values in teacher.dense(images))
@@ -136,7 +136,7 @@ def _answers(
     cut = own if grids is None else grids
     classes = int(labels[labels < 255].max()) + 1
     masked = [
-        masked_regions(image, pseudo_mask(known, grid, classes, inside), RegionConfig()).images
+        masked_regions(image, pseudo_mask(known, grid, classes, inside), RegionSettings())[1]
         for image, known, grid in zip(images, labels, cut, strict=True)
     ]
     regions = teacher.embed_images(np.concatenate(masked), 128).cpu().numpy()
@@ -164,7 +164,7 @@ def _tf32(on: bool) -> Iterator[None]:
 
 def clusters(world: World) -> dict[str, Any]:
     """K-means of the torch backend on both devices, on tokens of scenes and on ragged random ones."""
-    from c2s_pipeline.torch_kmeans import TorchKMeans
+    from c2s_pipeline.clustering.torch_kmeans import TorchKMeans
 
     rng = np.random.default_rng(0)
     ragged = [
@@ -190,7 +190,7 @@ def clusters(world: World) -> dict[str, Any]:
 
 def _tokens(count: int) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
     """Unannotated tokens and seeds of scenes, by the bundled teacher on the CPU."""
-    from c2s_pipeline.seeds import annotated_cells, initial_seeds
+    from c2s_pipeline.clustering.seeds import annotated_cells, initial_seeds
     from c2s_pipeline.teachers.base import TeacherSpec
     from c2s_pipeline.teachers.registry import load_teacher
 

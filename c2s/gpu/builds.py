@@ -55,7 +55,7 @@ def _apart(first: Path, second: Path) -> dict[str, float]:
     from c2s_cache import open_cache
 
     a, b = open_cache(first), open_cache(second)
-    cls = [np.asarray(c.column("teacher/global_cls"), np.float32) for c in (a, b)]
+    cls = [np.asarray(c.column("global_cls/cls"), np.float32) for c in (a, b)]
     grids = [np.asarray(c.column("masks/grid")) for c in (a, b)]
     return {
         "CLS, mean cosine": cosine(cls[0], cls[1]),

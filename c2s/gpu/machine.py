@@ -28,7 +28,7 @@ def machine(world: World) -> dict[str, Any]:
     """Facts of the machine."""
     import torch
 
-    from c2s_pipeline.provenance import versions
+    from c2s_pipeline.build.provenance import versions
 
     facts: dict[str, Any] = {
         "card": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

@@ -147,10 +147,11 @@ def build_time(world: World) -> dict[str, Any]:
     from c2s.datasets import load_dataset
     from c2s.shapes.defaults import TEACHER
     from c2s_cache.writer import BlockWriter
-    from c2s_pipeline.build import build
-    from c2s_pipeline.rows import RowReader
+    from c2s_pipeline.build.builder import build
+    from c2s_pipeline.stages.images import Images
+    from c2s_pipeline.stages.masks import Masks
+    from c2s_pipeline.stages.regions import Regions
     from c2s_pipeline.teachers.open_clip_vit import OpenClipViT
-    from c2s_pipeline.view_teacher import ViewTeacher
 
     name, weights = world.size((TEACHER, None), (VIT, "random"))
     settings = world.size({"batch_size": 4, "block_rows": 8, "view_size": 64, "limit": 8}, {})
@@ -160,11 +161,11 @@ def build_time(world: World) -> dict[str, Any]:
     spent = Spent()
     with contextlib.ExitStack() as stack:
         for what, owner, method in (
-            ("reading, decoding, cutting", RowReader, "read"),
+            ("reading, decoding", Images, "compute"),
             ("passes of images", OpenClipViT, "dense"),
             ("passes of regions", OpenClipViT, "embed_images"),
-            ("seeds, clusters, masks", ViewTeacher, "grids"),
-            ("regions, passes included", ViewTeacher, "regions"),
+            ("seeds, clusters, masks", Masks, "compute"),
+            ("regions, passes included", Regions, "compute"),
             ("compressing, writing, reading back", BlockWriter, "write"),
         ):
             stack.enter_context(spent.of(what, owner, method))

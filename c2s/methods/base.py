@@ -67,6 +67,7 @@ class MethodConfig(BaseModel, ABC):
     Attributes:
         name: of the method.
         stages: of a cache that it reads.
+        beside: further stages that a cache for it is built with, where the data set has anything for them.
         student: name of the default one.
         kind: what a student of it must be.
         defaults: nested values of a run's settings that replace the general ones.
@@ -78,6 +79,7 @@ class MethodConfig(BaseModel, ABC):
 
     name: str
     stages: ClassVar[tuple[str, ...]]
+    beside: ClassVar[tuple[str, ...]] = ()
     student: ClassVar[str] = "segformer-b4"
     kind: ClassVar[type[Student]]
     defaults: ClassVar[Mapping[str, Any]] = {}

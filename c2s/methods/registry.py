@@ -77,13 +77,13 @@ def method_config(settings: Any) -> Any:
 
 
 def stages_of(methods: Iterable[str]) -> tuple[str, ...]:
-    """The stages of a cache that methods read, each once.
+    """The stages that a cache for some methods is built with, each once.
 
     Raises:
         ConfigError: as `method_class`.
     """
-    found = (stage for name in methods for stage in method_class(name).stages)
-    return tuple(dict.fromkeys(found))
+    classes = [method_class(name) for name in methods]
+    return tuple(dict.fromkeys(s for method in classes for s in (*method.stages, *method.beside)))
 
 
 def run_defaults(method: str, dataset: str, student: str | None) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from c2s.runs.config import TrainConfig, dump_yaml, load_config
 from c2s.runs.tensors import write_tensors
 from c2s.students.base import Student
 from c2s.students.registry import CodeError
+from c2s.text import cached_text, sentences_of
 from c2s_cache.errors import C2SError, ConfigError
 from c2s_cache.fingerprint import file_digest
 from c2s_cache.lock import LOCK, locked
@@ -80,21 +81,21 @@ def create_run(config: TrainConfig, cache: Cache, student: Student) -> Path:
     """
     path = config.runs / config.run_name
     manifest = cache.manifest
-    text = manifest.requests["text"]
+    templates, prompts = sentences_of(manifest)
     info = RunInfo(
         dataset=manifest.dataset,
         classes=manifest.classes,
         unseen=manifest.unseen,
         view_size=manifest.view_size,
-        templates=tuple(text.get("templates", ())),
-        prompts=tuple(text["names"]) if "templates" in text else (),
+        templates=templates,
+        prompts=prompts,
         teacher=manifest.teacher,
         teacher_weights=weights_location(config.cache),
         fingerprints=manifest.fingerprints,
         architecture=None if student.architecture is None else dict(student.architecture),
         versions=_versions(),
     )
-    embeddings = torch.from_numpy(np.ascontiguousarray(cache.text("all").embeddings))
+    embeddings = torch.from_numpy(np.ascontiguousarray(cached_text(cache, "all").embeddings))
     try:
         _write_info(path, info)  # the mark comes first
         write_tensors(path / TEXT, {"embeddings": embeddings})

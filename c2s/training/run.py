@@ -29,6 +29,7 @@ from c2s.runs.tensors import NotFinite
 from c2s.students import create
 from c2s.students.base import Student
 from c2s.students.registry import require_no_code
+from c2s.text import cached_text
 from c2s.training import checkpoint_io
 from c2s.training.callbacks import Bar, Saver
 from c2s.training.datamodule import C2SDataModule
@@ -69,7 +70,7 @@ def train(
         Interrupted: a signal asked for the end; the message says how to resume.
         ProcessLost: another process of this training has ended.
     """
-    cache = open_cache(config.cache)
+    cache = open_cache(config.cache, config.method.stages)
     config = config.resolved(cache.manifest)
     return _fit(config, cache, 0, overwrite, load_teacher, load_validation)
 
@@ -108,7 +109,7 @@ def resume(
     config, state = read_config(path, settings, allow_code, **options), read_state(path)
     changes = continued(path, config, state)
     require_no_code(config.student, path, allow_code)
-    cache = open_cache(config.cache)
+    cache = open_cache(config.cache, config.method.stages)
     before, now = read_info(path).fingerprints, cache.manifest.fingerprints
     changed = [stage for stage in now if before.get(stage) != now[stage]]
     if changed:
@@ -310,7 +311,7 @@ def build_module(
         CacheError: the cache is missing, incomplete or damaged.
         ConfigError: the student or its weights do not exist, or a setting does not fit.
     """
-    cache = cache or open_cache(config.cache)
+    cache = cache or open_cache(config.cache, config.method.stages)
     config = config.resolved(cache.manifest)
     pl.seed_everything(config.seed, workers=False, verbose=False)
     unseen = None
@@ -349,7 +350,7 @@ def _student(config: TrainConfig, dim: int, resumed: bool) -> Student:
 
 
 def _classes(cache: Cache, which: Literal["seen", "unseen"]) -> KnownClasses:
-    text = cache.text(which)
+    text = cached_text(cache, which)
     return KnownClasses(
         torch.from_numpy(text.class_ids),
         torch.from_numpy(text.embeddings),

@@ -24,6 +24,7 @@ from c2s.methods.batch import Batch
 from c2s.runs.config import TrainConfig, ValidationConfig
 from c2s.runs.tensors import require_finite
 from c2s.students.base import Student
+from c2s.text import cached_text
 from c2s.training.iteration import IterationCallback
 from c2s.training.module import DistillationModule
 from c2s.vocabulary import Vocabulary
@@ -65,7 +66,7 @@ class Validation(IterationCallback):
         self, config: ValidationConfig, data: ValidationSet, cache: Cache, image_size: int
     ) -> None:
         self.config, self.data, self.size = config, data, image_size
-        manifest, text = cache.manifest, cache.text("all")
+        manifest, text = cache.manifest, cached_text(cache, "all")
         self.words = Vocabulary(manifest.classes, text.embeddings, manifest.unseen)
         self.best, self.waited = -1.0, 0  # any score is better
 

@@ -11,13 +11,13 @@ from c2s_cache.errors import (
     MissingExtra,
     UnreadableImage,
 )
-from c2s_cache.manifest import FORMAT, IGNORE, STAGES, Manifest, TeacherInfo
-from c2s_cache.reader import Cache, TextEmbeddings, open_cache
+from c2s_cache.manifest import FORMAT, IGNORE, ArrayRecord, Manifest, StageRecord, TeacherInfo
+from c2s_cache.reader import Cache, open_cache
 
 __all__ = [
     "FORMAT",
     "IGNORE",
-    "STAGES",
+    "ArrayRecord",
     "Block",
     "C2SError",
     "Cache",
@@ -29,8 +29,8 @@ __all__ = [
     "MismatchError",
     "MissingExtra",
     "Sample",
+    "StageRecord",
     "TeacherInfo",
-    "TextEmbeddings",
     "UnreadableImage",
     "open_cache",
 ]

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from c2s_cache.schema import RAGGED, ArraySpec
-
-USABLE = "images/usable"
-"""Which rows of a block hold an image; read with every block."""
+from c2s_cache.manifest import USABLE, Manifest
 
 
 @dataclass(frozen=True)
 class Sample:
     """One view of one image, as stored: what was read of it, by array path. Encodings: see SPEC.md.
 
-    Of an array with an axis "view" it holds the view's part. Items of ragged arrays are flat: label maps
-    take their shape from `images/size`.
+    Of an array that has an item for each view it holds the view's own. Items of ragged arrays are flat: label maps
+    take their shape from the size of their image.
     """
 
     row: int
     view: int
-    arrays: Mapping[str, NDArray[Any]]
+    arrays: Mapping[str, NDArray[Any]] = field(repr=False)
 
     def __getitem__(self, path: str) -> NDArray[Any]:
         return self.arrays[path]
@@ -36,22 +34,23 @@ class Sample:
 
 @dataclass(frozen=True)
 class Block:
-    """What was read of one block, in memory. `rows` int64 [n]: its usable rows."""
+    """What was read of one block, in memory.
 
-    rows: NDArray[np.int64]
-    arrays: dict[str, NDArray[Any]]
+    Attributes:
+        manifest: of the cache.
+        start: its first row.
+        arrays: as `Cache.read` gives them.
+        rows: int64 [n], its usable rows.
+    """
+
+    manifest: Manifest = field(repr=False)
     start: int
-    by_view: frozenset[str]
-    """Arrays whose second axis is the view."""
+    arrays: Mapping[str, NDArray[Any]] = field(repr=False)
 
-    @classmethod
-    def of(
-        cls, arrays: dict[str, NDArray[Any]], start: int, specs: Mapping[str, ArraySpec]
-    ) -> Block:
-        """The block whose first row is `start`, from what was read of it, `images/usable` included."""
-        usable = start + np.flatnonzero(arrays[USABLE])
-        views = frozenset(path for path in arrays if specs[path].dims[1:2] == ("view",))
-        return cls(usable.astype(np.int64), arrays, start, views)
+    @cached_property
+    def rows(self) -> NDArray[np.int64]:
+        usable: NDArray[np.int64] = self.start + np.flatnonzero(self.arrays[USABLE])
+        return usable
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -59,17 +58,23 @@ class Block:
     def sample(self, i: int, view: int = 0) -> Sample:
         """View `view` of the block's i-th usable row."""
         row = int(self.rows[i])
-        ends = RAGGED.values()
-        items = {p: self._item(p, row - self.start, view) for p in self.arrays if p not in ends}
-        return Sample(row, view, items)
+        return Sample(row, view, {p: self.item(p, row - self.start, view) for p in self._paths})
 
-    def _item(self, path: str, at: int, view: int) -> NDArray[Any]:
-        values = self.arrays[path]
-        if path in RAGGED:
-            column = RAGGED[path]
-            end = self.arrays[column].reshape(-1)
-            i = at * self.arrays[column].shape[1] + view if column in self.by_view else at
-            item: NDArray[Any] = values[end[i - 1] if i else 0 : end[i]]
-        else:
-            item = values[at, view] if path in self.by_view else values[at]
-        return item
+    @cached_property
+    def _paths(self) -> tuple[str, ...]:
+        """Arrays whose items a sample has: those of rows, without `end` columns."""
+        m = self.manifest
+        ends = {record.end for record in m.arrays.values()}
+        once = {path for stage in m.stages if stage.once for path in stage.arrays}
+        return tuple(path for path in self.arrays if path not in ends | once)
+
+    def item(self, path: str, at: int, view: int = 0) -> NDArray[Any]:
+        """What an array holds for the block's row number `at`, usable or not, and that view of it."""
+        values, record = self.arrays[path], self.manifest.arrays[path]
+        per_view = self.manifest.per_view(path)
+        if record.end is None:
+            found: NDArray[Any] = values[at, view] if per_view else values[at]
+            return found
+        end = self.arrays[record.end].reshape(-1)
+        number = at * self.manifest.views + view if per_view else at
+        return values[int(end[number - 1]) if number else 0 : int(end[number])]

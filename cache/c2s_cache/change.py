@@ -8,9 +8,6 @@ from typing import Any
 from c2s_cache.fingerprint import difference
 from c2s_cache.manifest import Manifest
 
-TOP_LEVEL = ("dataset", "split", "rows", "classes", "view_size")
-"""Keys of a manifest that no stage's request repeats."""
-
 
 @dataclass(frozen=True)
 class Change:
@@ -37,19 +34,16 @@ class Change:
 def change(have: Manifest, want: Manifest) -> Change:
     """Compare the manifest of a cache with the one that is wanted."""
     old, new = have.fingerprints, want.fingerprints
-    kept = tuple(s for s in want.stages if old.get(s) == new[s])
+    kept = tuple(s for s in want.stage_names if old.get(s) == new[s])
     return Change(
         settings=tuple(difference(_settings(have), _settings(want))),
-        stale=tuple(s for s in have.stages if s not in kept),
+        stale=tuple(s for s in have.stage_names if s not in kept),
         kept=kept,
-        new=tuple(s for s in want.stages if s not in kept),
+        new=tuple(s for s in want.stage_names if s not in kept),
     )
 
 
 def _settings(manifest: Manifest) -> dict[str, Any]:
-    content = manifest.model_dump(mode="json")
-    return {
-        **{key: content[key] for key in TOP_LEVEL},
-        "dense": {"tier": "none"},
-        **content["requests"],
-    }
+    content = manifest.model_dump(mode="json", exclude={"format", "stages"})
+    asked = {stage.name: {**stage.settings, **stage.given} for stage in manifest.stages}
+    return {**content, "stages": list(asked), **asked}

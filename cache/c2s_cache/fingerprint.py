@@ -25,11 +25,9 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def stage_fingerprint(stage: str, request: Mapping[str, Any], upstream: Mapping[str, str]) -> str:
-    """Hash of all that determines a stage's bytes: its own request and its upstream stages' fingerprints."""
-    return digest(
-        canonical_json({"stage": stage, "request": dict(request), "upstream": dict(upstream)})
-    )
+def stage_fingerprint(content: Mapping[str, Any]) -> str:
+    """Hash of all that determines a stage's bytes."""
+    return digest(canonical_json(dict(content)))
 
 
 def difference(have: Any, want: Any, path: str = "") -> list[str]:

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
-
 from c2s_cache.block import Block
 from c2s_cache.errors import CacheError, DamagedError
 from c2s_cache.lock import LOCK, OWNER
-from c2s_cache.manifest import IGNORE
-from c2s_cache.reader import TEXT, Cache
+from c2s_cache.reader import Cache
 from c2s_cache.receipt import METADATA, receipt_path
 from c2s_cache.schema import array_specs
-
-_CHECKED = (
-    *("images/data", "images/digest", "images/size", "images/usable"),
-    *("labels/data", "labels/ignored", "views/box", "views/flip"),
-    *("teacher/global_cls", "masks/grid", "regions/cls", "regions/id"),
-)
-"""Arrays whose values are checked, too; of the others, only that they are what was written."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +24,29 @@ class Finding:
     what: str
 
 
-def verify(cache: Cache, progress: Callable[[int, int], None] | None = None) -> list[Finding]:
-    """Check a whole cache without a teacher: structure, completeness, checksums, leakage, pairing.
+@dataclass(frozen=True)
+class Content:
+    """What must hold of the values of a cache, beyond their digests.
+
+    Attributes:
+        paths: arrays whose values are looked at.
+        inspect: what is wrong in a block, which was read of them; arrays that are computed once come with block 0.
+    """
+
+    paths: frozenset[str] = frozenset()
+    inspect: Callable[[Block], Iterable[Finding]] = lambda block: ()
+
+
+def verify(
+    cache: Cache,
+    content: Content = Content(),
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Finding]:
+    """Check a whole cache without a teacher: structure, completeness, checksums, and its content.
 
     Args:
         cache: an opened cache (`Cache(path)`, complete or not).
+        content: what its stages say of their values.
         progress: called with (blocks done, blocks) after each block.
 
     Returns:
@@ -54,7 +61,7 @@ def verify(cache: Cache, progress: Callable[[int, int], None] | None = None) -> 
     blocks = sorted({block for stage, block in cache.receipts if stage != METADATA})
     for done, block in enumerate(blocks, 1):
         finished = all((s, block) in cache.receipts for s in cache.manifest.stages_of(block))
-        damage += _content(cache, block) if finished else _checksums(cache, block)
+        damage += _content(cache, block, content) if finished else _checksums(cache, block)
         if progress is not None:
             progress(done, len(blocks))
     return damage
@@ -100,17 +107,17 @@ def _strays(cache: Cache, there: Iterable[str]) -> Iterator[Finding]:
 def _completeness(cache: Cache) -> Iterator[Finding]:
     """Receipts that are missing or of another request; a run of missing ones is one finding."""
     for stage in cache.manifest.stages:
-        written = cache.written(stage)
-        end = 1 if stage == "text" else cache.blocks
+        written = cache.written(stage.name)
+        end = 1 if stage.once else cache.blocks
         for before, after in pairwise([-1, *written, end]):
             if after > before + 1:
                 last = f"-{after - 1}" if after > before + 2 else ""
-                where = f"{stage}/{before + 1}{last}"
+                where = f"{stage.name}/{before + 1}{last}"
                 yield Finding("complete", where, "no receipt: this stage was never finished")
         for block in written:
-            if cache.receipts[stage, block].fingerprint != cache.fingerprints[stage]:
+            if cache.receipts[stage.name, block].fingerprint != cache.fingerprints[stage.name]:
                 what = "the receipt belongs to another request"
-                yield Finding("complete", f"{stage}/{block}", what)
+                yield Finding("complete", f"{stage.name}/{block}", what)
 
 
 def _checksums(cache: Cache, block: int, proven: Container[str] = ()) -> Iterator[Finding]:
@@ -125,46 +132,17 @@ def _checksums(cache: Cache, block: int, proven: Container[str] = ()) -> Iterato
             yield Finding("checksum", name, "bytes differ from the receipt")
 
 
-def _content(cache: Cache, block: int) -> Iterator[Finding]:
-    start = cache.manifest.block_range(block).start
+def _content(cache: Cache, block: int, content: Content) -> Iterator[Finding]:
+    m = cache.manifest
+    once = {path for stage in m.stages if stage.once for path in stage.arrays}
+    paths = {p for p in content.paths & m.arrays.keys() if block == 0 or p not in once}
     try:
-        arrays = cache.read(block, _CHECKED, fast=True)
-        text = cache.text("all").embeddings if block == 0 else None
+        data = cache.read_block(block, paths)
     except DamagedError as error:
         yield from list(_checksums(cache, block)) or [Finding("read", f"block {block}", error.what)]
         return
-    yield from _checksums(cache, block, {*arrays, TEXT})
-    data = Block.of(arrays, start, cache.specs)
-    for i in range(len(data)):
-        try:
-            yield from _row(cache, data, i)
-        except (ValueError, LookupError, TypeError) as error:
-            yield Finding("read", f"row {data.rows[i]}", f"its arrays do not fit together: {error}")
-    if text is not None and not np.allclose(np.linalg.norm(text, axis=1), 1.0, atol=1e-3):
-        yield Finding("values", TEXT, "a class embedding is not of unit norm")
-
-
-def _row(cache: Cache, data: Block, i: int) -> Iterator[Finding]:
-    m = cache.manifest
-    allowed = np.array([*m.seen, IGNORE])
-    for view in range(m.views):
-        sample = data.sample(i, view)
-        where = f"row {sample.row}"
-        if view == 0:
-            digest = hashlib.sha256(sample["images/data"].tobytes()).digest()
-            if digest != sample["images/digest"].tobytes():
-                yield Finding("pairing", where, "image bytes are not those the row was built from")
-            labels = sample["labels/data"].reshape(sample["images/size"])
-            leaked = np.setdiff1d(np.unique(labels), allowed)
-            if leaked.size:
-                yield Finding(
-                    "leakage", where, f"label map holds unseen or unknown ids {leaked.tolist()}"
-                )
-            if (labels[sample["labels/ignored"].reshape(labels.shape)] != IGNORE).any():
-                yield Finding("values", where, "an annotated pixel is said to be ignored")
-        ids = sample["regions/id"]
-        if len(np.unique(ids)) != len(ids) or np.isin(ids, m.unseen).any():
-            yield Finding("leakage", where, "region ids repeat or name an unseen class")
-        tokens = (sample["regions/cls"], sample["teacher/global_cls"])
-        if not all(np.isfinite(values).all() for values in tokens):
-            yield Finding("values", where, "a CLS token is not finite")
+    yield from _checksums(cache, block, data.arrays)
+    try:
+        yield from content.inspect(data)
+    except (ValueError, LookupError, TypeError) as error:
+        yield Finding("read", f"block {block}", f"its arrays do not fit together: {error}")

@@ -1,8 +1,13 @@
-"""Invariant: the manifest holds only what determines the cache's bytes; time and host live in provenance."""
+"""Invariant: the manifest holds only what determines the cache's bytes, each fact once; a reader needs no other
+knowledge of a cache than its manifest."""
 
 from __future__ import annotations
 
 import json
+from collections import ChainMap
+from collections.abc import Mapping
+from functools import cached_property, reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -12,20 +17,11 @@ from c2s_cache.errors import CacheError
 from c2s_cache.fingerprint import stage_fingerprint
 from c2s_cache.folder import Folder
 
-FORMAT: Final = 3
-STAGES = ("images", "labels", "views", "teacher", "dense", "masks", "regions", "text")
-UPSTREAM: dict[str, tuple[str, ...]] = {
-    "images": (),
-    "labels": ("images",),
-    "views": ("images",),
-    "teacher": ("views",),
-    "dense": ("teacher",),
-    "masks": ("teacher", "labels"),
-    "regions": ("masks",),
-    "text": (),
-}
+FORMAT: Final = 4
 IGNORE = 255
 """Label value of a pixel that is not annotated, and grid value of a cell that has no latent class."""
+USABLE, ID_DATA, ID_END = "rows/usable", "rows/id_data", "rows/id_end"
+"""Arrays that every cache has, whatever its stages: which rows can be used, and the names of their images."""
 
 
 class _Model(BaseModel):
@@ -33,52 +29,101 @@ class _Model(BaseModel):
 
 
 class TeacherInfo(_Model):
-    """The frozen CLIP model that wrote the cache.
+    """The frozen CLIP model that wrote the cache, and how it was run.
 
     `tower_digest` and `text_digest` are the SHA-256 over the weights and activation of its image tower and of
     its text tower (None: it has none), `digest` that of both together; `activation` is what the towers
-    compute, "gelu" or "quick_gelu" (None: neither is said of it); `grid` the (height, width)
-    of its dense token grid; `image_size` its native input side in pixels; `dense_size` the input side
-    of the dense pass; `dense_features` which tokens are clustered, with `dense_dim` channels (None: `dim`).
-    `mean` and `std` are per RGB channel, in units of pixel / 255.
+    compute, "gelu" or "quick_gelu" (None: neither is said of it); `dim` the width D of its joint space; `image_size`
+    its native input side in pixels; `dense_size` the input side of the dense pass, which gives a `grid` of
+    (height, width) tokens of `dense_dim` channels, those that `dense_features` names. `mean` and `std` are per RGB
+    channel, in units of pixel / 255. `precision` is the arithmetic of its passes, of `batch_size` images each.
     """
 
     name: str
     pretrained: str | None
     digest: str
-    tower_digest: str = ""
+    tower_digest: str
     text_digest: str | None = None
     activation: str | None = None
     dim: int = Field(gt=0)
     image_size: int = Field(gt=0)
     dense_size: int = Field(gt=0)
     dense_features: str = "plain"
-    dense_dim: int | None = Field(default=None, gt=0)
+    dense_dim: int = Field(gt=0)
     grid: tuple[int, int]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    precision: str = "float32"
+    batch_size: int = Field(default=32, gt=0)
+
+
+class ArrayRecord(_Model):
+    """One array of a stage.
+
+    Attributes:
+        axes: names of the axes of one item; their lengths are the manifest's `axes`.
+        dtype: of the values.
+        end: path of the column that holds the ends of its items, which run together along one axis; None: an item
+            per row. Items are per view where that column, or a row array itself, has the axis "view" first.
+        chunk: rows, or slots, of a chunk; None: as many as a shard.
+        shard: slots of a shard of a ragged array.
+        zstd: level of compression; None: none.
+    """
+
+    axes: tuple[str, ...] = ()
+    dtype: str
+    end: str | None = None
+    chunk: int | None = Field(default=None, gt=0)
+    shard: int | None = Field(default=None, gt=0)
+    zstd: int | None = 3
+
+
+class StageRecord(_Model):
+    """One stage of a cache: all that determines its bytes, and its arrays.
+
+    Attributes:
+        name: of the stage.
+        settings: what was asked for.
+        given: digests of what came from outside, beside the data set.
+        facts: attributes of the manifest that its bytes depend on, such as "teacher.digest".
+        upstream: stages that it depends on.
+        once: whether it is computed once, with block 0, and not for every block.
+        axes: lengths of axes that this stage decides.
+        arrays: by path.
+    """
+
+    name: str
+    settings: dict[str, Any] = {}
+    given: dict[str, Any] = {}
+    facts: tuple[str, ...] = ()
+    upstream: tuple[str, ...] = ()
+    once: bool = False
+    axes: dict[str, int] = {}
+    arrays: dict[str, ArrayRecord]
 
 
 class Manifest(_Model):
-    """What a cache contains and the request of every stage that made it.
+    """What a cache contains, and the request that made it.
 
-    `rows` counts listed images, quarantined ones included; `block_rows` rows form a block, the unit
-    of writing, receipts and reading. `requests` maps a stage to the parameters that determine its
-    bytes; it names every stage, save `dense` where that tier is "none".
+    `source` are facts that change whenever the data set does; `order` is the digest of the image ids in row order,
+    drawn with `seed`. `rows` counts listed images, quarantined ones included; `block_rows` rows form a block, the unit
+    of writing, receipts and reading. `view_size` is the side in pixels at which students see a view. `stages` are in
+    the order in which they are computed.
     """
 
-    format: Literal[3] = FORMAT
+    format: Literal[4] = FORMAT
     dataset: str
     split: str
+    source: dict[str, Any]
+    order: str
     classes: tuple[str, ...]
     unseen: tuple[int, ...]
     rows: int = Field(gt=0)
     block_rows: int = Field(gt=0)
-    views: int = Field(gt=0)
+    seed: int = 0
     view_size: int = Field(gt=0)
-    dense: Literal["none", "int8", "float16"]
     teacher: TeacherInfo
-    requests: dict[str, dict[str, Any]]
+    stages: tuple[StageRecord, ...]
 
     @model_validator(mode="after")
     def _check(self) -> Manifest:
@@ -86,19 +131,44 @@ class Manifest(_Model):
             raise ValueError(f"label maps are stored as uint8: at most {IGNORE - 1} classes")
         if not all(0 <= c < len(self.classes) for c in self.unseen):
             raise ValueError("an unseen class id lies outside the class list")
-        stages = tuple(s for s in STAGES if s != "dense" or self.dense != "none")
-        if set(self.requests) != set(stages):
-            raise ValueError(f"requests must name the stages {', '.join(stages)}")
+        before: set[str] = set()
+        for stage in self.stages:
+            if stage.name in before or not before.issuperset(stage.upstream):
+                raise ValueError(f"stage {stage.name} stands twice, or before what it depends on")
+            before.add(stage.name)
+            for fact in stage.facts:
+                self.fact(fact)
+        if len(self.arrays) < sum(len(stage.arrays) for stage in self.stages):
+            raise ValueError("two stages have an array of the same path")
+        for path, array in self.arrays.items():
+            for axis in set(array.axes) - self.axes.keys():
+                raise ValueError(f"array {path} has an axis {axis!r} without a length")
+            if array.end is not None and array.end not in self.arrays:
+                raise ValueError(f"array {path} has no column of ends {array.end!r}")
         return self
 
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """The stages of this cache, each after those it depends on."""
-        return tuple(s for s in STAGES if s in self.requests)
+    @cached_property
+    def axes(self) -> Mapping[str, int]:
+        """Length of every axis but those of rows, blocks and slots, by name."""
+        height, width = self.teacher.grid
+        usual = {
+            "channel": self.teacher.dim,
+            "dense_channel": self.teacher.dense_dim,
+            "grid_y": height,
+            "grid_x": width,
+            "class": self.num_classes,
+        }
+        return ChainMap(*(stage.axes for stage in self.stages), usual)
 
-    def stages_of(self, block: int) -> tuple[str, ...]:
-        """The stages that a block has: `text` belongs to block 0."""
-        return tuple(s for s in self.stages if s != "text" or block == 0)
+    @property
+    def views(self) -> int:
+        """Views of each image."""
+        return self.axes.get("view", 1)
+
+    @property
+    def num_classes(self) -> int:
+        """N, number of all classes, seen and unseen."""
+        return len(self.classes)
 
     @property
     def seen(self) -> tuple[int, ...]:
@@ -107,22 +177,78 @@ class Manifest(_Model):
         return tuple(c for c in range(len(self.classes)) if c not in hidden)
 
     @property
+    def stage_names(self) -> tuple[str, ...]:
+        """The stages of this cache, each after those it depends on."""
+        return tuple(stage.name for stage in self.stages)
+
+    def stages_of(self, block: int) -> tuple[str, ...]:
+        """Names of the stages that a block has: those computed once belong to block 0."""
+        return tuple(stage.name for stage in self.stages if block == 0 or not stage.once)
+
+    def stage(self, name: str) -> StageRecord:
+        """A stage of this cache.
+
+        Raises:
+            LookupError: it has none of that name.
+        """
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, StageRecord]:
+        return {stage.name: stage for stage in self.stages}
+
+    @cached_property
+    def arrays(self) -> dict[str, ArrayRecord]:
+        """Every array, by path."""
+        return {path: array for stage in self.stages for path, array in stage.arrays.items()}
+
+    @cached_property
+    def owners(self) -> dict[str, str]:
+        """Name of the stage that has an array, by path."""
+        return {path: stage.name for stage in self.stages for path in stage.arrays}
+
+    def per_view(self, path: str) -> bool:
+        """Whether an array has an item for each view of a row, and not one for the row."""
+        array = self.arrays[path]
+        axes = array.axes if array.end is None else self.arrays[array.end].axes
+        return axes[:1] == ("view",)
+
+    def fact(self, name: str) -> Any:
+        """The value of a dotted attribute, as JSON has it.
+
+        Raises:
+            ValueError: there is none.
+        """
+        try:
+            return reduce(getitem, name.split("."), self._facts)
+        except (LookupError, TypeError):
+            raise ValueError(f"there is no fact {name!r}") from None
+
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
+        """All that a stage may list."""
+        own = self.model_dump(mode="json", exclude={"stages"})
+        return own | {"num_classes": self.num_classes}
+
+    @property
     def blocks(self) -> int:
         """Number of blocks; the last may hold fewer than `block_rows` rows."""
         return -(-self.rows // self.block_rows)
 
-    def upstream(self, stage: str) -> tuple[str, ...]:
-        """The stages that a stage depends on; random views are drawn from the label maps, too."""
-        drawn = stage == "views" and self.views > 1
-        return (*UPSTREAM[stage], "labels") if drawn else UPSTREAM[stage]
-
-    @property
+    @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """Fingerprint of every stage, computed from the requests along the stage graph."""
+        """Fingerprint of every stage, computed along what they depend on."""
         prints: dict[str, str] = {}
         for stage in self.stages:
-            upstream = {name: prints[name] for name in self.upstream(stage)}
-            prints[stage] = stage_fingerprint(stage, self.requests[stage], upstream)
+            prints[stage.name] = stage_fingerprint(
+                {
+                    "stage": stage.name,
+                    "settings": stage.settings,
+                    "given": stage.given,
+                    "facts": {fact: self.fact(fact) for fact in stage.facts},
+                    "upstream": {name: prints[name] for name in stage.upstream},
+                }
+            )
         return prints
 
     def block_range(self, block: int) -> range:
@@ -172,9 +298,11 @@ def parse_manifest(root: bytes, path: Path | str) -> Manifest:
             "Build one with: c2s cache build --dataset NAME",
         ) from error
     if version != FORMAT:
+        name = attributes.get("dataset")
+        dataset = name if isinstance(name, str) else "NAME"
         raise CacheError(
             f"{path} has cache format {repr(version)[:40]}; this version reads {FORMAT}.",
-            "Use the c2s version that wrote it, or remove it and build it anew: c2s cache build.",
+            f"Remove it and build it anew: c2s cache build --dataset {dataset} --out {path}",
         )
     try:
         return Manifest.model_validate(attributes)

@@ -4,34 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from c2s_cache.arrays import Arrays, Opening
-from c2s_cache.block import USABLE, Block
+from c2s_cache.block import Block
 from c2s_cache.decode import decode
 from c2s_cache.errors import CacheError
 from c2s_cache.fingerprint import digest
 from c2s_cache.folder import Folder
-from c2s_cache.manifest import Manifest, parse_manifest, read_root
+from c2s_cache.manifest import ID_DATA, ID_END, USABLE, Manifest, parse_manifest, read_root
 from c2s_cache.receipt import METADATA, FileRecord, Receipt, parse
-from c2s_cache.schema import RAGGED, ArraySpec, array_specs, ragged_ranges
-
-TEXT = "text/embeddings"
-
-
-@dataclass(frozen=True)
-class TextEmbeddings:
-    """Unit-norm text embeddings: `class_ids` int64 [n], `names`, `embeddings` float32 [n, D]."""
-
-    class_ids: NDArray[np.int64]
-    names: tuple[str, ...]
-    embeddings: NDArray[np.float32]
+from c2s_cache.schema import ArraySpec, array_specs, ragged_ranges
 
 
 class Cache:
@@ -78,7 +65,7 @@ class Cache:
 
     def written(self, stage: str) -> list[int]:
         """The blocks that have a receipt of a stage, ascending."""
-        blocks = 1 if stage in (METADATA, "text") else self.blocks
+        blocks = 1 if stage == METADATA or self.manifest.stage(stage).once else self.blocks
         names = self.folder.list(f"receipts/{stage}")
         numbers = (int(n[:-5]) for n in names if re.fullmatch(r"[0-9]{6,20}\.json", n))
         return sorted(b for b in numbers if b < blocks)
@@ -96,7 +83,7 @@ class Cache:
     @cached_property
     def receipts(self) -> dict[tuple[str, int], Receipt]:
         """All receipts that are there, by (stage, block)."""
-        stages = (METADATA, *self.manifest.stages)
+        stages = (METADATA, *self.manifest.stage_names)
         return {(r.stage, r.block): r for stage in stages for r in self.receipts_of(stage)}
 
     def __str__(self) -> str:
@@ -105,22 +92,8 @@ class Cache:
     @cached_property
     def quarantine(self) -> list[dict[str, Any]]:
         """Unreadable images: dicts with `row`, `id` and `reason`."""
-        return [e for r in self.receipts_of("images") for e in r.notes.get("quarantined", [])]
-
-    @property
-    def dense_error(self) -> dict[str, float] | None:
-        """Error card of the dense tier over the finished blocks: `cosine_mean` and `cosine_min` of
-        stored to float32 tokens, and `cluster_agreement`, the share of tokens that K-means from the
-        stored tier puts into the same cluster. None without a tier."""
-        found = [r.notes["error"] for r in self.receipts_of("dense") if r.notes]
-        tokens = sum(e["tokens"] for e in found)
-        if not tokens:
-            return None
-        return {
-            "cosine_mean": sum(e["cosine_sum"] for e in found) / tokens,
-            "cosine_min": min(e["cosine_min"] for e in found),
-            "cluster_agreement": sum(e["agreeing"] for e in found) / tokens,
-        }
+        receipts = self.receipts_of(self.manifest.owners[USABLE])
+        return [e for r in receipts for e in r.notes.get("quarantined", [])]
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -128,23 +101,22 @@ class Cache:
         return self.manifest.fingerprints
 
     @cached_property
-    def specs(self) -> dict[str, ArraySpec]:
-        """Every array of the cache, by path."""
+    def _specs(self) -> dict[str, ArraySpec]:
         return {spec.path: spec for spec in array_specs(self.manifest)}
 
     def ids(self, block: int) -> list[str]:
         """Image ids of all rows of a block, quarantined ones included."""
-        stored = self.read(block, ["images/id_data"])
-        ranges = ragged_ranges(stored["images/id_end"])
-        return [stored["images/id_data"][a:b].tobytes().decode() for a, b in ranges]
+        stored = self.read(block, [ID_DATA])
+        ranges = ragged_ranges(stored[ID_END])
+        return [stored[ID_DATA][a:b].tobytes().decode() for a, b in ranges]
 
-    def text(self, which: Literal["seen", "unseen", "all"] = "seen") -> TextEmbeddings:
-        """Class text embeddings; inductive training asks for the seen ones and gets no others."""
-        m = self.manifest
-        members = {"seen": m.seen, "unseen": sorted(m.unseen), "all": range(len(m.classes))}
-        ids = np.asarray(members[which], dtype=np.int64)
-        embeddings = self.read(0, [TEXT])[TEXT][ids]
-        return TextEmbeddings(ids, tuple(m.classes[i] for i in ids), embeddings)
+    def once(self, path: str) -> NDArray[Any]:
+        """An array of a stage that is computed once.
+
+        Raises:
+            DamagedError: as for `read`.
+        """
+        return self.read(0, [path])[path]
 
     def column(self, path: str) -> NDArray[Any]:
         """A row array of all blocks, [rows, ...].
@@ -171,7 +143,7 @@ class Cache:
 
         Returns:
             Path -> values: [rows of the block, ...], ragged arrays [items of all its rows, ...], and
-            the `end` column of each ragged array; `text/embeddings` [classes, D].
+            the `end` column of each ragged array; arrays of stages that are computed once, whole.
 
         Raises:
             DamagedError: a receipt or file of these arrays is missing, differs from what it must be, or
@@ -180,12 +152,14 @@ class Cache:
         """
         rows = self.manifest.block_range(block)
         paths = set(paths)
-        ends = {p: RAGGED[p] for p in paths if p in RAGGED}
+        known = self.manifest.arrays
+        ends = {p: end for p in paths if (end := known[p].end) is not None}
         columns = (paths - ends.keys()) | set(ends.values())
-        shards = {p: self.specs[p].shards[1] for p in ends}
+        shards = {p: self._specs[p].shards[1] for p in ends}
 
         def decoded(opened: Opening) -> dict[str, NDArray[Any]]:
-            part = {c: ... if c == TEXT else slice(rows.start, rows.stop) for c in columns}
+            here = slice(rows.start, rows.stop)
+            part = {c: here if self._specs[c].by_row else ... for c in columns}
             arrays = decode({c: (opened(c, 1), part[c]) for c in columns})
             stops = {p: int(arrays[end].reshape(-1)[-1]) for p, end in ends.items()}
             return arrays | decode(
@@ -199,24 +173,24 @@ class Cache:
         return self.arrays.decode(records, f"block {block} of {self}", decoded, fast)
 
     def read_block(self, block: int, paths: Iterable[str]) -> Block:
-        """Read a block for training or inspection, sample by sample.
+        """Read arrays of a block as training wants them.
 
         Args:
             block: block number.
-            paths: array paths of rows, views or ragged items; no others are read.
+            paths: array paths; which rows can be used is always read.
 
         Raises:
             DamagedError, CacheError: as for `read`.
         """
         arrays = self.read(block, {*paths, USABLE}, fast=True)
-        return Block.of(arrays, self.manifest.block_range(block).start, self.specs)
+        return Block(self.manifest, self.manifest.block_range(block).start, arrays)
 
     def _records(self, block: int, paths: Iterable[str]) -> dict[str, FileRecord]:
         """Size and digest of every file that arrays have in a block, as the receipts say now."""
         self._check_root()
         by_stage: dict[str, tuple[str, ...]] = {}
         for path in paths:
-            stage = self.specs[path].stage
+            stage = self._specs[path].stage
             by_stage[stage] = (*by_stage.get(stage, ()), f"{path}/c/")
         receipts = {r.stage: r for r in self._receipts((stage, block) for stage in by_stage)}
         records: dict[str, FileRecord] = {}
@@ -243,16 +217,27 @@ class Cache:
         self._root_is_proven = True
 
 
-def open_cache(path: Path | str) -> Cache:
+def open_cache(path: Path | str, needs: Iterable[str] = ()) -> Cache:
     """Open a cache for training: complete, of this format, manifest unchanged, every file at its size.
 
+    Args:
+        path: cache directory, or the URL of one.
+        needs: stages that it must have.
+
     Raises:
-        CacheError: the cache is missing, unfinished or damaged; the message says how to finish it.
+        CacheError: the cache is missing, unfinished or damaged, or lacks a stage; the message says how to finish it.
     """
     cache = Cache(path)
     m, prints = cache.manifest, cache.fingerprints
-    expected = cache.blocks * (len(m.stages) - 1) + 1
-    found = sum(len(cache.written(stage)) for stage in m.stages)
+    lacking = [name for name in needs if name not in m.stage_names]
+    if lacking:
+        options = " ".join(f"--stage {name}" for name in lacking)
+        raise CacheError(
+            f"{path} lacks the stage{'s' if len(lacking) > 1 else ''} {', '.join(lacking)}.",
+            f"Add what is missing: c2s cache build --dataset {m.dataset} --out {path} --update {options}",
+        )
+    expected = sum(1 if stage.once else cache.blocks for stage in m.stages)
+    found = sum(len(cache.written(stage)) for stage in m.stage_names)
     if found < expected or not cache.written(METADATA):
         raise CacheError(
             f"{path} is incomplete: {found} of {expected} block stages are written.",
@@ -260,7 +245,7 @@ def open_cache(path: Path | str) -> Cache:
         )
     size = cache.folder.sizing()
     inspect = f"Inspect with: c2s cache verify {path} --quick"
-    for receipt in (r for stage in m.stages for r in cache.receipts_of(stage)):
+    for receipt in (r for stage in m.stage_names for r in cache.receipts_of(stage)):
         if receipt.fingerprint != prints[receipt.stage]:
             raise CacheError(
                 f"{path}: stage {receipt.stage} of block {receipt.block} was written for another request.",

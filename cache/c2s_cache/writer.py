@@ -17,7 +17,7 @@ from c2s_cache.change import Change, change
 from c2s_cache.errors import CacheError, MismatchError
 from c2s_cache.fingerprint import file_digest
 from c2s_cache.lock import LOCK, OWNER, writing, writing_block
-from c2s_cache.manifest import STAGES, Manifest, read_manifest
+from c2s_cache.manifest import USABLE, Manifest, read_manifest
 from c2s_cache.ownership import contents
 from c2s_cache.receipt import (
     METADATA,
@@ -162,7 +162,7 @@ class BlockWriter:
     def _selection(self, spec: ArraySpec, block: int, length: int) -> tuple[slice, ...]:
         if spec.ragged:
             return (slice(block, block + 1), slice(0, length))
-        if spec.dims[0] == "class":
+        if not spec.by_row:
             return (slice(None),)
         rows = self.manifest.block_range(block)
         if length != len(rows):
@@ -237,14 +237,15 @@ def create_cache(path: Path, manifest: Manifest, update: bool = False) -> Change
     check_target(path)
     if _only_begun(path) or not _marked(path):
         path.mkdir(parents=True, exist_ok=True)
-        for stage in STAGES if (path / STAGING).exists() else ():
-            shutil.rmtree(path / stage, ignore_errors=True)  # arrays that the request may not have
+        for begun in path.iterdir() if (path / STAGING).exists() else ():
+            if begun.is_dir() and begun.name != STAGING:  # arrays that the request may not have
+                shutil.rmtree(begun, ignore_errors=True)
         _write_metadata(path, manifest)
         return None
     have = read_manifest(path)
     changed = change(have, manifest)
     if changed:
-        _check_update(path, changed, update)
+        _check_update(path, changed, update, manifest.owners[USABLE])
         _discard(path, have, changed)
     if changed or load(path, METADATA, 0) is None:
         _write_metadata(path, manifest)
@@ -276,10 +277,10 @@ def _marked(path: Path) -> bool:
         return False
 
 
-def _check_update(path: Path, changed: Change, update: bool) -> None:
+def _check_update(path: Path, changed: Change, update: bool, root: str) -> None:
     built = f"{path} was built for another request (cache -> request):{changed}\n"
     elsewhere = f"Choose another --out, or repeat the options that {path.name} was built with"
-    if "images" not in changed.kept:
+    if root not in changed.kept:
         raise MismatchError(
             f"{built}It holds other images, so nothing of it can be kept.", f"{elsewhere}."
         )

@@ -28,6 +28,10 @@ class SplitInfo(Protocol):
     def unseen(self) -> tuple[int, ...]:
         """Ids of the classes whose annotations training must never see."""
 
+    @property
+    def labelled(self) -> bool:
+        """Whether its images have label maps."""
+
     def identity(self) -> dict[str, Any]:
         """JSON-like facts that change whenever the content of the split does."""
 

@@ -16,7 +16,7 @@ from c2s.methods.recipes import Recipe
 from c2s.runs.config import TrainConfig, dump_yaml, load_config
 from c2s_cache.augment import AugmentConfig
 from c2s_cache.errors import ConfigError
-from c2s_pipeline.request import BuildRequest
+from c2s_pipeline.build.request import request_model
 
 
 def of_set(setting: str):
@@ -179,10 +179,12 @@ def test_texts_reach_the_models_of_grids_recipes_and_builds():
     rows = [{"name": "010", "train": {"lr": "1e-4"}, "build": {"masks": {"windows": ["3"]}}}]
     grid = resolve(Grid, {}, None, (), {"name": "g", "rows": rows, "seeds": "2"})
     assert (grid.rows[0].name, grid.seeds) == ("010", 2)
-    assert resolve(BuildRequest, {}, None, (), grid.rows[0].build).masks.windows == (3,)
+    assert resolve(request_model(), {}, None, (), grid.rows[0].build).masks.windows == (3,)
     assert load_config(cache="c", **grid.rows[0].train).lr == 1e-4
     assert resolve(Recipe, {}, None, ["train.lr=1e-4"], {}).train == {"lr": "1e-4"}
-    assert resolve(BuildRequest, {}, None, ["templates=['a {}', 'no {}']"], {}).templates == (
+    assert resolve(
+        request_model(), {}, None, ["text.templates=['a {}', 'no {}']"], {}
+    ).text.templates == (
         "a {}",
         "no {}",
     )

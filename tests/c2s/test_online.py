@@ -16,6 +16,7 @@ from c2s.online import load_online_teacher
 from c2s.runs.config import load_config
 from c2s.shapes.defaults import BUILD, TRAIN
 from c2s.students import create
+from c2s.text import cached_text
 from c2s.training import run
 from c2s.training.logs import read_metrics
 from c2s.training.module import DistillationModule
@@ -30,12 +31,12 @@ STEPS = 60
 @pytest.fixture(scope="module")
 def cache(scheduler, tmp_path_factory):
     """32 Shapes scenes in three random views each, by the bundled teacher."""
-    from c2s_pipeline.build import build
-    from c2s_pipeline.request import BuildRequest
+    from c2s_pipeline.build.builder import build
+    from c2s_pipeline.build.request import build_request
 
     out = tmp_path_factory.mktemp("online") / "shapes.zarr"
-    request = BuildRequest.model_validate(
-        {**BUILD, "views": 3, "limit": 32, "block_rows": 16, "batch_size": 16}
+    request = build_request(
+        **{**BUILD, "views": {"count": 3}, "limit": 32, "block_rows": 16, "batch_size": 16}
     )
     build(load_dataset("shapes").split("train"), request, out, scheduler=scheduler)
     return out
@@ -69,7 +70,7 @@ def test_the_teacher_says_online_what_it_said_to_the_cache(cache, tmp_path):
             assert set(said) == set(TAUGHT)
             for path in ("masks/grid", "regions/id"):
                 np.testing.assert_array_equal(said[path], s[path])
-            for path in ("teacher/global_cls", "regions/cls"):
+            for path in ("global_cls/cls", "regions/cls"):
                 np.testing.assert_allclose(said[path], s[path], rtol=1e-3, atol=1e-3)
             flips += s["views/flip"]
             padded += not view.crop.inside.all()
@@ -84,7 +85,7 @@ def test_cached_and_online_views_give_the_same_losses(cache, tmp_path):
     teacher = load_online_teacher(settings, opened.manifest)
     examples = settings.method.examples(opened.manifest)
     torch.manual_seed(0)
-    text, n = opened.text("seen"), len(opened.manifest.classes)
+    text, n = cached_text(opened, "seen"), len(opened.manifest.classes)
     seen = KnownClasses(torch.from_numpy(text.class_ids), torch.from_numpy(text.embeddings), n)
     module = DistillationModule(
         create("shapes-net", opened.manifest.teacher.dim),
@@ -117,8 +118,9 @@ def test_cached_and_online_views_give_the_same_losses(cache, tmp_path):
 
 def test_other_weights_are_refused(cache, tmp_path, tiny_teacher):
     manifest = open_cache(cache).manifest
+    asked = config(cache, tmp_path, teacher="online", teacher_weights=tiny_teacher)
     with pytest.raises(C2SError, match=r"has the digest .*what was found as .*--teacher-weights"):
-        load_online_teacher(config(cache, tmp_path, teacher_weights=tiny_teacher), manifest)
+        load_online_teacher(asked, manifest)
     named = manifest.teacher.model_copy(update={"name": "local-dir:elsewhere"})
     moved = manifest.model_copy(update={"teacher": named})
     with pytest.raises(C2SError, match=r"elsewhere.*cannot be loaded.*--teacher-weights"):

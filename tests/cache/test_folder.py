@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from c2s.cli.app import app
 from c2s_cache import Cache, CacheError, DamagedError, open_cache
 from c2s_cache.folder import Folder
-from c2s_cache.integrity import verify
+from c2s_cache.integrity import Content, verify
 
 MEMORY = "memory://bucket/tiny.zarr"
 
@@ -81,11 +81,13 @@ def items(value):
 
 
 def test_batches_are_those_of_the_disk(path, url):
+    from c2s.methods.clip_to_seg import ClipToSegConfig
     from c2s.training.sampler import BatchSequence
     from c2s.training.stream import BatchStream, block_sizes
 
     sequence = BatchSequence(block_sizes(Cache(path)), 4, seed=3, window=2, views=2)
-    here, there = (list(BatchStream(a, sequence, 0, 5, 32, True)) for a in (path, url))
+    examples = ClipToSegConfig().examples(Cache(path).manifest)
+    here, there = (list(BatchStream(a, sequence, examples, 0, 5, 32, True)) for a in (path, url))
     assert len(here) == 5
     for ours, theirs in zip(here, there, strict=True):
         assert vars(ours).keys() == vars(theirs).keys()
@@ -141,7 +143,7 @@ def test_a_store_that_cannot_be_reached_is_one_sentence(path, monkeypatch, error
     for use in (
         lambda: open_cache(MEMORY),
         lambda: opened.read_block(0, PATHS),
-        lambda: opened.text(),
+        lambda: opened.once("text/embeddings"),
         lambda: verify(opened),
         lambda: opened.folder.sizes(),
         lambda: opened.folder.list("receipts/masks"),
@@ -163,7 +165,7 @@ def test_a_store_that_cannot_be_reached_is_one_sentence(path, monkeypatch, error
 def test_what_arrives_damaged_is_not_used(url):
     cache = open_cache(url)
     files, root = fsspec.core.url_to_fs(url)
-    name = "teacher/global_cls/c/0/0/0"
+    name = "global_cls/cls/c/0/0/0"
     data = bytearray(files.cat_file(f"{root}/{name}"))
     data[len(data) // 2] ^= 4
     files.pipe_file(f"{root}/{name}", bytes(data))
@@ -192,6 +194,6 @@ def test_many_files_of_a_store_are_read_at_once(path, monkeypatch):
         return cat_file(self, name, *args, **kwargs)
 
     monkeypatch.setattr(MemoryFileSystem, "cat_file", waiting)
-    assert verify(Cache(MEMORY)) == []
+    assert verify(Cache(MEMORY), Content(frozenset(PATHS))) == []
     assert second.is_set()
     files.rm(root, recursive=True)

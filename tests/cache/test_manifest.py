@@ -7,67 +7,176 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from c2s_cache import CacheError
 from c2s_cache.fingerprint import canonical_json, difference
-from c2s_cache.manifest import STAGES, UPSTREAM, Manifest, TeacherInfo
+from c2s_cache.manifest import ArrayRecord, Manifest, StageRecord, TeacherInfo, parse_manifest
 
 TEACHER = TeacherInfo(
     name="ViT-B-16",
     pretrained="openai",
     digest="0" * 64,
+    tower_digest="2" * 64,
+    activation="quick_gelu",
     dim=8,
     image_size=32,
     dense_size=32,
-    grid=(4, 4),
+    dense_dim=12,
+    grid=(4, 5),
     mean=(0.5, 0.5, 0.5),
     std=(0.2, 0.2, 0.2),
 )
+CLS_FACTS = ("teacher.digest", "teacher.batch_size", "teacher.image_size")
+DENSE_FACTS = ("teacher.digest", "teacher.batch_size", "teacher.dense_size")
+GRAPH = {
+    "images": ((), ("source", "order")),
+    "labels": (("images",), ("unseen", "num_classes")),
+    "views": (("images", "labels"), ("seed",)),
+    "global_cls": (("views",), CLS_FACTS),
+    "dense": (("views",), DENSE_FACTS),
+    "masks": (("views", "labels"), DENSE_FACTS),
+    "regions": (("masks", "labels"), (*CLS_FACTS, "num_classes")),
+    "text": ((), ("teacher.digest", "classes")),
+}
+"""What each stage depends on, and the facts that it lists."""
+OF_VIEWS = {"views", "global_cls", "dense", "masks", "regions"}
+TOUCHED = {
+    "images": {"images", "labels", *OF_VIEWS},
+    "labels": {"labels", *OF_VIEWS},
+    "views": OF_VIEWS,
+    "global_cls": {"global_cls"},
+    "dense": {"dense"},
+    "masks": {"masks", "regions"},
+    "regions": {"regions"},
+    "text": {"text"},
+}
+"""The stages that another request of one of them makes anew, written down by hand from the graph."""
+
+
+def stages(left_out=(), **changes) -> list[StageRecord]:
+    """The graph's stages; `changes` are of their records, by name."""
+    found = []
+    for name, (upstream, facts) in GRAPH.items():
+        if name not in left_out:
+            values = {
+                "name": name,
+                "settings": {"value": 0},
+                "facts": facts,
+                "upstream": upstream,
+                "once": name == "text",
+                "arrays": {f"{name}/values": ArrayRecord(dtype="uint8")},
+            }
+            found.append(StageRecord.model_validate(values | changes.get(name, {})))
+    return found
 
 
 def manifest(**changes) -> Manifest:
     values = {
         "dataset": "d",
         "split": "train",
+        "source": {"files": 10},
+        "order": "0" * 64,
         "classes": ("a", "b", "c"),
         "unseen": (1,),
         "rows": 10,
         "block_rows": 4,
-        "views": 1,
         "view_size": 32,
-        "dense": "float16",
         "teacher": TEACHER,
-        "requests": {s: {"value": 0} for s in STAGES},
+        "stages": stages(),
     }
     return Manifest.model_validate(values | changes)
 
 
-def downstream(stage: str) -> set[str]:
-    found = {stage}
-    for other in STAGES:
-        if found & set(UPSTREAM[other]):
-            found.add(other)
-    return found
+def touched(before: Manifest, after: Manifest) -> set[str]:
+    have, want = before.fingerprints, after.fingerprints
+    return {name for name in have if have[name] != want[name]}
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_change_touches_exactly_the_stages_downstream(stage):
-    before = manifest().fingerprints
-    requests = {s: {"value": int(s == stage)} for s in STAGES}
-    after = manifest(requests=requests).fingerprints
-    assert {s for s in STAGES if before[s] != after[s]} == downstream(stage)
+@pytest.mark.parametrize("part", [{"settings": {"value": 1}}, {"given": {"digest": "1"}}])
+@pytest.mark.parametrize("stage", GRAPH)
+def test_a_change_touches_exactly_the_stages_downstream(stage, part):
+    assert touched(manifest(), manifest(stages=stages(**{stage: part}))) == TOUCHED[stage]
+
+
+OF_TEACHER = {"global_cls", "dense", "masks", "regions"}
+
+
+@pytest.mark.parametrize(
+    ("fact", "value", "expected"),
+    [
+        ("teacher.dense_size", 64, {"dense", "masks", "regions"}),
+        ("teacher.image_size", 64, {"global_cls", "regions"}),
+        ("teacher.batch_size", 7, OF_TEACHER),
+        ("teacher.digest", "1" * 64, {*OF_TEACHER, "text"}),
+        ("teacher.name", "another", set()),
+        ("source", {"files": 11}, TOUCHED["images"]),
+        ("order", "1" * 64, TOUCHED["images"]),
+        ("seed", 1, OF_VIEWS),
+        ("unseen", (2,), TOUCHED["labels"]),
+        ("classes", ("a", "b", "x"), {"text"}),
+        ("classes", ("a", "b", "c", "d"), {*TOUCHED["labels"], "text"}),
+        ("dataset", "e", set()),
+        ("view_size", 64, set()),
+    ],
+)
+def test_a_fact_touches_what_lists_it_and_all_downstream(fact, value, expected):
+    name, _, of_teacher = fact.partition(".")
+    changed = TEACHER.model_copy(update={of_teacher: value}) if of_teacher else value
+    assert touched(manifest(), manifest(**{name: changed})) == expected
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("arrays", {"masks/values": ArrayRecord(dtype="uint8", zstd=9)}),
+        ("axes", {"further": 3}),
+    ],
+)
+def test_how_arrays_are_stored_is_no_part_of_a_fingerprint(part, value):
+    """What decides it stands in the settings and facts."""
+    assert touched(manifest(), manifest(stages=stages(masks={part: value}))) == set()
 
 
 def test_a_cache_without_dense_tier_has_no_dense_stage():
-    requests = {s: {"value": 0} for s in STAGES if s != "dense"}
-    m = manifest(dense="none", requests=requests)
-    assert "dense" not in m.stages
+    m = manifest(stages=stages(left_out=["dense"]))
+    assert "dense" not in m.stage_names
     kept = {s: p for s, p in manifest().fingerprints.items() if s != "dense"}
     assert m.fingerprints == kept
+    with pytest.raises(LookupError):
+        m.stage("dense")
 
 
 def test_blocks_cover_the_rows():
     m = manifest()
     assert [len(m.block_range(b)) for b in range(m.blocks)] == [4, 4, 2]
-    assert m.seen == (0, 2)
+    assert (m.num_classes, m.seen) == (3, (0, 2))
+
+
+def test_stages_that_are_computed_once_belong_to_block_0():
+    m = manifest()
+    assert m.stages_of(0) == m.stage_names == tuple(GRAPH)
+    assert m.stages_of(1) == tuple(name for name in GRAPH if name != "text")
+
+
+def test_every_array_has_an_owner():
+    m = manifest()
+    assert m.owners == {f"{name}/values": name for name in GRAPH}
+    assert m.arrays.keys() == m.owners.keys()
+    assert m.stage("masks") == m.stages[5]
+
+
+def test_axes_are_those_of_teacher_classes_and_stages():
+    m = manifest()
+    assert (m.views, "view" in m.axes) == (1, False)
+    usual = {"channel": 8, "dense_channel": 12, "grid_y": 4, "grid_x": 5, "class": 3}
+    assert dict(m.axes) == usual
+    m = manifest(stages=stages(views={"axes": {"view": 2, "edge": 4}}))
+    assert (m.views, dict(m.axes)) == (2, usual | {"view": 2, "edge": 4})
+
+
+@pytest.mark.parametrize("classes", [(), ("a",)])
+def test_classes_may_be_none(classes):
+    m = manifest(classes=classes, unseen=())
+    assert (m.num_classes, m.seen) == (len(classes), tuple(range(len(classes))))
 
 
 @pytest.mark.parametrize(
@@ -75,14 +184,41 @@ def test_blocks_cover_the_rows():
     [
         ({"unseen": (3,)}, "unseen class id lies outside"),
         ({"classes": tuple(map(str, range(255)))}, "at most 254 classes"),
-        ({"requests": {}}, "requests must name"),
         ({"rows": 0}, "greater than 0"),
         ({"extra": 1}, "Extra inputs"),
+        ({"stages": stages()[::-1]}, "stage regions stands twice, or before"),
+        ({"stages": [*stages(), stages()[3]]}, "stage global_cls stands twice"),
+        ({"stages": stages(left_out=["masks"])}, "stage regions stands twice, or before"),
+        ({"stages": stages(masks={"upstream": ("masks",)})}, "stage masks stands twice, or before"),
+        ({"stages": stages(masks={"facts": ("teacher.colour",)})}, "no fact 'teacher.colour'"),
+        ({"stages": stages(masks={"facts": ("",)})}, "no fact ''"),
+        ({"stages": stages(masks={"facts": ("block_range",)})}, "no fact 'block_range'"),
+        (
+            {"stages": stages(masks={"arrays": {"m": ArrayRecord(axes=("z",), dtype="uint8")}})},
+            "array m has an axis 'z' without a length",
+        ),
+        (
+            {"stages": stages(masks={"arrays": {"m": ArrayRecord(end="n", dtype="uint8")}})},
+            "array m has no column of ends 'n'",
+        ),
+        (
+            {"stages": stages(masks={"arrays": {"dense/values": ArrayRecord(dtype="uint8")}})},
+            "two stages have an array of the same path",
+        ),
     ],
 )
 def test_wrong_manifests_are_refused(changes, message):
     with pytest.raises(ValidationError, match=message):
         manifest(**changes)
+
+
+@pytest.mark.parametrize("fact", ["teacher.colour", "fact", "teacher.digest.x"])
+def test_a_damaged_stage_is_one_sentence(fact):
+    content = manifest().model_dump(mode="json")
+    content["stages"][5]["facts"] = [fact]
+    root = json.dumps({"attributes": {"c2s": content}}).encode()
+    with pytest.raises(CacheError, match=f"the manifest is damaged at .*no fact '{fact}'"):
+        parse_manifest(root, "a.zarr")
 
 
 json_values = st.recursive(

@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from tiny_cache import PATHS, write_cache
+from tiny_cache import PATHS, tiny_manifest, write_cache
 
+from c2s.text import cached_text
 from c2s_cache import Cache, CacheError, open_cache
 from c2s_cache.change import change
-from c2s_cache.integrity import verify
+from c2s_cache.integrity import Content, verify
 from c2s_cache.lock import build_lock
 from c2s_cache.receipt import METADATA, retract
 from c2s_cache.schema import array_specs, ragged_ranges
 from c2s_cache.writer import STAGING, BlockWriter, create_cache
+from c2s_pipeline.stages.labels import Labels
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,7 @@ def test_one_block_owns_its_files(path):
 def test_text_of_training_has_no_unseen_class(path):
     cache = open_cache(path)
     m = cache.manifest
-    seen, everything = cache.text("seen"), cache.text("all")
+    seen, everything = cached_text(cache, "seen"), cached_text(cache, "all")
     assert set(seen.class_ids.tolist()).isdisjoint(m.unseen)
     assert len(everything.class_ids) == len(m.classes)
     np.testing.assert_array_equal(everything.embeddings[seen.class_ids], seen.embeddings)
@@ -118,11 +120,11 @@ def test_a_receipt_of_another_request_is_refused(copy):
 
 
 def test_training_refuses_a_changed_manifest(copy):
-    """Same size, same fingerprints: another class is unseen now."""
+    """Same size, same fingerprints: students would see views of another side."""
     group = copy / "zarr.json"
     text = group.read_text()
-    assert text.count("3,\n        5") == 1
-    group.write_text(text.replace("3,\n        5", "2,\n        5"))
+    assert text.count('"view_size": 32') == 1
+    group.write_text(text.replace('"view_size": 32', '"view_size": 64'))
     with pytest.raises(CacheError, match=r"zarr\.json has changed since the cache was created"):
         open_cache(copy)
 
@@ -141,10 +143,7 @@ class Cut(BaseException):
 @pytest.mark.parametrize("allowed", [0, 1, 2, 4, 7, 15, 30, 60])
 def test_a_change_cut_short_at_any_step_ends_the_same(path, tmp_path, monkeypatch, allowed):
     """Stop after so many changes to the file system; the next attempt mends all."""
-    before = Cache(path).manifest
-    wanted = before.model_copy(
-        update={"requests": before.requests | {"masks": {"seed": 1}, "dense": {}}, "dense": "int8"}
-    )
+    wanted = tiny_manifest(views=2, masks={"seed": 1}, dense={"tier": "int8"})
     whole = shutil.copytree(path, tmp_path / "whole.zarr")
     create_cache(whole, wanted, update=True)
     target, left = shutil.copytree(path, tmp_path / "cut.zarr"), allowed
@@ -187,7 +186,7 @@ def test_what_a_killed_writer_left_is_gone_when_its_block_is_written(copy):
 
 def test_shards_half_written_beside_others_are_gone_when_a_build_begins_and_when_it_ends(copy):
     """Of workers that an earlier build lost, or this one."""
-    shard = copy / "images/usable/c/1"
+    shard = copy / "rows/usable/c/1"
     assert shard.is_file()
     left = shard.with_name("1.abc.partial")
     before = files(copy)
@@ -251,7 +250,7 @@ def test_a_sample_holds_what_was_asked_for_of_its_row_and_view(path):
             sample = block.sample(i, view)
             at = sample.row - block.start
             assert (sample.row, sample.view) == (block.rows[i], view)
-            assert sample.arrays.keys() == {*PATHS, "images/usable"}
+            assert sample.arrays.keys() == {*PATHS, "rows/usable"}
             np.testing.assert_array_equal(sample["images/size"], arrays["images/size"][at])
             np.testing.assert_array_equal(sample["masks/grid"], arrays["masks/grid"][at, view])
             for key, (start, stop) in {
@@ -263,22 +262,25 @@ def test_a_sample_holds_what_was_asked_for_of_its_row_and_view(path):
 
 def test_nothing_is_read_that_was_not_asked_for(path):
     block = open_cache(path).read_block(0, ["views/box"])
-    assert block.arrays.keys() == {"views/box", "images/usable"}
+    assert block.arrays.keys() == {"views/box", "rows/usable"}
     assert "labels/ignored" not in block.sample(0)
+
+
+LABELS = Content(frozenset(Labels.inspected), Labels().inspect)
 
 
 def test_leaked_labels_are_found(copy):
     arrays = Cache(copy).read(0, ["labels/data", "labels/ignored"])
     arrays["labels/data"][0] = Cache(copy).manifest.unseen[0]
     BlockWriter(copy).write("labels", 0, arrays)
-    assert any(f.check == "leakage" for f in verify(Cache(copy)))
+    assert any(f.check == "leakage" for f in verify(Cache(copy), LABELS))
 
 
 def test_an_annotated_pixel_that_is_ignored_as_well_is_found(copy):
     arrays = Cache(copy).read(0, ["labels/data", "labels/ignored"])
     arrays["labels/ignored"][np.flatnonzero(arrays["labels/data"] != 255)[0]] = True
     BlockWriter(copy).write("labels", 0, arrays)
-    (finding,) = {f.what for f in verify(Cache(copy)) if f.check == "values"}
+    (finding,) = {f.what for f in verify(Cache(copy), LABELS) if f.check == "values"}
     assert "annotated pixel" in finding
 
 
@@ -293,8 +295,8 @@ def test_what_is_not_a_cache_is_one_sentence(tmp_path, content):
 
 def test_another_format_is_refused(copy):
     group = copy / "zarr.json"
-    group.write_text(group.read_text().replace('"format": 3', '"format": 2'))
-    with pytest.raises(CacheError, match=r"cache format 2; this version reads 3.*build it anew"):
+    group.write_text(group.read_text().replace('"format": 4', '"format": 3'))
+    with pytest.raises(CacheError, match=r"cache format 3; this version reads 4.*build it anew"):
         open_cache(copy)
 
 

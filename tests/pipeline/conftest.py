@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
+import distributed
 import pytest
 from one_thread import one_thread
 from small_builds import first_build
 
 from c2s.datasets import FolderSplit
 from c2s.datasets.coco_stuff import DESCRIPTOR
-from c2s_pipeline.build import build as build_cache
+from c2s_pipeline.build.builder import build as build_cache
 
 __all__ = ["one_thread"]
 
@@ -42,3 +43,12 @@ def any_built(request):
 @pytest.fixture
 def source(coco_tree):
     return FolderSplit(DESCRIPTOR, coco_tree(count=4), "train")
+
+
+@pytest.fixture(scope="module")
+def scheduler_of_threads():
+    """Address of a Dask cluster whose worker is a thread of this process, which knows its modules."""
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+    ) as cluster:
+        yield cluster.scheduler_address

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from small_builds import request
+from small_builds import NOTHING, no_teacher, request
 
 import c2s_pipeline.teachers.open_clip_vit as teacher_module
 from c2s_cache import Cache, DataError
-from c2s_pipeline.block import BlockComputer
-from c2s_pipeline.kmeans import create_backend
+from c2s_pipeline.build.block import BlockComputer
+from c2s_pipeline.build.request import make_manifest, row_order
 from c2s_pipeline.lanes import start_lanes
-from c2s_pipeline.request import make_manifest, row_order
 from c2s_pipeline.teachers.base import TeacherSpec
 from c2s_pipeline.teachers.registry import load_teacher
 
@@ -37,6 +37,10 @@ class Uneven:
         return self.source.encoded(image_id)
 
 
+def given(teacher):
+    return teacher
+
+
 def test_lanes_change_nothing(tiny_teacher, coco_tree, monkeypatch):
     from c2s.datasets import FolderSplit
     from c2s.datasets.coco_stuff import DESCRIPTOR
@@ -48,17 +52,17 @@ def test_lanes_change_nothing(tiny_teacher, coco_tree, monkeypatch):
     monkeypatch.setattr(teacher_module, "LARGEST", 3 * 4 * (4 * 64) * 17)
     order = row_order(source, wanted)
     manifest = make_manifest(source, wanted, order, teacher.info())
-    missing = [s for s in manifest.stages if s != "text"]
+    missing = [s.name for s in manifest.stages if not s.once]
     results = []
     for lanes in (None, 1, 4):
         pool = lanes and ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,))
         done: list[int] = []
         teacher = load_teacher(spec, pool=lanes and start_lanes(lanes))
-        computer = BlockComputer(manifest, Uneven(source), teacher, create_backend("torch"), pool)
-        results.append(computer.compute(order, 0, missing, {}, done.append))
+        computer = BlockComputer(manifest, Uneven(source), partial(given, teacher), lanes=pool)
+        results.append(computer.compute(order, 0, missing, NOTHING, done.append))
         assert done == [2] * 10
     first = results[0]
-    assert first.passes == ROWS * 2 + len(first.stages["regions"]["regions/id"])
+    assert first.passes.total() == ROWS * 2 + len(first.stages["regions"]["regions/id"])
     assert first.notes["dense"]["error"]["tokens"] == ROWS * 2 * 16
     for other in results[1:]:
         assert (other.notes, other.passes) == (first.notes, first.passes)
@@ -73,8 +77,7 @@ def test_a_lane_that_fails_fails_the_block(built, tiny_teacher):
             raise DataError("no label map")
 
     manifest, source = Cache(built[0]).manifest, Broken(built[1])
-    backend = create_backend("torch")
     with ThreadPoolExecutor(2) as pool, pytest.raises(DataError, match="no label map"):
-        BlockComputer(manifest, source, None, backend, pool).compute(
-            Cache(built[0]).ids(0), 0, ["images", "labels"], {}
+        BlockComputer(manifest, source, no_teacher, lanes=pool).compute(
+            Cache(built[0]).ids(0), 0, ["images", "labels"], NOTHING
         )

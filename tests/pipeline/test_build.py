@@ -16,7 +16,7 @@ from small_builds import contents, request
 
 from c2s_cache import C2SError, CacheError, MismatchError, open_cache
 from c2s_cache.integrity import verify
-from c2s_pipeline.build import build as build_cache
+from c2s_pipeline.build.builder import build as build_cache
 
 
 def test_building_again_does_nothing(build, any_built, tiny_teacher):
@@ -57,12 +57,12 @@ import sys
 from pathlib import Path
 from c2s.datasets import FolderSplit
 from c2s.datasets.coco_stuff import DESCRIPTOR
-from c2s_pipeline.build import build
-from c2s_pipeline.request import BuildRequest
+from c2s_pipeline.build.builder import build
+from c2s_pipeline.build.request import request_model
 
 if __name__ == "__main__":
     root, out, request = sys.argv[1:]
-    build(FolderSplit(DESCRIPTOR, Path(root), "train"), BuildRequest.model_validate_json(request), Path(out))
+    build(FolderSplit(DESCRIPTOR, Path(root), "train"), request_model().model_validate_json(request), Path(out))
 """
 
 
@@ -128,7 +128,7 @@ def test_workers_that_die_repeatedly_are_one_sentence(
     def die(*_):
         raise distributed.scheduler.KilledWorker("build_block", None, 3)
 
-    monkeypatch.setattr("c2s_pipeline.build.run_all", die)
+    monkeypatch.setattr("c2s_pipeline.build.builder.run_all", die)
     with pytest.raises(C2SError, match=r"a worker process died repeatedly") as caught:
         build(built[1], request(tiny_teacher), tmp_path / "c.zarr")
     assert "resume, with fewer --workers; or build another cache with" in caught.value.hint

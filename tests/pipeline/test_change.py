@@ -7,16 +7,18 @@ import shutil
 
 import numpy as np
 import pytest
-from small_builds import contents, request
+from small_builds import contents, nested, request
 
+from c2s.config import merge
 from c2s.datasets import FolderSplit
 from c2s.datasets.coco_stuff import DESCRIPTOR
+from c2s.text import cached_text
 from c2s_cache import Cache, ConfigError, open_cache
 from c2s_cache.integrity import verify
-from c2s_pipeline.derive import derive
-from c2s_pipeline.machine import Machine
-from c2s_pipeline.recorded import recorded_request
-from c2s_pipeline.request import BuildRequest
+from c2s_pipeline.build.derive import derive
+from c2s_pipeline.build.request import recorded_request, request_model
+from c2s_pipeline.build.resources import Machine
+from c2s_pipeline.build.verify import content
 
 CHANGES = {
     "threshold": ({"masks": {"windows": (2, 3), "threshold": 0.5}}, {"masks", "regions"}),
@@ -24,10 +26,10 @@ CHANGES = {
     "masking": ({"regions": {"masking": "box"}}, {"regions"}),
     "no dense tier": ({"dense": "none"}, set()),
     "another dense tier": ({"dense": "int8"}, {"dense"}),
-    "dense size": ({"dense_size": 48}, {"teacher", "dense", "masks", "regions"}),
+    "dense size": ({"dense_size": 48}, {"dense", "masks", "regions"}),
     "templates": ({"templates": ("a {}", "the {}")}, {"text"}),
     "unseen": ({}, {"labels", "masks", "regions"}),
-    "views": ({"views": 3}, {"views", "teacher", "dense", "masks", "regions"}),
+    "views": ({"views": 3}, {"views", "global_cls", "dense", "masks", "regions"}),
 }
 """Changes of a request, and the stages that depend on each."""
 FAST = ("threshold", "templates")
@@ -65,14 +67,14 @@ def test_a_change_computes_what_depends_on_it(
     assert set(report.computed) == downstream
     scratch = build(source, wanted, tmp_path / "scratch.zarr")
     assert contents(changed) == contents(scratch.path)
-    assert verify(open_cache(changed)) == []
+    assert verify(open_cache(changed), content(open_cache(changed))) == []
     assert report.passes + report.passes_saved == scratch.passes
     assert build(source, wanted, changed).computed == {}
     before = contents(out)
     derived = tmp_path / "derived.zarr"
     settings = recorded_request(Cache(out).manifest).model_dump() | {"teacher": tiny_teacher}
     labelled = partition(emptied, classes) if "labels" in downstream else None
-    asked = BuildRequest.model_validate(settings | changes)
+    asked = request_model().model_validate(merge(settings, nested(changes)))
     report = derive(out, asked, derived, Machine(scheduler=scheduler), labelled)
     assert set(report.computed) == downstream
     assert contents(derived) == contents(scratch.path)
@@ -88,7 +90,7 @@ def test_random_views_follow_the_partition(build, built_views, tiny_teacher, tmp
     changed = shutil.copytree(out, tmp_path / "changed.zarr")
     other, wanted = partition(source.root, (0, 156)), request(tiny_teacher, views=3)
     report = build(other, wanted, changed, update=True)
-    assert set(report.computed) == {"labels", "views", "teacher", "dense", "masks", "regions"}
+    assert set(report.computed) == {"labels", "views", "global_cls", "dense", "masks", "regions"}
     assert contents(changed) == contents(build(other, wanted, tmp_path / "scratch.zarr").path)
 
 
@@ -100,20 +102,26 @@ def test_a_derivation_to_imported_text(build, built, tiny_teacher, scheduler, tm
     rows = np.random.default_rng(0).normal(size=(len(classes), 32)).astype(np.float32)
     np.save(file, rows[:-1])
     settings = recorded_request(Cache(out).manifest).model_dump() | {"teacher": tiny_teacher}
-    asked = BuildRequest.model_validate(settings | {"text_embeddings": file, "check_text": False})
+    asked = request_model().model_validate(
+        settings | {"text": {"embeddings": file, "check": False}}
+    )
     derived = tmp_path / "derived.zarr"
     with pytest.raises(ConfigError, match="expected shape"):
         derive(out, asked, derived, Machine(scheduler=scheduler))
     assert not derived.exists()
     np.save(file, rows)
     report = derive(out, asked, derived, Machine(scheduler=scheduler))
-    assert report.computed == {"text": len(classes)}
-    stored = Cache(derived).text("all").embeddings
+    assert report.computed == {"text": 1}
+    stored = cached_text(Cache(derived), "all").embeddings
     np.testing.assert_allclose(stored, rows / np.linalg.norm(rows, axis=1)[:, None], rtol=1e-5)
     wanted = request(tiny_teacher, text_embeddings=file, check_text=False)
     assert contents(derived) == contents(build(source, wanted, tmp_path / "scratch.zarr").path)
-    both = asked.model_copy(update={"templates": "imagenet80"})
-    with pytest.raises(ConfigError, match="text_embeddings and templates exclude each other"):
+    both = asked.model_copy(
+        update={"text": asked.text.model_copy(update={"templates": "imagenet80"})}
+    )
+    with pytest.raises(
+        ConfigError, match=r"text\.templates has no effect: the embeddings are imported"
+    ):
         derive(out, both, tmp_path / "both.zarr", Machine(scheduler=scheduler))
 
 

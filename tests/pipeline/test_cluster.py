@@ -8,8 +8,8 @@ from multiprocessing import resource_tracker
 
 import pytest
 
-from c2s_pipeline import cluster
-from c2s_pipeline.cluster import ENVIRONMENT, connect
+from c2s_pipeline.build import dask_cluster as cluster
+from c2s_pipeline.build.dask_cluster import ENVIRONMENT, connect
 
 
 def environment():

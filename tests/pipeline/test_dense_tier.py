@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from c2s_pipeline.block import dense_tier
-from c2s_pipeline.error_card import decoded
+from c2s_pipeline.stages.dense import decoded, dense_tier
 
 SMALLEST = 2.0**-24
 """Distance between neighbours of float16 near zero."""
@@ -28,12 +27,12 @@ def test_float16_is_off_by_half_a_step(exact):
 @given(exact=tokens)
 def test_int8_is_off_by_half_a_step_of_its_scale_or_by_the_rounding_of_the_scale(exact):
     tier = dense_tier(exact, "int8")
-    scale = tier["teacher/dense_scale"].astype(np.float64)
+    scale = tier["dense/scale"].astype(np.float64)
     wanted = np.abs(exact).max(-1).astype(np.float64) / 127
     assert (
         np.abs(scale - wanted) <= np.maximum(wanted * 2.0**-11, SMALLEST / 2) * (1 + 1e-6)
     ).all()
-    assert tier["teacher/dense"].min() >= -127
+    assert tier["dense/tokens"].min() >= -127
     # Where the scale was rounded down, the largest value is clipped.
     bound = np.maximum(scale / 2, 127 * (wanted - scale))
     error = np.abs(decoded(tier) - exact.astype(np.float64)).max(-1)

@@ -23,16 +23,15 @@ import pytest
 from conftest import make_coco_tree
 from pictures import photo
 from PIL import Image
-from small_builds import contents
+from small_builds import contents, made
 
 from c2s.datasets import FolderSplit
 from c2s.datasets.coco_stuff import DESCRIPTOR
 from c2s_cache import C2SError, Cache, open_cache
 from c2s_cache.integrity import verify
 from c2s_cache.lock import OWNER
-from c2s_pipeline import dispatch
-from c2s_pipeline.build import build
-from c2s_pipeline.request import BuildRequest
+from c2s_pipeline.build import dispatch
+from c2s_pipeline.build.builder import build
 
 pytestmark = pytest.mark.slow
 SETTINGS = {"block_rows": 2, "batch_size": 2, "view_size": 32, "masks": {"windows": (2, 3)}}
@@ -48,7 +47,7 @@ def reference(tiny_teacher, scheduler, tmp_path_factory):
         Image.open(labels).resize((500, 400), Image.Resampling.NEAREST).save(labels)
     source = FolderSplit(DESCRIPTOR, root, "train")
     out = tmp_path_factory.mktemp("out") / "coco.zarr"
-    build(source, BuildRequest(teacher=tiny_teacher, **SETTINGS), out, scheduler=scheduler)
+    build(source, made(teacher=tiny_teacher, **SETTINGS), out, scheduler=scheduler)
     assert verify(open_cache(out)) == []
     return out, root
 
@@ -60,7 +59,7 @@ def source(reference):
 
 @pytest.fixture
 def request_of_all(tiny_teacher):
-    return BuildRequest(teacher=tiny_teacher, **SETTINGS)
+    return made(teacher=tiny_teacher, **SETTINGS)
 
 
 @pytest.fixture
@@ -229,7 +228,7 @@ def test_a_worker_that_outlives_its_builder(
     client, worker, _ = foreign
     out = tmp_path / "coco.zarr"
     masks = {"windows": (2, 3), "threshold": 0.5}
-    request = BuildRequest(teacher=tiny_teacher, **(SETTINGS | {"masks": masks}))
+    request = made(teacher=tiny_teacher, **(SETTINGS | {"masks": masks}))
     builder = start("--scheduler", client.scheduler.address)
     with halted(worker, out):
         os.killpg(builder.pid, signal.SIGKILL)

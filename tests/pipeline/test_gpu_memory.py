@@ -11,7 +11,7 @@ from small_builds import contents, request
 
 from c2s_cache import C2SError
 from c2s_cache.errors import of_gpu_memory
-from c2s_pipeline.build import build
+from c2s_pipeline.build.builder import build
 from c2s_pipeline.teachers.open_clip_vit import OpenClipViT
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from c2s_pipeline.kmeans import cluster, create_backend
+from c2s_pipeline.clustering.kmeans import cluster, create_backend
 
 
 def lloyd(tokens, seeds, iterations):

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from c2s_pipeline.kmeans import create_backend
-from c2s_pipeline.masks import MaskConfig, latent_grids
+from c2s_pipeline.clustering.kmeans import create_backend
+from c2s_pipeline.clustering.latent import ClusterSettings, latent_grids
 
 BACKEND = create_backend("torch")
 
@@ -21,7 +21,7 @@ def test_ids_are_dense_and_closed_cells_stay_closed(seed, share, threshold, unit
     rng = np.random.default_rng(seed)
     dense = rng.standard_normal((8, 8, 16)).astype(np.float32)
     closed = rng.random((8, 8)) < share
-    config = MaskConfig(threshold=threshold, unit_norm=unit_norm)
+    config = ClusterSettings(threshold=threshold, unit_norm=unit_norm)
     grid = latent_grid(dense, closed, config, BACKEND)
     assert (grid[closed] == 255).all()
     ids = np.unique(grid[~closed])
@@ -34,7 +34,7 @@ def test_two_areas_of_different_content_come_apart(literal):
     dense = np.empty((8, 8, 4), np.float32)
     dense[:, :4], dense[:, 4:] = [4, 0, 0, 0], [0, 4, 0, 0]
     dense += 0.05 * rng.standard_normal(dense.shape).astype(np.float32)
-    grid = latent_grid(dense, np.zeros((8, 8), bool), MaskConfig(literal=literal), BACKEND)
+    grid = latent_grid(dense, np.zeros((8, 8), bool), ClusterSettings(literal=literal), BACKEND)
     left, right = set(grid[:, :4].ravel()) - {255}, set(grid[:, 4:].ravel()) - {255}
     assert not left & right
     if not literal:
@@ -45,8 +45,8 @@ def test_a_batch_is_its_views_one_by_one():
     rng = np.random.default_rng(1)
     dense = rng.standard_normal((3, 8, 8, 8)).astype(np.float32)
     closed = rng.random((3, 8, 8)) < 0.4
-    batch = latent_grids(dense, closed, MaskConfig(), BACKEND)
+    batch = latent_grids(dense, closed, ClusterSettings(), BACKEND)
     for i in range(3):
         np.testing.assert_array_equal(
-            batch[i], latent_grid(dense[i], closed[i], MaskConfig(), BACKEND)
+            batch[i], latent_grid(dense[i], closed[i], ClusterSettings(), BACKEND)
         )

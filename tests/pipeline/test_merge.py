@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from c2s_pipeline.merge import merge_clusters
+from c2s_pipeline.clustering.merge import merge_clusters
 
 
 def transcription(features, threshold, literal):

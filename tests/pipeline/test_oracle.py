@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,15 +13,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
+from small_builds import made
 
 from c2s.datasets import FolderSplit
 from c2s.datasets.coco_stuff import DESCRIPTOR
 from c2s_cache import ConfigError, open_cache
-from c2s_pipeline.build import build, load_teacher
-from c2s_pipeline.kmeans import SklearnKMeans
-from c2s_pipeline.masks import MaskConfig
-from c2s_pipeline.oracle import Match, match_masks, score_cache, score_settings
-from c2s_pipeline.request import BuildRequest
+from c2s_pipeline.build.builder import build, load_teacher
+from c2s_pipeline.clustering.kmeans import SklearnKMeans
+from c2s_pipeline.clustering.latent import ClusterSettings
+from c2s_pipeline.mask_quality import (
+    Match,
+    cached_views,
+    match_masks,
+    score_cache,
+    score_settings,
+    teacher_views,
+)
 
 N = 5
 shapes = st.tuples(st.integers(1, 6), st.integers(1, 6))
@@ -74,6 +80,7 @@ class Quarters:
     split: str = "dev"
     classes: tuple[str, ...] = ("a", "b", "c", "d", "e")
     unseen: tuple[int, ...] = (1, 3)
+    labelled: bool = True
     cut: int = 16
     read: list[str] = field(default_factory=list)
 
@@ -102,7 +109,7 @@ class Colours:
 
     image_size = dense_size = 32
     grid = (8, 8)
-    spec = SimpleNamespace(dense_features="plain")
+    dense_features = "plain"
 
     def __init__(self, blind: bool = False) -> None:
         self.blind = blind
@@ -113,9 +120,10 @@ class Colours:
         return None, torch.ones_like(features) if self.blind else features
 
 
-def score(source, teacher, config=None, **options):
-    config = config or MaskConfig(windows=(1, 3), threshold=0.9)
-    return score_settings(source, teacher, [config], SklearnKMeans(), **options)[0].as_dict()
+def score(source, teacher, config=None, limit=None, **options):
+    config = config or ClusterSettings(windows=(1, 3), threshold=0.9)
+    views = teacher_views(source, teacher, limit)
+    return score_settings(views, source, teacher, [config], SklearnKMeans(), **options)[0].as_dict()
 
 
 def test_clusters_that_are_the_classes_score_100_in_every_group():
@@ -158,7 +166,7 @@ def test_a_group_without_classes_is_left_out_and_limits_hold():
 @pytest.mark.slow
 def test_stored_masks_score_as_freshly_made_ones(tiny_teacher, scheduler, coco_tree, tmp_path):
     source = FolderSplit(DESCRIPTOR, coco_tree(5), "train")
-    request = BuildRequest(
+    request = made(
         teacher=tiny_teacher,
         view_size=48,
         block_rows=2,
@@ -168,9 +176,19 @@ def test_stored_masks_score_as_freshly_made_ones(tiny_teacher, scheduler, coco_t
     build(source, request, tmp_path / "c.zarr", scheduler=scheduler)
     stored = score_cache(open_cache(tmp_path / "c.zarr"), source)
     teacher, _ = load_teacher(request)
-    fresh = score_settings(
-        source, teacher, [request.masks], SklearnKMeans(), groups=("unseen",), batch_size=2
-    )[0]
+    settings = [request.masks, request.masks.model_copy(update={"threshold": 0.9})]
+    cached, fresh = (
+        score_settings(views, source, teacher.info(), settings, SklearnKMeans(), ("unseen",))
+        for views in (
+            cached_views(open_cache(tmp_path / "c.zarr"), source),
+            teacher_views(source, teacher, batch_size=2),
+        )
+    )
+    for one, other in zip(cached, fresh, strict=True):  # in another order of the images
+        assert sorted(map(repr, one.matches["unseen"])) == sorted(
+            map(repr, other.matches["unseen"])
+        )
+    fresh = fresh[0]
     assert len(stored.matches["unseen"]) > 3
     assert sorted(map(repr, stored.matches["unseen"])) == sorted(map(repr, fresh.matches["unseen"]))
     with pytest.raises(ConfigError, match="holds coco-stuff train, not quarters dev"):

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from c2s_pipeline.regions import RegionConfig, masked_regions
+from c2s_pipeline.stages.regions import RegionSettings, masked_regions
 
 
 def scene():
@@ -17,11 +17,9 @@ def scene():
 
 def test_frame_is_the_image_times_the_mask():
     image, pseudo = scene()
-    regions = masked_regions(image, pseudo, RegionConfig(min_area=0.01))
-    assert regions.ids.tolist() == [3, 20]
-    assert regions.skipped == 1
-    np.testing.assert_allclose(regions.area, [0.5, 0.25])
-    for region, got in zip(regions.ids, regions.images, strict=True):
+    ids, images = masked_regions(image, pseudo, RegionSettings(min_area=0.01))
+    assert ids.tolist() == [3, 20]  # the third is too small
+    for region, got in zip(ids, images, strict=True):
         for y in range(16):
             for x in range(16):
                 want = image[y, x] if pseudo[y, x] == region else [0, 0, 0]
@@ -30,13 +28,13 @@ def test_frame_is_the_image_times_the_mask():
 
 def test_mean_fill_and_box():
     image, pseudo = scene()
-    filled = masked_regions(image, pseudo, RegionConfig(fill="mean"), (9, 8, 7))
-    assert filled.images[0][12, 3].tolist() == [9, 8, 7]
+    _, filled = masked_regions(image, pseudo, RegionSettings(fill="mean"), (9, 8, 7))
+    assert filled[0][12, 3].tolist() == [9, 8, 7]
     image[8:, :8] = 77
-    box = masked_regions(image, pseudo, RegionConfig(masking="box"))
-    assert box.ids.tolist() == [3, 7, 20]
-    assert (box.images[1] == image[15, 15]).all()
-    assert (box.images[2] == 77).all()
+    ids, box = masked_regions(image, pseudo, RegionSettings(masking="box"))
+    assert ids.tolist() == [3, 7, 20]
+    assert (box[1] == image[15, 15]).all()
+    assert (box[2] == 77).all()
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 12), st.sampled_from(["zero", "mean"]))
@@ -46,16 +44,15 @@ def test_any_pseudo_mask(seed, classes, fill):
     side = int(rng.integers(1, 20))
     image = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
     pseudo = rng.integers(-1, classes, (side, side)).astype(np.int16)
-    config = RegionConfig(fill=fill, min_area=rng.random() * 0.2)
-    got = masked_regions(image, pseudo, config, (9, 8, 7))
+    config = RegionSettings(fill=fill, min_area=rng.random() * 0.2)
+    ids, images = masked_regions(image, pseudo, config, (9, 8, 7))
     counts = {r: int((pseudo == r).sum()) for r in range(classes) if (pseudo == r).any()}
     large = [r for r, count in counts.items() if np.float32(count / side**2) >= config.min_area]
-    assert (got.ids.tolist(), got.skipped) == (large, len(counts) - len(large))
-    assert (got.ids.dtype, got.area.dtype, got.images.dtype) == (np.int16, np.float32, np.uint8)
+    assert ids.tolist() == large
+    assert (ids.dtype, images.dtype) == (np.int16, np.uint8)
     outside = (9, 8, 7) if fill == "mean" else (0, 0, 0)
-    np.testing.assert_array_equal(got.area, np.float32([counts[r] / side**2 for r in large]))
-    assert got.images.shape == (len(large), side, side, 3)
-    for region, masked in zip(large, got.images, strict=True):
+    assert images.shape == (len(large), side, side, 3)
+    for region, masked in zip(large, images, strict=True):
         np.testing.assert_array_equal(
             masked, np.where((pseudo == region)[..., None], image, np.uint8(outside))
         )

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from c2s_pipeline.seeds import annotated_cells, initial_seeds, window_positions
+from c2s_pipeline.clustering.seeds import annotated_cells, initial_seeds, window_positions
 
 
 def test_window_positions_follow_the_printed_series():

@@ -11,7 +11,7 @@ import pytest
 from c2s_cache import C2SError, Cache, CacheError, open_cache
 from c2s_cache.schema import array_specs
 from c2s_cache.writer import BlockWriter
-from c2s_pipeline.spot_check import sample_rows, spot_check
+from c2s_pipeline.build.verify import sample_rows, spot_check
 from c2s_pipeline.teachers.base import TeacherSpec
 from c2s_pipeline.teachers.recorded import load_recorded, recorded_spec
 from c2s_pipeline.teachers.registry import load_teacher
@@ -20,10 +20,11 @@ from c2s_pipeline.teachers.registry import load_teacher
 @pytest.mark.parametrize(
     ("stage", "path", "message"),
     [
-        ("teacher", "teacher/global_cls", "the global CLS has cosine"),
-        ("masks", "masks/grid", "of the grid cells are as clustering gives them"),
-        ("regions", "regions/cls", "a region CLS has cosine"),
-        ("regions", "regions/id", "its regions are not those of its label map and grid"),
+        ("global_cls", "global_cls/cls", "cosine of the global CLS is"),
+        ("dense", "dense/tokens", "cosine of dense features is"),
+        ("masks", "masks/grid", "share of grid cells as clustering gives them is"),
+        ("regions", "regions/cls", "cosine of region CLS (-1: other regions) is"),
+        ("regions", "regions/id", "cosine of region CLS (-1: other regions) is -1"),
     ],
 )
 def test_a_live_check_finds_tokens_of_other_images(
@@ -36,7 +37,8 @@ def test_a_live_check_finds_tokens_of_other_images(
     sound = spot_check(cache, teacher, sample_rows(cache, 9, 0))
     assert sound.findings == ()
     assert sound.rows == (0, 1, 2, 3, 4)
-    assert min(sound.global_cosine, sound.region_cosine, sound.grid_agreement) > 0.9999
+    assert set(sound.worst) == {"global_cls", "dense", "masks", "regions"}
+    assert min(likeness.value for likeness in sound.worst.values()) > 0.9999
     copy = shutil.copytree(out, tmp_path / "copy.zarr")
     writer = BlockWriter(copy)
     arrays = cache.read(0, [s.path for s in array_specs(cache.manifest) if s.stage == stage])

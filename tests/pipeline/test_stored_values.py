@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from sklearn.cluster import KMeans
 from small_builds import request
 
@@ -15,8 +14,10 @@ from c2s_cache.augment import AugmentConfig, draw_view, view_rng
 from c2s_cache.integrity import verify
 from c2s_cache.pseudo_mask import pseudo_mask
 from c2s_cache.views import canonical_box, crop_image, crop_labels, decode_image, inside_image
-from c2s_pipeline.merge import merge_clusters
-from c2s_pipeline.seeds import annotated_cells, initial_seeds
+from c2s_pipeline.build.verify import content
+from c2s_pipeline.clustering.merge import merge_clusters
+from c2s_pipeline.clustering.seeds import annotated_cells, initial_seeds
+from c2s_pipeline.stages.registry import recorded_stages
 from c2s_pipeline.teachers.base import TeacherSpec
 from c2s_pipeline.teachers.registry import load_teacher
 
@@ -27,16 +28,16 @@ def test_every_stored_value_follows_from_the_photo(any_built, tiny_teacher):
     """Recompute each view from its file with open_clip, scikit-learn and the published steps."""
     out, source, views = any_built
     cache = open_cache(out)
-    assert verify(cache) == []
-    error = cache.dense_error
-    assert error is not None
+    assert verify(cache, content(cache)) == []
+    facts, _ = recorded_stages(cache.manifest)["dense"].describe(cache.receipts_of("dense"))
+    error = facts["error"]
     assert 0.9999 < error["cosine_min"] <= error["cosine_mean"] <= 1.000001
     assert 0.9 < error["cluster_agreement"] <= 1
     teacher = load_teacher(TeacherSpec(tiny_teacher, None))
-    dense_tier = np.asarray(cache.column("teacher/dense"))
+    dense_tier = np.asarray(cache.column("dense/tokens"))
     seen, flips, padded = [], 0, 0
     for b in range(cache.blocks):
-        block, ids = cache.read_block(b, PATHS | {"regions/area"}), cache.ids(b)
+        block, ids = cache.read_block(b, PATHS), cache.ids(b)
         for i, v in np.ndindex(len(block), views):
             s = block.sample(i, v)
             name = ids[s.row - block.start]
@@ -53,16 +54,17 @@ def test_every_stored_value_follows_from_the_photo(any_built, tiny_teacher):
             view = crop_image(image, box, flip, 32)
             inside = inside_image(*labels.shape, box, flip, 32)
             cls, dense = teacher.dense(view[None])
-            np.testing.assert_allclose(s["teacher/global_cls"], cls[0], atol=4e-3)
+            np.testing.assert_allclose(s["global_cls/cls"], cls[0], atol=4e-3)
             np.testing.assert_allclose(dense_tier[s.row, v], dense[0], atol=4e-3)
             small = crop_labels(labels, box, flip, 32)
             closed = annotated_cells(small, inside, (4, 4))
-            np.testing.assert_array_equal(s["masks/grid"], expected_grid(dense[0].numpy(), closed))
+            np.testing.assert_array_equal(
+                s["masks/grid"],
+                expected_grid(dense[0].numpy().astype(np.float16).astype(np.float32), closed),
+            )
             pseudo = pseudo_mask(small, s["masks/grid"], 171, inside)
-            regions = (s[f"regions/{name}"] for name in ("id", "cls", "area"))
-            for region, token, area in zip(*regions, strict=True):
+            for region, token in zip(s["regions/id"], s["regions/cls"], strict=True):
                 mask = pseudo == region
-                assert area == pytest.approx(mask.mean())
                 masked = view * mask[..., None]
                 want = teacher.embed_images(masked[None])[0]
                 np.testing.assert_allclose(token, want, atol=4e-3)
@@ -99,8 +101,8 @@ def test_int8_tier_is_close_to_float16(build, built, tiny_teacher, tmp_path):
     out, source = built
     build(source, request(tiny_teacher, dense="int8"), tmp_path / "int8.zarr")
     coarse = Cache(tmp_path / "int8.zarr")
-    scale = np.asarray(coarse.column("teacher/dense_scale"), np.float32)[..., None]
-    got = np.asarray(coarse.column("teacher/dense")) * scale
-    want = np.asarray(Cache(out).column("teacher/dense"), np.float32)
+    scale = np.asarray(coarse.column("dense/scale"), np.float32)[..., None]
+    got = np.asarray(coarse.column("dense/tokens")) * scale
+    want = np.asarray(Cache(out).column("dense/tokens"), np.float32)
     cosine = (got * want).sum(-1) / np.linalg.norm(got, axis=-1) / np.linalg.norm(want, axis=-1)
     assert cosine.min() > 0.9995

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from c2s_pipeline.dispatch import LOOKS, PATIENCE, Lost, Watch
+from c2s_pipeline.build.dispatch import LOOKS, PATIENCE, Lost, Watch
 
 
 class Cluster:

@@ -46,7 +46,12 @@ class ClipToSegConfig(MethodConfig):
     temperature at initialisation and alpha = beta = 1 / 0.07 gives the pixel loss the same one.
     """
 
-    stages: ClassVar[tuple[str, ...]] = ("labels", "teacher", "masks", "regions", "text")
+    stages: ClassVar[tuple[str, ...]] = ("views", "global_cls", "masks", "regions")
+    beside: ClassVar[tuple[str, ...]] = (
+        "labels",
+        "dense",
+        "text",
+    )  # masks are made anew of the second
     kind: ClassVar[type[Student]] = FeatureStudent  # type: ignore[type-abstract]
     by_dataset: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "voc": {"iterations": 20_000},
@@ -142,7 +147,7 @@ class ClipToSegConfig(MethodConfig):
 
     def examples(self, manifest: Manifest, transductive: bool = False) -> ClipToSegExamples:
         """See `MethodConfig.examples`."""
-        labelled = "labels" in manifest.stages
+        labelled = "labels" in manifest.stage_names
         return ClipToSegExamples(len(manifest.classes), labelled, transductive)
 
     def build(self, facts: Facts) -> Method:

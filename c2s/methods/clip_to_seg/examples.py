@@ -29,7 +29,7 @@ from c2s_cache.manifest import IGNORE
 from c2s_cache.pseudo_mask import pseudo_mask
 from c2s_cache.views import crop_labels
 
-GLOBAL_CLS, GRID = "teacher/global_cls", "masks/grid"
+GLOBAL_CLS, GRID = "global_cls/cls", "masks/grid"
 REGION_CLS, REGION_ID = "regions/cls", "regions/id"
 IGNORED = "labels/ignored"
 TAUGHT = frozenset({GLOBAL_CLS, GRID, REGION_CLS, REGION_ID})

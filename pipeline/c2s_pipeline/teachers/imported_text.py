@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from c2s_cache import ConfigError
 from c2s_cache.text_file import read_text
+from c2s_pipeline.teachers.base import Teacher
+from c2s_pipeline.teachers.clip_names import RANDOM
+from c2s_pipeline.teachers.text import class_embeddings
 
 MARGIN = 0.05
 """By how much a row may be nearer to another class than to its own. In the right order, CLIP's embeddings
@@ -88,6 +91,33 @@ def load_embeddings(file: Path, classes: Sequence[str], dim: int) -> NDArray[np.
         )
     unit: NDArray[np.float32] = wide / norms
     return unit
+
+
+def check_rows(
+    imported: NDArray[np.float32],
+    teacher: Teacher,
+    names: Sequence[str],
+    classes: Sequence[str],
+    file: Path,
+) -> None:
+    """Refuse imported rows that are another class's or another model's, if the teacher is trained.
+
+    Args:
+        imported: float32 [C, D], unit norm.
+        teacher: whose text tower is asked.
+        names: what it is asked for each class.
+        classes: class names in id order.
+        file: where the rows come from, for messages.
+
+    Raises:
+        ConfigError: see `check_order`.
+    """
+    if teacher.spec.pretrained == RANDOM:
+        return
+    count = len(imported)
+    own, again = (class_embeddings(teacher.text, (*names, *PROBES), [t]) for t in TEMPLATE_PAIR)
+    if knows_words(own[:count], again[:count]) or knows_words(own[count:], again[count:]):
+        check_order(imported, own[:count], again[:count], classes, file)
 
 
 def check_order(

@@ -26,7 +26,7 @@ def recorded_spec(
     Raises:
         C2SError: it is code, which the user does not name.
     """
-    return _spec(manifest.teacher, teacher, pretrained, manifest.requests["teacher"]["precision"])
+    return _spec(manifest.teacher, teacher, pretrained, manifest.teacher.precision)
 
 
 def named_weights(option: str | None) -> tuple[str | None, str | None]:

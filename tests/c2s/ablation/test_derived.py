@@ -22,11 +22,11 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory, scheduler):
     """A cache of six scenes with the bundled teacher."""
-    from c2s_pipeline.build import build
-    from c2s_pipeline.request import BuildRequest
+    from c2s_pipeline.build.builder import build
+    from c2s_pipeline.build.request import build_request
 
     out = tmp_path_factory.mktemp("shapes") / "shapes.zarr"
-    request = BuildRequest.model_validate({**BUILD, "limit": 6, "block_rows": 6})
+    request = build_request(**{**BUILD, "limit": 6, "block_rows": 6})
     build(load_dataset("shapes").split("train"), request, out, scheduler=scheduler)
     return out
 

@@ -163,7 +163,7 @@ def test_codecs():
 @pytest.mark.slow
 def test_build(scheduler, monkeypatch):
     from c2s.bench import build as bench
-    from c2s_pipeline.cluster import connect
+    from c2s_pipeline.build.dask_cluster import connect
 
     monkeypatch.setattr(bench, "connect", lambda _, *rest: connect(scheduler, *rest))
     monkeypatch.setattr(bench, "BATCHES", (4,))

@@ -6,7 +6,6 @@ import pytest
 from tiny_cache import tiny_manifest
 
 from c2s.runs.config import dump_yaml, load_config
-from c2s_pipeline.request import BuildRequest
 
 BOMB = b"a0: &a0 [x, x]\n" + b"".join(
     b"a%d: &a%d [%s]\n" % (i, i, b", ".join([b"*a%d" % (i - 1)] * 9)) for i in range(1, 12)
@@ -87,8 +86,6 @@ def place(tmp_path, tiny_cache, monkeypatch):
     (tmp_path / "own/classes.yaml").write_text("classes: [a, b]\n")
     config = load_config(cache=str(tiny_cache), name="run").resolved(tiny_manifest())
     (tmp_path / "run/config.yaml").write_text(dump_yaml(config))
-    # The tiny cache records no request that a build could make.
-    monkeypatch.setattr("c2s_pipeline.recorded.recorded_request", lambda manifest: BuildRequest())
     return tmp_path
 
 

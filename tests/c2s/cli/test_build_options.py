@@ -34,12 +34,17 @@ def refused(*arguments):
         (("--workers", "2", "--scheduler", "tcp://x:1"), "--workers has no effect beside"),
         (("--set", "masks.windows=[]"), "masks.windows: "),
         (("--set", "masks.threshold=-1"), "masks.threshold: "),
-        (("--set", "templates=[]"), "templates: expected at least one sentence"),
+        (("--set", "text.templates=[]"), "text.templates: expected at least one sentence"),
         (("--set", "seed=4294967296"), "seed: "),
         (("--batch-size", "100000"), "batch_size: "),
         (("--batch-size", "8", "--set", "batch_size=9"), "both say batch_size; leave one"),
         (("--set", "view_size=100000"), "view_size: "),
-        (("--set", "augment.ratio=[0.9,1.1]"), "augment has no effect on a single view"),
+        (
+            ("--set", "views.augment.ratio=[0.9,1.1]"),
+            "views.augment has no effect: a single view is",
+        ),
+        (("--stage", "tokens"), "There is no stage 'tokens'"),
+        (("--stage", "python:nowhere:Stage"), "cannot be imported"),
     ],
 )
 def test_of_a_build(tmp_path, monkeypatch, options, says):
@@ -64,7 +69,7 @@ def test_an_option_without_effect_beside_imported_text(tmp_path, monkeypatch):
         (("--templates", "imagenet80"), "templates"),
     ):
         said = refused(*BUILD, "--text-embeddings", "text.npy", *more)
-        assert said == f"text_embeddings and {key} exclude each other."
+        assert said == f"text.{key} has no effect: the embeddings are imported."
 
 
 @pytest.mark.parametrize(
@@ -87,6 +92,7 @@ def test_of_a_derivation(tmp_path, monkeypatch, options, says):
 CHOICES = (
     *("--teacher", "ViT-B-32", "--pretrained", "random", "--views", "3", "--dense", "int8"),
     *("--dense-size", "64", "--dense-features", "value", "--templates", "imagenet80"),
+    *("--method", "clip-to-seg", "--stage", "dense"),
     *("--clean-names", "--split", "val", "--split-file", "split.yaml", "--limit", "5"),
     *("--batch-size", "3", "--block-rows", "7", "--recipe", "best", "--set", "seed=9"),
 )
@@ -104,8 +110,8 @@ def asked(monkeypatch, command, *options):
     def ask(source, request, *_):
         raise Asked(source.identity(), source.unseen, request)
 
-    monkeypatch.setattr("c2s_pipeline.build.build", ask)
-    monkeypatch.setattr("c2s_pipeline.plan.plan_build", ask)
+    monkeypatch.setattr("c2s_pipeline.build.builder.build", ask)
+    monkeypatch.setattr("c2s_pipeline.build.plan.plan_build", ask)
     result = CliRunner().invoke(app, ("cache", command, "--dataset", "shapes", *options))
     assert isinstance(result.exception, Asked), (result.output, result.exception)
     return result.exception.args

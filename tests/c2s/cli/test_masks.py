@@ -71,7 +71,7 @@ def test_the_table_says_which_windows_end_with_the_grid(invoke):
 
 
 @pytest.mark.parametrize(
-    "option", [("--limit", "2"), ("--teacher", "ViT-B-16"), ("--set", "seed=1")]
+    "option", [("--dense-size", "128"), ("--teacher", "ViT-B-16"), ("--dense-features", "kk")]
 )
 def test_options_that_stored_masks_cannot_obey_are_refused(option, tmp_path, invoke):
     with pytest.raises(ConfigError, match=f"so {option[0]} cannot act"):

@@ -28,7 +28,7 @@ from c2s.text_tower import class_embeddings
 from c2s.training import run as training
 from c2s_cache import C2SError, CacheError
 from c2s_cache.provenance import PROVENANCE
-from c2s_pipeline.build import build
+from c2s_pipeline.build.builder import build
 from c2s_pipeline.teachers import registry
 from c2s_pipeline.teachers.base import TeacherSpec
 from c2s_pipeline.teachers.registry import load_teacher

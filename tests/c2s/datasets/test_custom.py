@@ -198,7 +198,7 @@ def test_a_wrong_classes_file_is_one_sentence(content, message, folder):
 
 
 def test_a_folder_without_classes_file(tmp_path):
-    with pytest.raises(ConfigError, match=r"is no data set: it has no classes\.yaml"):
+    with pytest.raises(ConfigError, match=r"is no data set: it has no classes\.yaml and no photo"):
         load_dataset(str(tmp_path))
     with pytest.raises(DataError, match="there is no folder"):
         load_dataset(str(tmp_path / "nowhere"))

@@ -102,7 +102,7 @@ def test_config_says_where_the_model_is_from(opened):
     info = fold_run(opened).config
     assert (info.student, info.dataset, info.iterations) == (opened.config.student, "tiny", 2)
     assert (info.crop, info.unseen, info.transductive) == (32, (3, 5), False)
-    known = {"name": "random", "pretrained": None, "digest": "0" * 64, "activation": None}
+    known = {"name": "random", "pretrained": None, "digest": "0" * 64, "activation": "gelu"}
     assert info.teacher == known
     assert (info.backbone, info.license) == (None, "apache-2.0")
     assert info.versions.keys() >= {"c2s", "torch"}

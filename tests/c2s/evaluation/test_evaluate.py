@@ -23,6 +23,7 @@ from c2s.runs.config import load_config
 from c2s.runs.folder import RunInfo
 from c2s.runs.run import Run
 from c2s.students.base import FeatureStudent
+from c2s.text import cached_text
 from c2s_cache import open_cache
 from c2s_cache.errors import ConfigError, DataError
 
@@ -304,7 +305,7 @@ def test_text_embeddings_from_a_file_or_a_cache(opened, tmp_path, tiny_cache):
         stored_embeddings(tiny_cache, other, cache.manifest.classes, "tiny")
     own = learnt_from(name="x", pretrained="x", digest="2" * 64)  # of another image tower
     found = stored_embeddings(tiny_cache, own, cache.manifest.classes, "tiny")
-    np.testing.assert_array_equal(found, cache.text("all").embeddings)
+    np.testing.assert_array_equal(found, cached_text(cache, "all").embeddings)
 
 
 def test_paper_rows_keep_their_harmonic_mean():

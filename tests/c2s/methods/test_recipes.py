@@ -9,14 +9,14 @@ from c2s.methods.clip_to_seg import ClipToSegConfig
 from c2s.methods.recipes import load_recipe, recipe_names
 from c2s.runs.config import load_config
 from c2s_cache import ConfigError
-from c2s_pipeline.request import BuildRequest
+from c2s_pipeline.build.request import request_model
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_is_valid(name):
     recipe = load_recipe(name)
     load_config(defaults=recipe.train, cache="x")
-    resolve(BuildRequest, recipe.build, None, (), {})
+    resolve(request_model(), recipe.build, None, (), {})
 
 
 def test_the_paper_recipe_is_the_method_with_its_defaults():

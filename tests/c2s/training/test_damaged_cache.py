@@ -9,18 +9,18 @@ import pytest
 import tiny_runs
 import torch
 from safetensors.torch import load_file
-from tiny_cache import write_cache
+from tiny_cache import tiny_manifest, write_cache
 
 import c2s.training.stream as stream_module
 from c2s.methods.clip_to_seg.examples import PATHS
 from c2s.runs.checkpoint import saved_step
 from c2s.training import run
 from c2s_cache import Cache, DamagedError
-from c2s_cache.block import USABLE
-from c2s_cache.schema import RAGGED
+from c2s_cache.manifest import USABLE
 from c2s_cache.writer import BlockWriter, create_cache
 
-USED = sorted({*PATHS, USABLE, *(RAGGED[path] for path in PATHS if path in RAGGED)})
+ENDS = {path: array.end for path, array in tiny_manifest().arrays.items() if array.end}
+USED = sorted({*PATHS, USABLE, *(ENDS[path] for path in PATHS if path in ENDS)})
 
 
 def train(cache, tmp_path, **more):
@@ -67,12 +67,12 @@ def test_no_run_trains_on_a_flipped_bit(cache, tmp_path, array):
 
 def test_no_run_trains_on_exchanged_files(cache, tmp_path):
     """Of equal size; tokens do not compress."""
-    first, second = files(cache, "teacher/global_cls")[:2]
+    first, second = files(cache, "global_cls/cls")[:2]
     assert first.stat().st_size == second.stat().st_size
     a, b = first.read_bytes(), second.read_bytes()
     first.write_bytes(b)
     second.write_bytes(a)
-    with pytest.raises(DamagedError, match=r"teacher/global_cls/c/.* differs from its receipt"):
+    with pytest.raises(DamagedError, match=r"global_cls/cls/c/.* differs from its receipt"):
         train(cache, tmp_path)
 
 

@@ -13,6 +13,7 @@ import os, sys
 import numpy as np
 from c2s.methods.clip_to_seg import ClipToSegConfig
 from c2s.methods.clip_to_seg.examples import PATHS
+from c2s.text import cached_text
 from c2s_cache import open_cache
 cache = open_cache(sys.argv[1])
 want = cache.read_block(0, PATHS).arrays
@@ -23,7 +24,7 @@ FORKED = """
 children = []
 for _ in range(2):
     if not (child := os.fork()):
-        os._exit(0 if same(cache.read_block(0, PATHS).arrays) and len(cache.text().names) else 1)
+        os._exit(0 if same(cache.read_block(0, PATHS).arrays) and len(cached_text(cache).names) else 1)
     children.append(child)
 codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 print(codes, same(cache.read_block(0, PATHS).arrays))

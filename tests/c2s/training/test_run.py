@@ -23,6 +23,7 @@ from c2s.runs import tensors as tensor_files
 from c2s.runs.checkpoint import RunError, saved_step
 from c2s.runs.folder import read_config
 from c2s.runs.run import open_run
+from c2s.text import cached_text
 from c2s.training import checkpoint_io, run
 from c2s.training.logs import MetricsLog, read_metrics
 from c2s.training.recorder import Recorder
@@ -73,7 +74,7 @@ def test_a_run_leaves_checkpoint_configuration_and_metrics(finished, tiny_views_
     opened = open_run(finished)
     cache = open_cache(tiny_views_cache)
     assert opened.info.classes == cache.manifest.classes
-    assert np.array_equal(opened.embeddings, cache.text("all").embeddings)
+    assert np.array_equal(opened.embeddings, cached_text(cache, "all").embeddings)
     assert not opened.student.training
     assert not [f for f in finished.rglob("*") if f.suffix in (".ckpt", ".pt", ".pth", ".pkl")]
 

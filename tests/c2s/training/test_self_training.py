@@ -15,6 +15,7 @@ import torch
 from conftest import make_coco_tree
 from PIL import Image
 from safetensors.torch import load_file
+from small_builds import made
 from tiny_cache import UNSEEN, tiny_manifest, write_cache
 
 from c2s.datasets import FolderSplit
@@ -24,6 +25,7 @@ from c2s.runs.checkpoint import HALFWAY, RunError
 from c2s.runs.config import load_config
 from c2s.runs.folder import read_config
 from c2s.runs.run import open_run
+from c2s.text import cached_text
 from c2s.training import run
 from c2s.training.datamodule import C2SDataModule
 from c2s.training.logs import read_metrics
@@ -171,13 +173,13 @@ def leaks(config, cache):
     source = iter(stream)
     batches = list(source)
     module.training_step(batches[0], 0)["loss"].backward()
-    rows = cache.text("unseen").embeddings
+    rows = cached_text(cache, "unseen").embeddings
     again = iter(stream)
     batches.append(next(again))  # in the middle of its work, with the blocks it has read
     frame = again.gi_frame.f_locals
     chunks = list(reachable(module, data, stream, frame, batches))
     assert len(chunks) > 100
-    seen = cache.text("seen").embeddings
+    seen = cached_text(cache, "seen").embeddings
     assert all(any(holds(chunk, row) for chunk in chunks) for row in seen)
     content = [chunk.tobytes() for chunk in chunks]
     assert any(m in c for m in maps(cache, "labels/data") for c in content)
@@ -244,8 +246,7 @@ def test_which_pixels_are_ignored_changes_no_inductive_loss(inductive, tmp_path)
 def test_other_unseen_names_and_labels_at_the_source_change_no_loss(
     tiny_teacher, scheduler, tmp_path
 ):
-    from c2s_pipeline.build import build
-    from c2s_pipeline.request import BuildRequest
+    from c2s_pipeline.build.builder import build
 
     own = make_coco_tree(tmp_path / "own", 6)
     other = make_coco_tree(tmp_path / "other", 6)
@@ -261,9 +262,7 @@ def test_other_unseen_names_and_labels_at_the_source_change_no_loss(
         f"thing {i}" if i in DESCRIPTOR.unseen else n for i, n in enumerate(DESCRIPTOR.classes)
     ]
     renamed = replace(DESCRIPTOR, classes=tuple(names), prompts=tuple(names))
-    request = BuildRequest(
-        teacher=tiny_teacher, view_size=32, block_rows=3, masks={"windows": (2, 3)}
-    )
+    request = made(teacher=tiny_teacher, view_size=32, block_rows=3, masks={"windows": (2, 3)})
     runs = []
     for number, (descriptor, root) in enumerate(((DESCRIPTOR, own), (renamed, other))):
         cache = tmp_path / f"{number}.zarr"

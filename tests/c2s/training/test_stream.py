@@ -45,7 +45,7 @@ def rows(cache, batches):
     blocks = [cache.read_block(b, PATHS) for b in range(cache.blocks)]
     every = np.ndindex(cache.blocks, cache.manifest.block_rows, cache.manifest.views)
     samples = [blocks[b].sample(i, v) for b, i, v in every if i < len(blocks[b])]
-    known = {s["teacher/global_cls"].astype(np.float32).tobytes(): s.row for s in samples}
+    known = {s["global_cls/cls"].astype(np.float32).tobytes(): s.row for s in samples}
     return [known[token.tobytes()] for batch in batches for token in batch.global_cls.numpy()]
 
 
@@ -94,9 +94,7 @@ def test_a_batch_is_what_the_cache_holds(cache):
         assert (batch.region_ids[i, n:] == -1).all()
         assert not batch.region_cls[i, n:].any()
         assert torch.equal(batch.region_cls[i, :n], torch.from_numpy(sample["regions/cls"]).float())
-        assert torch.equal(
-            batch.global_cls[i], torch.from_numpy(sample["teacher/global_cls"]).float()
-        )
+        assert torch.equal(batch.global_cls[i], torch.from_numpy(sample["global_cls/cls"]).float())
         # The fixture found its regions in the pseudo mask; ours must hold the same ones.
         assert set(sample["regions/id"]) == set(np.unique(view.pseudo)) - {-1}
         assert not set(np.unique(view.pseudo)) & set(cache.manifest.unseen)
@@ -351,7 +349,7 @@ def test_an_iteration_that_is_left_ends_its_processes(tiny_cache, monkeypatch, c
     shutdown = _MultiProcessingDataLoaderIter._shutdown_workers
     monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_shutdown_workers", end)
     cache = open_cache(tiny_cache)
-    batches = loader(BatchStream(str(cache), sequence(cache), 0, 5, 32, False), 2, False)
+    batches = loader(BatchStream(str(cache), sequence(cache), EXAMPLES, 0, 5, 32, False), 2, False)
     before = set(named())
     circle = [iter(batches)]
     next(circle[0])  # the first of two processes has started

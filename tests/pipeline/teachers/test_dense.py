@@ -6,13 +6,13 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from small_builds import made
 
 from c2s.datasets import FolderSplit
 from c2s.datasets.coco_stuff import DESCRIPTOR
 from c2s_cache import ConfigError, MismatchError, open_cache
 from c2s_cache.integrity import verify
-from c2s_pipeline.build import build
-from c2s_pipeline.request import BuildRequest
+from c2s_pipeline.build.builder import build
 from c2s_pipeline.teachers.base import TeacherSpec
 from c2s_pipeline.teachers.dense import NEIGHBOUR_STD, check_variant, neighbourhood
 from c2s_pipeline.teachers.registry import load_teacher
@@ -173,13 +173,13 @@ def test_a_cache_says_which_tokens_it_clustered(tiny_teacher, scheduler, coco_tr
     settings = {"teacher": tiny_teacher, "view_size": 32, "masks": {"windows": (2,)}}
     prints = {}
     for name in ("plain", "mid"):
-        request = BuildRequest(dense_features=name, dense="int8", **settings)
+        request = made(dense_features=name, dense="int8", **settings)
         build(source, request, tmp_path / f"{name}.zarr", scheduler=scheduler)
         cache = open_cache(tmp_path / f"{name}.zarr")
         assert verify(cache) == []
         assert cache.manifest.teacher.dense_features == name
         channels = {"plain": DIM, "mid": WIDTH}[name]
-        assert cache.column("teacher/dense").shape == (2, 1, GRID, GRID, channels)
+        assert cache.column("dense/tokens").shape == (2, 1, GRID, GRID, channels)
         prints[name] = cache.manifest.fingerprints
     changed = {s for s in prints["mid"] if prints["mid"][s] != prints["plain"][s]}
     assert changed == {"teacher", "dense", "masks", "regions"}

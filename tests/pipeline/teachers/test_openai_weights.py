@@ -15,12 +15,13 @@ import pytest
 import torch
 from conftest import TINY_MODEL
 from safetensors.torch import save_file
+from small_builds import made
 from torch import nn
 
 from c2s.datasets import load_dataset
 from c2s_cache import C2SError, CacheError, ConfigError
-from c2s_pipeline.build import load_teacher as requested_teacher
-from c2s_pipeline.request import BuildRequest, make_manifest
+from c2s_pipeline.build.builder import load_teacher as requested_teacher
+from c2s_pipeline.build.request import make_manifest
 from c2s_pipeline.teachers.base import TeacherSpec
 from c2s_pipeline.teachers.recorded import load_recorded, load_recorded_text, recorded_spec
 from c2s_pipeline.teachers.registry import load_teacher
@@ -123,7 +124,7 @@ def test_a_plain_file_goes_by_the_name_and_says_so(files, trained, capsys):
         (NAME, False, f"computes GELU. For those of OpenAI, .* use --teacher {NAME}-quickgelu"),
         (f"{NAME}-quickgelu", True, f"computes QuickGELU, .*. For others use --teacher {NAME}"),
     ):
-        teacher, spec = requested_teacher(BuildRequest(teacher=name, pretrained=file))
+        teacher, spec = requested_teacher(made(teacher=name, pretrained=file))
         want = cls_by_hand(trained, teacher.prepare(PIXELS), quick)
         torch.testing.assert_close(teacher.embed_images(PIXELS), want, atol=1e-5, rtol=0)
         told = capsys.readouterr().err
@@ -217,7 +218,7 @@ def test_a_cut_archive_is_one_sentence(files, tmp_path):
 def manifest(info, request=None):
     """The manifest of a Shapes cache by that teacher."""
     source = load_dataset("shapes").split("dev")
-    asked = request or BuildRequest(masks={"windows": (2, 3)})
+    asked = request or made(masks={"windows": (2, 3)})
     return make_manifest(source, asked, source.ids[:4], info)
 
 
@@ -230,8 +231,8 @@ def test_the_activation_is_part_of_what_a_cache_was_made_from(files):
     assert quick.text_digest != plain.text_digest
     ours = manifest(quick)
     other = manifest(plain.model_copy(update={"pretrained": quick.pretrained}))
-    differ = {s for s in ours.stages if ours.fingerprints[s] != other.fingerprints[s]}
-    assert differ == {"teacher", "masks", "regions", "text"}
+    differ = {s for s in ours.stage_names if ours.fingerprints[s] != other.fingerprints[s]}
+    assert differ == {"global_cls", "dense", "masks", "regions", "text"}
 
 
 def test_a_recorded_teacher_is_loaded_with_its_activation(files):
@@ -253,4 +254,4 @@ def test_a_recorded_teacher_is_loaded_with_its_activation(files):
 
 def test_weights_beside_a_folder_are_refused(tiny_teacher):
     with pytest.raises(ConfigError, match="brings its own weights, so --pretrained random cannot"):
-        requested_teacher(BuildRequest(teacher=tiny_teacher, pretrained="random"))
+        requested_teacher(made(teacher=tiny_teacher, pretrained="random"))

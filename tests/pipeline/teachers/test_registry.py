@@ -6,11 +6,11 @@ from importlib.metadata import EntryPoint
 
 import plain_teacher
 import pytest
+from small_builds import made
 
 from c2s.datasets import load_dataset
 from c2s_cache import C2SError, ConfigError, open_cache
-from c2s_pipeline.build import build
-from c2s_pipeline.request import BuildRequest
+from c2s_pipeline.build.builder import build
 from c2s_pipeline.teachers import registry
 from c2s_pipeline.teachers.base import TeacherSpec
 from c2s_pipeline.teachers.open_clip_vit import OpenClipViT
@@ -82,7 +82,7 @@ def test_a_teacher_without_words_says_so():
 def test_a_cache_is_built_by_a_class_of_ones_own(tmp_path, scheduler):
     """Its name is recorded, and it is not imported again because a file says so."""
     masks = {"windows": (2, 3), "iterations": 2}
-    asked = BuildRequest(teacher=OWN, view_size=32, limit=2, block_rows=2, masks=masks)
+    asked = made(teacher=OWN, view_size=32, limit=2, block_rows=2, masks=masks)
     out = tmp_path / "own.zarr"
     build(load_dataset("shapes").split("dev"), asked, out, scheduler=scheduler)
     manifest = open_cache(out).manifest

@@ -12,12 +12,14 @@ import open_clip
 import pytest
 import torch
 from conftest import make_coco_tree
+from small_builds import made
 
 from c2s.datasets import load_dataset
 from c2s.shapes.defaults import build_defaults
 from c2s_cache import ConfigError, open_cache
-from c2s_pipeline.build import build, imported_text
-from c2s_pipeline.request import BuildRequest, make_manifest, row_order
+from c2s_pipeline.build.builder import build
+from c2s_pipeline.build.request import make_manifest, row_order
+from c2s_pipeline.stages.base import Once
 from c2s_pipeline.teachers.base import TeacherSpec
 from c2s_pipeline.teachers.imported_text import (
     PROBES,
@@ -135,9 +137,10 @@ def test_an_untrained_teacher_is_not_asked_about_rows(settings, tiny_teacher, tm
     np.save(tmp_path / "text.npy", unit.astype(np.float32))
     name = "ViT-S-32-alt" if "pretrained" in settings else tiny_teacher
     teacher = load_teacher(TeacherSpec(name, settings.get("pretrained")))
-    request = BuildRequest(teacher=name, text_embeddings=tmp_path / "text.npy", **settings)
-    described = SimpleNamespace(classes=classes, fingerprints={"text": "x"})
-    got = imported_text(tmp_path / "none.zarr", request, described, teacher)
+    request = made(teacher=name, text_embeddings=tmp_path / "text.npy", **settings)
+    described = SimpleNamespace(classes=classes, teacher=SimpleNamespace(dim=unit.shape[1]))
+    once = Once(described, teacher, lambda done, total: None)
+    got = request.stage("text").compute_once(once)["text/embeddings"]
     np.testing.assert_allclose(got, unit / np.linalg.norm(unit, axis=1, keepdims=True), atol=1e-6)
 
 
@@ -189,7 +192,7 @@ def test_whatever_decides_the_embeddings_decides_the_fingerprint(source, tiny_te
     np.save(tmp_path / "b.npy", rows[::-1])
 
     def fingerprint(**changes):
-        request = BuildRequest(teacher=tiny_teacher, masks={"windows": (2, 3)}, **changes)
+        request = made(teacher=tiny_teacher, masks={"windows": (2, 3)}, **changes)
         return make_manifest(source, request, source.ids, teacher).fingerprints["text"]
 
     prompts = load_dataset("coco-stuff").prompts
@@ -203,7 +206,9 @@ def test_whatever_decides_the_embeddings_decides_the_fingerprint(source, tiny_te
     assert len(set(prints)) == len(prints)
     np.save(tmp_path / "b.npy", 2 * rows)  # other bytes, the same unit vectors
     assert fingerprint(text_embeddings=tmp_path / "b.npy") == prints[3]
-    with pytest.raises(ConfigError, match="exclude each other"):
+    with pytest.raises(
+        ConfigError, match=r"text\.templates has no effect: the embeddings are imported"
+    ):
         fingerprint(text_embeddings=tmp_path / "a.npy", templates="zegclip15")
     with pytest.raises(ConfigError, match="2 names for the 171 classes"):
         fingerprint(prompts=("a", "b"))
@@ -214,7 +219,7 @@ def shapes():
     """The Shapes world, its trained teacher, and that teacher's request for one scene."""
     defaults = build_defaults("shapes", None)
     teacher = load_teacher(TeacherSpec(defaults["teacher"], None))
-    return load_dataset("shapes"), teacher, partial(BuildRequest, **defaults, limit=1)
+    return load_dataset("shapes"), teacher, partial(made, **defaults, limit=1)
 
 
 @pytest.mark.parametrize("imports", [True, False])
@@ -228,7 +233,7 @@ def test_a_cache_holds_what_was_asked_for(imports, shapes, tmp_path, scheduler):
         np.save(tmp_path / "text.npy", 7 * want)
         asked = request(text_embeddings=tmp_path / "text.npy")
     build(dataset.split("val"), asked, tmp_path / "out.zarr", scheduler=scheduler)
-    got = open_cache(tmp_path / "out.zarr").text("all").embeddings
+    got = open_cache(tmp_path / "out.zarr").once("text/embeddings")
     np.testing.assert_allclose(got, want, atol=1e-6)
 
 
@@ -247,8 +252,9 @@ def test_wrong_rows_are_refused_before_a_cache_comes_to_be(shapes, tmp_path):
     asked = request(text_embeddings=tmp_path / "text.npy", check_text=False)
     source = dataset.split("val")
     described = make_manifest(source, asked, row_order(source, asked), teacher.info())
-    assert imported_text(tmp_path / "none.zarr", asked, described, teacher) is not None
-    with pytest.raises(ConfigError, match="cannot go unchecked"):
+    once = Once(described, teacher, lambda done, total: None)
+    assert len(asked.stage("text").compute_once(once)["text/embeddings"]) == len(own)
+    with pytest.raises(ConfigError, match=r"text\.check has no effect: no file of embeddings"):
         make_manifest(source, request(check_text=False), source.ids[:1], teacher.info())
 
 

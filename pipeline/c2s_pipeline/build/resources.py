@@ -7,7 +7,7 @@ from typing import Protocol
 
 from c2s_cache import Manifest
 from c2s_cache.change import Change
-from c2s_pipeline.block import batch_rows
+from c2s_pipeline.build.block import batch_rows
 from c2s_pipeline.lanes import processors
 
 
@@ -17,8 +17,8 @@ class Progress(Protocol):
     def change(self, change: Change) -> None:
         """Another request is being met from what is there."""
 
-    def text(self, done: int, total: int) -> None:
-        """So many of the class sentences are embedded."""
+    def once(self, stage: str, done: int, total: int) -> None:
+        """So much is done of a stage that is computed once."""
 
     def start(self, total: int, done: int) -> None:
         """The build has `total` rows, of which `done` are already in the cache."""
@@ -36,7 +36,7 @@ class Silent:
     def change(self, change: Change) -> None:
         pass
 
-    def text(self, done: int, total: int) -> None:
+    def once(self, stage: str, done: int, total: int) -> None:
         pass
 
     def start(self, total: int, done: int) -> None:

@@ -13,18 +13,17 @@ import numpy as np
 import torch
 
 from c2s_cache import C2SError, Cache
-from c2s_cache.schema import array_specs
 from c2s_cache.writer import BlockWriter, create_cache
-from c2s_pipeline.block import BlockComputer, batch_rows, stored_inputs
-from c2s_pipeline.build import load_teacher
+from c2s_pipeline.batch import StoredBlock
+from c2s_pipeline.build.block import BlockComputer, BlockResult, batch_rows
+from c2s_pipeline.build.builder import load_teacher
+from c2s_pipeline.build.request import BuildRequest, make_manifest, row_order
+from c2s_pipeline.build.resources import blocks_under_way, lanes_of
 from c2s_pipeline.extras import require
-from c2s_pipeline.kmeans import BackendName, create_backend
-from c2s_pipeline.machine import blocks_under_way, lanes_of
 from c2s_pipeline.memory import peak_memory
-from c2s_pipeline.request import BuildRequest, make_manifest, row_order
 from c2s_pipeline.source import ImageSource
+from c2s_pipeline.stages.base import Once
 from c2s_pipeline.teachers.base import Teacher
-from c2s_pipeline.teachers.text import class_embeddings
 
 GIB = 2**30
 COPIES = 3
@@ -118,7 +117,7 @@ def plan_build(
         request: what is to be built.
         sample: number of images to try, the first of the cache's order.
         workers: worker processes; None: one per GPU, else one.
-        advance: told of each step that is done, out of `STEPS`.
+        advance: told of images that were tried.
 
     Raises:
         C2SError: as for a build.
@@ -131,22 +130,22 @@ def plan_build(
     few = request.model_copy(update={"block_rows": len(ids)})
     manifest = make_manifest(source, few, ids, teacher.info())
     side = teacher.image_size
-    teacher.embed_images(
-        np.zeros((1, side, side, 3), np.uint8)
-    )  # the first pass pays for much else
-    step = advance or (lambda _: None)
+    teacher.embed_images(np.zeros((1, side, side, 3), np.uint8))  # the first pass pays for much else
+    scale = len(order) / len(ids)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trial.zarr"
         create_cache(path, manifest)
-        trial = _Trial(path, source, teacher, request.backend, ids)
-        found: dict[tuple[str, ...], tuple[float, int]] = {}
-        for stages in STEPS:
-            present = tuple(s for s in stages if s in manifest.stages)
-            found[stages] = trial.run(present)
-            step(1)
-        scale = len(order) / len(ids)
-        costs = _split(found, trial.bytes(), teacher.dense_size == teacher.image_size, scale)
-        costs.append(_text(teacher, manifest.requests["text"], source.classes))
+        trial = _tried(path, source, teacher, ids, advance)
+    costs = []
+    for name in manifest.stage_names:
+        if name in trial.result.stages:
+            hours = scale * (trial.result.seconds[name] + trial.writing[name]) / 3600
+            passes = round(scale * trial.result.passes[name])
+            costs.append(StagePlan(name, hours, round(scale * trial.bytes[name]), passes))
+        else:
+            stage = request.stage(name)
+            seconds, size = stage.project_once(Once(manifest, teacher, lambda done, total: None))
+            costs.append(StagePlan(name, seconds / 3600, size, 0))
     count = workers or max(torch.cuda.device_count(), 1)
     lanes, block = lanes_of(count), min(request.block_rows, len(order))
     held = COPIES * block  # and meanwhile those of the other blocks under way
@@ -164,92 +163,47 @@ def plan_build(
     )
 
 
-STEPS = (("images", "labels", "views"), ("teacher",), ("dense", "masks"), ("regions",))
-"""Stages that a trial computes together."""
-
-
+@dataclass(frozen=True)
 class _Trial:
-    """One block, computed in this process by what workers call.
+    """One block, computed and written in this process by what workers call: what was computed, and, by stage, seconds of
+    writing and bytes on disk."""
 
-    Attributes:
-        held: bytes of its arrays.
-        pixels: bytes of the views and region images that its batches held, each stacked once more.
-    """
+    result: BlockResult
+    writing: dict[str, float]
+    bytes: dict[str, int]
 
-    def __init__(
-        self,
-        path: Path,
-        source: ImageSource,
-        teacher: Teacher,
-        backend: BackendName,
-        ids: list[str],
-    ) -> None:
-        self.path, self.ids = path, ids
-        self.writer = BlockWriter(path)
-        self._teacher, manifest = teacher, self.writer.manifest
-        self.computer = BlockComputer(
-            manifest, source, teacher, create_backend(backend, teacher.device.type)
-        )
-        self.held = self.pixels = 0
+    @property
+    def held(self) -> int:
+        """Bytes of its arrays."""
+        stages = self.result.stages.values()
+        return sum(array.nbytes for arrays in stages for array in arrays.values())
 
-    def run(self, stages: tuple[str, ...]) -> tuple[float, int]:
-        """Seconds and teacher passes of some stages, which are in the cache afterwards."""
-        missing, began = self.writer.missing(0), time.perf_counter()
-        there = {s.path for s in array_specs(self.writer.manifest) if s.stage not in missing}
-        stored = Cache(self.path).read(0, stored_inputs(stages) & there)
-        result = self.computer.compute(self.ids, 0, stages, stored)
-        side = self._teacher.dense_size if "masks" in stages else self._teacher.image_size
-        self.pixels += 2 * 3 * result.passes * side**2
-        for stage, arrays in result.stages.items():
-            self.held += sum(array.nbytes for array in arrays.values())
-            self.writer.write(stage, 0, arrays, result.notes.get(stage))
-        return time.perf_counter() - began, result.passes
-
-    def bytes(self) -> dict[str, int]:
-        """Bytes on disk by stage."""
-        receipts = Cache(self.path).receipts.items()
-        return {s: sum(f.size for f in r.files.values()) for (s, _), r in receipts}
+    @property
+    def pixels(self) -> int:
+        """Bytes of the images that its batches held for the teacher, each stacked once more."""
+        return 2 * self.result.shown
 
 
-def _split(
-    found: dict[tuple[str, ...], tuple[float, int]],
-    size: dict[str, int],
-    shared: bool,
-    scale: float,
-) -> list[StagePlan]:
-    """Costs by stage of the whole build. A pass that gives CLS and dense features counts once."""
-    plans = []
-    for stages, (seconds, passes) in found.items():
-        last = stages[
-            -1
-        ]  # the dense tier costs space, and what time it takes is the pass of `masks`
-        if last == "masks" and shared:
-            seconds, passes = max(seconds - found["teacher",][0], 0.0), 0
-        for stage in stages:
-            if stage in size:
-                spent, through = (seconds, passes) if stage == last else (0.0, 0)
-                plans.append(
-                    StagePlan(
-                        stage,
-                        scale * spent / 3600,
-                        round(scale * size[stage]),
-                        round(scale * through),
-                    )
-                )
-    return plans
-
-
-def _text(teacher: Teacher, request: dict[str, object], classes: tuple[str, ...]) -> StagePlan:
-    """Cost of the class embeddings, from a few of them."""
-    size = 4 * len(classes) * teacher.dim
-    templates = request.get("templates")
-    if not isinstance(templates, list):
-        return StagePlan("text", 0.0, size, 0)
-    few = list(classes[:4])
-    began = time.perf_counter()
-    class_embeddings(teacher.text, few, templates)
-    seconds = (time.perf_counter() - began) * len(classes) / len(few)
-    return StagePlan("text", seconds / 3600, size, 0)
+def _tried(
+    path: Path,
+    source: ImageSource,
+    teacher: Teacher,
+    ids: list[str],
+    advance: Callable[[int], None] | None,
+) -> _Trial:
+    writer = BlockWriter(path)
+    manifest = writer.manifest
+    missing = [name for name in writer.missing(0) if not manifest.stage(name).once]
+    computer = BlockComputer(manifest, source, lambda: teacher, teacher.device.type)
+    stored = StoredBlock(Cache(path), 0, missing)
+    result = computer.compute(ids, 0, missing, stored, advance)
+    writing, size = {}, {}
+    for name, arrays in result.stages.items():
+        began = time.perf_counter()
+        receipt = writer.write(name, 0, arrays, result.notes.get(name))
+        writing[name] = time.perf_counter() - began
+        size[name] = sum(file.size for file in receipt.files.values())
+    return _Trial(result, writing, size)
 
 
 def _gib(size: float) -> str:

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-)
+from pydantic import BaseModel, ConfigDict, Field
 
 from c2s_cache import IGNORE, C2SError, ConfigError
-from c2s_pipeline.kmeans import KMeansBackend, cluster
-from c2s_pipeline.merge import merge_clusters
-from c2s_pipeline.seeds import initial_seeds
+from c2s_pipeline.clustering.kmeans import KMeansBackend, cluster
+from c2s_pipeline.clustering.merge import merge_clusters
+from c2s_pipeline.clustering.seeds import initial_seeds
 
 MAX_LATENT = 254
 
 
-class MaskConfig(BaseModel):
+class ClusterSettings(BaseModel):
     """Settings of pseudo-mask generation (Sec. III-B).
 
     `windows` are the sizes K of Eq. 2 in token cells, `flush` has the last of them end with the grid
@@ -40,14 +34,8 @@ class MaskConfig(BaseModel):
     unit_norm: bool = False
     flush: bool = False
 
-    @model_serializer(mode="wrap")
-    def _older(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `flush` where it is off, so that caches from before it keep their fingerprints."""
-        values: dict[str, Any] = serialize(self)
-        return values if self.flush else {k: v for k, v in values.items() if k != "flush"}
 
-
-def check_windows(config: MaskConfig, grid: tuple[int, int]) -> None:
+def check_windows(config: ClusterSettings, grid: tuple[int, int]) -> None:
     """Refuse windows of which none fits the teacher's token grid (h, w).
 
     Raises:
@@ -63,7 +51,7 @@ def check_windows(config: MaskConfig, grid: tuple[int, int]) -> None:
 def latent_grids(
     dense: NDArray[np.float32],
     annotated: NDArray[np.bool_],
-    config: MaskConfig,
+    config: ClusterSettings,
     backend: KMeansBackend,
 ) -> NDArray[np.uint8]:
     """Latent class of every token cell: seeds (Eq. 2), K-means over unannotated tokens, Algorithm 1.
@@ -88,7 +76,7 @@ Clusters = tuple[NDArray[np.intp], NDArray[np.float32]]
 def clusters(
     dense: NDArray[np.float32],
     annotated: NDArray[np.bool_],
-    config: MaskConfig,
+    config: ClusterSettings,
     backend: KMeansBackend,
 ) -> list[Clusters | None]:
     """The part of `latent_grids` before merging: per view its clusters, None without a seed.
@@ -110,7 +98,7 @@ def clusters(
 
 
 def merged_grids(
-    annotated: NDArray[np.bool_], found: Sequence[Clusters | None], config: MaskConfig
+    annotated: NDArray[np.bool_], found: Sequence[Clusters | None], config: ClusterSettings
 ) -> NDArray[np.uint8]:
     """The part of `latent_grids` after clustering: Algorithm 1, uint8 [B, h, w]."""
     grids = np.full(annotated.shape, IGNORE, np.uint8)
@@ -121,7 +109,7 @@ def merged_grids(
     return grids
 
 
-def _merged(centres: NDArray[np.float32], config: MaskConfig) -> NDArray[np.uint8]:
+def _merged(centres: NDArray[np.float32], config: ClusterSettings) -> NDArray[np.uint8]:
     """Latent id of every cluster, uint8 [k]; 255 for those that the literal Algorithm 1 loses."""
     groups = merge_clusters(centres, config.threshold, config.literal)
     if len(groups) > MAX_LATENT:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from c2s_pipeline.extras import require
-from c2s_pipeline.torch_kmeans import TorchKMeans
+
+if TYPE_CHECKING:
+    import torch
 
 BackendName = Literal["torch", "sklearn", "cuml"]
 
@@ -106,6 +107,8 @@ def create_backend(name: BackendName, device: str | torch.device = "cpu") -> KMe
         MissingExtra: its library is not installed.
     """
     if name == "torch":
+        from c2s_pipeline.clustering.torch_kmeans import TorchKMeans
+
         return TorchKMeans(device)
     return SklearnKMeans() if name == "sklearn" else CumlKMeans()
 

@@ -6,12 +6,12 @@ import contextlib
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -20,28 +20,20 @@ from c2s_cache.errors import of_gpu_memory
 from c2s_cache.lock import build_lock
 from c2s_cache.receipt import load
 from c2s_cache.writer import BlockWriter, check_target, create_cache
-from c2s_pipeline.cluster import connect
-from c2s_pipeline.devices import default_device
-from c2s_pipeline.dispatch import run_all
+from c2s_pipeline.build.dask_cluster import connect
+from c2s_pipeline.build.dispatch import run_all
 from c2s_pipeline.extras import require
-from c2s_pipeline.kmeans import create_backend
-from c2s_pipeline.machine import Machine, Progress, Silent, blocks_under_way, lanes_of
+from c2s_pipeline.build.resources import Machine, Progress, Silent, blocks_under_way, lanes_of
 from c2s_pipeline.memory import peak_memory
-from c2s_pipeline.provenance import record
-from c2s_pipeline.request import BuildRequest, make_manifest, row_order
+from c2s_pipeline.build.provenance import record
+from c2s_pipeline.build.request import BuildRequest, make_manifest, row_order
+from c2s_pipeline.devices import default_device
 from c2s_pipeline.source import ImageSource
-from c2s_pipeline.task import PROGRESS_TOPIC, Done, Task, build_block
+from c2s_pipeline.build.task import PROGRESS_TOPIC, BlockReport, BlockTask, build_block
+from c2s_pipeline.stages.base import Once
+from c2s_pipeline.stages.registry import imported_stages, recorded_stages
 from c2s_pipeline.teachers import registry
 from c2s_pipeline.teachers.base import Teacher, TeacherSpec
-from c2s_pipeline.teachers.clip_names import RANDOM
-from c2s_pipeline.teachers.imported_text import (
-    PROBES,
-    TEMPLATE_PAIR,
-    check_order,
-    knows_words,
-    load_embeddings,
-)
-from c2s_pipeline.teachers.text import class_embeddings
 
 
 @dataclass(frozen=True)
@@ -49,7 +41,7 @@ class BuildReport:
     """What a build run did.
 
     `built` rows needed work, `reused` rows did not; `computed` counts the rows computed per stage
-    (classes for `text`). `passes` images went through the visual tower; `passes_saved` would have,
+    (1 for a stage that is computed once). `passes` images went through the visual tower; `passes_saved` would have,
     had nothing been there. `memory` is the peak resident size of the largest process, in bytes.
     """
 
@@ -92,52 +84,64 @@ def build(
     order = row_order(source, request)  # a wrong data folder is reported before the teacher loads
     with machine_errors(out), build_lock(out) as token:
         teacher, spec = load_teacher(request)
-        create_backend(request.backend)  # a missing library is reported before any work is done
         manifest = make_manifest(source, request, order, teacher.info())
-        imported = imported_text(out, request, manifest, teacher)
+        once = compute_once(out, request, manifest, teacher, machine)
         changed = create_cache(out, manifest, update)
         if changed:
             machine.progress.change(changed)
-        embedded = write_text(out, teacher, machine, imported)
+        write_once(out, once)
         del teacher  # the workers load their own; two copies would share one GPU's memory
-        task = Task(out, source, spec, default_device(), token)
-        return complete(task, order, machine, embedded, started, "build")
+        task = BlockTask(out, source, spec, default_device(), token, imported_stages(manifest))
+        return complete(task, order, machine, tuple(once), started, "build")
 
 
-def write_text(
-    out: Path, teacher: Teacher, machine: Machine, imported: NDArray[np.float32] | None = None
-) -> int:
-    """Store the class embeddings, imported or the teacher's own, if that stage is missing.
+def compute_once(
+    out: Path,
+    request: BuildRequest,
+    manifest: Manifest,
+    teacher: Teacher,
+    machine: Machine,
+    kept: Container[str] = (),
+) -> dict[str, Mapping[str, NDArray[Any]]]:
+    """Values of the stages that are computed once and that the cache has not yet, by name; those that are `kept` from
+    another cache are left out.
 
-    Returns:
-        The number of classes that were embedded.
+    They are computed before anything is written, so that what they refuse leaves no cache.
     """
+    found = {}
+    for record in manifest.stages:
+        stored = load(out, record.name, 0) if record.once else None
+        done = stored is not None and stored.fingerprint == manifest.fingerprints[record.name]
+        if record.once and not done and record.name not in kept:
+            told = partial(machine.progress.once, record.name)
+            stage = request.stage(record.name)
+            found[record.name] = stage.compute_once(Once(manifest, teacher, told))
+    return found
+
+
+def write_once(out: Path, once: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
+    """Store what `compute_once` gave."""
     writer = BlockWriter(out)
-    if "text" not in writer.missing(0):
-        return 0
-    if imported is None:
-        text = writer.manifest.requests["text"]
-        progress = machine.progress.text
-        imported = class_embeddings(teacher.text, text["names"], text["templates"], progress)
-    writer.write("text", 0, {"text/embeddings": imported})
-    return len(imported)
+    for name, arrays in once.items():
+        if name in writer.missing(0):
+            writer.write(name, 0, arrays)
 
 
 def complete(
-    task: Task,
+    task: BlockTask,
     order: list[str],
     machine: Machine,
-    embedded: int,
+    once: tuple[str, ...],
     started: float,
     command: str,
 ) -> BuildReport:
     """Compute all blocks that a cache lacks, and report on the whole run.
 
     Args:
-        task: what the workers are to do; its cache is locked, its text written.
+        task: what the workers are to do; its cache is locked, what is computed once is written.
         order: image ids in row order.
         machine: where to run.
-        embedded: class names embedded by this run.
+        once: stages that this run has computed once.
         started: `time.monotonic()` at the start of the command.
         command: name for the provenance file.
     """
@@ -145,7 +149,7 @@ def complete(
     manifest = writer.manifest
     blocks = [b for b in range(manifest.blocks) if writer.missing(b)]
     pending = sum(len(manifest.block_range(b)) for b in blocks)
-    computed = Counter({"text": embedded} if embedded else {})
+    computed = Counter(once)
     machine.progress.start(manifest.rows, manifest.rows - pending)
     done = list(_build_blocks(task, blocks, order, manifest, machine))
     for block in done:
@@ -157,7 +161,7 @@ def complete(
         built=pending,
         reused=manifest.rows - pending,
         seconds=time.monotonic() - started,
-        computed={s: computed[s] for s in manifest.stages if s in computed},
+        computed={s: computed[s] for s in manifest.stage_names if s in computed},
         passes=passes,
         passes_saved=passes_of(out) - passes,
         memory=max([peak_memory(), *(block.memory for block in done)]),
@@ -180,34 +184,10 @@ def complete(
 def passes_of(path: Path) -> int:
     """Images that a build of this cache from scratch sends through the visual tower."""
     cache = Cache(path)
-    m = cache.manifest
-    views = int(np.count_nonzero(cache.column("images/usable"))) * m.views
-    ends = cache.column("regions/end").reshape(m.rows, -1)  # of the regions of a block
-    last = [min(start + m.block_rows, m.rows) - 1 for start in range(0, m.rows, m.block_rows)]
-    regions = int(ends[last, -1].sum(dtype=np.int64))
-    return views * (1 if m.teacher.dense_size == m.teacher.image_size else 2) + regions
-
-
-def imported_text(
-    out: Path, request: BuildRequest, manifest: Manifest, teacher: Teacher
-) -> NDArray[np.float32] | None:
-    """Class embeddings from the file that the request names, float32 [C, D]; None if it names none.
-
-    Before they are stored, their order is checked against the embeddings of the teacher, if it is trained.
-    """
-    if request.text_embeddings is None:
-        return None
-    rows = load_embeddings(request.text_embeddings, manifest.classes, teacher.dim)
-    stored = load(out, "text", 0)
-    new = stored is None or stored.fingerprint != manifest.fingerprints["text"]
-    if new and request.check_text and request.pretrained != RANDOM:
-        words = (*(request.prompts or manifest.classes), *PROBES)
-        count = len(rows)
-        own, again = (class_embeddings(teacher.text, words, [t]) for t in TEMPLATE_PAIR)
-        if knows_words(own[:count], again[:count]) or knows_words(own[count:], again[count:]):
-            file = request.text_embeddings
-            check_order(rows, own[:count], again[:count], manifest.classes, file)
-    return rows
+    passes: dict[str, int] = {}
+    for stage in recorded_stages(cache.manifest).values():
+        passes |= stage.passes(cache)
+    return sum(passes.values())
 
 
 def load_teacher(request: BuildRequest) -> tuple[Teacher, TeacherSpec]:
@@ -229,8 +209,8 @@ def load_teacher(request: BuildRequest) -> tuple[Teacher, TeacherSpec]:
 
 
 def _build_blocks(
-    task: Task, blocks: list[int], order: list[str], manifest: Manifest, machine: Machine
-) -> Iterator[Done]:
+    task: BlockTask, blocks: list[int], order: list[str], manifest: Manifest, machine: Machine
+) -> Iterator[BlockReport]:
     if not blocks:
         return
     distributed = require("distributed", "build")

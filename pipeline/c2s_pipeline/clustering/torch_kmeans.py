@@ -34,7 +34,7 @@ class TorchKMeans:
         seeds: Sequence[NDArray[np.float32]],
         iterations: int,
     ) -> list[NDArray[np.intp]]:
-        """See `c2s_pipeline.kmeans.KMeansBackend`."""
+        """See `c2s_pipeline.clustering.kmeans.KMeansBackend`."""
         found: list[NDArray[np.intp]] = [np.zeros(0, np.intp)] * len(tokens)
         for group in _groups([len(t) for t in tokens]):
             labels = self._fit([tokens[i] for i in group], [seeds[i] for i in group], iterations)

@@ -1,0 +1,157 @@
+"""Invariant: a request and a source determine every byte of a cache."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from c2s_cache import DataError, Manifest, TeacherInfo
+from c2s_pipeline.source import ImageSource, SplitInfo
+from c2s_pipeline.stages.base import Outline, Stage, StageSettings
+from c2s_pipeline.stages.registry import closed, known, recorded_stages
+from c2s_pipeline.teachers.base import Precision
+from c2s_pipeline.teachers.dense import DenseFeatures
+from c2s_pipeline.teachers.recorded import recorded_spec
+
+
+class BuildRequest(BaseModel):
+    """Everything a user decides about a cache, apart from the data set and where it goes.
+
+    Beside these fields a request has a group of settings for each stage, under its name; `request_model` makes the
+    class that has them. `stages` is what the cache is to hold, closed under what they need; None: all that c2s has.
+    `teacher` and `pretrained` name the CLIP model, which is run with `precision` on `batch_size` images at a time;
+    `dense_size` is the input side of its dense pass in pixels (default: its native size), `dense_features` says which
+    tokens that gives. `view_size` is the side at which students see a view. `block_rows` rows make a block; `seed`
+    shuffles the rows and draws views; `limit` takes only the first so many images of the shuffled split.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    stages: tuple[str, ...] | None = None
+    teacher: str = "ViT-B-16"
+    pretrained: str | None = None
+    dense_size: int | None = Field(default=None, ge=1, le=8192)
+    dense_features: DenseFeatures = "plain"
+    precision: Precision = "float32"
+    batch_size: int = Field(default=32, ge=1, le=8192)
+    view_size: int = Field(default=512, ge=8, le=8192)
+    block_rows: int = Field(default=128, ge=1, le=65536)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    limit: int | None = Field(default=None, ge=1)
+
+    def stage(self, name: str) -> Stage:
+        """A stage with the settings of this request."""
+        settings: StageSettings | None = getattr(self, name, None)
+        return known()[name](settings)
+
+    def stage_names(self, source: SplitInfo) -> tuple[str, ...]:
+        """The stages that this request makes of a data set, in order.
+
+        Raises:
+            ConfigError: one of them does not exist.
+        """
+        asked = closed(self.stages if self.stages is not None else known())
+        left_out = {name for name in asked if not self.stage(name).wanted(source)}
+        return tuple(name for name in asked if name not in left_out)
+
+
+def request_model() -> type[BuildRequest]:
+    """The model of requests with a group of settings for every stage that is known by now."""
+    return _model(tuple(known().items()))
+
+
+@cache
+def _model(stages: tuple[tuple[str, type[Stage]], ...]) -> type[BuildRequest]:
+    groups: dict[str, Any] = {
+        name: (stage.Settings, stage.Settings())
+        for name, stage in stages
+        if stage.Settings is not StageSettings
+    }
+    return create_model("BuildRequest", __base__=BuildRequest, **groups)
+
+
+def build_request(**values: Any) -> BuildRequest:
+    """A request with these values, nested ones as models or mappings.
+
+    Raises:
+        pydantic.ValidationError: one does not fit.
+    """
+    return request_model()(**values)
+
+
+def recorded_request(manifest: Manifest) -> BuildRequest:
+    """The request that made a cache, as far as the manifest tells: what came from outside is lost, and of a teacher's
+    folder or file it knows the name only."""
+    info, spec = manifest.teacher, recorded_spec(manifest)
+    stages = recorded_stages(manifest)
+    groups = {n: s.settings for n, s in stages.items() if s.Settings is not StageSettings}
+    return build_request(
+        **groups,
+        stages=tuple(stages),
+        teacher=spec.name,
+        pretrained=spec.pretrained,
+        dense_size=info.dense_size,
+        dense_features=info.dense_features,
+        precision=info.precision,
+        batch_size=info.batch_size,
+        view_size=manifest.view_size,
+        block_rows=manifest.block_rows,
+        seed=manifest.seed,
+        limit=manifest.rows,
+    )
+
+
+def row_order(source: ImageSource, request: BuildRequest) -> list[str]:
+    """Image ids in row order: shuffled once at write, so that block reads give mixed batches.
+
+    Raises:
+        DataError: the split is empty.
+    """
+    ids = list(source.ids)
+    if not ids:
+        raise DataError(f"data set {source.name} has no images in split {source.split!r}.")
+    shuffled = [ids[i] for i in np.random.default_rng(request.seed).permutation(len(ids))]
+    return shuffled[: request.limit]
+
+
+def make_manifest(
+    source: SplitInfo,
+    request: BuildRequest,
+    order: Sequence[str],
+    teacher: TeacherInfo,
+    base: Manifest | None = None,
+) -> Manifest:
+    """Describe the cache that this request makes of this source, its images in the given order.
+
+    Args:
+        source: the data set split.
+        request: what is asked for.
+        order: image ids by row.
+        teacher: facts about the teacher.
+        base: of the cache that this one is derived from.
+
+    Raises:
+        ConfigError: settings that do not fit the data set, the teacher or each other.
+    """
+    names = request.stage_names(source)
+    run = {"precision": request.precision, "batch_size": request.batch_size}
+    teacher = teacher.model_copy(update=run)
+    outline = Outline(source, teacher, request.view_size, request.block_rows, names, base)
+    return Manifest(
+        dataset=source.name,
+        split=source.split,
+        source=source.identity(),
+        order=hashlib.sha256("\n".join(order).encode()).hexdigest(),
+        classes=tuple(source.classes),
+        unseen=tuple(source.unseen),
+        rows=len(order),
+        block_rows=request.block_rows,
+        seed=request.seed,
+        view_size=request.view_size,
+        teacher=teacher,
+        stages=tuple(request.stage(name).record(outline) for name in names),
+    )

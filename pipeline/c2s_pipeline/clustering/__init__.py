@@ -1,0 +1,1 @@
+"""K-means over dense features: seeds, backends, merging, and what rounding does to it."""

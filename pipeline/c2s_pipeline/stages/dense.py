@@ -1,0 +1,168 @@
+"""Stage `dense`: the teacher's dense features of each view, at the precision of a tier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from c2s_cache import ArrayRecord, Cache, Manifest
+from c2s_cache.manifest import USABLE
+from c2s_cache.receipt import Receipt
+from c2s_pipeline.batch import Batch
+from c2s_pipeline.clustering.quantisation import QuantisationError
+from c2s_pipeline.source import SplitInfo
+from c2s_pipeline.stages.base import (
+    DENSE_FACTS,
+    Items,
+    Likeness,
+    Outline,
+    Stage,
+    StageSettings,
+    cosine,
+)
+from c2s_pipeline.stages.views import view_pixels
+
+TOKENS, SCALE = "dense/tokens", "dense/scale"
+DENSE_PASS = "dense pass"
+"""Name of the pass that gives dense features, and a CLS embedding with them."""
+MIN_COSINE = {"float16": 0.999, "int8": 0.99}
+"""Smallest cosine between a stored token and the same computed anew, by tier."""
+
+
+class DenseSettings(StageSettings):
+    """`tier` in which tokens are stored: "float16" rounds them, "int8" saves half of that, "none" stores nothing."""
+
+    tier: Literal["none", "int8", "float16"] = "float16"
+
+
+class Dense(Stage):
+    """Dense features, from which masks can be made anew without the teacher."""
+
+    name = "dense"
+    Settings = DenseSettings
+    settings: DenseSettings
+    needs = ("views",)
+    facts = DENSE_FACTS
+    live = True
+
+    def wanted(self, source: SplitInfo) -> bool:
+        """Not in the tier "none"."""
+        return bool(self.settings.tier != "none")
+
+    def arrays(self, outline: Outline) -> dict[str, ArrayRecord]:
+        """See `Stage.arrays`."""
+        grid = ("view", "grid_y", "grid_x")
+        int8 = self.settings.tier == "int8"
+        tokens = ArrayRecord(
+            axes=(*grid, "dense_channel"),
+            dtype="int8" if int8 else "float16",
+            chunk=1 if outline.block_rows % 4 else 4,
+        )
+        scale = {SCALE: ArrayRecord(axes=grid, dtype="float16")} if int8 else {}
+        return {TOKENS: tokens, **scale}
+
+    def compute(self, batch: Batch) -> Items:
+        """One pass a view; how far the tier is from the teacher's own tokens is noted."""
+        exact = dense_pass(batch)[1]
+        stored = dense_tier(exact, self.settings.tier)
+        batch.note(self.name, QuantisationError.of(exact, decoded(stored), batch.device))
+        return {path: list(values) for path, values in stored.items()}
+
+    def receipt(self, notes: Sequence[Any]) -> dict[str, Any]:
+        """The error of the block's tokens (SPEC 5.1.1)."""
+        return {"error": sum(notes, QuantisationError()).notes()}
+
+    def passes(self, cache: Cache) -> Mapping[str, int]:
+        """One a view."""
+        return dense_passes(cache)
+
+    def compare(self, stored: Items, anew: Items) -> Likeness:
+        """By the cosine of every token, as a reader gets it."""
+        a, b = (_vectors(items) for items in (stored, anew))
+        return Likeness(cosine(a, b), MIN_COSINE[self.settings.tier], "cosine of dense features")
+
+    def describe(self, receipts: Iterable[Receipt]) -> tuple[dict[str, Any], str | None]:
+        """Error of the tier over the finished blocks: `cosine_mean` and `cosine_min` of stored to float32 tokens, and
+        `cluster_agreement`, the share of tokens that K-means from the stored tier puts into the same cluster."""
+        found = [r.notes["error"] for r in receipts if r.notes]
+        tokens = sum(e["tokens"] for e in found)
+        facts: dict[str, Any] = {"tier": self.settings.tier}
+        if not tokens:
+            return facts, f"dense tier {self.settings.tier}"
+        facts["error"] = error = {
+            "cosine_mean": sum(e["cosine_sum"] for e in found) / tokens,
+            "cosine_min": min(e["cosine_min"] for e in found),
+            "cluster_agreement": sum(e["agreeing"] for e in found)
+            / sum(e["clustered"] for e in found),
+        }
+        return facts, (
+            f"dense tier {self.settings.tier} against float32: cosine {error['cosine_mean']:.6f} on average, "
+            f"{error['cosine_min']:.6f} at worst; {error['cluster_agreement']:.2%} of tokens in the same cluster"
+        )
+
+
+def dense_pass(batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """CLS float32 [n, D] and dense features float32 [n, h, w, C] of all views of a batch, from one pass."""
+    size = batch.manifest.teacher.dense_size
+    return batch.shared(DENSE_PASS, lambda: batch.dense(view_pixels(batch, size)))
+
+
+def dense_passes(cache: Cache) -> Mapping[str, int]:
+    """Passes that give dense features of a whole cache: one a view."""
+    usable = int(np.count_nonzero(cache.column(USABLE)))
+    return {DENSE_PASS: usable * cache.manifest.views}
+
+
+def dense_tokens(batch: Batch) -> NDArray[np.float32]:
+    """Dense features of all views of a batch, rounded to float16: float32 [n, h, w, C].
+
+    They come from the cache if it has them so, else from the teacher; the values are the same.
+    """
+
+    def rounded() -> NDArray[np.float16]:
+        if TOKENS in batch and stores_float16(batch.manifest):
+            return np.stack(batch.items(TOKENS))
+        return dense_pass(batch)[1].astype(np.float16)
+
+    return batch.shared("float16 tokens", rounded).astype(np.float32)
+
+
+def stores_float16(manifest: Manifest) -> bool:
+    """Whether a cache has, or is to have, dense features in the tier that masks are made of."""
+    record = manifest.arrays.get(TOKENS)
+    return record is not None and record.dtype == "float16"
+
+
+def dense_tier(tokens: NDArray[np.float32], tier: str) -> dict[str, NDArray[Any]]:
+    """Encode dense features for storage.
+
+    "float16" rounds; "int8" divides each token by its largest magnitude / 127 and rounds, so that
+    token = int8 * scale.
+
+    Args:
+        tokens: float32 [..., h, w, D].
+        tier: "float16" or "int8".
+    """
+    if tier == "float16":
+        return {TOKENS: tokens.astype(np.float16)}
+    scale = (np.abs(tokens).max(-1) / 127).astype(np.float16)
+    divisor = np.where(scale > 0, scale, np.float16(1)).astype(np.float32)
+    quantised = np.clip(np.rint(tokens / divisor[..., None]), -127, 127).astype(np.int8)
+    return {TOKENS: quantised, SCALE: scale}
+
+
+def decoded(stored: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    """Tokens float32 as a reader of the stored arrays gets them (SPEC 3)."""
+    tokens: NDArray[np.float32] = stored[TOKENS].astype(np.float32)
+    if SCALE in stored:
+        tokens = tokens * stored[SCALE].astype(np.float32)[..., None]
+    return tokens
+
+
+def _vectors(items: Items) -> list[NDArray[Any]]:
+    count = len(items[TOKENS])
+    one = ({path: values[i] for path, values in items.items()} for i in range(count))
+    return [decoded(each).reshape(-1, each[TOKENS].shape[-1]) for each in one]

@@ -1,0 +1,152 @@
+"""Stage `regions`: the CLS embedding of every class of a view's pseudo mask, seen and latent (Sec. III-C, Eq. 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+
+from c2s_cache import ArrayRecord, Block, Cache
+from c2s_cache.integrity import Finding
+from c2s_cache.pseudo_mask import pseudo_mask
+from c2s_pipeline.batch import Batch
+from c2s_pipeline.stages.base import (
+    CLS_FACTS,
+    Items,
+    Likeness,
+    Outline,
+    Stage,
+    StageSettings,
+    cosine,
+)
+from c2s_pipeline.stages.masks import GRID
+from c2s_pipeline.stages.views import view_labels, view_pixels
+
+CLS, ID, END = "regions/cls", "regions/id", "regions/end"
+MAX_REGIONS = 255
+"""Largest number of region tokens one view may hold."""
+MIN_COSINE = 0.999
+"""As for the global CLS."""
+
+
+class RegionSettings(StageSettings):
+    """Settings of the region tokens (Sec. III-C, Eq. 3).
+
+    `masking` "frame" keeps the full frame (literal Eq. 3), "box" crops the tight box of the region
+    and resizes it to the teacher's size. `fill` is the value outside the mask: "zero" (black) or
+    "mean" (the teacher's mean colour). `min_area` is the smallest fraction of the view that gets a
+    token; 0.0025 is half a patch of a 14 x 14 grid.
+    """
+
+    masking: Literal["frame", "box"] = "frame"
+    fill: Literal["zero", "mean"] = "zero"
+    min_area: float = Field(default=0.0025, ge=0.0, lt=1.0)
+
+
+class Regions(Stage):
+    """A token for each class that covers enough of a view."""
+
+    name = "regions"
+    Settings = RegionSettings
+    settings: RegionSettings
+    needs = ("masks",)
+    uses = ("labels",)
+    facts = (*CLS_FACTS, "num_classes")
+    live = True
+    inspected = (CLS, ID)
+
+    def arrays(self, outline: Outline) -> dict[str, ArrayRecord]:
+        """See `Stage.arrays`."""
+        return {
+            CLS: ArrayRecord(axes=("channel",), dtype="float16", end=END, chunk=64),
+            ID: ArrayRecord(dtype="int16", end=END),
+            END: ArrayRecord(axes=("view",), dtype="uint32"),
+        }
+
+    def compute(self, batch: Batch) -> Items:
+        """Passes are batched across views."""
+        m = batch.manifest
+        colour = tuple(round(255 * c) for c in m.teacher.mean)
+        size, found = m.teacher.image_size, []
+        views = zip(
+            view_pixels(batch, size),
+            view_labels(batch, size),
+            batch.items(GRID),
+            strict=True,
+        )
+        for pixels, (labels, inside), grid in views:
+            pseudo = pseudo_mask(labels, grid, m.num_classes, inside)
+            found.append(masked_regions(pixels, pseudo, self.settings, colour))
+        cls = batch.embed_images(np.concatenate([images for _, images in found]))
+        ends = np.cumsum([len(ids) for ids, _ in found])[:-1]
+        return {CLS: np.split(cls, ends), ID: [ids for ids, _ in found]}
+
+    def passes(self, cache: Cache) -> Mapping[str, int]:
+        """One a region."""
+        m = cache.manifest
+        ends = cache.column(END).reshape(m.rows, -1)  # of the regions of a block
+        last = [m.block_range(block)[-1] for block in range(m.blocks)]
+        return {self.name: int(ends[last, -1].sum(dtype=np.int64))}
+
+    def inspect(self, block: Block) -> Iterator[Finding]:
+        """Ids of unseen classes, or twice in a view; tokens that are not finite."""
+        m = block.manifest
+        for row in block.rows.tolist():
+            for view in range(m.views):
+                ids = block.item(ID, row - block.start, view)
+                if len(np.unique(ids)) != len(ids) or np.isin(ids, m.unseen).any():
+                    what = "region ids repeat or name an unseen class"
+                    yield Finding("leakage", f"row {row}", what)
+                if not np.isfinite(block.item(CLS, row - block.start, view)).all():
+                    yield Finding("values", f"row {row}", "a region CLS token is not finite")
+
+    def compare(self, stored: Items, anew: Items) -> Likeness:
+        """By the cosine; regions must be those of the stored grid and labels."""
+        same = all(map(np.array_equal, stored[ID], anew[ID]))
+        value = cosine(stored[CLS], anew[CLS]) if same else -1.0
+        return Likeness(value, MIN_COSINE, "cosine of region CLS (-1: other regions)")
+
+
+def masked_regions(
+    image: NDArray[np.uint8],
+    pseudo: NDArray[np.int16],
+    settings: RegionSettings,
+    mean_colour: tuple[int, ...] = (0, 0, 0),
+) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+    """One masked image per class of the pseudo mask, seen and latent (Eq. 3).
+
+    Args:
+        image: uint8 [T, T, 3], the view at the teacher's size.
+        pseudo: int16 [T, T], its pseudo mask; -1 belongs to no region.
+        settings: what is cut, and what is too small.
+        mean_colour: colour used by `fill="mean"`.
+
+    Returns:
+        Ids int16 [R] in pseudo-mask encoding, ascending, and images uint8 [R, T, T, 3].
+    """
+    counts = np.bincount(pseudo[pseudo >= 0])
+    ids = np.flatnonzero(counts)
+    area = (counts[ids] / pseudo.size).astype(np.float32)
+    ids = ids[(area >= settings.min_area) & (np.arange(len(ids)) < MAX_REGIONS)]
+    fill = mean_colour if settings.fill == "mean" else (0, 0, 0)
+    # numpy is slow to spread pixels over their channels: here it goes a row, or a channel, at a time
+    row = np.tile(np.array(fill, np.uint8), image.shape[1]).reshape(image.shape[1:])
+    class_of = np.stack([pseudo] * 3, -1)
+    images = np.empty((len(ids), *image.shape), np.uint8)
+    images[:] = row
+    for out, region in zip(images, ids, strict=True):
+        np.copyto(out, image, where=class_of == region)
+        if settings.masking == "box":
+            out[:] = _tight(out, pseudo == region)
+    return ids.astype(np.int16), images
+
+
+def _tight(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    crop = image[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
+    size = (image.shape[1], image.shape[0])
+    return np.asarray(Image.fromarray(crop).resize(size, Image.Resampling.BICUBIC))
