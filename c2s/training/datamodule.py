@@ -39,7 +39,7 @@ class C2SDataModule(pl.LightningDataModule):
         teacher: OnlineTeacher | None = None,
     ) -> None:
         super().__init__()
-        self.cache = cache or open_cache(config.cache)
+        self.cache = cache or open_cache(config.cache, config.method.stages)
         manifest = self.cache.manifest
         self.config = config.resolved(manifest)
         self.teacher = teacher

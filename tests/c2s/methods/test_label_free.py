@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tiny_runs
 import torch
 import torch.nn.functional as functional
 
@@ -11,9 +12,13 @@ from c2s.methods import Facts, KnownClasses
 from c2s.methods.clip_to_seg import ClipToSegBatch, ClipToSegConfig, ClipToSegExamples
 from c2s.methods.clip_to_seg.examples import IGNORED
 from c2s.methods.examples import LABELS, cut_view
+from c2s.runs.run import open_run
+from c2s.training import run
+from c2s.training.logs import read_metrics
 from c2s_cache import open_cache
 from c2s_cache.block import Sample
 from c2s_cache.pseudo_mask import nearest_latent
+from c2s_cache.writer import BlockWriter, create_cache
 
 D, S = 16, 8
 NONE = Facts(KnownClasses(torch.zeros(0, dtype=torch.int64), torch.zeros(0, D), 0))
@@ -88,3 +93,44 @@ def test_a_view_without_labels_has_its_clusters_as_pseudo_mask(tiny_cache):
     want[~view.crop.inside] = -1
     assert np.array_equal(made.pseudo, want)
     assert len(np.unique(want)) > 2
+
+
+@pytest.fixture
+def label_free_cache(tiny_cache, tmp_path):
+    """The tiny cache without its labels, classes and text: its regions are those of the grid."""
+    held, stages = open_cache(tiny_cache), []
+    for stage in held.manifest.stages:
+        if stage.name not in ("labels", "text"):
+            upstream = tuple(name for name in stage.upstream if name not in ("labels", "text"))
+            stages.append(stage.model_copy(update={"upstream": upstream}))
+    update = {"classes": (), "unseen": (), "stages": tuple(stages)}
+    manifest = held.manifest.model_copy(update=update)
+    path = tmp_path / "photos.zarr"
+    create_cache(path, manifest)
+    writer, rng = BlockWriter(path), np.random.default_rng(0)
+    for block in range(manifest.blocks):
+        for stage in stages:
+            if stage.name != "regions":
+                notes = next(r.notes for r in held.receipts_of(stage.name) if r.block == block)
+                writer.write(stage.name, block, held.read(block, stage.arrays), notes)
+        ids = [np.unique(g[g != 255]) for g in held.read(block, ["masks/grid"])["masks/grid"]]
+        every = np.concatenate(ids)
+        regions = {
+            "regions/id": every,
+            "regions/cls": rng.normal(size=(len(every), manifest.teacher.dim)),
+            "regions/end": np.cumsum([len(i) for i in ids])[:, None],
+        }
+        writer.write("regions", block, regions)
+    return path
+
+
+def test_a_cache_of_photos_alone_trains_a_student(label_free_cache, tmp_path):
+    config = tiny_runs.settings(
+        label_free_cache, tmp_path, student="shapes-net", iterations=6, method={"heads": 4}
+    )
+    path = run.train(config)
+    records = read_metrics(path)
+    assert all(np.isfinite(list(record.values())).all() for record in records)
+    assert records[-1]["pixel"] > 0
+    opened = open_run(path)
+    assert (opened.info.classes, opened.embeddings.shape) == ((), (0, 16))
