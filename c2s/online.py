@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from c2s.methods.clip_to_seg.examples import TAUGHT
 from c2s.methods.examples import CutView, TeacherOutput
 from c2s.runs.config import TrainConfig
 from c2s.shapes.defaults import own_teacher
@@ -108,7 +107,7 @@ def load_online_teacher(config: TrainConfig, manifest: Manifest) -> OnlineTeache
     weights = config.teacher_weights or own_teacher(manifest.teacher.name)
     spec = recorded_spec(manifest, *named_weights(weights))
     teacher = load_recorded(manifest, spec, device=_device(config), options=FILE_OR_FOLDER)
-    return OnlineTeacher(manifest, teacher, sorted(TAUGHT))
+    return OnlineTeacher(manifest, teacher, sorted(config.method.examples(manifest).taught))
 
 
 def _device(config: TrainConfig) -> str:

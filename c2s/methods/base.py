@@ -66,7 +66,7 @@ class MethodConfig(BaseModel, ABC):
 
     Attributes:
         name: of the method.
-        stages: of a cache that it reads.
+        stages: of a cache that it always reads; settings may ask for more (`read_stages`).
         beside: further stages that a cache for it is built with, where the data set has anything for them.
         student: name of the default one.
         kind: what a student of it must be.
@@ -99,6 +99,10 @@ class MethodConfig(BaseModel, ABC):
     def paper(self, dataset: str, student: str, transductive: bool) -> dict[str, float] | None:
         """What the paper measured with a student on a data set, in per cent by the name of the score, if it did."""
         return None
+
+    def read_stages(self) -> tuple[str, ...]:
+        """The stages that a cache must have under these settings."""
+        return self.stages
 
     @abstractmethod
     def examples(self, manifest: Manifest, transductive: bool = False) -> Examples[Any]:

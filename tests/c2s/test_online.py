@@ -11,7 +11,7 @@ import torch
 from c2s.datasets import load_dataset
 from c2s.methods.base import Facts, KnownClasses
 from c2s.methods.clip_to_seg import ClipToSegConfig
-from c2s.methods.clip_to_seg.examples import PATHS, TAUGHT
+from c2s.methods.clip_to_seg.examples import DENSE, PATHS, TAUGHT
 from c2s.online import load_online_teacher
 from c2s.runs.config import load_config
 from c2s.shapes.defaults import BUILD, TRAIN
@@ -51,7 +51,8 @@ def config(cache, folder, **more):
 def replays(cache, steps=12):
     """Views as an online teacher is shown them, each with what the cache holds of it."""
     sequence = BatchSequence(block_sizes(cache), 8, window=2, views=cache.manifest.views)
-    blocks = [cache.read_block(number, PATHS) for number in range(cache.blocks)]
+    paths = PATHS | (DENSE & cache.manifest.arrays.keys())
+    blocks = [cache.read_block(number, paths) for number in range(cache.blocks)]
     examples = ClipToSegConfig().examples(cache.manifest)
     stream = BatchStream(cache.path, sequence, examples, 0, steps, 64, True, teacher_sizes=(64,))
     for step, views in enumerate(stream):
@@ -61,16 +62,18 @@ def replays(cache, steps=12):
 
 def test_the_teacher_says_online_what_it_said_to_the_cache(cache, tmp_path):
     opened = open_cache(cache)
-    teacher = load_online_teacher(config(cache, tmp_path), opened.manifest)
+    weights = {"method": {"weights": {"dense": 1}}}
+    teacher = load_online_teacher(config(cache, tmp_path, **weights), opened.manifest)
+    assert load_online_teacher(config(cache, tmp_path), opened.manifest).paths == sorted(TAUGHT)
     assert teacher.sizes == (64,)
     flips, padded, regions = 0, 0, 0
     for views, stored in replays(opened):
         for view, said, s in zip(views, teacher.answer(views), stored, strict=True):
             assert view.sample.row == s.row
-            assert set(said) == set(TAUGHT)
+            assert set(said) == TAUGHT | {"dense/tokens"}
             for path in ("masks/grid", "regions/id"):
                 np.testing.assert_array_equal(said[path], s[path])
-            for path in ("global_cls/cls", "regions/cls"):
+            for path in ("global_cls/cls", "regions/cls", "dense/tokens"):
                 np.testing.assert_allclose(said[path], s[path], rtol=1e-3, atol=1e-3)
             flips += s["views/flip"]
             padded += not view.crop.inside.all()

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from c2s.methods.base import Facts, Method, MethodConfig
-from c2s.methods.clip_to_seg.examples import ClipToSegExamples
+from c2s.methods.clip_to_seg.examples import DENSE, ClipToSegExamples
 from c2s.methods.clip_to_seg.global_distillation import (
     Aggregation,
     Distillation,
@@ -19,13 +19,15 @@ from c2s.methods.clip_to_seg.local_distillation import Negatives, Reduction, Tar
 from c2s.methods.clip_to_seg.paper import paper_row
 from c2s.methods.grid import Grid
 from c2s.students.base import FeatureStudent, Student
-from c2s_cache.manifest import Manifest
+from c2s_cache.errors import ConfigError
+from c2s_cache.manifest import Manifest, TeacherInfo
 
 
 class LossWeights(BaseModel):
     """Weights of Eq. 8 (global_, local, pixel) and of Eq. 7 (focal, dice, ce); printed: 1.
 
-    The ZegCLIP family, where focal and dice come from, weighs them 100 and 1.
+    The ZegCLIP family, where focal and dice come from, weighs them 100 and 1. `dense` is of a term that the
+    paper does not have, distillation of the cached dense features; 0: they are not even read.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -36,6 +38,7 @@ class LossWeights(BaseModel):
     focal: float = Field(default=1.0, ge=0)
     dice: float = Field(default=1.0, ge=0)
     ce: float = Field(default=1.0, ge=0)
+    dense: float = Field(default=0.0, ge=0)
 
 
 class ClipToSegConfig(MethodConfig):
@@ -145,10 +148,21 @@ class ClipToSegConfig(MethodConfig):
         """Rows of Tables I and II."""
         return paper_row(dataset, student, transductive)
 
+    def read_stages(self) -> tuple[str, ...]:
+        """Dense features only where they are distilled."""
+        return (*self.stages, *(("dense",) if self.weights.dense else ()))
+
     def examples(self, manifest: Manifest, transductive: bool = False) -> ClipToSegExamples:
-        """See `MethodConfig.examples`."""
-        labelled = "labels" in manifest.stage_names
-        return ClipToSegExamples(len(manifest.classes), labelled, transductive)
+        """See `MethodConfig.examples`.
+
+        Raises:
+            ConfigError: dense features are to be distilled that are not of the space of CLS tokens and text.
+        """
+        labelled, dense = "labels" in manifest.stage_names, frozenset[str]()
+        if self.weights.dense:
+            _check_space(manifest.teacher)
+            dense = DENSE & manifest.arrays.keys()
+        return ClipToSegExamples(len(manifest.classes), labelled, transductive, dense)
 
     def build(self, facts: Facts) -> Method:
         """The method's module: inductive from the seen classes, transductive with the unseen ones."""
@@ -157,3 +171,13 @@ class ClipToSegConfig(MethodConfig):
 
         seen, unseen = facts.seen, facts.unseen
         return ClipToSeg(self, seen) if unseen is None else SelfTraining(self, seen, unseen)
+
+
+def _check_space(teacher: TeacherInfo) -> None:
+    if teacher.dense_dim != teacher.dim:
+        raise ConfigError(
+            f"method.weights.dense cannot act on the dense features {teacher.dense_features!r}: they have "
+            f"{teacher.dense_dim} channels of the teacher's tower, expected the {teacher.dim} of its joint space "
+            "with text, where the student's features are.",
+            "Build a cache with --dense-features plain, value or another that is projected.",
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +33,8 @@ from c2s_cache.views import crop_labels
 GLOBAL_CLS, GRID = "global_cls/cls", "masks/grid"
 REGION_CLS, REGION_ID = "regions/cls", "regions/id"
 IGNORED = "labels/ignored"
+TOKENS, SCALE = "dense/tokens", "dense/scale"
+DENSE = frozenset({TOKENS, SCALE})
 TAUGHT = frozenset({GLOBAL_CLS, GRID, REGION_CLS, REGION_ID})
 """What the teacher says of a view."""
 PATHS = PIXELS | TAUGHT
@@ -45,6 +48,7 @@ class ClipToSegExample(TrainingExample):
     global_cls: NDArray[np.float16]
     region_cls: NDArray[np.float16]
     region_ids: NDArray[np.int16]
+    dense: NDArray[np.floating] | None = None
     unseen: NDArray[np.bool_] | None = None
 
 
@@ -60,6 +64,7 @@ class ClipToSegBatch(Batch):
         region_ids: int64 [B, R], id of each region in the pseudo mask's encoding, -1 in padded slots.
         max_id: no id in `pseudo` or `region_ids` is larger. The loader knows it; where it is None, the
             method has to look, and on a GPU to wait for what it sees.
+        dense: float32 [B, gh, gw, D], dense features of the view. None where they are not distilled.
         unseen: bool [B, S, S], pixels of unseen classes, whichever: their annotation was removed. Only in
             a self-training; None otherwise, so that they cannot be told from pixels of no class.
     """
@@ -69,6 +74,7 @@ class ClipToSegBatch(Batch):
     region_cls: Tensor
     region_ids: Tensor
     max_id: int | None = None
+    dense: Tensor | None = None
     unseen: Tensor | None = None
 
     def largest_id(self) -> int:
@@ -86,14 +92,20 @@ class ClipToSegExamples:
         labelled: the cache has label maps.
         transductive: also read which pixels the data set itself ignores. This tells pixels of unseen
             classes from pixels of none, which inductive training must not know.
+        dense: arrays of dense features to read, too.
     """
 
-    taught = TAUGHT
-
-    def __init__(self, num_classes: int, labelled: bool = True, transductive: bool = False) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        labelled: bool = True,
+        transductive: bool = False,
+        dense: frozenset[str] = frozenset(),
+    ) -> None:
         self.num_classes = num_classes
         own = {IGNORED} if transductive else set()
-        self.paths = (PATHS if labelled else PATHS - {LABELS}) | own
+        self.taught = TAUGHT | dense
+        self.paths = (PATHS if labelled else PATHS - {LABELS}) | dense | own
         # Three of colour, two of pseudo mask, one of unseen pixels.
         self.pixel_bytes = 6 if transductive else 5
 
@@ -106,12 +118,14 @@ class ClipToSegExamples:
             global_cls=teacher[GLOBAL_CLS],
             region_cls=teacher[REGION_CLS],
             region_ids=teacher[REGION_ID],
+            dense=_dense(teacher) if TOKENS in self.paths else None,
             unseen=_unseen(view),
         )
 
     def collate(self, examples: Sequence[ClipToSegExample]) -> ClipToSegBatch:
         """Regions are padded to the largest number among the views (at least one slot)."""
         ids = [a for e in examples for a in (e.pseudo, e.region_ids) if a.size]
+        dense = [e.dense for e in examples if e.dense is not None]
         unseen = [e.unseen for e in examples if e.unseen is not None]
         return ClipToSegBatch(
             **batch_fields(examples),
@@ -120,8 +134,18 @@ class ClipToSegExamples:
             region_cls=padded([e.region_cls for e in examples], 0, np.float32),
             region_ids=padded([e.region_ids for e in examples], -1, np.int64),
             max_id=max(int(a.max()) for a in ids),
+            dense=stacked(dense, np.float32) if dense else None,
             unseen=torch.from_numpy(np.stack(unseen)) if unseen else None,
         )
+
+
+def _dense(teacher: TeacherOutput) -> NDArray[np.floating]:
+    """Dense features of a view [gh, gw, D], float16 as stored or float32 where the cache has int8 (SPEC 3)."""
+    tokens: NDArray[Any] = teacher[TOKENS]
+    if SCALE not in teacher:
+        return tokens
+    decoded: NDArray[np.float32] = tokens * teacher[SCALE].astype(np.float32)[..., None]
+    return decoded
 
 
 def _unseen(view: CutView) -> NDArray[np.bool_] | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from c2s.methods.base import KnownClasses, Method
 from c2s.methods.batch import Batch
 from c2s.methods.clip_to_seg.config import ClipToSegConfig
+from c2s.methods.clip_to_seg.dense_distillation import dense_distillation
 from c2s.methods.clip_to_seg.examples import ClipToSegBatch
 from c2s.methods.clip_to_seg.fused_pixel_loss import pixel_losses
 from c2s.methods.clip_to_seg.global_distillation import (
@@ -90,7 +91,7 @@ class ClipToSeg(Method):
         return self.losses(student(images), batch)
 
     def losses(self, features: Tensor, batch: ClipToSegBatch) -> dict[str, Tensor]:
-        """Losses "global", "local", "focal", "dice", "ce", "pixel" (those that are on) and their
+        """Losses "global", "local", "dense", "focal", "dice", "ce", "pixel" (those that are on) and their
         sum "loss".
 
         Args:
@@ -109,6 +110,11 @@ class ClipToSeg(Method):
             if self.config.local:
                 losses["local"] = self.local_distillation(pooled.local, pooled.pixels, batch)
                 total = total + weights.local * losses["local"]
+            if weights.dense:
+                assert batch.dense is not None
+                side = batch.image.shape[-1]
+                losses["dense"] = dense_distillation(fmap.tensor, batch.dense, batch.extent, side)
+                total = total + weights.dense * losses["dense"]
             losses |= self.pixel_loss(fmap, batch, *self._latent_embeddings(pooled, batch))
             total = total + weights.pixel * losses["pixel"]
         return {"loss": total, **losses}
