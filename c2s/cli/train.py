@@ -148,7 +148,7 @@ def train(
     if path is None:
         return
     typer.echo(f"{path} is complete.")
-    typer.echo(f"Evaluate it with: c2s eval --run {path} --dataset {_dataset(path)}")
+    typer.echo(_next_command(path))
 
 
 def _spoken_once(config: TrainConfig, work: Callable[[], Path]) -> Path | None:
@@ -195,10 +195,14 @@ def _defaults(cache: str | None, method: str, student: str | None) -> dict[str, 
     return {} if cache is None else run_defaults(method, read_manifest(cache).dataset, student)
 
 
-def _dataset(path: Path) -> str:
-    """What `c2s eval --dataset` takes: the name, or for a folder of one's own a path."""
+def _next_command(path: Path) -> str:
+    """How to score a run; one that learnt from photos alone has no label map to be scored on."""
     from c2s.datasets.registry import NAMES
     from c2s.runs.folder import read_info
 
-    name = read_info(path).dataset
-    return name if name in NAMES else f"PATH/TO/{name}"
+    info = read_info(path)
+    if not info.classes:
+        words = '--classes "one word, another"'
+        return f"Segment photos with: c2s predict PHOTOS --run {path} {words} --out out"
+    name = info.dataset if info.dataset in NAMES else f"PATH/TO/{info.dataset}"
+    return f"Evaluate it with: c2s eval --run {path} --dataset {name}"

@@ -155,7 +155,9 @@ class BlockComputer:
             else:
                 arrays[path] = np.concatenate(items)
                 lengths = np.cumsum([len(item) for item in items])
-                arrays[record.end] = lengths.reshape(len(ids), *([views] if m.per_view(path) else []))
+                arrays[record.end] = lengths.reshape(
+                    len(ids), *([views] if m.per_view(path) else [])
+                )
         return arrays
 
     def _notes(
@@ -196,11 +198,8 @@ class _Made:
     def of(cls, batch: Batch, rows: range) -> _Made:
         return cls(rows, batch.made, batch.lost, batch.notes, batch.shown)
 
-    def items(
-        self, path: str, blank: NDArray[Any], views: int
-    ) -> Iterable[NDArray[Any]]:
+    def items(self, path: str, blank: NDArray[Any], views: int) -> Iterable[NDArray[Any]]:
         """The items of all rows, in order."""
         values = self.values.get(path, {})
         for row in self.rows:
             yield from values.get(row, [blank] * views) if row not in self.lost else [blank] * views
-

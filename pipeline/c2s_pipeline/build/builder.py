@@ -22,14 +22,14 @@ from c2s_cache.receipt import load
 from c2s_cache.writer import BlockWriter, check_target, create_cache
 from c2s_pipeline.build.dask_cluster import connect
 from c2s_pipeline.build.dispatch import run_all
-from c2s_pipeline.extras import require
-from c2s_pipeline.build.resources import Machine, Progress, Silent, blocks_under_way, lanes_of
-from c2s_pipeline.memory import peak_memory
 from c2s_pipeline.build.provenance import record
 from c2s_pipeline.build.request import BuildRequest, make_manifest, row_order
-from c2s_pipeline.devices import default_device
-from c2s_pipeline.source import ImageSource
+from c2s_pipeline.build.resources import Machine, Progress, Silent, blocks_under_way, lanes_of
 from c2s_pipeline.build.task import PROGRESS_TOPIC, BlockReport, BlockTask, build_block
+from c2s_pipeline.devices import default_device
+from c2s_pipeline.extras import require
+from c2s_pipeline.memory import peak_memory
+from c2s_pipeline.source import ImageSource
 from c2s_pipeline.stages.base import Once
 from c2s_pipeline.stages.registry import imported_stages, recorded_stages
 from c2s_pipeline.teachers import registry
@@ -109,13 +109,12 @@ def compute_once(
     They are computed before anything is written, so that what they refuse leaves no cache.
     """
     found = {}
-    for record in manifest.stages:
-        stored = load(out, record.name, 0) if record.once else None
-        done = stored is not None and stored.fingerprint == manifest.fingerprints[record.name]
-        if record.once and not done and record.name not in kept:
-            told = partial(machine.progress.once, record.name)
-            stage = request.stage(record.name)
-            found[record.name] = stage.compute_once(Once(manifest, teacher, told))
+    for name in (stage.name for stage in manifest.stages if stage.once):
+        stored = load(out, name, 0)
+        done = stored is not None and stored.fingerprint == manifest.fingerprints[name]
+        if not done and name not in kept:
+            build = Once(manifest, teacher, partial(machine.progress.once, name))
+            found[name] = request.stage(name).compute_once(build)
     return found
 
 

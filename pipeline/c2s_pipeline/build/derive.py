@@ -25,7 +25,7 @@ from c2s_pipeline.build.request import BuildRequest, make_manifest, recorded_req
 from c2s_pipeline.build.resources import Machine
 from c2s_pipeline.build.task import BlockTask
 from c2s_pipeline.devices import default_device
-from c2s_pipeline.source import ImageSource, SplitInfo
+from c2s_pipeline.source import ImageSource
 from c2s_pipeline.stages.registry import imported_stages, known, recorded_stages
 from c2s_pipeline.teachers.base import Teacher, TeacherSpec
 from c2s_pipeline.teachers.recorded import load_recorded, recorded_spec
@@ -141,7 +141,9 @@ def derive(
 def _asks_teacher(out: Path, manifest: Manifest, new: tuple[str, ...]) -> bool:
     """Whether what is still to be computed needs the teacher."""
     blocks = range(manifest.blocks)
-    lacking = [n for n in new if any(load(out, n, b) is None for b in blocks if n in manifest.stages_of(b))]
+    lacking = [
+        n for n in new if any(load(out, n, b) is None for b in blocks if n in manifest.stages_of(b))
+    ]
     stages = recorded_stages(manifest)
     return any(stages[name].asks_teacher(manifest, lacking) for name in lacking)
 

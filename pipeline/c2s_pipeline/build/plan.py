@@ -130,7 +130,9 @@ def plan_build(
     few = request.model_copy(update={"block_rows": len(ids)})
     manifest = make_manifest(source, few, ids, teacher.info())
     side = teacher.image_size
-    teacher.embed_images(np.zeros((1, side, side, 3), np.uint8))  # the first pass pays for much else
+    teacher.embed_images(
+        np.zeros((1, side, side, 3), np.uint8)
+    )  # the first pass pays for much else
     scale = len(order) / len(ids)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trial.zarr"
@@ -165,8 +167,8 @@ def plan_build(
 
 @dataclass(frozen=True)
 class _Trial:
-    """One block, computed and written in this process by what workers call: what was computed, and, by stage, seconds of
-    writing and bytes on disk."""
+    """One block, computed and written in this process by what workers call: what was computed, and, by stage, seconds
+    of writing and bytes on disk."""
 
     result: BlockResult
     writing: dict[str, float]

@@ -89,8 +89,9 @@ def _teacher(spec: TeacherSpec, device: str, lanes: int, digest: str) -> Teacher
 
 @lru_cache(maxsize=1)
 def _load_teacher(spec: TeacherSpec, device: str, lanes: int, digest: str) -> Teacher:
-    """The teacher of this process, which must be the cache's wherever this process runs. On a CPU it has lanes of its own, as many as compute batches: those wait
-    for it, and where there are fewer batches than cores its passes still occupy them all."""
+    """The teacher of this process, which must be the cache's wherever this process runs. On a CPU it has lanes of its
+    own, as many as compute batches: those wait for it, and where there are fewer batches than cores its passes still
+    occupy them all."""
     teacher = load_teacher(spec, device, None if device == "cuda" else start_lanes(lanes))
     if (found := teacher.info().digest) != digest:
         raise CacheError(

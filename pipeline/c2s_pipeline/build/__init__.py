@@ -1,0 +1,1 @@
+"""Building caches: requests, blocks, workers, plans, derived caches, verification."""
