@@ -247,6 +247,7 @@ def create_cache(path: Path, manifest: Manifest, update: bool = False) -> Change
     if changed:
         _check_update(path, changed, update, manifest.owners[USABLE])
         _discard(path, have, changed)
+        _drop_groups(path, have, manifest)
     if changed or load(path, METADATA, 0) is None:
         _write_metadata(path, manifest)
     shutil.rmtree(path / STAGING, ignore_errors=True)
@@ -300,6 +301,13 @@ def _discard(path: Path, have: Manifest, changed: Change) -> None:
     for spec in array_specs(have):
         if spec.stage in changed.stale and (path / spec.path).exists():
             shutil.rmtree(path / spec.path)
+
+
+def _drop_groups(path: Path, have: Manifest, want: Manifest) -> None:
+    """Remove the groups that no array of the wanted cache lies in."""
+    before, after = ({name.partition("/")[0] for name in m.arrays} for m in (have, want))
+    for group in before - after:
+        shutil.rmtree(path / group, ignore_errors=True)
 
 
 def _write_metadata(path: Path, manifest: Manifest) -> None:
