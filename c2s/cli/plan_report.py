@@ -48,6 +48,7 @@ def _facts(plan: Plan, problem: DoesNotFit | None) -> dict[str, object]:
         "workers": plan.workers,
         "hours": round(plan.hours, 4),
         "bytes": plan.bytes,
+        "choices": {key: dict(sizes) for key, sizes in plan.choices.items()},
         "teacher_passes": sum(s.passes for s in plan.stages),
         "memory_bytes_per_worker": plan.memory,
         "gpu_memory_bytes": plan.gpu_memory,
@@ -69,8 +70,12 @@ def _table(plan: Plan) -> Table:
     held = f"{plan.memory / GIB:.1f} GiB of memory each"
     if plan.gpu_memory:
         held += f", {plan.gpu_memory / GIB:.1f} GiB on the GPU"
+    costs = "".join(
+        f"{key}: {', '.join(f'{value} {size / GIB:.3f} GiB' for value, size in sizes.items())}. "
+        for key, sizes in plan.choices.items()
+    )
     table.caption = (
-        f"{plan.workers} worker{'s' if plan.workers > 1 else ''}, {held}. The time is an upper bound: a build "
+        f"{costs}{plan.workers} worker{'s' if plan.workers > 1 else ''}, {held}. The time is an upper bound: a build "
         "reads, asks the teacher and writes at the same time."
     )
     return table

@@ -54,9 +54,15 @@ class BuildRequest(BaseModel):
         Raises:
             ConfigError: one of them does not exist.
         """
-        asked = closed(self.stages if self.stages is not None else known())
-        left_out = {name for name in asked if not self.stage(name).wanted(source)}
-        return tuple(name for name in asked if name not in left_out)
+        return tuple(name for name in self.asked() if self.stage(name).wanted(source))
+
+    def asked(self) -> tuple[str, ...]:
+        """The stages that are asked for, in order, whether or not the data set has anything for them.
+
+        Raises:
+            ConfigError: one of them does not exist.
+        """
+        return closed(self.stages if self.stages is not None else known())
 
 
 def request_model() -> type[BuildRequest]:

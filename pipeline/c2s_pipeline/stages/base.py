@@ -218,6 +218,10 @@ class Stage(ABC):
         values = self.compute_once(build)
         return time.perf_counter() - began, sum(array.nbytes for array in values.values())
 
+    def choices(self, manifest: Manifest) -> Mapping[str, Mapping[str, int]]:
+        """For settings that say how much is stored: by key and value, bytes that a row takes at most."""
+        return {}
+
     def receipt(self, notes: Sequence[Any]) -> dict[str, Any]:
         """What a receipt says of its block, from what `compute` noted of its batches (`Batch.note`), in order."""
         return {}

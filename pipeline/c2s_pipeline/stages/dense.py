@@ -71,6 +71,14 @@ class Dense(Stage):
         batch.note(self.name, QuantisationError.of(exact, decoded(stored), batch.device))
         return {path: list(values) for path, values in stored.items()}
 
+    def choices(self, manifest: Manifest) -> Mapping[str, Mapping[str, int]]:
+        """Every tier, not compressed: tokens hardly get smaller by that."""
+        (height, width), channels = manifest.teacher.grid, manifest.teacher.dense_dim
+        cells = manifest.views * height * width
+        return {
+            "tier": {"float16": 2 * cells * channels, "int8": cells * (channels + 2), "none": 0}
+        }
+
     def receipt(self, notes: Sequence[Any]) -> dict[str, Any]:
         """The error of the block's tokens (SPEC 5.1.1)."""
         return {"error": sum(notes, QuantisationError()).notes()}
