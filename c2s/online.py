@@ -13,7 +13,7 @@ from c2s.methods.examples import CutView, TeacherOutput
 from c2s.runs.config import TrainConfig
 from c2s.shapes.defaults import own_teacher
 from c2s.training.processes import cluster_environment
-from c2s_cache import Manifest
+from c2s_cache import ConfigError, Manifest
 
 if TYPE_CHECKING:
     from c2s_pipeline.teachers.base import Teacher
@@ -39,8 +39,16 @@ class OnlineTeacher:
                 axis: 1 if axis == "view" else n for axis, n in record["axes"].items()
             }
         self.manifest = Manifest.model_validate(facts)
+        stages = {n: stage for n, stage in recorded_stages(manifest).items() if stage.live}
         asked = {manifest.owners[path] for path in paths}
-        stages = recorded_stages(manifest)
+        for record in reversed(manifest.stages):  # what an answer depends on is an answer, too
+            asked |= set(record.upstream) & stages.keys() if record.name in asked else set()
+        if lacking := asked - stages.keys():
+            raise ConfigError(
+                f"the teacher in the loop cannot answer for {', '.join(sorted(lacking))}: no stage that is known "
+                "here, or none that is computed for every view.",
+                "Train from the cache: --teacher cache",
+            )
         self._stages = [stage for name, stage in stages.items() if name in asked]
         native, dense = manifest.teacher.image_size, manifest.teacher.dense_size
         self._sizes = (native,) if native == dense else (native, dense)

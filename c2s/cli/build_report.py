@@ -8,6 +8,8 @@ from typing import Any
 
 import typer
 
+from c2s.methods.registry import DEFAULT, methods_of
+
 
 def report_build(report: Any, as_json: bool) -> None:
     """Print what a build did (`BuildReport`): one JSON object, or sentences on stdout and quarantined
@@ -51,7 +53,9 @@ def report_build(report: Any, as_json: bool) -> None:
         passes = f"{report.passes} teacher passes done, {report.passes_saved} saved"
         typer.echo(f"rows computed: {rows}; taken as they were: {kept}; {passes}.")
     _show_quarantine(quarantine)
-    typer.echo(f"Train from it with: c2s train --cache {shown}")
+    methods = methods_of(cache.manifest)
+    chosen = f" --method {methods[0]}" if methods and DEFAULT not in methods else ""
+    typer.echo(f"Train from it with: c2s train --cache {shown}{chosen}")
 
 
 def _show_quarantine(quarantine: list[dict[str, Any]]) -> None:

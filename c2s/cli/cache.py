@@ -25,6 +25,7 @@ from c2s.cli.cache_options import (
     MovedPretrainedOption,
     MovedTeacherOption,
     OutOption,
+    OwnStageOption,
     PathArgument,
     PretrainedOption,
     RecipeOption,
@@ -125,6 +126,7 @@ def derive(
     templates: TemplatesOption = None,
     split_file: SplitFileOption = None,
     root: RootOption = None,
+    stage: StageOption = None,
     teacher: MovedTeacherOption = None,
     pretrained: MovedPretrainedOption = None,
     workers: WorkersOption = None,
@@ -151,6 +153,7 @@ def derive(
     from c2s_pipeline.build.derive import derive as run
     from c2s_pipeline.build.request import recorded_request, request_model
     from c2s_pipeline.build.resources import Machine
+    from c2s_pipeline.stages.registry import name_of
 
     if root is not None and split_file is None:
         raise ConfigError("--root has no effect without --split-file: images come from the cache.")
@@ -166,10 +169,11 @@ def derive(
     }
     require_said_once(set_ or (), options)
     options["teacher"] = teacher or own_teacher(base.teacher.name)
+    further = [name_of(reference) for reference in stage or ()]  # before any is looked up
     recorded = recorded_request(base).model_dump()
     if teacher is not None:
         recorded["pretrained"] = None  # the recorded weights are another teacher's
-    recorded["stages"] = (*recorded["stages"], *groups)
+    recorded["stages"] = (*recorded["stages"], *groups, *further)
     request = resolve(request_model(), recorded, config, set_ or (), options)
     with BuildBar() as bar:
         report = run(path, request, out, Machine(workers, scheduler, bar), labelled)
@@ -199,6 +203,7 @@ def verify(
         int, typer.Option(min=1, help="Rows that the teacher looks at again, drawn at random.")
     ] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Seed of that draw.")] = 0,
+    stage: OwnStageOption = None,
     teacher: MovedTeacherOption = None,
     pretrained: MovedPretrainedOption = None,
     json_: JsonOption = False,
@@ -218,7 +223,10 @@ def verify(
     from c2s_cache import Cache
     from c2s_cache.integrity import verify as run
     from c2s_pipeline.build.verify import content
+    from c2s_pipeline.stages.registry import name_of
 
+    for reference in stage or ():
+        name_of(reference)
     cache = Cache(path)
     with bar("verify", cache.blocks, "blocks") as advance:
         findings = run(cache, content(cache), lambda done, total: advance(1))

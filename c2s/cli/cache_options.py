@@ -68,6 +68,13 @@ StageOption = Annotated[
         help="Further stage to build: a name, or python:MODULE:CLASS; may be given several times."
     ),
 ]
+OwnStageOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--stage",
+        help="python:MODULE:CLASS of a stage that no package brings; may be given several times.",
+    ),
+]
 ViewsOption = Annotated[
     int | None,
     typer.Option(

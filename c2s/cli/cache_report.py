@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from c2s.methods.registry import method_class, names
+from c2s.methods.registry import methods_of
 from c2s_cache import Cache
 from c2s_pipeline.stages.registry import recorded_stages
 
@@ -48,7 +48,7 @@ def describe(path: str) -> dict[str, Any]:
         "teacher": m.teacher.model_dump(mode="json"),
         "complete": all(s["complete"] for s in stages.values()),
         "stages": stages,
-        "methods": [n for n in names() if set(method_class(n).stages) <= stages.keys()],
+        "methods": methods_of(m),
         "said": said,
         "bytes_per_image": round(beyond / m.rows, 1),
         "quarantined": cache.quarantine,

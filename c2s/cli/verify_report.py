@@ -14,6 +14,7 @@ import typer
 from c2s_cache import Cache
 from c2s_cache.integrity import Finding
 from c2s_cache.receipt import METADATA, receipt_path
+from c2s_pipeline.stages.registry import unknown
 
 SHOWN = 20
 """Findings that are printed, and receipts; --json has all findings."""
@@ -42,7 +43,12 @@ def report_findings(
         return
     if not findings:
         typer.echo(f"{path} is whole and sound: {m.rows} images in {cache.blocks} blocks.")
-    if live is not None:
+    if strangers := unknown(m):
+        typer.echo(
+            f"Nothing here knows the stage {', '.join(strangers)}, so its values were not looked at: "
+            "name it with --stage python:MODULE:CLASS."
+        )
+    if live is not None and live.worst:
         measured = "; ".join(
             f"{like.what} at least {like.value:.6f} (must be {like.at_least})"
             for like in live.worst.values()

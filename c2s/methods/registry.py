@@ -13,7 +13,8 @@ from c2s.config import InnerError, merge
 from c2s.methods.base import MethodConfig
 from c2s.shapes.defaults import TRAIN
 from c2s_cache.errors import ConfigError
-from c2s_cache.plugins import CODE, imported
+from c2s_cache.manifest import Manifest
+from c2s_cache.plugins import CODE, imported, loaded
 
 DEFAULT = "clip-to-seg"
 GROUP = "c2s.methods"
@@ -43,7 +44,7 @@ def method_class(name: str) -> type[MethodConfig]:
         found = getattr(import_module(module), attribute)
     else:
         for entry in entry_points(group=GROUP, name=name):
-            found = entry.load()
+            found = loaded(entry, "method")
     if found is None:
         raise ConfigError(
             f"There is no method {name!r}; choose one of {', '.join(names())}.",
@@ -84,6 +85,15 @@ def stages_of(methods: Iterable[str]) -> tuple[str, ...]:
     """
     classes = [method_class(name) for name in methods]
     return tuple(dict.fromkeys(s for method in classes for s in (*method.stages, *method.beside)))
+
+
+def methods_of(manifest: Manifest) -> list[str]:
+    """Names of the methods that a cache has the stages for.
+
+    Raises:
+        ConfigError: one of them cannot be imported.
+    """
+    return [n for n in names() if set(method_class(n).stages) <= set(manifest.stage_names)]
 
 
 def run_defaults(method: str, dataset: str, student: str | None) -> dict[str, Any]:

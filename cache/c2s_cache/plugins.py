@@ -1,8 +1,9 @@
-"""Invariant: code of the user's own is named as `python:MODULE:NAME` by the user, and by no file."""
+"""Invariant: code of the user's own is named as `python:MODULE:NAME` by the user, by no file, or is installed."""
 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import EntryPoint
 from typing import Any
 
 from c2s_cache.errors import ConfigError
@@ -26,8 +27,31 @@ def imported(reference: str, what: str) -> Any:
     try:
         return getattr(import_module(module), name)
     except Exception as error:  # whatever the module does while it is imported
-        said = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(
-            f"The {what} {reference} cannot be imported ({said}).",
+            f"The {what} {reference} cannot be imported ({_said(error)}).",
             f"{module} must be importable wherever it is used (see PYTHONPATH).",
         ) from error
+
+
+def loaded(entry: EntryPoint, what: str) -> Any:
+    """The object that an installed package brings.
+
+    Args:
+        entry: its entry point.
+        what: it is to be, for messages.
+
+    Raises:
+        ConfigError: it cannot be imported.
+    """
+    try:
+        return entry.load()
+    except Exception as error:  # whatever the package does while it is imported
+        package = entry.dist.name if entry.dist is not None else entry.module
+        raise ConfigError(
+            f"The {what} {entry.name} of the package {package} cannot be imported ({_said(error)}).",
+            f"Mend that package, or remove it: pip uninstall {package}",
+        ) from error
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

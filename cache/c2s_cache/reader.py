@@ -234,7 +234,7 @@ def open_cache(path: Path | str, needs: Iterable[str] = ()) -> Cache:
         options = " ".join(f"--stage {name}" for name in lacking)
         raise CacheError(
             f"{path} lacks the stage{'s' if len(lacking) > 1 else ''} {', '.join(lacking)}.",
-            f"Add what is missing: c2s cache build --dataset {m.dataset} --out {path} --update {options}",
+            f"Make a cache that has what is missing: c2s cache derive {path} --out NEW {options}",
         )
     expected = sum(1 if stage.once else cache.blocks for stage in m.stages)
     found = sum(len(cache.written(stage)) for stage in m.stage_names)

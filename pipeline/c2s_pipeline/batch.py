@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from c2s_cache import Block, Cache, DataError, Manifest, UnreadableImage
+from c2s_cache import Block, Cache, ConfigError, DataError, Manifest, UnreadableImage
 from c2s_pipeline.source import ImageSource
 
 if TYPE_CHECKING:
@@ -108,7 +108,10 @@ class Batch:
     def source(self) -> ImageSource:
         """The data set."""
         if self._source is None:
-            raise ValueError("the missing stages need the data set")
+            raise ConfigError(
+                "what is to be computed needs the data set itself, and a cache is derived without it.",
+                "Build it: c2s cache build --dataset NAME --out PATH --update",
+            )
         return self._source
 
     @property

@@ -88,7 +88,9 @@ def test_a_stage_of_ones_own_is_built_derived_and_verified(
 
     out, source = built
     copy = shutil.copytree(out, tmp_path / "copy.zarr")
-    with pytest.raises(CacheError, match=r"lacks the stage cells.*--update --stage cells"):
+    with pytest.raises(
+        CacheError, match=r"lacks the stage cells.*derive .*--out NEW --stage cells"
+    ):
         open_cache(copy, ("cells",))
     wanted = request(tiny_teacher, stages=(*known(),))
     report = build(source, wanted, copy, scheduler=scheduler_of_threads, update=True)

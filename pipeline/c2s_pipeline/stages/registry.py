@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from c2s_cache import ConfigError, Manifest
-from c2s_cache.plugins import CODE, imported
+from c2s_cache.plugins import CODE, imported, loaded
 from c2s_pipeline.stages.base import Stage
 
 GROUP = "c2s.stages"
@@ -31,7 +31,15 @@ def _installed() -> dict[str, type[Stage]]:
     own = (Images, Labels, Views, GlobalCLS, Dense, Masks, Regions, Text)
     found: dict[str, type[Stage]] = {stage.name: stage for stage in own}
     for entry in entry_points(group=GROUP):
-        found.setdefault(entry.name, _checked(entry.load(), entry.value))
+        stage = _checked(loaded(entry, "stage"), entry.value)
+        if stage.name != entry.name:
+            raise ConfigError(
+                f"{entry.value} is the stage {stage.name!r}, but its entry point is called {entry.name!r}.",
+                "Give both one name in the pyproject.toml of its package.",
+            )
+        if stage.name in found:
+            raise ConfigError(f"{entry.value}: there is a stage {stage.name!r} already.")
+        found[stage.name] = stage
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from c2s_cache import ConfigError
-from c2s_cache.plugins import CODE, imported
+from c2s_cache.plugins import CODE, imported, loaded
 from c2s_pipeline.teachers.base import Teacher, TeacherSpec, TextEncoder
 from c2s_pipeline.teachers.clip_names import check_names
 from c2s_pipeline.teachers.model_folder import image_tower
@@ -57,7 +57,7 @@ def _family(spec: TeacherSpec) -> Callable[..., Teacher]:
     if spec.name.startswith(CODE):
         return _checked(imported(spec.name, "teacher"), spec.name)
     for entry in entry_points(group=GROUP, name=spec.name.partition(":")[0]):
-        return _checked(entry.load(), entry.value)
+        return _checked(loaded(entry, "teacher"), entry.value)
     check_names(spec.name, spec.pretrained)
     tower = image_tower(spec.name)
     if tower not in TOWERS:

@@ -6,19 +6,17 @@ A new name is one line in `STUDENTS`.
 from __future__ import annotations
 
 import copy
-import json
-import re
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import ConvNextConfig, DPTConfig, MobileViTConfig, UperNetConfig
 
 from c2s.students import create
-from c2s.students.base import FeatureStudent, parameter_groups
+from c2s.students.base import FeatureStudent
 from c2s.students.cost import student_cost
+from c2s.testing import StudentContract
 
 DIM = 24
 STUDENTS = (
@@ -108,17 +106,16 @@ def images(*size: int) -> torch.Tensor:
     return torch.randn(size[0], 3, *size[1:], generator=torch.Generator().manual_seed(1))
 
 
-@torch.no_grad()
-def test_images_of_any_size_give_features_of_width_d(student: FeatureStudent) -> None:
-    assert student.dim == DIM
-    assert all(len(values) == 3 for values in (student.mean, student.std))
-    for size in ((64, 96), *ODD):
-        x = images(1, *size)
-        features = student(x)
-        assert features.shape[:2] == (1, DIM)
-        assert 1 <= features.shape[2] <= size[0] + 32
-        assert features.isfinite().all()
-        assert torch.equal(student(x), features), "evaluation is not deterministic"
+@pytest.mark.slow
+class TestContract(StudentContract):
+    dim = DIM
+
+    @pytest.fixture(autouse=True)
+    def _one(self, name: str, idle: str) -> None:
+        self.one, self.idle = name, idle
+
+    def name(self) -> str:
+        return self.one
 
 
 @torch.no_grad()
@@ -132,40 +129,6 @@ def test_it_tells_which_of_any_classes_a_place_is(student: FeatureStudent) -> No
         want = torch.cosine_similarity(features[1, :, y, x_], text[k], 0)
         assert float(scores[1, k, y, x_]) == pytest.approx(float(want), abs=1e-5)
     assert student.classify(x, text[:0]).shape == (2, 0, *features.shape[2:])
-
-
-def test_every_parameter_learns(student: FeatureStudent, idle: str) -> None:
-    model = copy.deepcopy(student).train()
-    torch.manual_seed(0)
-    model(images(2, 96, 128)).square().mean().backward()
-    still = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert still == [n for n, _ in model.named_parameters() if re.search(idle, n)]
-
-
-def test_saved_and_read_back_it_is_the_same(student: FeatureStudent, name: str, tmp_path) -> None:
-    save_file(
-        {k: v.contiguous() for k, v in student.state_dict().items()}, tmp_path / "s.safetensors"
-    )
-    torch.manual_seed(5)
-    again = create(name, DIM, "random", json.loads(json.dumps(student.architecture))).eval()
-    again.load_state_dict(load_file(tmp_path / "s.safetensors"))
-    x = images(2, 64, 64)
-    with torch.no_grad():
-        assert torch.equal(student(x), again(x))
-    outputs = []
-    for model in (copy.deepcopy(student).train(), again.train()):
-        torch.manual_seed(6)
-        outputs.append(model(x))
-    assert torch.equal(*outputs)
-
-
-def test_parameter_groups_hold_every_parameter_once(student: FeatureStudent) -> None:
-    groups = parameter_groups(student, lr=1.0, weight_decay=0.1, head_lr_mult=10)
-    names = [name for group in groups for name in group["names"]]
-    assert sorted(names) == sorted(n for n, _ in student.named_parameters())
-    slow = {name for group in groups if group["lr"] == 1.0 for name in group["names"]}
-    assert slow
-    assert not [n for n in slow if n.startswith(f"{student.classifier}.")]
 
 
 @torch.no_grad()
