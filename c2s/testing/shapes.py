@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -76,8 +78,9 @@ def shapes_cache(stages: tuple[str, ...]) -> Cache:
 
 
 def written(manifest: Manifest, values: Mapping[str, NDArray[Any]]) -> Cache:
-    """A cache of one block with these values."""
+    """A cache of one block with these values, which goes with this process."""
     out = Path(mkdtemp(prefix="c2s-contract-")) / "shapes.zarr"
+    atexit.register(shutil.rmtree, out.parent, ignore_errors=True)
     create_cache(out, manifest)
     writer = BlockWriter(out)
     for stage in manifest.stages:
