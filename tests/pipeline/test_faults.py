@@ -238,7 +238,7 @@ def test_a_worker_that_outlives_its_builder(
         assert verify(open_cache(out)) == []
     client.submit(os.getpid, pure=False).result(timeout=200)  # it waits for the block under way
     assert contents(out) == whole
-    assert Cache(out).manifest.requests["masks"]["threshold"] == 0.5
+    assert Cache(out).manifest.stage("masks").settings["threshold"] == 0.5
 
 
 def test_a_halted_worker_is_named_and_the_build_ends(

@@ -47,8 +47,8 @@ def test_table_10_derives_the_caches_that_differ_once(shapes, tmp_path):
 
     derive_caches(plan, request)
     made = open_cache(three.cache).manifest
-    assert made.requests["masks"]["windows"] == [3]
-    assert made.requests["masks"]["threshold"] == BUILD["masks"]["threshold"]
+    assert made.stage("masks").settings["windows"] == [3]
+    assert made.stage("masks").settings["threshold"] == BUILD["masks"]["threshold"]
     stamp = (Path(three.cache) / "provenance.jsonl").read_text()
     derive_caches(plan, request)
     assert (Path(three.cache) / "provenance.jsonl").read_text() == stamp

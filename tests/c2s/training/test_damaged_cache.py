@@ -16,7 +16,7 @@ from c2s.methods.clip_to_seg.examples import PATHS
 from c2s.runs.checkpoint import saved_step
 from c2s.training import run
 from c2s_cache import Cache, DamagedError
-from c2s_cache.manifest import USABLE
+from c2s_cache.manifest import USABLE, Manifest
 from c2s_cache.writer import BlockWriter, create_cache
 
 ENDS = {path: array.end for path, array in tiny_manifest().arrays.items() if array.end}
@@ -107,8 +107,7 @@ def test_a_cache_that_is_updated_under_a_run_ends_it(cache, tmp_path, monkeypatc
     def update():
         reader = Cache(cache)
         grids = [reader.read(b, ["masks/grid"]) for b in range(reader.blocks)]
-        requests = reader.manifest.requests | {"masks": {"seed": 7}}
-        create_cache(cache, reader.manifest.model_copy(update={"requests": requests}), update=True)
+        create_cache(cache, changed(reader.manifest), update=True)
         for block, arrays in enumerate(grids if finished else []):
             BlockWriter(cache).write("masks", block, arrays)
 
@@ -118,6 +117,15 @@ def test_a_cache_that_is_updated_under_a_run_ends_it(cache, tmp_path, monkeypatc
     ) as caught:
         train(cache, tmp_path)
     assert "Continue with: c2s train --resume" in str(caught.value)
+
+
+def changed(manifest):
+    """The same with other masks."""
+    facts = manifest.model_dump()
+    for stage in facts["stages"]:
+        if stage["name"] == "masks":
+            stage["settings"] = {"threshold": 0.5}
+    return Manifest.model_validate(facts)
 
 
 @pytest.mark.slow

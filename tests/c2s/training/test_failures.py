@@ -129,9 +129,12 @@ def test_two_hints_are_two_sentences(failing, tiny_views_cache, tmp_path, monkey
 
 @pytest.mark.slow
 def test_a_loader_process_says_it_in_one_sentence(failing, tiny_views_cache, tmp_path):
+    before = set(multiprocessing.active_children())  # of other tests
     with pytest.raises(CacheError) as caught:
         run.train(settings(tiny_views_cache, tmp_path, name="r", workers=1))
-    assert multiprocessing.active_children() == []  # though the error holds all that was under way
+    assert (
+        set(multiprocessing.active_children()) <= before
+    )  # though the error holds all that was under way
     assert caught.value.what == "labels/data of block 1 has changed."
     assert f"--resume {tmp_path / 'r'}" in str(caught.value)
     assert saved_step(tmp_path / "r") in (1, 2, 3)

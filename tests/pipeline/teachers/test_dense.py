@@ -182,6 +182,6 @@ def test_a_cache_says_which_tokens_it_clustered(tiny_teacher, scheduler, coco_tr
         assert cache.column("dense/tokens").shape == (2, 1, GRID, GRID, channels)
         prints[name] = cache.manifest.fingerprints
     changed = {s for s in prints["mid"] if prints["mid"][s] != prints["plain"][s]}
-    assert changed == {"teacher", "dense", "masks", "regions"}
+    assert changed == {"dense", "masks", "regions"}
     with pytest.raises(MismatchError, match="dense_features"):
         build(source, request.model_copy(update={"dense_features": "kk"}), tmp_path / "mid.zarr")
