@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +20,15 @@ from c2s.cpu_runtime import prepare
 settings.register_profile("repeatable", derandomize=True, deadline=None)  # no test is timed
 settings.register_profile("explore", max_examples=1000, deadline=None)
 settings.load_profile("repeatable")
+
+for number in (
+    signal.SIGINT,
+    signal.SIGHUP,
+):  # ignored where the suite runs in the background, and so in all it starts
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(
+            number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        )
 
 prepare()  # before torch: two processes of tests share the cores
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,8 +80,8 @@ def image(batch: Batch, i: int) -> NDArray[np.uint8]:
     """
 
     def decoded() -> NDArray[np.uint8]:
-        (data,) = (batch.shared("images/data", lambda: batch.items("images/data"))[i],)
-        return decode_image(data.tobytes())
+        files = batch.shared("images/data", lambda: batch.items("images/data"))
+        return decode_image(files[i].tobytes())
 
     return batch.per_row("image", i, decoded)
 
@@ -89,8 +89,3 @@ def image(batch: Batch, i: int) -> NDArray[np.uint8]:
 def image_sizes(batch: Batch) -> list[tuple[int, int]]:
     """Height and width of every image of a batch."""
     return [(int(size[0]), int(size[1])) for size in batch.items("images/size")]
-
-
-def encoded_image(sample: Mapping[str, NDArray[np.uint8]]) -> bytes:
-    """The image file of a sample."""
-    return sample["images/data"].tobytes()

@@ -148,4 +148,4 @@ def test_a_cache_without_them_is_refused_with_the_command_that_adds_them(tmp_pat
     build_module(settings(cache, tmp_path))
     with pytest.raises(CacheError, match="lacks the stage dense") as error:
         build_module(settings(cache, tmp_path, method={"weights": {"dense": 1}}))
-    assert "--update --stage dense" in error.value.hint
+    assert "--out NEW --stage dense" in error.value.hint
