@@ -5,6 +5,7 @@ What a call may do and where its results go (--allow-code, --out, --overwrite, -
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -52,7 +53,7 @@ class _Settings(BaseModel):
     run: Path = Field(description="run folder")
 
 
-class _Words(_Settings):
+class _Words(_Settings, ABC):
     """Of commands that may ask the teacher's text tower for names that the run does not know."""
 
     teacher_weights: str | None = Field(
@@ -69,9 +70,9 @@ class _Words(_Settings):
             )
         return self
 
+    @abstractmethod
     def names(self) -> bool:
         """Whether there are names that the teacher may be asked for."""
-        raise NotImplementedError
 
 
 class EvalConfig(_Words):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,7 +11,7 @@ from c2s.methods.batch import Batch
 from c2s.training.module import DistillationModule
 
 
-class IterationCallback(pl.Callback):
+class IterationCallback(pl.Callback, ABC):
     """Acts after iterations, however many micro-batches each has."""
 
     def on_train_batch_end(
@@ -26,8 +27,8 @@ class IterationCallback(pl.Callback):
         if module.ends_iteration(batch_idx):
             self.on_iteration_end(trainer, module, outputs, batch)
 
+    @abstractmethod
     def on_iteration_end(
         self, trainer: pl.Trainer, module: DistillationModule, outputs: Any, batch: Batch
     ) -> None:
         """Act; `outputs` and `batch` are those of the last micro-batch."""
-        raise NotImplementedError

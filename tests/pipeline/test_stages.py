@@ -124,7 +124,11 @@ def test_a_cache_with_a_stage_that_is_not_known_here(
     cache = open_cache(copy)
     assert verify(cache, content(cache)) == []
     assert np.isfinite(cache.read_block(0, ["cells/cls"]).arrays["cells/cls"]).all()
-    assert "cells" not in recorded_request(cache.manifest).stages
+    asked = recorded_request(cache.manifest)
+    assert "cells" not in asked.stages
+    with pytest.raises(ConfigError, match="would lose: cells"):
+        derive(copy, asked, tmp_path / "d.zarr", Machine(scheduler=scheduler_of_threads))
+    assert not (tmp_path / "d.zarr").exists()
     with pytest.raises(C2SError, match="cells"):
         build(source, request(tiny_teacher, stages=(*known(), "cells")), copy)
 

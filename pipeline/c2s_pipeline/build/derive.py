@@ -26,7 +26,7 @@ from c2s_pipeline.build.resources import Machine
 from c2s_pipeline.build.task import BlockTask
 from c2s_pipeline.devices import default_device
 from c2s_pipeline.source import ImageSource
-from c2s_pipeline.stages.registry import imported_stages, known, recorded_stages
+from c2s_pipeline.stages.registry import imported_stages, known, recorded_stages, unknown
 from c2s_pipeline.teachers.base import Teacher, TeacherSpec
 from c2s_pipeline.teachers.recorded import load_recorded, recorded_spec
 
@@ -88,7 +88,7 @@ def derive(
 
     Raises:
         CacheError: `base` is not complete, or `out` holds another cache.
-        ConfigError: nothing of `base` could be shared.
+        ConfigError: nothing of `base` could be shared, or a stage of it is not known here.
         DataError: the data set is not the one that `base` was built from.
     """
     started = time.monotonic()
@@ -102,6 +102,11 @@ def derive(
         raise DataError(
             f"{before.dataset}/{before.split} is not the data that {base.name} was built from: "
             "files were added, removed or edited."
+        )
+    if lost := unknown(before):
+        raise ConfigError(
+            f"{base.name} has stages that nothing here knows, which a derived cache would lose: {', '.join(lost)}.",
+            "Install the package that brings them, or name each: --stage python:MODULE:CLASS.",
         )
     if request.limit != before.rows:
         raise ConfigError(

@@ -7,7 +7,7 @@ named as `python:module:Class`.
 from __future__ import annotations
 
 import time
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -186,9 +186,9 @@ class Stage(ABC):
         """Lengths of axes that this stage decides, by name."""
         return {}
 
+    @abstractmethod
     def arrays(self, outline: Outline) -> dict[str, ArrayRecord]:
         """The arrays, by path. Each `end` column is filled in from the items of its array."""
-        raise NotImplementedError
 
     def asks_teacher(self, manifest: Manifest, missing: Collection[str]) -> bool:
         """Whether the teacher is needed to compute it, where the `missing` stages of a cache are not there."""
