@@ -248,9 +248,9 @@ def test_a_few_classes_after_the_other_give_the_scores_of_all_at_once_bit_for_bi
 
 
 LARGE_PHOTO = """
-import resource, sys
 import numpy as np, torch
 from c2s.evaluation.inference import Predictor
+from c2s_pipeline.memory import peak_memory
 
 class Model(torch.nn.Module):
     def __init__(self):
@@ -263,7 +263,7 @@ class Model(torch.nn.Module):
 torch.set_num_threads(1)
 labels = Predictor(Model(), 512).predict(np.zeros((4000, 6000, 3), np.uint8))
 assert labels.shape == (4000, 6000)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+print(peak_memory())
 """
 
 
