@@ -59,7 +59,7 @@ class OnlineTeacher:
         return self._sizes
 
     def answer(self, views: Sequence[CutView]) -> list[TeacherOutput]:
-        """See `c2s.training.online.OnlineTeacher`."""
+        """See `c2s.training.online.TeacherInTheLoop`."""
         from c2s_pipeline.batch import Batch
         from c2s_pipeline.stages.views import keep_pixels
 
@@ -115,7 +115,7 @@ def load_online_teacher(config: TrainConfig, manifest: Manifest) -> OnlineTeache
     weights = config.teacher_weights or own_teacher(manifest.teacher.name)
     spec = recorded_spec(manifest, *named_weights(weights))
     teacher = load_recorded(manifest, spec, device=_device(config), options=FILE_OR_FOLDER)
-    return OnlineTeacher(manifest, teacher, sorted(config.method.examples(manifest).taught))
+    return OnlineTeacher(manifest, teacher, sorted(config.method.examples(manifest).teacher_paths))
 
 
 def _device(config: TrainConfig) -> str:

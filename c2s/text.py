@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from c2s.vocabulary import Vocabulary
 from c2s_cache.manifest import Manifest
 from c2s_cache.reader import Cache
 
@@ -15,29 +14,22 @@ TEXT = "text"
 EMBEDDINGS = "text/embeddings"
 
 
-@dataclass(frozen=True)
-class TextEmbeddings:
-    """Unit-norm text embeddings: `class_ids` int64 [n], `names`, `embeddings` float32 [n, D]."""
+def cached_text(cache: Cache, which: Literal["seen", "unseen", "all"] = "seen") -> Vocabulary:
+    """Classes of a cache with their text embeddings; none of one that has no class names.
 
-    class_ids: NDArray[np.int64]
-    names: tuple[str, ...]
-    embeddings: NDArray[np.float32]
-
-
-def cached_text(cache: Cache, which: Literal["seen", "unseen", "all"] = "seen") -> TextEmbeddings:
-    """Class text embeddings of a cache; none of one that has no class names. Inductive training asks for the seen
-    ones and gets no others.
+    Inductive training asks for the seen ones and gets no others.
 
     Raises:
         DamagedError: the file differs from its receipt.
     """
     m = cache.manifest
     members = {"seen": m.seen, "unseen": sorted(m.unseen), "all": range(m.num_classes)}
-    ids = np.asarray(members[which], dtype=np.int64)
     if EMBEDDINGS not in m.arrays:
-        return TextEmbeddings(ids[:0], (), np.zeros((0, m.teacher.dim), np.float32))
-    embeddings: NDArray[np.float32] = cache.once(EMBEDDINGS)[ids]
-    return TextEmbeddings(ids, tuple(m.classes[i] for i in ids), embeddings)
+        return Vocabulary((), np.zeros((0, m.teacher.dim), np.float32))
+    ids = tuple(members[which])
+    embeddings = cache.once(EMBEDDINGS)[list(ids)]
+    unseen = tuple(i for i in ids if i in m.unseen)
+    return Vocabulary(tuple(m.classes[i] for i in ids), embeddings, unseen, ids=ids)
 
 
 def sentences_of(manifest: Manifest) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -16,10 +16,11 @@ class Vocabulary:
     """The classes among which pixels are told apart.
 
     Attributes:
-        classes: K of them, in the order of their ids.
+        classes: K of them.
         embeddings: float32 [M, D], unit norm: those of all names, class after class.
         unseen: ids of the classes that training never annotated.
         names: per class the names that its embeddings stand for, M in all; default: itself.
+        ids: of the classes, where these are some of a data set's; default: 0 to K - 1.
         foreign: whether these are others than the run was trained with (cross-dataset).
     """
 
@@ -27,11 +28,13 @@ class Vocabulary:
     embeddings: NDArray[np.float32]
     unseen: tuple[int, ...] = ()
     names: tuple[tuple[str, ...], ...] = ()
+    ids: tuple[int, ...] = ()
     foreign: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", self.names or tuple((c,) for c in self.classes))
-        assert len(self.names) == len(self.classes)
+        object.__setattr__(self, "ids", self.ids or tuple(range(len(self.classes))))
+        assert len(self.names) == len(self.ids) == len(self.classes)
         assert sum(self.counts) == len(self.embeddings)
 
     @property
@@ -42,7 +45,18 @@ class Vocabulary:
     @property
     def seen(self) -> tuple[int, ...]:
         """Ids of the classes that training annotated."""
-        return tuple(i for i in range(len(self.classes)) if i not in self.unseen)
+        return tuple(i for i in self.ids if i not in self.unseen)
+
+    def __add__(self, other: Vocabulary) -> Vocabulary:
+        """These classes and then other ones of the same data set."""
+        return Vocabulary(
+            self.classes + other.classes,
+            np.concatenate([self.embeddings, other.embeddings]),
+            self.unseen + other.unseen,
+            self.names + other.names,
+            self.ids + other.ids,
+            self.foreign,
+        )
 
     def averaged(self) -> Vocabulary:
         """The same with one embedding per class: the mean over its names, brought to unit norm."""

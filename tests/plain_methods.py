@@ -56,7 +56,7 @@ class WholeBatch(Batch):
 
 
 class WholeExamples:
-    paths, taught, pixel_bytes = PIXELS | {GLOBAL_CLS}, frozenset({GLOBAL_CLS}), 3
+    paths, teacher_paths, pixel_bytes = PIXELS | {GLOBAL_CLS}, frozenset({GLOBAL_CLS}), 3
 
     def example(self, view: CutView, teacher: TeacherOutput) -> WholeExample:
         return WholeExample(**view_fields(view), cls=teacher[GLOBAL_CLS])

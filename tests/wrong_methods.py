@@ -35,7 +35,7 @@ class ClsBatch(Batch):
 
 
 class Examples:
-    taught, pixel_bytes = frozenset({CLS}), 3
+    teacher_paths, pixel_bytes = frozenset({CLS}), 3
 
     def __init__(self, manifest):
         self.paths = (PIXELS | {CLS}) & manifest.arrays.keys()

@@ -32,7 +32,7 @@ INDIFFERENT = frozenset(
         "runs",
         "seed",
         "workers",
-        "keep",
+        "view_cache_gib",
         "teacher_weights",
         "log_every",
         "checkpoint_every",

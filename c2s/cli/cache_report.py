@@ -32,8 +32,10 @@ def describe(path: str) -> dict[str, Any]:
             "bytes": sum(f.size for r in receipts for f in r.files.values()),
             "fingerprint": m.fingerprints[stage][:12],
         }
-    taught = (s for s in m.stages if not s.once and any(f.startswith("teacher.") for f in s.facts))
-    beyond = sum(stages[s.name]["bytes"] for s in taught)
+    computed = (
+        s for s in m.stages if not s.once and any(f.startswith("teacher.") for f in s.facts)
+    )
+    beyond = sum(stages[s.name]["bytes"] for s in computed)
     return {
         "path": path,
         "format": m.format,

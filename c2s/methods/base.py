@@ -16,30 +16,23 @@ from c2s.methods.batch import Batch
 from c2s.methods.examples import Examples
 from c2s.methods.grid import Grid
 from c2s.students.base import Student
+from c2s.vocabulary import Vocabulary
 from c2s_cache.manifest import Manifest
 
 
 @dataclass(frozen=True)
-class KnownClasses:
-    """Classes that a method may know.
+class Facts:
+    """What a method may know beside its batches.
 
     Attributes:
-        ids: int64 [Ns], ids of these classes in the dataset's order, ascending.
-        embeddings: float32 [Ns, D], their text embeddings, unit norm; Ns = 0 where a cache has no classes.
-        num_classes: N, number of all classes; latent class u has id N + u in a pseudo mask.
+        seen: the seen classes, those that have embeddings; none where a cache has no class names.
+        first_latent_id: N, the number of all classes; latent class u has id N + u in a pseudo mask.
+        unseen: the unseen classes, of a method that may know them.
     """
 
-    ids: Tensor
-    embeddings: Tensor
-    num_classes: int
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a method may know beside its batches: the seen classes, and the unseen ones if it is transductive."""
-
-    seen: KnownClasses
-    unseen: KnownClasses | None = None
+    seen: Vocabulary
+    first_latent_id: int
+    unseen: Vocabulary | None = None
 
 
 class Method(nn.Module, ABC):

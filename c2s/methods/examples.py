@@ -62,12 +62,12 @@ class Examples(Protocol[E]):
 
     Attributes:
         paths: arrays that it reads.
-        taught: those of them that an online teacher says instead.
+        teacher_paths: those of them that an online teacher says instead.
         pixel_bytes: what an example holds for each pixel of its view, in bytes; the rest is small beside it.
     """
 
     paths: frozenset[str]
-    taught: frozenset[str]
+    teacher_paths: frozenset[str]
     pixel_bytes: int
 
     def example(self, view: CutView, teacher: TeacherOutput) -> E:

@@ -115,8 +115,10 @@ class TrainConfig(BaseModel):
     image_size: int | None = Field(default=None, gt=0, description="default: the cache's view size")
     seed: int = Field(default=0, ge=0, lt=1 << 32)
     jitter: bool = Field(default=True, description="photometric distortion")
-    window: int = Field(default=8, gt=0, description="blocks held and shuffled together in memory")
-    keep: float = Field(
+    shuffle_blocks: int = Field(
+        default=8, gt=0, description="blocks held and shuffled together in memory"
+    )
+    view_cache_gib: float = Field(
         default=1.0,
         ge=0,
         le=1 << 20,

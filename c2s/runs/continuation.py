@@ -10,7 +10,7 @@ INDIFFERENT = frozenset(
         *("cache", "runs", "name", "self_train", "teacher_weights", "validation.root"),  # places
         *(
             "workers",
-            "keep",
+            "view_cache_gib",
             "accelerator",
             "compile",
             "channels_last",

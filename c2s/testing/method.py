@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from c2s.methods.base import Facts, KnownClasses, Method, MethodConfig
+from c2s.methods.base import Facts, Method, MethodConfig
 from c2s.methods.batch import Batch
 from c2s.methods.examples import Examples, cut_view
 from c2s.students import create
 from c2s.students.base import Student, normalize_images
 from c2s.testing import shapes
+from c2s.text import cached_text
 from c2s_cache import Cache
 from c2s_pipeline.stages.registry import closed
 
@@ -55,9 +56,9 @@ class MethodContract(ABC):
         made = []
         for i in range(len(block)):
             sample = block.sample(i)
-            told = {path: sample[path] for path in examples.taught}
+            told = {path: sample[path] for path in examples.teacher_paths}
             if online:
-                left = {p: v for p, v in sample.arrays.items() if p not in examples.taught}
+                left = {p: v for p, v in sample.arrays.items() if p not in examples.teacher_paths}
                 sample = replace(sample, arrays=left)
             made.append(examples.example(cut_view(sample, 64), told))
         return examples.collate(made)
@@ -66,12 +67,8 @@ class MethodContract(ABC):
         """Its module, with the seen classes of the cache."""
         torch.manual_seed(0)
         cache = self.cache(beside)
-        manifest, none = cache.manifest, torch.zeros(0, cache.manifest.teacher.dim)
-        ids, rows = torch.tensor(manifest.seen), none
-        if "text/embeddings" in manifest.arrays:
-            rows = torch.from_numpy(cache.once("text/embeddings"))[ids]
-        seen = KnownClasses(ids[: len(rows)], rows, manifest.num_classes)
-        return self.config().build(Facts(seen)).train()
+        facts = Facts(cached_text(cache), cache.manifest.num_classes)
+        return self.config().build(facts).train()
 
     def student(self) -> Student:
         """A student of its kind."""
@@ -96,8 +93,8 @@ class MethodContract(ABC):
         config = self.config()
         for beside in (True, False):
             examples, manifest = self.examples(beside), self.cache(beside).manifest
-            assert examples.taught <= examples.paths <= manifest.arrays.keys()
-            owners = {manifest.owners[path] for path in examples.taught}
+            assert examples.teacher_paths <= examples.paths <= manifest.arrays.keys()
+            owners = {manifest.owners[path] for path in examples.teacher_paths}
             assert owners <= set(config.stages)
             assert examples.pixel_bytes >= 3
 

@@ -9,9 +9,9 @@ from torch.utils.data import DataLoader
 from c2s.methods.batch import Batch
 from c2s.methods.examples import CutView
 from c2s.runs.config import TrainConfig
-from c2s.training.online import OnlineTeacher
+from c2s.training.online import TeacherInTheLoop
 from c2s.training.sampler import BatchSequence
-from c2s.training.stream import BatchStream, block_sizes, kept_bytes, loader
+from c2s.training.stream import BatchStream, block_sizes, loader, view_cache_bytes
 from c2s_cache.errors import ConfigError
 from c2s_cache.reader import Cache, open_cache
 
@@ -36,7 +36,7 @@ class C2SDataModule(pl.LightningDataModule):
         self,
         config: TrainConfig,
         cache: Cache | None = None,
-        teacher: OnlineTeacher | None = None,
+        teacher: TeacherInTheLoop | None = None,
     ) -> None:
         super().__init__()
         self.cache = cache or open_cache(config.cache, config.method.stages)
@@ -50,7 +50,7 @@ class C2SDataModule(pl.LightningDataModule):
                 f"{config.cache} has no usable image.", f"See: c2s cache info {config.cache}"
             )
         self.sequence = BatchSequence(
-            sizes, config.batch_size, config.seed, config.window, manifest.views
+            sizes, config.batch_size, config.seed, config.shuffle_blocks, manifest.views
         )
 
     def train_dataloader(self) -> DataLoader[Batch | list[CutView]]:
@@ -110,5 +110,5 @@ class C2SDataModule(pl.LightningDataModule):
             teacher_sizes=() if self.teacher is None else self.teacher.sizes,
             fresh=config.augment if config.views == "fresh" else None,
             accumulate=config.accumulate,
-            keep=kept_bytes(config),
+            view_cache_bytes=view_cache_bytes(config),
         )

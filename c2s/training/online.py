@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from c2s.runs.config import TrainConfig
 
 
-class OnlineTeacher(Protocol):
+class TeacherInTheLoop(Protocol):
     """CLIP in the training loop, by the functions that build caches."""
 
     @property
@@ -23,5 +23,5 @@ class OnlineTeacher(Protocol):
         """What it says of each view of a batch."""
 
 
-TeacherFactory = Callable[["TrainConfig", Manifest], OnlineTeacher]
+TeacherFactory = Callable[["TrainConfig", Manifest], TeacherInTheLoop]
 """Loads the online teacher of a cache; the command line brings one that needs the build extra."""

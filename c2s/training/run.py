@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -18,7 +18,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
-from c2s.methods.base import Facts, KnownClasses
+from c2s.methods.base import Facts
 from c2s.plain_torch import plain_torch
 from c2s.runs.checkpoint import HALFWAY, RunError, load_weights, read_state, saved_step
 from c2s.runs.config import TrainConfig
@@ -35,7 +35,7 @@ from c2s.training.callbacks import Bar, Saver
 from c2s.training.datamodule import C2SDataModule
 from c2s.training.logs import close_loggers, create_loggers, require_loggers
 from c2s.training.module import DistillationModule
-from c2s.training.online import OnlineTeacher, TeacherFactory
+from c2s.training.online import TeacherFactory, TeacherInTheLoop
 from c2s.training.processes import ProcessLost, SeveralProcesses, cluster_environment, is_lost
 from c2s.training.schedule import lr_factor
 from c2s.training.self_training import halfway_student
@@ -240,7 +240,7 @@ def _sentences(path: Path, config: TrainConfig, several: bool) -> Iterator[None]
         if "DataLoader worker" in str(error):
             killed = C2SError(
                 f"A loader process was killed ({str(error).strip()}); memory may have run out.",
-                "Take fewer --workers, or a smaller --set keep=GiB.",
+                "Take fewer --workers, or a smaller --set view_cache_gib=GiB.",
             )
             raise C2SError(killed.what, _way_on(path, killed)) from error
         if not of_gpu_memory(error):
@@ -283,7 +283,7 @@ def _validation(
 
 def _teacher(
     config: TrainConfig, cache: Cache, load_teacher: TeacherFactory | None
-) -> OnlineTeacher | None:
+) -> TeacherInTheLoop | None:
     """The online teacher, loaded before the seed is set: loading draws random numbers."""
     if config.teacher == "cache":
         return None
@@ -320,9 +320,10 @@ def build_module(
         if not resumed:
             weights = halfway_student(config.self_train, cache.manifest)
             load_weights(student, weights, config.self_train / HALFWAY)
-        unseen = _classes(cache, "unseen")
+        unseen = cached_text(cache, "unseen")
     try:
-        method = config.method.build(Facts(_classes(cache, "seen"), unseen))
+        facts = Facts(cached_text(cache, "seen"), cache.manifest.num_classes, unseen)
+        method = config.method.build(facts)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return DistillationModule(student, method, config)
@@ -347,15 +348,6 @@ def _student(config: TrainConfig, dim: int, resumed: bool) -> Student:
             f"Leave --student out: its default is {method.student}.",
         )
     return student
-
-
-def _classes(cache: Cache, which: Literal["seen", "unseen"]) -> KnownClasses:
-    text = cached_text(cache, which)
-    return KnownClasses(
-        torch.from_numpy(text.class_ids),
-        torch.from_numpy(text.embeddings),
-        len(cache.manifest.classes),
-    )
 
 
 def _trainer(config: TrainConfig, callbacks: list[pl.Callback], run: Path) -> pl.Trainer:

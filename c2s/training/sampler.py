@@ -30,7 +30,7 @@ class SampleRef(NamedTuple):
 class BatchSequence:
     """The endless sequence of batches of a run.
 
-    An epoch visits every row once: blocks in random order, `window` consecutive ones of that order
+    An epoch visits every row once: blocks in random order, `shuffle_blocks` consecutive ones of that order
     shuffled together row by row. Epochs follow each other without a gap, so a batch may span two.
     With V cached views, a row shows each of them once in V epochs.
 
@@ -38,14 +38,14 @@ class BatchSequence:
         block_sizes: usable rows per block; blocks of size 0 are allowed.
         batch_size: samples per batch, over all processes and micro-batches.
         seed: of the run.
-        window: blocks that are shuffled together.
+        shuffle_blocks: blocks that are shuffled together.
         views: cached views per row.
     """
 
     block_sizes: tuple[int, ...]
     batch_size: int
     seed: int = 0
-    window: int = 8
+    shuffle_blocks: int = 8
     views: int = 1
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> list[SampleRef]:
@@ -96,7 +96,7 @@ class BatchSequence:
         if number not in self._epochs:
             for old in sorted(self._epochs)[:-1]:  # a batch spans two at most
                 del self._epochs[old]
-            self._epochs[number] = Epoch(self._sizes, self.seed, number, self.window)
+            self._epochs[number] = Epoch(self._sizes, self.seed, number, self.shuffle_blocks)
         return self._epochs[number]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -112,14 +112,16 @@ class Epoch:
         sizes: usable rows per block, int64 [blocks].
         seed: of the run.
         number: 0, 1, ...
-        window: blocks that are shuffled together.
+        shuffle_blocks: blocks that are shuffled together.
     """
 
-    def __init__(self, sizes: NDArray[np.int64], seed: int, number: int, window: int) -> None:
+    def __init__(
+        self, sizes: NDArray[np.int64], seed: int, number: int, shuffle_blocks: int
+    ) -> None:
         self._stream = (seed, _ORDER, number)
-        self._sizes, self._window = sizes, window
+        self._sizes, self._shuffle_blocks = sizes, shuffle_blocks
         blocks = self._begin()
-        counts = np.add.reduceat(sizes[blocks], np.arange(0, len(blocks), window))
+        counts = np.add.reduceat(sizes[blocks], np.arange(0, len(blocks), shuffle_blocks))
         self._ends = np.cumsum(counts)
 
     def _begin(self) -> NDArray[np.int64]:
@@ -134,7 +136,9 @@ class Epoch:
         window = int(np.searchsorted(self._ends, place, side="right"))
         order = self._order(window)
         nth = int(order[place - (self._ends[window - 1] if window else 0)])
-        for block in self._blocks[window * self._window : (window + 1) * self._window].tolist():
+        for block in self._blocks[
+            window * self._shuffle_blocks : (window + 1) * self._shuffle_blocks
+        ].tolist():
             if nth < self._sizes[block]:
                 return block, nth
             nth -= int(self._sizes[block])

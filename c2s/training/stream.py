@@ -65,7 +65,7 @@ class BatchStream(IterableDataset[Batch | list[CutView]]):
         teacher_sizes: sides of the views of an online teacher; batches are then lists of cut views,
             which become a `Batch` once the teacher has answered.
         fresh: how to draw new views in place of the cached ones.
-        keep: bytes of finished examples that may be kept. If all views of the cache fit, each is made once.
+        view_cache_bytes: bytes of finished examples that may be kept. If all views of the cache fit, each is made once.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class BatchStream(IterableDataset[Batch | list[CutView]]):
         teacher_sizes: tuple[int, ...] = (),
         fresh: AugmentConfig | None = None,
         accumulate: int = 1,
-        keep: int = 0,
+        view_cache_bytes: int = 0,
     ) -> None:
         self.cache, self.manifest = cache, getattr(cache, "manifest", None)
         self.sequence, self.examples = sequence, examples
@@ -93,7 +93,7 @@ class BatchStream(IterableDataset[Batch | list[CutView]]):
         self.accumulate = accumulate
         pixels = sum(sequence.block_sizes) * sequence.views * size**2
         # Views that are drawn anew are never seen again.
-        self.keeps = fresh is None and pixels * examples.pixel_bytes <= keep
+        self.keeps = fresh is None and pixels * examples.pixel_bytes <= view_cache_bytes
 
     def __iter__(self) -> Iterator[Batch | list[CutView]]:
         return _told(self._batches()) if get_worker_info() else _ahead(self._batches())
@@ -105,8 +105,8 @@ class BatchStream(IterableDataset[Batch | list[CutView]]):
         cache = self.cache
         if isinstance(cache, (str, Path)):
             cache = Cache(cache, self.manifest)
-        untold = self.examples.taught if self.teacher_sizes else frozenset()
-        blocks = _BlockWindow(cache, self.sequence.window, self.examples.paths - untold)
+        untold = self.examples.teacher_paths if self.teacher_sizes else frozenset()
+        blocks = _BlockWindow(cache, self.sequence.shuffle_blocks, self.examples.paths - untold)
         kept: dict[Any, TrainingExample] = {}
         worker = get_worker_info()
         first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
@@ -196,9 +196,9 @@ class _BlockWindow:
         return self.held[block]
 
 
-def kept_bytes(config: TrainConfig) -> int:
+def view_cache_bytes(config: TrainConfig) -> int:
     """Bytes of finished views that one loader process of a run may keep."""
-    return int(config.keep * 2**30) // (config.devices * max(config.workers, 1))
+    return int(config.view_cache_gib * 2**30) // (config.devices * max(config.workers, 1))
 
 
 def block_sizes(cache: Cache) -> tuple[int, ...]:

@@ -102,7 +102,14 @@ def test_a_set_value_is_taken_as_written(setting, value):
         *("iterations=010", "iterations=1_000", "iterations=1:30", "iterations=0o10"),
         *("iterations=true", "iterations=yes", "iterations=100.5", "iterations=5,000"),
         *("seed=007", "seed=-1", "seed=4294967296", "seed=99999999999999999999"),
-        *("compile=nein", "compile=2", "method.tau=inf", "keep=.inf", "keep=1e300", "devices=[0]"),
+        *(
+            "compile=nein",
+            "compile=2",
+            "method.tau=inf",
+            "view_cache_gib=.inf",
+            "view_cache_gib=1e300",
+            "devices=[0]",
+        ),
         *("method.bank_size=1e12", "method.bank_size=1000000000000", "poly_power=.inf"),
         *("cache=null", "runs=", "student=~", "method=null", "loggers=tensorboard", "Lr=1"),
         *("lr={a: 1}", "method.weights=[1, 1, 1]"),
@@ -128,7 +135,7 @@ def test_booleans_and_infinities_of_python_are_no_numbers_either():
         with pytest.raises(ConfigError, match="a finite number"):
             load_config(cache="c", **wrong)
     with pytest.raises(ValidationError):
-        TrainConfig(cache="c", keep=math.inf)
+        TrainConfig(cache="c", view_cache_gib=math.inf)
 
 
 def test_keys_and_items_are_numbers_too():

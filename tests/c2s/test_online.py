@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from c2s.datasets import load_dataset
-from c2s.methods.base import Facts, KnownClasses
+from c2s.methods.base import Facts
 from c2s.methods.clip_to_seg import ClipToSegConfig
 from c2s.methods.clip_to_seg.examples import DENSE, PATHS, TAUGHT
 from c2s.online import load_online_teacher
@@ -50,7 +50,7 @@ def config(cache, folder, **more):
 
 def replays(cache, steps=12):
     """Views as an online teacher is shown them, each with what the cache holds of it."""
-    sequence = BatchSequence(block_sizes(cache), 8, window=2, views=cache.manifest.views)
+    sequence = BatchSequence(block_sizes(cache), 8, shuffle_blocks=2, views=cache.manifest.views)
     paths = PATHS | (DENSE & cache.manifest.arrays.keys())
     blocks = [cache.read_block(number, paths) for number in range(cache.blocks)]
     examples = ClipToSegConfig().examples(cache.manifest)
@@ -62,7 +62,7 @@ def replays(cache, steps=12):
 
 def test_the_teacher_says_online_what_it_said_to_the_cache(cache, tmp_path):
     opened = open_cache(cache)
-    weights = {"method": {"weights": {"dense": 1}}}
+    weights = {"method": {"weights": {"dense_distillation": 1}}}
     teacher = load_online_teacher(config(cache, tmp_path, **weights), opened.manifest)
     assert load_online_teacher(config(cache, tmp_path), opened.manifest).paths == sorted(TAUGHT)
     assert teacher.sizes == (64,)
@@ -88,11 +88,10 @@ def test_cached_and_online_views_give_the_same_losses(cache, tmp_path):
     teacher = load_online_teacher(settings, opened.manifest)
     examples = settings.method.examples(opened.manifest)
     torch.manual_seed(0)
-    text, n = cached_text(opened, "seen"), len(opened.manifest.classes)
-    seen = KnownClasses(torch.from_numpy(text.class_ids), torch.from_numpy(text.embeddings), n)
+    facts = Facts(cached_text(opened, "seen"), len(opened.manifest.classes))
     module = DistillationModule(
         create("shapes-net", opened.manifest.teacher.dim),
-        settings.method.build(Facts(seen)),
+        settings.method.build(facts),
         settings,
     )
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)

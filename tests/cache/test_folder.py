@@ -85,7 +85,7 @@ def test_batches_are_those_of_the_disk(path, url):
     from c2s.training.sampler import BatchSequence
     from c2s.training.stream import BatchStream, block_sizes
 
-    sequence = BatchSequence(block_sizes(Cache(path)), 4, seed=3, window=2, views=2)
+    sequence = BatchSequence(block_sizes(Cache(path)), 4, seed=3, shuffle_blocks=2, views=2)
     examples = ClipToSegConfig().examples(Cache(path).manifest)
     here, there = (list(BatchStream(a, sequence, examples, 0, 5, 32, True)) for a in (path, url))
     assert len(here) == 5

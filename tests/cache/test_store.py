@@ -61,9 +61,9 @@ def test_text_of_training_has_no_unseen_class(path):
     cache = open_cache(path)
     m = cache.manifest
     seen, everything = cached_text(cache, "seen"), cached_text(cache, "all")
-    assert set(seen.class_ids.tolist()).isdisjoint(m.unseen)
-    assert len(everything.class_ids) == len(m.classes)
-    np.testing.assert_array_equal(everything.embeddings[seen.class_ids], seen.embeddings)
+    assert set(seen.ids).isdisjoint(m.unseen)
+    assert len(everything.ids) == len(m.classes)
+    np.testing.assert_array_equal(everything.embeddings[list(seen.ids)], seen.embeddings)
 
 
 def test_quarantined_rows_are_left_out_and_shown(path):

@@ -24,7 +24,7 @@ from c2s_cache.manifest import Manifest, TeacherInfo
 
 
 class LossWeights(BaseModel):
-    """Weights of Eq. 8 (global_, local, pixel) and of Eq. 7 (focal, dice, ce); printed: 1.
+    """Weights of Eq. 8 (global_distillation, local, pixel) and of Eq. 7 (focal, dice, ce); printed: 1.
 
     The ZegCLIP family, where focal and dice come from, weighs them 100 and 1. `dense` is of a term that the
     paper does not have, distillation of the cached dense features; 0: they are not even read.
@@ -32,20 +32,20 @@ class LossWeights(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    global_: float = Field(default=1.0, ge=0)
-    local: float = Field(default=1.0, ge=0)
+    global_distillation: float = Field(default=1.0, ge=0)
+    local_distillation: float = Field(default=1.0, ge=0)
     pixel: float = Field(default=1.0, ge=0)
     focal: float = Field(default=1.0, ge=0)
     dice: float = Field(default=1.0, ge=0)
     ce: float = Field(default=1.0, ge=0)
-    dense: float = Field(default=0.0, ge=0)
+    dense_distillation: float = Field(default=0.0, ge=0)
 
 
 class ClipToSegConfig(MethodConfig):
     """CLIP-to-Seg distillation. The defaults are the full method (last row of Table IV).
 
-    Table IV: baseline = global_, local and latent off; + latent = latent on; + distillation =
-    global_ and local on; both = all on. tau, alpha and beta are unpublished: 0.07 is CLIP's own
+    Table IV: baseline = global_distillation, local and latent off; + latent = latent on; + distillation =
+    global_distillation and local on; both = all on. tau, alpha and beta are unpublished: 0.07 is CLIP's own
     temperature at initialisation and alpha = beta = 1 / 0.07 gives the pixel loss the same one.
     """
 
@@ -65,9 +65,9 @@ class ClipToSegConfig(MethodConfig):
     }
 
     name: Literal["clip-to-seg"] = "clip-to-seg"
-    global_: bool = Field(default=True, description="global distillation, Eq. 4")
-    local: bool = Field(default=True, description="local distillation, Eq. 6")
-    latent: bool = Field(
+    global_distillation: bool = Field(default=True, description="global distillation, Eq. 4")
+    local_distillation: bool = Field(default=True, description="local distillation, Eq. 6")
+    latent_embedding: bool = Field(
         default=True, description="latent embeddings; off: latent pixels have no pixel loss"
     )
     distillation: Distillation = Field(default="infonce", description="Table VI")
@@ -150,7 +150,7 @@ class ClipToSegConfig(MethodConfig):
 
     def read_stages(self) -> tuple[str, ...]:
         """Dense features only where they are distilled."""
-        return (*self.stages, *(("dense",) if self.weights.dense else ()))
+        return (*self.stages, *(("dense",) if self.weights.dense_distillation else ()))
 
     def examples(self, manifest: Manifest, transductive: bool = False) -> ClipToSegExamples:
         """See `MethodConfig.examples`.
@@ -159,7 +159,7 @@ class ClipToSegConfig(MethodConfig):
             ConfigError: dense features are to be distilled that are not of the space of CLS tokens and text.
         """
         labelled, dense = "labels" in manifest.stage_names, frozenset[str]()
-        if self.weights.dense:
+        if self.weights.dense_distillation:
             _check_space(manifest.teacher)
             dense = DENSE & manifest.arrays.keys()
         return ClipToSegExamples(len(manifest.classes), labelled, transductive, dense)
@@ -169,14 +169,13 @@ class ClipToSegConfig(MethodConfig):
         from c2s.methods.clip_to_seg.method import ClipToSeg
         from c2s.methods.clip_to_seg.self_training import SelfTraining
 
-        seen, unseen = facts.seen, facts.unseen
-        return ClipToSeg(self, seen) if unseen is None else SelfTraining(self, seen, unseen)
+        return (ClipToSeg if facts.unseen is None else SelfTraining)(self, facts)
 
 
 def _check_space(teacher: TeacherInfo) -> None:
     if teacher.dense_dim != teacher.dim:
         raise ConfigError(
-            f"method.weights.dense cannot act on the dense features {teacher.dense_features!r}: they have "
+            f"method.weights.dense_distillation cannot act on the dense features {teacher.dense_features!r}: they have "
             f"{teacher.dense_dim} channels of the teacher's tower, expected the {teacher.dim} of its joint space "
             "with text, where the student's features are.",
             "Build a cache with --dense-features plain, value or another that is projected.",

@@ -88,7 +88,7 @@ class ClipToSegExamples:
     """What C2S learns from a view: its pseudo mask and the tokens of the image and its regions.
 
     Args:
-        num_classes: N, number of all classes.
+        first_latent_id: N, number of all classes.
         labelled: the cache has label maps.
         transductive: also read which pixels the data set itself ignores. This tells pixels of unseen
             classes from pixels of none, which inductive training must not know.
@@ -97,14 +97,14 @@ class ClipToSegExamples:
 
     def __init__(
         self,
-        num_classes: int,
+        first_latent_id: int,
         labelled: bool = True,
         transductive: bool = False,
         dense: frozenset[str] = frozenset(),
     ) -> None:
-        self.num_classes = num_classes
+        self.first_latent_id = first_latent_id
         own = {IGNORED} if transductive else set()
-        self.taught = TAUGHT | dense
+        self.teacher_paths = TAUGHT | dense
         self.paths = (PATHS if labelled else PATHS - {LABELS}) | dense | own
         # Three of colour, two of pseudo mask, one of unseen pixels.
         self.pixel_bytes = 6 if transductive else 5
@@ -114,7 +114,7 @@ class ClipToSegExamples:
         labels, inside = view.crop.labels, view.crop.inside
         return ClipToSegExample(
             **view_fields(view),
-            pseudo=pseudo_mask(labels, teacher[GRID], self.num_classes, inside),
+            pseudo=pseudo_mask(labels, teacher[GRID], self.first_latent_id, inside),
             global_cls=teacher[GLOBAL_CLS],
             region_cls=teacher[REGION_CLS],
             region_ids=teacher[REGION_ID],

@@ -11,12 +11,12 @@ Generator = Literal["transformer", "prototype", "prototype-mlp", "cls", "cls-mlp
 Calibration = Literal["both", "global", "local"]
 
 
-def latent_ids(pseudo: Tensor, num_classes: int, max_id: int | None = None) -> Tensor:
+def latent_ids(pseudo: Tensor, first_latent_id: int, max_id: int | None = None) -> Tensor:
     """Latent classes present in each pseudo mask.
 
     Args:
         pseudo: int64 [B, H, W]; latent class u is N + u.
-        num_classes: N.
+        first_latent_id: N.
         max_id: no id in `pseudo` is larger; None: it is looked up.
 
     Returns:
@@ -24,11 +24,13 @@ def latent_ids(pseudo: Tensor, num_classes: int, max_id: int | None = None) -> T
         holds N + u if latent class u occurs in that image, else -1.
     """
     batch = len(pseudo)
-    total = max((int(pseudo.max()) if max_id is None else max_id) + 1 - num_classes, 0)
-    shifted = (pseudo - num_classes + 1).clamp(min=0).flatten(1)  # 0: not latent, u + 1: latent u
+    total = max((int(pseudo.max()) if max_id is None else max_id) + 1 - first_latent_id, 0)
+    shifted = (
+        (pseudo - first_latent_id + 1).clamp(min=0).flatten(1)
+    )  # 0: not latent, u + 1: latent u
     present = torch.zeros(batch, total + 1, dtype=torch.bool, device=pseudo.device)
     present.scatter_(1, shifted, True)
-    ids = torch.arange(num_classes, num_classes + total, device=pseudo.device)
+    ids = torch.arange(first_latent_id, first_latent_id + total, device=pseudo.device)
     return torch.where(present[:, 1:], ids, ids.new_tensor(-1))
 
 

@@ -100,7 +100,7 @@ def local_info_nce(
     reduction: Reduction = "sum",
     negatives: Negatives = "image",
     region_ids: Tensor | None = None,
-    num_classes: int = 0,
+    first_latent_id: int = 0,
     same_class: float = 1.0,
     targets: Targets = "own",
     pixels: Tensor | None = None,
@@ -119,9 +119,9 @@ def local_info_nce(
         normalize: compare directions (cosine); False takes the printed dot products.
         reduction: over the regions of an image, see `reduce_regions`; printed: "sum".
         negatives: "image" as printed, or "batch": j runs over the regions of every image, except
-            those of the same seen class in other images. Needs region_ids and num_classes.
+            those of the same seen class in other images. Needs region_ids and first_latent_id.
         region_ids: int64 [B, R].
-        num_classes: N; ids below it are seen classes.
+        first_latent_id: N; ids below it are seen classes.
         same_class: with batch negatives, the cosine of two CLS tokens above which regions of
             different images count as one class, whatever their ids; at 1 none do.
         targets: "own": the own token is the one right answer, as printed. "teacher": the answers are
@@ -142,10 +142,10 @@ def local_info_nce(
         allowed = valid[:, None, :].expand(batch, regions, regions)
     else:
         if region_ids is None:
-            raise ValueError("negatives='batch' needs region_ids and num_classes.")
+            raise ValueError("negatives='batch' needs region_ids and first_latent_id.")
         tokens = rearrange(local_cls, "k j d -> (k j) d").expand(batch, -1, -1)  # C = B R
         own = torch.arange(batch * regions, device=valid.device).view(batch, regions)
-        allowed = _batch_negatives(region_ids, valid, num_classes, local_cls, same_class)
+        allowed = _batch_negatives(region_ids, valid, first_latent_id, local_cls, same_class)
     # Slots without a region have no term; letting them see every column keeps their unused row
     # finite.
     hidden = ~allowed & valid[..., None]  # [B, R, C]
@@ -191,7 +191,7 @@ def _log_softmax(queries: Tensor, tokens: Tensor, tau: float, hidden: Tensor) ->
 
 
 def _batch_negatives(
-    region_ids: Tensor, valid: Tensor, num_classes: int, local_cls: Tensor, same_class: float
+    region_ids: Tensor, valid: Tensor, first_latent_id: int, local_cls: Tensor, same_class: float
 ) -> Tensor:
     """Which region (k, j) may be in the denominator of region (b, i): bool [B, R, B R].
 
@@ -200,7 +200,7 @@ def _batch_negatives(
     """
     batch = len(region_ids)
     same = region_ids[:, :, None, None] == region_ids[None, None]  # [B, R, B, R]
-    same = same & (region_ids < num_classes)[:, :, None, None]
+    same = same & (region_ids < first_latent_id)[:, :, None, None]
     if same_class < 1:
         unit = functional.normalize(local_cls, dim=-1)
         same = same | (torch.einsum("bid,kjd->bikj", unit, unit) > same_class)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from c2s.methods.base import KnownClasses, Method
+from c2s.methods.base import Facts, Method
 from c2s.methods.batch import Batch
 from c2s.methods.clip_to_seg.config import ClipToSegConfig
 from c2s.methods.clip_to_seg.dense_distillation import dense_distillation
@@ -53,7 +53,7 @@ class ClipToSeg(Method):
 
     Args:
         config: the switches.
-        seen: the seen classes with their text embeddings; nothing of the unseen ones is known here.
+        facts: the seen classes, and the first latent id; nothing of the unseen ones is used here.
 
     Raises:
         ValueError: the embeddings' width is no multiple of the attention heads.
@@ -62,21 +62,24 @@ class ClipToSeg(Method):
     text: Tensor
     channel: Tensor
 
-    def __init__(self, config: ClipToSegConfig, seen: KnownClasses) -> None:
+    def __init__(self, config: ClipToSegConfig, facts: Facts) -> None:
         super().__init__()
         self.config = config
-        self.num_classes = seen.num_classes
-        channel = torch.full((seen.num_classes,), -1, dtype=torch.int64)
-        channel[seen.ids] = torch.arange(len(seen.ids))
+        self.first_latent_id = facts.first_latent_id
+        ids, text = list(facts.seen.ids), torch.from_numpy(facts.seen.embeddings)
+        channel = torch.full((facts.first_latent_id,), -1, dtype=torch.int64)
+        channel[ids] = torch.arange(len(ids))
         # Both follow from the run's text, so they are not part of the checkpoint.
-        self.register_buffer("text", seen.embeddings.float(), persistent=False)
+        self.register_buffer("text", text.float(), persistent=False)
         self.register_buffer("channel", channel, persistent=False)
-        dim = seen.embeddings.shape[1]
-        if config.global_ and config.distillation == "infonce":
+        dim = text.shape[1]
+        if config.global_distillation and config.distillation == "infonce":
             self.bank = CLSBank(config.bank_size, dim)
-        if (config.global_ or config.local) and config.distillation == "residual":
+        if (
+            config.global_distillation or config.local_distillation
+        ) and config.distillation == "residual":
             self.residual = ResidualProjector(dim, config.residual_scale)
-        if config.latent:
+        if config.latent_embedding:
             if config.generator == "transformer" and dim % config.heads:
                 raise ValueError(f"method.heads={config.heads} does not divide the width {dim}.")
             self.latent = LatentEmbedding(
@@ -104,17 +107,17 @@ class ClipToSeg(Method):
             pooled = self._pooled(fmap, batch)
             losses: dict[str, Tensor] = {}
             total = fmap.tensor.new_zeros(())
-            if self.config.global_:
+            if self.config.global_distillation:
                 losses["global"] = self.global_distillation(pooled.image[:, 0], batch)
-                total = total + weights.global_ * losses["global"]
-            if self.config.local:
+                total = total + weights.global_distillation * losses["global"]
+            if self.config.local_distillation:
                 losses["local"] = self.local_distillation(pooled.local, pooled.pixels, batch)
-                total = total + weights.local * losses["local"]
-            if weights.dense:
+                total = total + weights.local_distillation * losses["local"]
+            if weights.dense_distillation:
                 assert batch.dense is not None
                 side = batch.image.shape[-1]
                 losses["dense"] = dense_distillation(fmap.tensor, batch.dense, batch.extent, side)
-                total = total + weights.dense * losses["dense"]
+                total = total + weights.dense_distillation * losses["dense"]
             losses |= self.pixel_loss(fmap, batch, *self._latent_embeddings(pooled, batch))
             total = total + weights.pixel * losses["pixel"]
         return {"loss": total, **losses}
@@ -123,18 +126,22 @@ class ClipToSeg(Method):
         """All means in one product: each alone would cost a pass over F."""
         config, size = self.config, (features.height, features.width)
         none, largest = batch.region_ids[:, :0], batch.largest_id()
-        latent = latent_ids(batch.pseudo, self.num_classes, largest) if config.latent else none
-        regions = batch.region_ids if config.local else none
+        latent = (
+            latent_ids(batch.pseudo, self.first_latent_id, largest)
+            if config.latent_embedding
+            else none
+        )
+        regions = batch.region_ids if config.local_distillation else none
         over_regions, pixels = region_weights(batch.pseudo, regions, *size, largest)
         over_latent, _ = region_weights(batch.pseudo, latent, *size, largest)
         over_image = over_regions[:, :0]
-        if config.global_ and config.aggregation != "max":
+        if config.global_distillation and config.aggregation != "max":
             how = config.aggregation
             over_image = aggregation_weights(features, batch.global_cls, how)[:, None]
         weights = (over_image, over_regions, over_latent)
         means = features.sums(torch.cat(weights, 1))
         image, local, prototypes = torch.split(means, [w.shape[1] for w in weights], 1)
-        if config.global_ and config.aggregation == "max":
+        if config.global_distillation and config.aggregation == "max":
             image = features.tensor.amax((2, 3))[:, None]
         return Pooled(image, local, pixels, latent, prototypes)
 
@@ -181,7 +188,7 @@ class ClipToSeg(Method):
             config.local_reduction,
             config.local_negatives,
             batch.region_ids,
-            self.num_classes,
+            self.first_latent_id,
             config.same_class,
             config.local_targets,
             pixels,
@@ -218,7 +225,7 @@ class ClipToSeg(Method):
 
     def _latent_embeddings(self, pooled: Pooled, batch: ClipToSegBatch) -> tuple[Tensor, Tensor]:
         """A'_u [B, U, D] and which slots are valid [B, U]; U = 0 with latent embeddings off."""
-        if not self.config.latent:
+        if not self.config.latent_embedding:
             return pooled.prototypes, pooled.latent >= 0
         embeddings, valid = self.latent(
             pooled.latent, pooled.prototypes, batch.global_cls, batch.region_cls, batch.region_ids
@@ -235,7 +242,7 @@ class ClipToSeg(Method):
         """
         slots = torch.arange(valid.shape[1], device=pseudo.device) + len(self.text)
         latent = torch.where(valid, slots, slots.new_tensor(-1))  # [B, U]
-        beyond = max(max_id + 1 - self.num_classes - valid.shape[1], 0)
+        beyond = max(max_id + 1 - self.first_latent_id - valid.shape[1], 0)
         table = torch.cat(
             [
                 self.channel.new_full((len(pseudo), 1), -1),

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from c2s.methods.base import KnownClasses
+from c2s.methods.base import Facts
 from c2s.methods.clip_to_seg.config import ClipToSegConfig
 from c2s.methods.clip_to_seg.examples import ClipToSegBatch
 from c2s.methods.clip_to_seg.method import ClipToSeg
@@ -24,21 +24,17 @@ class SelfTraining(ClipToSeg):
     have no part in it; distillation stays as the configuration says.
 
     Args:
-        config: the switches; `latent` is taken as off.
-        seen: the seen classes.
-        unseen: the unseen classes with their text embeddings.
+        config: the switches; `latent_embedding` is taken as off.
+        facts: the seen classes and the unseen ones.
     """
 
     unseen_ids: Tensor
 
-    def __init__(self, config: ClipToSegConfig, seen: KnownClasses, unseen: KnownClasses) -> None:
-        every = KnownClasses(
-            torch.cat([seen.ids, unseen.ids]),
-            torch.cat([seen.embeddings, unseen.embeddings]),
-            seen.num_classes,
-        )
-        super().__init__(config.model_copy(update={"latent": False}), every)
-        self.register_buffer("unseen_ids", unseen.ids, persistent=False)
+    def __init__(self, config: ClipToSegConfig, facts: Facts) -> None:
+        assert facts.unseen is not None
+        every = replace(facts, seen=facts.seen + facts.unseen)
+        super().__init__(config.model_copy(update={"latent_embedding": False}), every)
+        self.register_buffer("unseen_ids", torch.tensor(facts.unseen.ids), persistent=False)
 
     def pixel_loss(
         self, features: FeatureMap, batch: ClipToSegBatch, embeddings: Tensor, valid: Tensor
@@ -78,5 +74,5 @@ class SelfTraining(ClipToSeg):
         labels = self.unseen_ids[index]
         if self.config.confidence > 0:
             labels = torch.where(best >= self.config.confidence, labels, -1)
-        seen = torch.where(pseudo < self.num_classes, pseudo, -1)
+        seen = torch.where(pseudo < self.first_latent_id, pseudo, -1)
         return torch.where(batch.unseen, labels, seen)

@@ -12,7 +12,7 @@ from c2s.methods.grid import Grid, PaperRun, Row
 
 PAPER = PaperRun(dataset="coco-stuff", student="segformer-b4", iterations=40_000, batch_size=16)
 FULL = (42.3, 41.9, 42.7)
-OFF = {"global_": False, "local": False}
+OFF = {"global_distillation": False, "local_distillation": False}
 
 
 def _row(name: str, paper: tuple[float, float, float] = FULL, **method: Any) -> Row:
@@ -25,9 +25,9 @@ TABLES: dict[str, Grid] = {
         paper=PAPER,
         title="Table IV: proposed modules",
         rows=(
-            _row("baseline", (11.2, 41.3, 6.4), **OFF, latent=False),
+            _row("baseline", (11.2, 41.3, 6.4), **OFF, latent_embedding=False),
             _row("latent", (20.2, 41.4, 13.4), **OFF),
-            _row("distillation", (38.8, 41.2, 36.6), latent=False),
+            _row("distillation", (38.8, 41.2, 36.6), latent_embedding=False),
             _row("both"),
         ),
     ),
@@ -37,8 +37,8 @@ TABLES: dict[str, Grid] = {
         title="Table V: global and local distillation, all with latent embeddings",
         rows=(
             _row("neither", (20.2, 41.4, 13.4), **OFF),
-            _row("local", (36.3, 41.9, 32.1), global_=False),
-            _row("global", (40.8, 41.6, 40.1), local=False),
+            _row("local", (36.3, 41.9, 32.1), global_distillation=False),
+            _row("global", (40.8, 41.6, 40.1), local_distillation=False),
             _row("both"),
         ),
     ),
@@ -58,7 +58,7 @@ TABLES: dict[str, Grid] = {
         paper=PAPER,
         title="Table VII: CLS tokens that calibrate the latent embeddings",
         rows=(
-            _row("none (no latent embeddings)", (38.8, 41.2, 36.6), latent=False),
+            _row("none (no latent embeddings)", (38.8, 41.2, 36.6), latent_embedding=False),
             _row("local", (41.9, 41.3, 42.6), calibration="local"),
             _row("global", (41.7, 41.4, 42.1), calibration="global"),
             _row("both"),

@@ -51,7 +51,7 @@ def grid():
     """Three rows, two of them the same settings."""
     rows = [
         {"name": "full", "paper": (50, 50, 50)},
-        {"name": "plain", "train": {"method": {"latent": False}}, "paper": (40, 50, 30)},
+        {"name": "plain", "train": {"method": {"latent_embedding": False}}, "paper": (40, 50, 30)},
         {"name": "full again"},
     ]
     return Grid.model_validate({"name": "small", "rows": rows, "seeds": 2, "train": FAST})

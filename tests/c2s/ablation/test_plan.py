@@ -30,10 +30,21 @@ def test_a_row_wins_over_options_those_over_set_and_that_over_recipe_and_grid(gr
         request_,
         recipe=Recipe(
             train={
-                "method": {"latent": True, "tau": 0.5, "dropout": 0.2, "alpha": 2.0, "beta": 3.0}
+                "method": {
+                    "latent_embedding": True,
+                    "tau": 0.5,
+                    "dropout": 0.2,
+                    "alpha": 2.0,
+                    "beta": 3.0,
+                }
             }
         ),
-        settings=("method.latent=true", "method.tau=0.6", "iterations=5", "method.alpha=4"),
+        settings=(
+            "method.latent_embedding=true",
+            "method.tau=0.6",
+            "iterations=5",
+            "method.alpha=4",
+        ),
         options={"iterations": 6, "batch_size": None},
     )
     grid = grid.model_copy(
@@ -42,7 +53,12 @@ def test_a_row_wins_over_options_those_over_set_and_that_over_recipe_and_grid(gr
     plain = make_plan([grid], request).tables[0][1][1].runs[0]
     assert (plain.iterations, plain.batch_size) == (6, 2)
     method = plain.method
-    assert (method.latent, method.tau, method.alpha, method.beta) == (False, 0.6, 4.0, 3.0)
+    assert (method.latent_embedding, method.tau, method.alpha, method.beta) == (
+        False,
+        0.6,
+        4.0,
+        3.0,
+    )
     assert (method.heads, method.dropout) == (2, 0.3)
 
 
@@ -51,7 +67,7 @@ def test_what_a_run_does_not_learn_from_is_not_in_its_name(grid, request_):
         plan = make_plan([grid], replace(request_, options=options))
         return [run.run_name for run in plan.runs]
 
-    assert names() == names(workers=3, log_every=7, keep=0)
+    assert names() == names(workers=3, log_every=7, view_cache_gib=0)
     moved = names(teacher="online", teacher_weights="elsewhere.pt")
     assert names(teacher="online") == moved
     assert names() == names(augment={"flip": 0.0}, validation={"every": 2})

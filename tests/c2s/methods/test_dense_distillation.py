@@ -10,19 +10,18 @@ import torch
 from tiny_cache import DIM, GRID, SIZE, tiny_manifest, write_cache
 from tiny_runs import settings
 
-from c2s.methods import Facts, KnownClasses
+from c2s.methods import Facts
 from c2s.methods.clip_to_seg import ClipToSegBatch, ClipToSegConfig
 from c2s.methods.clip_to_seg.dense_distillation import dense_distillation
 from c2s.methods.clip_to_seg.examples import PATHS
 from c2s.methods.examples import cut_view
 from c2s.training.run import build_module
+from c2s.vocabulary import Vocabulary
 from c2s_cache import CacheError, ConfigError, open_cache
 from c2s_cache.block import Sample
 
-DENSE = ClipToSegConfig(weights={"dense": 0.5}, dropout=0.0)
-SEEN = Facts(
-    KnownClasses(torch.arange(3), torch.nn.functional.one_hot(torch.arange(3), DIM).float(), 6)
-)
+DENSE = ClipToSegConfig(weights={"dense_distillation": 0.5}, dropout=0.0)
+SEEN = Facts(Vocabulary(tuple("abc"), np.eye(3, DIM, dtype=np.float32)), 6)
 
 
 def plain(features, tokens, extent, side):
@@ -115,7 +114,7 @@ def test_dense_features_are_read_where_they_weigh(tier, tmp_path):
     assert len(own) == 1 + (tier == "int8")
     assert plain.paths == PATHS
     assert dense.paths == plain.paths | own
-    assert dense.taught == plain.taught | own
+    assert dense.teacher_paths == plain.teacher_paths | own
     block = open_cache(write_cache(tmp_path / "c.zarr")).read_block(0, PATHS)
     tokens = np.random.default_rng(0).integers(-127, 127, (GRID, GRID, DIM)).astype(tier)
     scale = np.full((GRID, GRID), 0.25, np.float16)
@@ -147,5 +146,5 @@ def test_a_cache_without_them_is_refused_with_the_command_that_adds_them(tmp_pat
     cache = write_cache(tmp_path / "c.zarr")
     build_module(settings(cache, tmp_path))
     with pytest.raises(CacheError, match="lacks the stage dense") as error:
-        build_module(settings(cache, tmp_path, method={"weights": {"dense": 1}}))
+        build_module(settings(cache, tmp_path, method={"weights": {"dense_distillation": 1}}))
     assert "--out NEW --stage dense" in error.value.hint

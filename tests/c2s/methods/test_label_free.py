@@ -8,20 +8,21 @@ import tiny_runs
 import torch
 import torch.nn.functional as functional
 
-from c2s.methods import Facts, KnownClasses
+from c2s.methods import Facts
 from c2s.methods.clip_to_seg import ClipToSegBatch, ClipToSegConfig, ClipToSegExamples
 from c2s.methods.clip_to_seg.examples import IGNORED
 from c2s.methods.examples import LABELS, cut_view
 from c2s.runs.run import open_run
 from c2s.training import run
 from c2s.training.logs import read_metrics
+from c2s.vocabulary import Vocabulary
 from c2s_cache import open_cache
 from c2s_cache.block import Sample
 from c2s_cache.pseudo_mask import nearest_latent
 from c2s_cache.writer import BlockWriter, create_cache
 
 D, S = 16, 8
-NONE = Facts(KnownClasses(torch.zeros(0, dtype=torch.int64), torch.zeros(0, D), 0))
+NONE = Facts(Vocabulary((), np.zeros((0, D), np.float32)), 0)
 
 
 def batch():
@@ -46,7 +47,7 @@ def batch():
         {},
         {"supervision": "features", "generator": "cls"},
         {"local_negatives": "batch", "local_targets": "teacher", "local_reduction": "mean"},
-        {"latent": False},
+        {"latent_embedding": False},
     ],
 )
 def test_without_any_class_its_losses_are_finite_and_fall(settings):
@@ -63,11 +64,13 @@ def test_without_any_class_its_losses_are_finite_and_fall(settings):
         optimizer.step()
         found.append(losses["loss"].item())
     assert found[-1] < found[0]
-    assert (losses["pixel"].item() == 0) == (settings == {"latent": False})
+    assert (losses["pixel"].item() == 0) == (settings == {"latent_embedding": False})
 
 
 def test_the_pixel_loss_tells_the_latent_regions_of_an_image_from_each_other():
-    config = ClipToSegConfig(generator="prototype", global_=False, local=False, beta=3.0)
+    config = ClipToSegConfig(
+        generator="prototype", global_distillation=False, local_distillation=False, beta=3.0
+    )
     features, given = torch.randn(3, D, S, S), batch()
     got = config.build(NONE).losses(features, given)["ce"]
     costs = []

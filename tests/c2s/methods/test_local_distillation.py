@@ -109,7 +109,7 @@ def test_batch_negatives_leave_out_the_same_seen_class_elsewhere(seed):
         return a[0] == b[0] or ids[a] != ids[b] or ids[a] >= 3
 
     expected = naive_info_nce(f, c, valid, 0.3, "sum", allowed)
-    got = local_info_nce(f, c, valid, 0.3, negatives="batch", region_ids=ids, num_classes=3)
+    got = local_info_nce(f, c, valid, 0.3, negatives="batch", region_ids=ids, first_latent_id=3)
     assert got.item() == pytest.approx(expected)
 
 
@@ -126,7 +126,12 @@ def test_batch_negatives_leave_out_regions_elsewhere_whose_tokens_are_alike(seed
         return a[0] == b[0] or float(unit[a] @ unit[b]) <= threshold
 
     expected = naive_info_nce(f, c, valid, 0.3, "sum", allowed)
-    options = {"negatives": "batch", "region_ids": ids, "num_classes": 3, "same_class": threshold}
+    options = {
+        "negatives": "batch",
+        "region_ids": ids,
+        "first_latent_id": 3,
+        "same_class": threshold,
+    }
     assert local_info_nce(f, c, valid, 0.3, **options).item() == pytest.approx(expected)
 
 
@@ -149,7 +154,12 @@ def test_teacher_targets_are_a_divergence_of_the_two_softmaxes(negatives, seed):
         for s, t in zip(student, teacher, strict=True):
             t = t / sum(teacher)
             total += t * math.log(t / (s / sum(student)))
-    options = {"negatives": negatives, "region_ids": ids, "num_classes": 3, "targets": "teacher"}
+    options = {
+        "negatives": negatives,
+        "region_ids": ids,
+        "first_latent_id": 3,
+        "targets": "teacher",
+    }
     got = local_info_nce(f, c, valid, 0.3, **options)
     assert got.item() == pytest.approx(total / max(len(images), 1), abs=1e-9)
 

@@ -9,22 +9,26 @@ import pytest
 import torch
 import torch.nn.functional as functional
 
-from c2s.methods import Facts, KnownClasses
+from c2s.methods import Facts
 from c2s.methods.clip_to_seg import ClipToSegBatch, ClipToSegConfig, SelfTraining
+from c2s.vocabulary import Vocabulary
 
 N, D, SIZE = 5, 8, 12
 SEEN, UNSEEN = [0, 2, 3], [1, 4]
 
 
-def known(ids):
+def text(ids):
     generator = torch.Generator().manual_seed(0)
-    table = functional.normalize(torch.randn(N, D, generator=generator), dim=1)
-    return KnownClasses(torch.tensor(ids), table[ids], N)
+    return functional.normalize(torch.randn(N, D, generator=generator), dim=1)[ids]
+
+
+def known(ids):
+    return Vocabulary(tuple(map(str, ids)), text(ids).numpy(), ids=tuple(ids))
 
 
 def method(**settings):
     config = ClipToSegConfig(**({"supervision": "features", "heads": 2} | settings))
-    return config.build(Facts(known(SEEN), known(UNSEEN))).eval()
+    return config.build(Facts(known(SEEN), N, known(UNSEEN))).eval()
 
 
 def batch(seed=0):
@@ -75,9 +79,7 @@ def test_labels_are_those_of_zegclip(coarse):
         unseen=torch.from_numpy(~seen & (full != 255)),
     )
     f = torch.randn(2, D, coarse, coarse, generator=torch.Generator().manual_seed(1))
-    logits = torch.einsum(
-        "bdhw,nd->bnhw", functional.normalize(f, dim=1), known(range(N)).embeddings
-    )
+    logits = torch.einsum("bdhw,nd->bnhw", functional.normalize(f, dim=1), text(range(N)))
     logits = functional.interpolate(14 * logits, (SIZE, SIZE), mode="bilinear", align_corners=False)
     want = np.stack([zegclip(x.numpy(), y) for x, y in zip(logits, full, strict=True)])
     got = method().labelled(f, given).numpy()
@@ -88,7 +90,7 @@ def test_labels_are_those_of_zegclip(coarse):
 def test_a_pixel_that_looks_like_a_seen_class_still_gets_an_unseen_one():
     objective = method()
     given = batch()
-    f = known([0]).embeddings[0].view(1, D, 1, 1).expand(2, D, SIZE, SIZE)
+    f = text([0])[0].view(1, D, 1, 1).expand(2, D, SIZE, SIZE)
     got = objective.labelled(f, given)
     assert set(got[given.unseen].tolist()) <= set(UNSEEN)
 
@@ -102,8 +104,8 @@ def test_confidence_leaves_doubtful_pixels_unlabelled():
     given, f = batch(), features()
     unseen = given.unseen
     config = ClipToSegConfig()
-    text = torch.cat([known(SEEN).embeddings, known(UNSEEN).embeddings])
-    scores = torch.einsum("bdhw,nd->bnhw", functional.normalize(f, dim=1), text)
+    table = torch.cat([text(SEEN), text(UNSEEN)])
+    scores = torch.einsum("bdhw,nd->bnhw", functional.normalize(f, dim=1), table)
     best = (config.alpha * scores).softmax(1)[:, len(SEEN) :].amax(1)
     got, sure = method(confidence=0.5).labelled(f, given), method().labelled(f, given)
     assert torch.equal(got[unseen] >= 0, best[unseen] >= 0.5)
@@ -114,15 +116,21 @@ def test_the_pixel_loss_is_the_supervised_one_on_the_new_labels():
     """With labels instead of latents, an inductive method that knows every class agrees."""
     objective, given, f = method(), batch(), features().requires_grad_()
     losses = objective.losses(f, given)
-    labels_only = {"latent": False, "global_": False, "local": False}
+    labels_only = {
+        "latent_embedding": False,
+        "global_distillation": False,
+        "local_distillation": False,
+    }
     everything = ClipToSegConfig(supervision="features", **labels_only).build(
-        Facts(known(range(N)))
+        Facts(known(range(N)), N)
     )
     want = everything.eval().losses(f, replace(given, pseudo=objective.labelled(f, given)))
     for name in ("focal", "dice", "ce", "pixel"):
         torch.testing.assert_close(losses[name], want[name])
     inductive = (
-        ClipToSegConfig(supervision="features", latent=False).build(Facts(known(SEEN))).eval()
+        ClipToSegConfig(supervision="features", latent_embedding=False)
+        .build(Facts(known(SEEN), N))
+        .eval()
     )
     for name in ("global", "local"):
         torch.testing.assert_close(losses[name], inductive.losses(f, given)[name])
@@ -138,7 +146,7 @@ def test_labels_carry_no_gradient_and_unseen_embeddings_are_not_learnt():
 @pytest.mark.parametrize("supervision", ["image", "features"])
 def test_training_on_its_own_labels_sharpens_them(supervision):
     """A feature map trained by the pixel loss alone: unseen pixels move to their first label."""
-    objective = method(supervision=supervision, global_=False, local=False)
+    objective = method(supervision=supervision, global_distillation=False, local_distillation=False)
     given = batch()
     f = features().requires_grad_()
     first = objective.labelled(f, given)

@@ -44,9 +44,11 @@ def test_short_runs_warm_up_for_a_tenth():
 
 
 def test_settings_and_options_override_the_file(tmp_path):
-    (tmp_path / "c.yaml").write_text("cache: x\nlr: 1.0\nmethod: {tau: 0.5, latent: false}\n")
+    (tmp_path / "c.yaml").write_text(
+        "cache: x\nlr: 1.0\nmethod: {tau: 0.5, latent_embedding: false}\n"
+    )
     config = load_config(tmp_path / "c.yaml", ["method.tau=0.2", "lr=2e-4"], seed=3)
-    assert (config.method.tau, config.method.latent, config.lr, config.seed) == (
+    assert (config.method.tau, config.method.latent_embedding, config.lr, config.seed) == (
         0.2,
         False,
         2e-4,

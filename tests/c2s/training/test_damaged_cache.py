@@ -24,7 +24,13 @@ USED = sorted({*PATHS, USABLE, *(ENDS[path] for path in PATHS if path in ENDS)})
 
 
 def train(cache, tmp_path, **more):
-    options = {"iterations": 12, "checkpoint_every": 1, "window": 1, "keep": 0.0, "name": "run"}
+    options = {
+        "iterations": 12,
+        "checkpoint_every": 1,
+        "shuffle_blocks": 1,
+        "view_cache_gib": 0.0,
+        "name": "run",
+    }
     options |= {"student": "shapes-net", "method": {"heads": 4}}
     return run.train(tiny_runs.settings(cache, tmp_path / "runs", **(options | more)))
 

@@ -157,7 +157,7 @@ def test_the_images_and_the_bank_are_those_of_one_process(folder, two):
 
 def test_without_batch_statistics_two_processes_are_two_micro_batches(folder):
     """Losses and weights, to the rounding of sums in another order; scores, to a pixel or two."""
-    method = {"heads": 4, "global_": False, "dropout": 0.0}
+    method = {"heads": 4, "global_distillation": False, "dropout": 0.0}
     more = {"method": method, "validation": {"every": 3}}
     plain = {"PLAIN": "1"}
     processes = train(folder, "processes", plain, devices=2, **more)

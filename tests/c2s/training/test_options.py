@@ -128,7 +128,7 @@ def test_an_iteration_is_the_mean_of_its_micro_batches(tiny_cache, tmp_path, mon
     monkeypatch.setattr(run, "create", lambda name, dim, weights: Plain(dim))
     config = settings(tiny_cache, tmp_path, accumulate=2, iterations=1)
     config = config.model_copy(
-        update={"method": config.method.model_copy(update={"latent": False})}
+        update={"method": config.method.model_copy(update={"latent_embedding": False})}
     )
     used = {}
     step = torch.optim.AdamW.step

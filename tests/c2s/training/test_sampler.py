@@ -18,7 +18,7 @@ sequences = st.builds(
     block_sizes=sizes,
     batch_size=st.integers(1, 6),
     seed=st.integers(0, 99),
-    window=st.integers(1, 4),
+    shuffle_blocks=st.integers(1, 4),
     views=st.integers(1, 4),
 )
 
@@ -39,7 +39,7 @@ def by_definition(sequence, position):
     """The sample at a position: epoch orders whole, and a draw of views block by block."""
     sizes = sequence.block_sizes
     epoch, place = divmod(position, sum(sizes))
-    block, item = epoch_order(sizes, sequence.seed, epoch, sequence.window)[place].tolist()
+    block, item = epoch_order(sizes, sequence.seed, epoch, sequence.shuffle_blocks)[place].tolist()
     rng = np.random.default_rng([sequence.seed, 1])
     first = [rng.integers(sequence.views, size=size) for size in sizes][block]
     return (block, item, int(first[item] + epoch) % sequence.views, position)
@@ -52,7 +52,7 @@ def by_definition(sequence, position):
         block_sizes=st.lists(st.integers(0, 40), min_size=1, max_size=30).map(tuple).filter(sum),
         batch_size=st.sampled_from([1, 4, 12, 60]),
         seed=st.integers(0, 2**40),
-        window=st.integers(1, 9),
+        shuffle_blocks=st.integers(1, 9),
         views=st.sampled_from([1, 2, 3, 300]),
     ),
     steps=st.lists(st.integers(0, 60), min_size=1, max_size=5),
@@ -95,7 +95,7 @@ def test_an_epoch_visits_every_row_once_window_by_window(sequence, epoch):
     blocks = order[:, 0].tolist()
     for place, block in enumerate(blocks):
         between = set(blocks[place : len(blocks) - blocks[::-1].index(block)])
-        assert len(between) <= sequence.window
+        assert len(between) <= sequence.shuffle_blocks
 
 
 @given(sequence=sequences, step=st.integers(0, 20), world=st.integers(1, 6))
@@ -121,7 +121,7 @@ def test_every_view_of_a_row_is_shown_once_in_v_epochs(sequence):
 
 
 def test_seeds_and_epochs_differ():
-    runs = [BatchSequence((50, 50), 100, seed=s, window=2) for s in (0, 1)]
+    runs = [BatchSequence((50, 50), 100, seed=s, shuffle_blocks=2) for s in (0, 1)]
     orders = [[ref[:2] for ref in run.batch(epoch)] for run in runs for epoch in (0, 1)]
     assert all(a != b for i, a in enumerate(orders) for b in orders[:i])
 
@@ -137,7 +137,7 @@ GOLDEN = [[0, 0], [0, 1], [2, 2], [0, 2], [2, 3], [2, 1], [2, 0], [1, 0], [1, 1]
 
 def test_order_is_pinned():
     """A golden value: this order must never change between versions, or resumed runs would bend."""
-    batch = BatchSequence((3, 2, 4), 9, seed=0, window=2).batch(0)
+    batch = BatchSequence((3, 2, 4), 9, seed=0, shuffle_blocks=2).batch(0)
     assert [[ref.block, ref.item] for ref in batch] == GOLDEN
 
 

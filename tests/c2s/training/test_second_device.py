@@ -19,11 +19,12 @@ from second_device import (
 )
 from torch import nn
 
-from c2s.methods.base import KnownClasses
+from c2s.methods.base import Facts
 from c2s.methods.clip_to_seg import ClipToSegBatch, SelfTraining
 from c2s.methods.clip_to_seg.config import ClipToSegConfig
 from c2s.training.datamodule import C2SDataModule
 from c2s.training.run import build_module
+from c2s.vocabulary import Vocabulary
 from c2s_cache import open_cache
 
 METHODS = [
@@ -37,8 +38,8 @@ METHODS = [
     *({"generator": g} for g in ("prototype", "prototype-mlp", "cls", "cls-mlp")),
     {"calibration": "local", "local_reduction": "mean"},
     {"aggregation": "max", "supervision": "features"},
-    {"aggregation": "mean", "latent": False},
-    {"global_": False, "local": False},
+    {"aggregation": "mean", "latent_embedding": False},
+    {"global_distillation": False, "local_distillation": False},
 ]
 
 
@@ -119,9 +120,9 @@ def test_averaged_weights(tiny_cache, tmp_path, device):
 def test_self_training(device):
     torch.manual_seed(0)
     text = nn.functional.normalize(torch.randn(6, 16), dim=1)
-    seen = KnownClasses(torch.tensor([0, 1, 2, 4]), text[:4], 6)
-    unseen = KnownClasses(torch.tensor([3, 5]), text[4:], 6)
-    method = SelfTraining(ClipToSegConfig(confidence=0.2), seen, unseen)
+    seen = Vocabulary(tuple("abce"), text[:4].numpy(), ids=(0, 1, 2, 4))
+    unseen = Vocabulary(("d", "f"), text[4:].numpy(), unseen=(3, 5), ids=(3, 5))
+    method = SelfTraining(ClipToSegConfig(confidence=0.2), Facts(seen, 6, unseen))
     features = torch.randn(2, 16, 4, 4)
     pseudo = torch.randint(-1, 3, (2, 8, 8))
     batch = ClipToSegBatch(

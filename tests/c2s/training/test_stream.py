@@ -25,7 +25,7 @@ from c2s.runs.config import TrainConfig
 from c2s.training.jitter import NEUTRAL
 from c2s.training.module import student_input
 from c2s.training.sampler import BatchSequence
-from c2s.training.stream import BatchStream, _ahead, block_sizes, kept_bytes, loader
+from c2s.training.stream import BatchStream, _ahead, block_sizes, loader, view_cache_bytes
 from c2s_cache import CacheError, DamagedError, UnreadableImage, open_cache
 from c2s_cache.augment import AugmentConfig
 from c2s_cache.semaphores import named
@@ -74,7 +74,9 @@ def test_quarantined_rows_are_left_out(cache):
 
 
 def sequence(cache):
-    return BatchSequence(block_sizes(cache), 4, seed=1, window=2, views=cache.manifest.views)
+    return BatchSequence(
+        block_sizes(cache), 4, seed=1, shuffle_blocks=2, views=cache.manifest.views
+    )
 
 
 def samples(cache, step):
@@ -275,7 +277,7 @@ def test_views_that_fit_into_memory_are_decoded_once(cache, monkeypatch, example
 
     def run(keep):
         decoded.clear()
-        return list(BatchStream(*args, keep=keep)), len(decoded)
+        return list(BatchStream(*args, view_cache_bytes=keep)), len(decoded)
 
     again, each_time = run(enough - 1)
     kept, once = run(enough)
@@ -295,10 +297,10 @@ def test_what_is_counted_of_a_kept_view_is_what_it_holds(tiny_cache):
 
 def test_the_memory_for_views_is_shared_by_all_loader_processes_of_a_machine():
     def config(**fields):
-        return TrainConfig(cache="x", keep=1.0, **fields)
+        return TrainConfig(cache="x", view_cache_gib=1.0, **fields)
 
-    assert kept_bytes(config(workers=0)) == kept_bytes(config(workers=1)) == 2**30
-    assert kept_bytes(config(workers=4, devices=2)) == 2**30 // 8
+    assert view_cache_bytes(config(workers=0)) == view_cache_bytes(config(workers=1)) == 2**30
+    assert view_cache_bytes(config(workers=4, devices=2)) == 2**30 // 8
 
 
 @pytest.mark.slow
