@@ -103,7 +103,7 @@ PathArgument = Annotated[Path, typer.Argument(help="Cache directory.")]
 TeacherOption = Annotated[
     str | None,
     typer.Option(
-        help="open_clip ViT, such as ViT-B-16 or ViT-B-16-quickgelu, or local-dir:FOLDER [default: ViT-B-16]."
+        help="open_clip model, such as ViT-B-16 or RN50, or local-dir:FOLDER [default: ViT-B-16]."
     ),
 ]
 PretrainedOption = Annotated[
@@ -132,7 +132,7 @@ TemplatesOption = Annotated[
 DenseFeaturesOption = Annotated[
     str | None,
     typer.Option(
-        help="Tokens that are clustered: plain, unprojected, penultimate, mid, value, maskclip, qq, kk, vv, "
+        help="Tokens that are clustered: plain, pooled, unprojected, penultimate, mid, value, maskclip, qq, kk, vv, "
         "qq-kk or neighbour [default: plain, the paper's]."
     ),
 ]

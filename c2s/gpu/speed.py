@@ -151,7 +151,7 @@ def build_time(world: World) -> dict[str, Any]:
     from c2s_pipeline.stages.images import Images
     from c2s_pipeline.stages.masks import Masks
     from c2s_pipeline.stages.regions import Regions
-    from c2s_pipeline.teachers.open_clip_vit import OpenClipViT
+    from c2s_pipeline.teachers.image_teacher import ImageTeacher
 
     name, weights = world.size((TEACHER, None), (VIT, "random"))
     settings = world.size({"batch_size": 4, "block_rows": 8, "view_size": 64, "limit": 8}, {})
@@ -162,8 +162,8 @@ def build_time(world: World) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         for what, owner, method in (
             ("reading, decoding", Images, "compute"),
-            ("passes of images", OpenClipViT, "dense"),
-            ("passes of regions", OpenClipViT, "embed_images"),
+            ("passes of images", ImageTeacher, "dense"),
+            ("passes of regions", ImageTeacher, "embed_images"),
             ("seeds, clusters, masks", Masks, "compute"),
             ("regions, passes included", Regions, "compute"),
             ("compressing, writing, reading back", BlockWriter, "write"),

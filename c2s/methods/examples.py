@@ -16,7 +16,7 @@ from torch import Tensor
 
 from c2s.methods.batch import Batch
 from c2s_cache.block import Sample
-from c2s_cache.manifest import IGNORE
+from c2s_cache.manifest import IGNORE, Interpolation
 from c2s_cache.views import Crop, crop, crop_image, decode_image
 
 IMAGE, SIZE, LABELS, BOX, FLIP = (
@@ -90,13 +90,19 @@ def source_labels(sample: Sample) -> NDArray[np.uint8]:
     return np.full(sample[SIZE], IGNORE, np.uint8)
 
 
-def cut_view(sample: Sample, size: int, teacher_sizes: tuple[int, ...] = ()) -> CutView:
+def cut_view(
+    sample: Sample,
+    size: int,
+    teacher_sizes: tuple[int, ...] = (),
+    interpolation: Interpolation = "bicubic",
+) -> CutView:
     """Decode and cut a cached view, exactly as the builder cut it for the teacher; not distorted.
 
     Args:
         sample: as stored, with `PIXELS`.
         size: S, side of the student's view in pixels.
         teacher_sizes: sides of the views of an online teacher.
+        interpolation: of these, `TeacherInfo.interpolation`.
 
     Raises:
         UnreadableImage: the stored bytes cannot be decoded.
@@ -107,7 +113,7 @@ def cut_view(sample: Sample, size: int, teacher_sizes: tuple[int, ...] = ()) -> 
     if not teacher_sizes:
         return CutView(sample, view)
     arrays = {path: values for path, values in sample.arrays.items() if path != IMAGE}
-    images = tuple(crop_image(image, box, flip, s) for s in teacher_sizes)
+    images = tuple(crop_image(image, box, flip, s, interpolation) for s in teacher_sizes)
     return CutView(replace(sample, arrays=arrays), view, images)
 
 

@@ -129,7 +129,8 @@ class BatchStream(IterableDataset[Batch | list[CutView]]):
             drawn = {BOX: np.array(box), FLIP: np.array(flip)}
             sample = replace(sample, arrays={**sample.arrays, **drawn})
         with _naming(blocks.cache, sample):
-            return cut_view(sample, self.size, self.teacher_sizes)
+            interpolation = blocks.cache.manifest.teacher.interpolation
+            return cut_view(sample, self.size, self.teacher_sizes, interpolation)
 
     def _example(
         self, blocks: _BlockWindow, kept: dict[Any, TrainingExample], ref: SampleRef

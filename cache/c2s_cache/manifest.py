@@ -23,6 +23,10 @@ IGNORE = 255
 USABLE, ID_DATA, ID_END = "rows/usable", "rows/id_data", "rows/id_end"
 """Arrays that every cache has, whatever its stages: which rows can be used, and the names of their images."""
 
+ResizeMode = Literal["shortest", "squash"]
+"""How a whole image becomes a square: short side to size and centre crop, or both sides to size."""
+Interpolation = Literal["bicubic", "bilinear"]
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,7 +40,9 @@ class TeacherInfo(_Model):
     compute, "gelu" or "quick_gelu" (None: neither is said of it); `dim` the width D of its joint space; `image_size`
     its native input side in pixels; `dense_size` the input side of the dense pass, which gives a `grid` of
     (height, width) tokens of `dense_dim` channels, those that `dense_features` names. `mean` and `std` are per RGB
-    channel, in units of pixel / 255. `precision` is the arithmetic of its passes, of `batch_size` images each.
+    channel, in units of pixel / 255; `resize_mode` and `interpolation` say how it was trained to see a whole image (see
+    `c2s_cache.views`). `logit_scale` and `logit_bias` are those of its training, score = scale * cosine + bias (None:
+    it has none). `precision` is the arithmetic of its passes, of `batch_size` images each.
     """
 
     name: str
@@ -53,6 +59,10 @@ class TeacherInfo(_Model):
     grid: tuple[int, int]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    resize_mode: ResizeMode = "shortest"
+    interpolation: Interpolation = "bicubic"
+    logit_scale: float | None = None
+    logit_bias: float | None = None
     precision: str = "float32"
     batch_size: int = Field(default=32, gt=0)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from c2s_cache.errors import UnreadableImage
-from c2s_cache.manifest import IGNORE
+from c2s_cache.manifest import IGNORE, Interpolation, ResizeMode
 
 # Corrupt EXIF blocks and the like: the pixels are still whole. Once and for all, because a filter
 # around each call would not be safe among threads.
@@ -24,6 +24,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _T = TypeVar("_T", bound=np.generic)
 Box = tuple[float, float, float, float]
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 """Tags of TIFF that Pillow leaves to us where a pixel has more than 8 bits; 12 lie at the lower end of 16."""
@@ -98,15 +99,18 @@ def rgb(image: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(image.convert("RGB"))
 
 
-def canonical_box(height: int, width: int, size: int) -> Box:
-    """Box of the canonical view: CLIP's own preprocessing, short side to `size`, centre crop.
+def canonical_box(height: int, width: int, size: int, resize_mode: ResizeMode = "shortest") -> Box:
+    """Box of the canonical view: the teacher's own preprocessing. "shortest" is CLIP's, short side to `size`, centre
+    crop; "squash" is SigLIP's, the whole image whatever its aspect.
 
-    The box is placed on whole pixels of the image resized to short side `size`, exactly as
+    The box of "shortest" is placed on whole pixels of the image resized to short side `size`, exactly as
     `Resize(size)` and `CenterCrop(size)` of torchvision do, then expressed in source pixels.
 
     Returns:
         (x0, y0, x1, y1) in source pixels, always inside the image.
     """
+    if resize_mode == "squash":
+        return 0.0, 0.0, float(width), float(height)
     short = min(height, width)
     resized_h = size if height == short else int(size * height / short)
     resized_w = size if width == short else int(size * width / short)
@@ -121,20 +125,26 @@ def canonical_box(height: int, width: int, size: int) -> Box:
 
 
 def crop_image(
-    image: NDArray[np.uint8], box: Box | NDArray[np.float64], flip: bool, size: int
+    image: NDArray[np.uint8],
+    box: Box | NDArray[np.float64],
+    flip: bool,
+    size: int,
+    interpolation: Interpolation = "bicubic",
 ) -> NDArray[np.uint8]:
-    """Resample the box of an image to a square, bicubic with anti-aliasing; outside the image is 0.
+    """Resample the box of an image to a square, with anti-aliasing; outside the image is 0.
 
     Args:
         image: uint8 [H, W, 3].
         box: (x0, y0, x1, y1) in source pixels; may exceed the image.
         flip: mirror left-right after cropping.
         size: output side in pixels.
+        interpolation: the teacher's, of pixels that it sees; students see bicubic ones.
 
     Returns:
         uint8 [size, size, 3].
     """
     height, width = image.shape[:2]
+    resample = _FILTERS[interpolation]
     x0, y0, x1, y1 = (float(v) for v in box)
     if (x0, y0, x1, y1) == (0, 0, size, size) and height == width == size:
         out = image
@@ -144,10 +154,10 @@ def crop_image(
         if across is not None and down is not None and size in (across[0], down[0]):
             # Pillow keeps boxes in float32: where the box spans the short side and lies on whole pixels of
             # the resized image, resizing first and cropping then gives exactly CLIP's own preprocessing.
-            resized = whole.resize((across[0], down[0]), Image.Resampling.BICUBIC)
+            resized = whole.resize((across[0], down[0]), resample)
             out = np.asarray(resized)[down[1] : down[1] + size, across[1] : across[1] + size]
         else:
-            out = np.asarray(whole.resize((size, size), Image.Resampling.BICUBIC, (x0, y0, x1, y1)))
+            out = np.asarray(whole.resize((size, size), resample, (x0, y0, x1, y1)))
     else:
         out = np.zeros((size, size, 3), np.uint8)
         left, right = _inside(x0, x1, width, size)
@@ -155,7 +165,7 @@ def crop_image(
         if right > left and bottom > top:
             part = (max(x0, 0.0), max(y0, 0.0), min(x1, width), min(y1, height))
             shape = (right - left, bottom - top)
-            inner = Image.fromarray(image).resize(shape, Image.Resampling.BICUBIC, part)
+            inner = Image.fromarray(image).resize(shape, resample, part)
             out[top:bottom, left:right] = np.asarray(inner)
     return np.ascontiguousarray(_mirrored(out, flip))
 

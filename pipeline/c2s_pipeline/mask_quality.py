@@ -174,14 +174,16 @@ def teacher_views(
     ids = list(source.ids)[:limit]
     if not ids:
         raise ConfigError(f"There is no image of {source.name} to score masks on.")
+    info = teacher.info()
     for start in range(0, len(ids), batch_size):
         pixels, places = [], []
         for image_id in ids[start:][:batch_size]:
             image, labels = decode_image(source.encoded(image_id)), source.labels(image_id)
             if (what := size_mismatch(labels, image.shape[0], image.shape[1])) is not None:
                 raise DataError(f"{image_id}: {what}")
-            box = canonical_box(image.shape[0], image.shape[1], teacher.image_size)
-            pixels.append(crop_image(image, box, False, teacher.dense_size))
+            height, width = image.shape[:2]
+            box = canonical_box(height, width, info.image_size, info.resize_mode)
+            pixels.append(crop_image(image, box, False, info.dense_size, info.interpolation))
             places.append((labels, box))
         tokens = teacher.dense(np.stack(pixels))[1].cpu().numpy()
         rounded = tokens.astype(np.float16).astype(np.float32)

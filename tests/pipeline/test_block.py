@@ -11,7 +11,7 @@ import pytest
 import torch
 from small_builds import NOTHING, no_teacher, request
 
-import c2s_pipeline.teachers.open_clip_vit as teacher_module
+import c2s_pipeline.teachers.image_teacher as teacher_module
 from c2s_cache import Cache, DataError
 from c2s_pipeline.build.block import BlockComputer
 from c2s_pipeline.build.request import make_manifest, row_order

@@ -12,7 +12,7 @@ from small_builds import contents, request
 from c2s_cache import C2SError
 from c2s_cache.errors import of_gpu_memory
 from c2s_pipeline.build.builder import build
-from c2s_pipeline.teachers.open_clip_vit import OpenClipViT
+from c2s_pipeline.teachers.image_teacher import ImageTeacher
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def here():
     ids=["torch", "cublas"],
 )
 def test_a_build_says_so_and_goes_on(tiny_teacher, source, tmp_path, here, monkeypatch, error):
-    plain, calls = OpenClipViT.embed_images, []
+    plain, calls = ImageTeacher.embed_images, []
 
     def full(self, images, batch=None):
         calls.append(len(images))
@@ -49,7 +49,7 @@ def test_a_build_says_so_and_goes_on(tiny_teacher, source, tmp_path, here, monke
         return build(source, request(tiny_teacher), tmp_path / name, scheduler=here)
 
     with monkeypatch.context() as patched:
-        patched.setattr(OpenClipViT, "embed_images", full)
+        patched.setattr(ImageTeacher, "embed_images", full)
         with pytest.raises(C2SError, match=r"GPU memory ran out while building .*is kept"):
             run("starved.zarr")
     again, whole = run("starved.zarr"), run("whole.zarr")

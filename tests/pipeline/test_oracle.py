@@ -110,6 +110,10 @@ class Colours:
     image_size = dense_size = 32
     grid = (8, 8)
     dense_features = "plain"
+    resize_mode, interpolation = "shortest", "bicubic"
+
+    def info(self):
+        return self
 
     def __init__(self, blind: bool = False) -> None:
         self.blind = blind

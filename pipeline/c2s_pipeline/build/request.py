@@ -15,8 +15,8 @@ from c2s_pipeline.source import ImageSource, SplitInfo
 from c2s_pipeline.stages.base import Outline, Stage, StageSettings
 from c2s_pipeline.stages.registry import closed, known, recorded_stages
 from c2s_pipeline.teachers.base import Precision
-from c2s_pipeline.teachers.dense import DenseFeatures
 from c2s_pipeline.teachers.recorded import recorded_spec
+from c2s_pipeline.teachers.tower import DenseFeatures
 
 
 class BuildRequest(BaseModel):

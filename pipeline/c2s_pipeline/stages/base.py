@@ -39,12 +39,13 @@ Items = Mapping[str, Sequence[NDArray[Any]]]
 
 CLS_FACTS = (
     *("teacher.tower_digest", "teacher.precision", "teacher.batch_size"),
-    *("teacher.image_size", "teacher.mean", "teacher.std"),
+    *("teacher.image_size", "teacher.mean", "teacher.std", "teacher.interpolation"),
 )
 """What decides an image embedding, beside the image."""
 DENSE_FACTS = (
     *("teacher.tower_digest", "teacher.precision", "teacher.batch_size"),
     *("teacher.dense_size", "teacher.dense_features", "teacher.mean", "teacher.std"),
+    "teacher.interpolation",
 )
 """What decides dense features, beside the image."""
 

@@ -46,7 +46,11 @@ class Views(Stage):
 
     def decisive(self, outline: Outline) -> tuple[str, ...]:
         """The teacher's side decides the canonical view, the students' side and the seed the others."""
-        return ("teacher.image_size",) if self.settings.count == 1 else ("view_size", "seed")
+        return (
+            ("teacher.image_size", "teacher.resize_mode")
+            if self.settings.count == 1
+            else ("view_size", "seed")
+        )
 
     def axes(self, outline: Outline) -> dict[str, int]:
         """The views; the edges of a box."""
@@ -74,7 +78,8 @@ class Views(Stage):
         m = batch.manifest
         if self.settings.count == 1:
             height, width = labels.shape
-            yield canonical_box(height, width, m.teacher.image_size), False
+            teacher = m.teacher
+            yield canonical_box(height, width, teacher.image_size, teacher.resize_mode), False
             return
         for view in range(self.settings.count):
             yield draw_view(labels, m.view_size, view_rng(m.seed, row, view), self.settings.augment)
@@ -89,11 +94,11 @@ def view_pixels(batch: Batch, size: int) -> NDArray[np.uint8]:
     """All views of a batch at `size` pixels: uint8 [n, size, size, 3]."""
 
     def cut() -> NDArray[np.uint8]:
-        views = batch.manifest.views
+        views, interpolation = batch.manifest.views, batch.manifest.teacher.interpolation
         places = zip(batch.items(BOX), batch.items(FLIP), strict=True)
         return np.stack(
             [
-                crop_image(image(batch, n // views), box, bool(flip), size)
+                crop_image(image(batch, n // views), box, bool(flip), size, interpolation)
                 for n, (box, flip) in enumerate(places)
             ]
         )

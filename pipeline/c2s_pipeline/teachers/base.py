@@ -18,7 +18,7 @@ from torch import Tensor
 
 from c2s_cache import ConfigError, TeacherInfo
 from c2s_pipeline.teachers.clip_names import FOLDER, Activation, own_weights
-from c2s_pipeline.teachers.dense import DenseFeatures
+from c2s_pipeline.teachers.tower import DenseFeatures
 
 Precision = Literal["float32", "float16", "bfloat16"]
 

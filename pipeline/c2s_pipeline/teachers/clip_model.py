@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -179,41 +177,6 @@ def activation_of(*parts: nn.Module) -> Activation:
     quick = require("open_clip", "build").transformer.QuickGELU
     modules = (module for part in parts for module in part.modules())
     return "quick_gelu" if any(isinstance(m, quick) for m in modules) else "gelu"
-
-
-def resized(visual: Any, size: int) -> Any:
-    """The same image tower for images of `size` pixels: its position embeddings interpolated."""
-    model = require("open_clip", "build").model
-    tower = copy.deepcopy(visual)
-    tower.image_size = (size, size)
-    tower.grid_size = tuple(size // patch for patch in visual.patch_size)
-    state = {"visual.positional_embedding": visual.positional_embedding.detach()}
-    model.resize_pos_embed(state, SimpleNamespace(visual=tower))
-    (positions,) = state.values()
-    tower.positional_embedding = nn.Parameter(positions, requires_grad=False)
-    return tower
-
-
-def vision_transformer(model: nn.Module, name: str) -> Any:
-    """The image tower of a model.
-
-    Raises:
-        ConfigError: it is no ViT that projects its CLS token, or the mean token.
-    """
-    open_clip = require("open_clip", "build")
-    visual: Any = model.visual
-    if (
-        not isinstance(visual, open_clip.transformer.VisionTransformer)
-        or visual.attn_pool is not None
-        or visual.pool_type not in ("tok", "avg")
-        or visual.proj is None
-    ):
-        raise ConfigError(
-            f"teacher {name} is not a ViT that projects a CLS token (or the mean token), "
-            "which C2S distils from.",
-            "Choose one such as ViT-B-16.",
-        )
-    return visual
 
 
 def _reason(error: BaseException) -> str:

@@ -27,6 +27,8 @@ from c2s_pipeline.teachers.digest import weights_digest
 from c2s_pipeline.teachers.model_folder import load_tokenizer
 from c2s_pipeline.teachers.weights_file import Weights, packed_weights
 
+NOT_TEXT = ("visual.", "logit_", "text_decoder.")
+"""What begins the names of weights that no sentence goes through: CoCa's decoder writes captions."""
 TINY = {"image_size": 8, "patch_size": 8, "width": 8, "head_width": 8, "layers": 0}
 """An image tower that costs nothing, in place of the one that is not wanted."""
 
@@ -64,14 +66,14 @@ class OpenClipText:
 
 
 def text_digest(model: nn.Module) -> str:
-    """Digest of a model's text tower: of all its weights but those of its image tower and of its logits."""
+    """Digest of a model's text tower: of all weights that its sentences go through."""
     state = {k: v for k, v in model.state_dict().items() if _of_text(k)}
     parts = (part for name, part in model.named_children() if _of_text(f"{name}."))
     return weights_digest(state, activation_of(*parts))
 
 
 def _of_text(name: str) -> bool:
-    return not name.startswith(("visual.", "logit_"))
+    return not name.startswith(NOT_TEXT)
 
 
 def load_text(spec: TeacherSpec, device: torch.device) -> OpenClipText:

@@ -24,18 +24,6 @@ TOKENIZER = ("clean", "strip_sep_token", "language", "additional_special_tokens"
 the folder's Python run, or to parts that draw at random or load pickles."""
 
 
-def image_tower(name: str) -> str:
-    """The kind of a model's image tower: "ViT", "ResNet", or "timm" for any of timm's.
-
-    Raises:
-        ConfigError, C2SError: as `model_config`.
-    """
-    vision = model_config(name)["vision_cfg"]
-    if vision.get("timm_model_name"):
-        return "timm"
-    return "ResNet" if isinstance(vision.get("layers"), list) else "ViT"
-
-
 def check_model(name: str) -> None:
     """Refuse a folder or hub model whose configuration asks for more than open_clip's own parts.
 

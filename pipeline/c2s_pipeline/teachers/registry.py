@@ -13,12 +13,9 @@ from c2s_cache import ConfigError
 from c2s_cache.plugins import CODE, imported, loaded
 from c2s_pipeline.teachers.base import Teacher, TeacherSpec, TextEncoder
 from c2s_pipeline.teachers.clip_names import check_names
-from c2s_pipeline.teachers.model_folder import image_tower
-from c2s_pipeline.teachers.open_clip_vit import OpenClipViT
+from c2s_pipeline.teachers.open_clip_teacher import OpenClipTeacher
 
 GROUP = "c2s.teachers"
-TOWERS: dict[str, Callable[..., Teacher]] = {"ViT": OpenClipViT}
-"""Families of open_clip's models, by the kind of their image tower (see `image_tower`)."""
 
 
 def load_teacher(
@@ -59,13 +56,7 @@ def _family(spec: TeacherSpec) -> Callable[..., Teacher]:
     for entry in entry_points(group=GROUP, name=spec.name.partition(":")[0]):
         return _checked(loaded(entry, "teacher"), entry.value)
     check_names(spec.name, spec.pretrained)
-    tower = image_tower(spec.name)
-    if tower not in TOWERS:
-        raise ConfigError(
-            f"teacher {spec.name} has an image tower of the kind {tower}; c2s distils from {', '.join(TOWERS)}.",
-            "Choose one such as ViT-B-16, or a class of your own: --teacher python:MODULE:CLASS.",
-        )
-    return TOWERS[tower]
+    return OpenClipTeacher
 
 
 def _checked(found: Any, reference: str) -> Callable[..., Teacher]:

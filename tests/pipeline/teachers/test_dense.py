@@ -14,7 +14,8 @@ from c2s_cache import ConfigError, MismatchError, open_cache
 from c2s_cache.integrity import verify
 from c2s_pipeline.build.builder import build
 from c2s_pipeline.teachers.base import TeacherSpec
-from c2s_pipeline.teachers.dense import NEIGHBOUR_STD, check_variant, neighbourhood
+from c2s_pipeline.teachers.dense import NEIGHBOUR_STD, neighbourhood
+from c2s_pipeline.teachers.open_clip_vit import OpenClipViT
 from c2s_pipeline.teachers.registry import load_teacher
 
 GRID, HEADS, WIDTH, DIM = 4, 2, 64, 32
@@ -155,16 +156,15 @@ def test_neighbourhood_is_one_at_home_and_nothing_at_the_cls_token():
     assert window[1, 5] == pytest.approx(np.exp(-2 / 50))
 
 
-def test_a_tower_that_cannot_give_the_variant_is_refused():
+def test_a_tower_that_cannot_give_the_variant_is_refused(tiny_teacher):
     cfg = {"layers": 1, "width": 32, "heads": 1, "mlp_ratio": 1.0, "image_size": 16}
     single = open_clip.transformer.VisionTransformer(patch_size=8, **cfg)
-    with pytest.raises(ConfigError, match="single block; choose --dense-features plain"):
-        check_variant(single, "mid", "small")
+    assert OpenClipViT(single, "small").variants == ("plain",)
     cfg["layers"] = 2
     other = open_clip.transformer.VisionTransformer(patch_size=8, qk_norm=True, **cfg)
-    with pytest.raises(ConfigError, match="'neighbour' cannot be taken"):
-        check_variant(other, "neighbour", "odd")
-    check_variant(other, "mid", "odd")
+    assert OpenClipViT(other, "odd").variants == ("plain", "unprojected", "penultimate", "mid")
+    with pytest.raises(ConfigError, match="dense features 'pooled'; it gives plain, unproj"):
+        load_teacher(TeacherSpec(tiny_teacher, dense_features="pooled"))
 
 
 @pytest.mark.slow

@@ -85,7 +85,7 @@ def test_an_image_tower_of_timm_is_refused_before_it_is_made(folder):
     refused(
         folder(vision_cfg={"timm_model_name": "hf-hub:a/b"}),
         folder.path,
-        "image tower of the kind timm",
+        "image tower 'hf-hub:a/b', which timm does not have",
     )
 
 

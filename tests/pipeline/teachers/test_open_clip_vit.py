@@ -15,7 +15,7 @@ from c2s_cache import hub as hub_module
 from c2s_cache.views import canonical_box, crop_image
 from c2s_pipeline.lanes import start_lanes
 from c2s_pipeline.teachers import clip_model, model_folder
-from c2s_pipeline.teachers import open_clip_vit as teacher_module
+from c2s_pipeline.teachers import image_teacher as teacher_module
 from c2s_pipeline.teachers.base import TeacherSpec
 from c2s_pipeline.teachers.registry import load_teacher, load_text_encoder
 from c2s_pipeline.teachers.text import class_embeddings
@@ -133,8 +133,7 @@ def test_digests_depend_on_every_weight_of_their_tower(tiny_teacher):
         (TeacherSpec("ViT-B-61", "random"), "unknown teacher 'ViT-B-61'"),
         (TeacherSpec("ViT-B-16", "no-such-tag"), "neither a file nor a weight tag"),
         (TeacherSpec("local-dir:/nowhere", None), "no open_clip_config.json"),
-        (TeacherSpec("RN50", "random"), "an image tower of the kind ResNet; c2s distils from ViT"),
-        (TeacherSpec("coca_ViT-B-32", "random"), "not a ViT that projects a CLS token"),
+        (TeacherSpec("convnext_large_d", "random"), "has a head that is not linear"),
     ],
 )
 def test_what_cannot_be_loaded_is_one_sentence(spec, message):
@@ -275,7 +274,7 @@ def test_weights_that_are_here_need_no_hub(no_hub, monkeypatch):
 def test_a_random_teacher_of_another_dense_size_has_the_same_weights():
     """But for the position embeddings, interpolated as open_clip interpolates those of a checkpoint."""
     teacher = load_teacher(TeacherSpec("ViT-S-32-alt", "random", dense_size=64))
-    own, dense = teacher._visual.state_dict(), teacher._dense_visual.state_dict()
+    own, dense = teacher.tower.visual.state_dict(), teacher.dense_tower.visual.state_dict()
     assert dense.pop("positional_embedding").shape == (
         1 + 4,
         own.pop("positional_embedding").shape[1],
@@ -292,4 +291,4 @@ def test_another_dense_size_is_open_clips_own_model_of_that_size(tiny_teacher):
     with torch.inference_mode():
         torch.testing.assert_close(cls, visual(teacher.prepare(pixels)), rtol=0, atol=0)
     for name, value in visual.state_dict().items():
-        assert torch.equal(value, teacher._dense_visual.state_dict()[name]), name
+        assert torch.equal(value, teacher.dense_tower.visual.state_dict()[name]), name

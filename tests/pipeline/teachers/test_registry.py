@@ -13,7 +13,6 @@ from c2s_cache import C2SError, ConfigError, open_cache
 from c2s_pipeline.build.builder import build
 from c2s_pipeline.teachers import registry
 from c2s_pipeline.teachers.base import TeacherSpec
-from c2s_pipeline.teachers.open_clip_vit import OpenClipViT
 from c2s_pipeline.teachers.recorded import load_recorded_text, recorded_spec
 from c2s_pipeline.teachers.registry import load_teacher, load_text_encoder
 
@@ -45,15 +44,6 @@ def test_a_package_brings_a_teacher_by_its_entry_point(name, monkeypatch):
     assert teacher.spec.name == name
     with pytest.raises(ConfigError, match="unknown teacher 'colour'"):
         load_teacher(TeacherSpec("colour"))
-
-
-def test_open_clips_models_are_told_apart_by_their_image_towers(monkeypatch, tiny_teacher):
-    assert isinstance(load_teacher(TeacherSpec(tiny_teacher)), OpenClipViT)
-    for name, kind in (("RN50", "ResNet"), ("ViT-B-16-SigLIP", "timm")):
-        with pytest.raises(ConfigError, match=f"of the kind {kind}; c2s distils from ViT"):
-            load_teacher(TeacherSpec(name, "random"))
-        monkeypatch.setitem(registry.TOWERS, kind, plain_teacher.Colours)
-        assert isinstance(load_teacher(TeacherSpec(name, "random")), plain_teacher.Colours)
 
 
 @pytest.mark.parametrize(
