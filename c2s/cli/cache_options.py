@@ -103,7 +103,7 @@ PathArgument = Annotated[Path, typer.Argument(help="Cache directory.")]
 TeacherOption = Annotated[
     str | None,
     typer.Option(
-        help="open_clip model, such as ViT-B-16 or RN50, or local-dir:FOLDER [default: ViT-B-16]."
+        help="open_clip model, such as ViT-B-16 or RN50, local-dir:FOLDER, or hf:OWNER/NAME [default: ViT-B-16]."
     ),
 ]
 PretrainedOption = Annotated[

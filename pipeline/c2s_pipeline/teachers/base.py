@@ -28,8 +28,9 @@ class TeacherSpec:
     """What to load.
 
     Args:
-        name: open_clip model name ("ViT-B-16"), "local-dir:PATH" of a folder in open_clip's layout, the name of
-            a plug-in, alone or with ":" and anything after it, or "python:MODULE:CLASS".
+        name: open_clip model name ("ViT-B-16"), "local-dir:PATH" of a folder in the layout of open_clip or of
+            transformers, "hf-hub:OWNER/NAME" and "hf:OWNER/NAME" of a repository in these layouts, the name of a
+            plug-in, alone or with ":" and anything after it, or "python:MODULE:CLASS".
         pretrained: weight tag, checkpoint file, or "random" (seeded, for trials and benchmarks); None: the
             family's default. A local-dir brings its own weights.
         dense_size: input side in pixels for the dense features; None = the native size.

@@ -11,6 +11,8 @@ from c2s_pipeline.extras import require
 Activation = Literal["gelu", "quick_gelu"]
 FOLDER = "local-dir:"
 HUB = "hf-hub:"
+TRANSFORMERS = "hf:"
+"""Repositories of the Hub in the layouts of open_clip and of transformers."""
 DEFAULT_PRETRAINED = "openai"
 RANDOM = "random"
 WORDS = '"*.json" "*.txt" "*.model"'
@@ -21,7 +23,7 @@ QUICK = "-quickgelu"
 
 def own_weights(name: str) -> bool:
     """Whether a teacher of that name brings its own weights: a folder, or a repository of the hub."""
-    return name.startswith((FOLDER, HUB))
+    return name.startswith((FOLDER, HUB, TRANSFORMERS))
 
 
 def default_pretrained(name: str) -> str | None:
@@ -51,7 +53,9 @@ def check_names(name: str, pretrained: str | None) -> None:
     if own_weights(name):
         folder = Path(name.removeprefix(FOLDER))
         if name.startswith(FOLDER) and not (folder / "open_clip_config.json").is_file():
-            raise ConfigError(f"teacher {name}: there is no open_clip_config.json in {folder}.")
+            raise ConfigError(
+                f"teacher {name}: neither open_clip_config.json nor config.json is in {folder}."
+            )
         return
     if name not in open_clip.list_models():
         near = [m for m in open_clip.list_models() if m.lower().startswith(name.lower()[:6])]

@@ -31,7 +31,7 @@ def recorded_spec(
 
 def named_weights(option: str | None) -> tuple[str | None, str | None]:
     """`teacher` and `pretrained` that one option names: whole models by their prefix, all else is a file or tag."""
-    if option is not None and option.startswith((CODE, "local-dir:", "hf-hub:")):
+    if option is not None and option.startswith((CODE, "local-dir:", "hf-hub:", "hf:")):
         return option, None
     return None, option
 

@@ -14,6 +14,7 @@ from c2s_cache.plugins import CODE, imported, loaded
 from c2s_pipeline.teachers.base import Teacher, TeacherSpec, TextEncoder
 from c2s_pipeline.teachers.clip_names import check_names
 from c2s_pipeline.teachers.open_clip_teacher import OpenClipTeacher
+from c2s_pipeline.teachers.transformers_teacher import TransformersTeacher, is_transformers
 
 GROUP = "c2s.teachers"
 
@@ -55,6 +56,8 @@ def _family(spec: TeacherSpec) -> Callable[..., Teacher]:
         return _checked(imported(spec.name, "teacher"), spec.name)
     for entry in entry_points(group=GROUP, name=spec.name.partition(":")[0]):
         return _checked(loaded(entry, "teacher"), entry.value)
+    if is_transformers(spec.name):
+        return TransformersTeacher
     check_names(spec.name, spec.pretrained)
     return OpenClipTeacher
 

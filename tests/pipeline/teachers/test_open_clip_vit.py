@@ -132,7 +132,10 @@ def test_digests_depend_on_every_weight_of_their_tower(tiny_teacher):
     [
         (TeacherSpec("ViT-B-61", "random"), "unknown teacher 'ViT-B-61'"),
         (TeacherSpec("ViT-B-16", "no-such-tag"), "neither a file nor a weight tag"),
-        (TeacherSpec("local-dir:/nowhere", None), "no open_clip_config.json"),
+        (
+            TeacherSpec("local-dir:/nowhere", None),
+            "neither open_clip_config.json nor config.json is in",
+        ),
         (TeacherSpec("convnext_large_d", "random"), "has a head that is not linear"),
     ],
 )
