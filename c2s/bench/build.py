@@ -24,8 +24,9 @@ from c2s.methods.clip_to_seg.examples import GRID
 from c2s.methods.examples import BOX, FLIP, IMAGE, LABELS, PIXELS, source_map
 from c2s_cache import Cache, open_cache
 from c2s_cache.change import Change
+from c2s_cache.picture import decode_image
 from c2s_cache.pseudo_mask import pseudo_mask
-from c2s_cache.views import crop, crop_image, decode_image
+from c2s_cache.views import crop, crop_image
 from c2s_pipeline.build.builder import build, load_teacher
 from c2s_pipeline.build.dask_cluster import connect
 from c2s_pipeline.devices import default_device

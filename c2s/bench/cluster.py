@@ -15,7 +15,8 @@ from c2s.bench.measure import Side, alternate, device_name, result
 from c2s.datasets import load_dataset
 from c2s_cache import MissingExtra
 from c2s_cache.label_map import without
-from c2s_cache.views import canonical_box, crop_image, crop_labels, decode_image
+from c2s_cache.picture import decode_image
+from c2s_cache.views import canonical_box, crop_image, crop_labels
 from c2s_pipeline.clustering.kmeans import BackendName, KMeansBackend, create_backend
 from c2s_pipeline.clustering.latent import ClusterSettings
 from c2s_pipeline.clustering.seeds import annotated_cells, initial_seeds

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from c2s.bench.inputs import build_request
 from c2s.bench.measure import alternate, machine
 from c2s.datasets import load_dataset
-from c2s_cache.views import canonical_box, crop_image, decode_image
+from c2s_cache.picture import decode_image
+from c2s_cache.views import canonical_box, crop_image
 from c2s_pipeline.build.builder import load_teacher
 from c2s_pipeline.stages.dense import SCALE, TOKENS, dense_tier
 

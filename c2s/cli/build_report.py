@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from c2s.annotation import never_seen, read_annotation
+from c2s.datasets.registry import NAMES
 from c2s.methods.registry import DEFAULT, methods_of
+
+if TYPE_CHECKING:
+    from c2s_cache import Cache
 
 
 def report_build(report: Any, as_json: bool) -> None:
@@ -52,10 +57,25 @@ def report_build(report: Any, as_json: bool) -> None:
         )
         passes = f"{report.passes} teacher passes done, {report.passes_saved} saved"
         typer.echo(f"rows computed: {rows}; taken as they were: {kept}; {passes}.")
+    for sentence in remarks(cache):
+        typer.echo(f"note: {sentence}", err=True)
     _show_quarantine(quarantine)
     methods = methods_of(cache.manifest)
     chosen = f" --method {methods[0]}" if methods and DEFAULT not in methods else ""
     typer.echo(f"Train from it with: c2s train --cache {shown}{chosen}")
+
+
+def remarks(cache: Cache) -> list[str]:
+    """What is odd about the data of a cache, from its receipts, as sentences."""
+    said = []
+    frames = sum(len(r.notes.get("first_frame", ())) for r in cache.receipts.values())
+    if frames:
+        said.append(f"{frames} images have several frames or pages; the first was taken.")
+    annotation, m = read_annotation(cache), cache.manifest
+    if annotation is not None and m.dataset not in NAMES:
+        sentence = never_seen(m.classes, m.seen, annotation.pixels, annotation.ignored)
+        said += [] if sentence is None else [sentence]
+    return said
 
 
 def _show_quarantine(quarantine: list[dict[str, Any]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from c2s.cli.build_report import remarks
 from c2s.methods.registry import methods_of
 from c2s_cache import Cache
 from c2s_pipeline.stages.registry import recorded_stages
@@ -51,7 +52,7 @@ def describe(path: str) -> dict[str, Any]:
         "complete": all(s["complete"] for s in stages.values()),
         "stages": stages,
         "methods": methods_of(m),
-        "said": said,
+        "said": [*said, *remarks(cache)],
         "bytes_per_image": round(beyond / m.rows, 1),
         "quarantined": cache.quarantine,
     }

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import typer
 
-from c2s.datasets.check import SplitReport, check_split
+from c2s.datasets.check import Problem, SplitReport, check_split
 from c2s.datasets.folder import FolderSplit, NotThere
 from c2s.datasets.registry import FOLDERS, Dataset, data_root, load_dataset
 from c2s_cache import DataError
 
 SHOWN = 20
-"""Problems of a split that are printed; --json has all."""
+"""Kinds of problems, and classes, that are printed of a split; --json has all."""
 
 
 def check_data_sets(
@@ -51,7 +51,7 @@ def check_data_sets(
                 missing = error
                 absent.append(f"{dataset.name}/{name}: {error.what}")
                 if complete:
-                    problems = [error.what]
+                    problems = [Problem("", error.what, error.what)]
                     reports.append(
                         SplitReport(dataset.name, name, dataset.classes, problems=problems)
                     )
@@ -60,12 +60,13 @@ def check_data_sets(
     for report in reports:
         if complete and report.is_subset:
             official = " or ".join(f"{n:,}" for n in report.expected)
-            report.problems.append(f"{report.images:,} images; the official split has {official}.")
+            what = f"{report.images:,} images; the official split has {official}."
+            report.problems.append(Problem("", what, what))
     return reports, absent
 
 
 def print_report(report: SplitReport) -> None:
-    """Print what was found in a split: facts to stdout, problems to stderr."""
+    """Print what was found in a split: facts to stdout, problems and remarks to stderr, those of a kind in one line."""
     title = f"{report.dataset}/{report.split}"
     official = " or ".join(f"{n:,}" for n in report.expected)
     count = f"{report.images:,} images" + (f" of {official}, a subset" if report.is_subset else "")
@@ -73,19 +74,56 @@ def print_report(report: SplitReport) -> None:
         (w0, h0), (w1, h1) = report.smallest, report.largest
         count += f", {w0} x {h0} to {w1} x {h1} pixels"
     typer.echo(f"{title}: {count}")
+    if report.pixels.sum():
+        for line in _classes(report):
+            typer.echo(f"  {line}")
+    for note in report.notes:
+        typer.echo(f"note: {title}: {note}", err=True)
+    for kind in report.kinds[:SHOWN]:
+        typer.echo(f"error: {title}: {_sentence(kind, report)}", err=True)
+    if len(report.kinds) > SHOWN:
+        rest = f"{len(report.kinds) - SHOWN} more kinds of problems; --json has all"
+        typer.echo(f"error: {title}: {rest}", err=True)
+
+
+def _sentence(kind: list[Problem], report: SplitReport) -> str:
+    """Problems of a kind: the only one in full, of several how many there are and where the first is."""
+    first, pixels = kind[0], sum(problem.pixels for problem in kind)
+    said = str(first)
+    if len(kind) > 1:
+        end = "" if first.kind.endswith(".") else "."
+        said = f"{len(kind):,} images: {first.kind}{end} The first is {first.where}."
+    share = 100 * pixels / max(1, int(report.pixels.sum()) + sum(p.pixels for p in report.problems))
+    about = f" ({share:.1f} % of the pixels)" * bool(pixels)
+    return f"{said.removesuffix('.')}{about}. {first.cure}".strip()
+
+
+def _classes(report: SplitReport) -> list[str]:
+    """The table of classes: pixels and images of each, those never seen said; of very many, the most frequent."""
     total = int(report.pixels.sum())
-    if total:
-        named = sorted(zip(report.pixels.tolist(), report.classes, strict=False), reverse=True)
-        shares = [f"{name} {100 * n / total:.1f} %" for n, name in named[:5] if n]
-        typer.echo(f"  {', '.join(shares)}; ignored {100 * report.pixels[-1] / total:.1f} %")
-        absent = report.absent
-        if absent:
-            more = f" and {len(absent) - 8} more" if len(absent) > 8 else ""
-            typer.echo(f"  {len(absent)} classes have no pixel: {', '.join(absent[:8])}{more}")
-    for problem in report.problems[:SHOWN]:
-        typer.echo(f"error: {title}: {problem}", err=True)
-    if len(report.problems) > SHOWN:
-        typer.echo(f"error: {title}: {len(report.problems) - SHOWN} more problems", err=True)
+    rows = [
+        (int(report.pixels[i]), i, name, "unseen" if i in report.unseen else "")
+        for i, name in enumerate(report.classes)
+    ]
+    shown = rows if len(rows) <= 2 * SHOWN else sorted(rows, reverse=True)[:SHOWN]
+    width = max(len("no class"), *(len(name) for _, _, name, _ in shown))
+    lines = [f"{'id':>4}  {'class':{width}}  pixels  images"]
+    for pixels, i, name, mark in shown:
+        mark = mark if pixels else f"{mark or 'seen'}, but no pixel of it is annotated"
+        cells = f"{i:4}  {name:{width}} {_share(pixels, total):>7} {report.occurs[i]:7,}"
+        lines.append(f"{cells}  {mark}".rstrip())
+    none = int(report.pixels[-1])
+    lines.append(f"{'':4}  {'no class':{width}} {_share(none, total):>7} {report.occurs[-1]:7,}")
+    if len(shown) < len(rows):
+        lines.append(f"and {len(rows) - len(shown)} classes that are rarer")
+        if report.absent:
+            names = ", ".join(report.absent[:8]) + (", ..." if len(report.absent) > 8 else "")
+            lines.append(f"{len(report.absent)} classes have no pixel: {names}")
+    return lines
+
+
+def _share(pixels: int, total: int) -> str:
+    return f"{100 * pixels / total:.1f} %" if pixels else "-"
 
 
 def _check(dataset: Dataset, name: str, threads: int | None, quick: bool) -> SplitReport:
@@ -105,7 +143,8 @@ def _check(dataset: Dataset, name: str, threads: int | None, quick: bool) -> Spl
     except NotThere:
         raise
     except DataError as error:
-        return SplitReport(dataset.name, name, dataset.classes, problems=[error.what])
+        wrong = Problem("", error.what, error.what, error.hint or "")
+        return SplitReport(dataset.name, name, dataset.classes, problems=[wrong])
 
 
 def _held(root: Path | None) -> list[Dataset]:

@@ -50,9 +50,10 @@ def evaluate(
     are the seen ones.
     """
     asked = settled(EvalConfig, config, set_, locals())
+    from c2s.annotation import never_seen
     from c2s.cli.folders import check_file, write_file
     from c2s.cli.vocabulary import data_vocabulary
-    from c2s.datasets import load_dataset
+    from c2s.datasets import NAMES, load_dataset
     from c2s.deploy import fold_run
     from c2s.evaluation.evaluate import evaluate as measure
     from c2s.evaluation.evaluate import predictor
@@ -112,6 +113,11 @@ def evaluate(
         "paper": paper,
         "config": asked.model_dump(mode="json"),
     }
+    if asked.dataset not in NAMES:
+        every = range(len(result.classes))
+        odd = never_seen(result.classes, every, result.pixels, result.ignored)
+        if odd is not None:
+            typer.echo(f"note: {asked.split}: {odd}", err=True)
     if json_:
         typer.echo(json.dumps(facts | result.as_dict()))
     else:

@@ -91,17 +91,19 @@ def _image_files(given: list[Path]) -> list[Path]:
     Raises:
         ConfigError: a folder holds none, or two outputs would have one name.
     """
-    from c2s.datasets.custom import SUFFIXES
+    from c2s.datasets.photos import SUFFIXES, list_photos
 
     files: list[Path] = []
     for path in given:
         if not path.is_dir():
             files.append(path)
             continue
-        found = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES)
-        if not found:
+        listing = list_photos(path, deep=False)
+        if listing.passed_over is not None:
+            typer.echo(f"note: {path}: {listing.passed_over}", err=True)
+        if not listing.files:
             raise ConfigError(f"There is no image in {path} ({', '.join(SUFFIXES)}).")
-        files += found
+        files += sorted(path / name for name in listing.files.values())
     stems = [path.stem for path in files]
     twice = sorted({s for s in stems if stems.count(s) > 1})
     if twice:
@@ -123,7 +125,7 @@ def _segment(path: Path, model: Predictor, names: list[str], out: Path) -> None:
     from c2s.cli.folders import write_file
     from c2s.evaluation.overlay import overlay
     from c2s_cache.label_map import label_type
-    from c2s_cache.views import decode_image
+    from c2s_cache.picture import decode_image
 
     try:
         image = decode_image(path.read_bytes())

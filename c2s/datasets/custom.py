@@ -14,12 +14,12 @@ from c2s.config import sentences, shown, validated
 from c2s.datasets.descriptor import Descriptor, LabelEncoding, SplitLayout
 from c2s.datasets.hub import class_names, hub_layouts
 from c2s.datasets.partition import unseen_ids
+from c2s.datasets.photos import SUFFIXES, is_hidden, walk, without
 from c2s.strict_yaml import read_yaml
 from c2s_cache import ConfigError
 
 CLASSES_FILE = "classes.yaml"
 USUAL_SPLITS = ("train", "val", "test")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 Channel = Annotated[int, Field(ge=0, le=255)]
 Value = Annotated[int, Field(ge=0, le=65535)]
@@ -141,7 +141,10 @@ def _photos(root: Path) -> Descriptor:
         raise ConfigError(
             f"{root} has masks, but no {CLASSES_FILE}.", f"Write one with `classes:`, {write}."
         )
-    if not any(file.suffix.lower() in SUFFIXES for file in root.rglob("*")):
+    if not any(
+        without(path, SUFFIXES) is not None and not is_hidden(Path(path).name)
+        for path in walk(root, SUFFIXES)
+    ):
         raise ConfigError(
             f"{root} is no data set: it has no {CLASSES_FILE} and no photo.",
             f"Put photos there; or photos into images/, label maps into masks/, and a {CLASSES_FILE} with "

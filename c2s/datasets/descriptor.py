@@ -21,13 +21,15 @@ class LabelEncoding:
     `suffix` is what follows the image id in the file name; `values` maps the value in the file to the
     class id, or to None = ignored; a value that is not listed is an error, but for 255 (65535 with more
     than 254 classes), which is ignored unless it is listed.
-    `colours` maps RGB to the value in the file, for label maps that are drawn in colour.
+    `colours` maps RGB to the value in the file, for label maps that are drawn in colour, whatever type of
+    picture holds them; `grey_is_index`: those of one channel, with or without a palette, hold values all the same.
     """
 
     name: str
     suffix: str
     values: Mapping[int, int | None]
     colours: Mapping[tuple[int, int, int], int] = field(default_factory=dict, repr=False)
+    grey_is_index: bool = False
 
     def table(self, none: int) -> NDArray[np.int32]:
         """Look-up table int32 [65536]: class id, `none` = ignored, -1 = value outside the class list."""

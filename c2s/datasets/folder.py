@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+import unicodedata
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from c2s.datasets.descriptor import Descriptor, LabelEncoding, SplitLayout
-from c2s.datasets.label_file import label_values
+from c2s.datasets.photos import SUFFIXES, Listing, is_hidden, list_photos, utf8, walk, without
 from c2s.datasets.split import DescribedSplit
 from c2s_cache import DataError, UnreadableImage
-from c2s_cache.label_map import LabelMap
 from c2s_cache.text_file import read_text
 
 LONGEST_ID = 1024
@@ -61,10 +60,11 @@ class FolderSplit(DescribedSplit):
                     where = self._label_folders[0] / (
                         missing[0] + self.descriptor.encodings[-1].suffix
                     )
+                foreign = self.foreign_labels if what == "label map" else None
                 raise DataError(
                     f"{len(missing)} of {len(listed)} images of {self.name}/{self.split} have no {what}; "
                     f"the first is {where}.",
-                    self.descriptor.remedy,
+                    foreign or self.descriptor.remedy,
                 )
         return listed
 
@@ -78,11 +78,11 @@ class FolderSplit(DescribedSplit):
         """
         _ = self._images  # without them, lists are not what is missing
         if not self._layout.lists:
-            return tuple(sorted(self._files))
+            return tuple(sorted(self.photos.files))
         for files in self._layout.lists:
             if all((self.root / f).is_file() for f in files):
                 lines = [i for f in files for i in _lines(self.root / f)]
-                ids = sorted({_without(line, self.descriptor.image_suffixes) for line in lines})
+                ids = sorted({_id(line, self.descriptor.image_suffixes) for line in lines})
                 if len(ids) != len(lines):
                     raise DataError(f"{self.root / files[0]} lists an image twice.")
                 return tuple(ids)
@@ -95,7 +95,7 @@ class FolderSplit(DescribedSplit):
     @cached_property
     def without_image(self) -> tuple[str, ...]:
         """Listed ids that have no image file."""
-        return tuple(i for i in self.listed if i not in self._files)
+        return tuple(i for i in self.listed if i not in self.photos.files)
 
     @cached_property
     def without_labels(self) -> tuple[str, ...]:
@@ -108,20 +108,27 @@ class FolderSplit(DescribedSplit):
         )
 
     @property
+    def foreign_labels(self) -> str | None:
+        """What the folder of label maps holds in place of such, as a sentence; None: nothing that tells."""
+        suffixes = tuple(encoding.suffix for encoding in self.descriptor.encodings)
+        others = list_photos(self._label_folders[0], suffixes).others
+        if not others or self.descriptor.download:
+            return None
+        ending, count = next(iter(others.items()))
+        said = f"{self._label_folders[0]} holds {count:,} {ending or 'without ending'}."
+        if ending in SUFFIXES:
+            return f"{said} Say in classes.yaml how their names end after the photo's: mask_suffix: {ending}"
+        return f"{said} Convert them: c2s data convert --help"
+
+    @property
     def without_listing(self) -> tuple[str, ...]:
         """Label maps that belong to no image, by name; none where lists say what belongs."""
         if self._layout.lists or not self.labelled:
             return ()
         suffixes = tuple(encoding.suffix for encoding in self.descriptor.encodings)
-        found = (
-            _utf8(n, self._label_folders[0]) for n in self._label_files if n.endswith(suffixes)
-        )
+        known = {i + s for i in self.photos.files for s in suffixes}
         return tuple(
-            sorted(
-                n
-                for n in found
-                if not any(n.endswith(s) and n.removesuffix(s) in self._files for s in suffixes)
-            )
+            sorted(utf8(n, self._label_folders[0]) for n in self._label_files if n not in known)
         )
 
     def identity(self) -> dict[str, Any]:
@@ -130,7 +137,7 @@ class FolderSplit(DescribedSplit):
         encodings = set()
         images, files = str(self._images), self._label_files if self.labelled else {}
         for image_id in self.ids:  # plain strings: ten times as fast as paths, for 118,287 images
-            size = os.stat(f"{images}/{self._files[image_id]}").st_size  # noqa: PTH116
+            size = os.stat(f"{images}/{self.photos.files[image_id]}").st_size  # noqa: PTH116
             label_size = 0
             if self.labelled:
                 encoding = next(
@@ -154,20 +161,19 @@ class FolderSplit(DescribedSplit):
         except OSError as error:
             raise UnreadableImage(f"{file} cannot be read ({error.strerror}).") from error
 
-    def labels(self, image_id: str) -> LabelMap:
-        """Label map [H, W] over all classes: uint8, 255 = ignored, or uint16, 65535 = ignored.
-
-        Raises:
-            DataError: the file cannot be read, is no label map, or holds an unknown value.
-        """
+    def label_bytes(self, image_id: str) -> tuple[bytes, LabelEncoding, str]:
+        """See `DescribedSplit`."""
         file, encoding = self.label_file(image_id)
-        return self.mapped(label_values(file, str(file), encoding), encoding, str(file))
+        try:
+            return file.read_bytes(), encoding, str(file)
+        except OSError as error:
+            raise DataError(f"{file} cannot be read ({error.strerror}).") from error
 
     def image_file(self, image_id: str) -> Path:
         """The file of an image."""
         # By rule where possible: a worker that reads a few ids need not list the whole folder.
         file = self._images / f"{image_id}{self.descriptor.image_suffixes[0]}"
-        return file if file.is_file() else self._images / self._files.get(image_id, file.name)
+        return file if file.is_file() else self._images / self.photos.files.get(image_id, file.name)
 
     def label_file(self, image_id: str) -> tuple[Path, LabelEncoding]:
         """The label map of an image, and the encoding it has.
@@ -185,6 +191,11 @@ class FolderSplit(DescribedSplit):
                 file = folder / f"{image_id}{encoding.suffix}"
                 if file.is_file():
                     return file, encoding
+        for (
+            encoding
+        ) in self.descriptor.encodings:  # written in another way: .PNG, or decomposed letters
+            if (listed := self._label_files.get(f"{image_id}{encoding.suffix}")) is not None:
+                return Path(listed), encoding
         expected = " or ".join(
             f"{image_id}{encoding.suffix}" for encoding in self.descriptor.encodings
         )
@@ -214,91 +225,34 @@ class FolderSplit(DescribedSplit):
         return found
 
     @cached_property
-    def _files(self) -> dict[str, str]:
-        """Image id to path below the image folder."""
+    def photos(self) -> Listing:
+        """What lies in the folder of images.
+
+        Raises:
+            NotThere: there is none.
+            DataError: see `list_photos`; or no photo is in it.
+        """
         suffixes = self.descriptor.image_suffixes
-        found: dict[str, str] = {}
-        for path in _walk(self._images, suffixes):
-            image_id = _without(path, suffixes)
-            if image_id == path:
-                continue
-            if image_id in found:
-                raise DataError(
-                    f"{self._images} holds two images called {image_id}: {found[image_id]} and {path}."
-                )
-            found[image_id] = _utf8(path, self._images)
-        if not found:
-            raise DataError(f"{self._images} holds no images (expected {', '.join(suffixes)}).")
-        return found
+        listing = list_photos(self._images, suffixes)
+        if not listing.files:
+            said = f" {listing.passed_over}" if listing.passed_over else ""
+            raise DataError(
+                f"{self._images} holds no images (expected {', '.join(suffixes)}).{said}"
+            )
+        return listing
 
     @cached_property
     def _label_files(self) -> dict[str, str]:
-        """Every file of the label folders, by its path below the first folder that has it."""
-        folders = reversed(self._label_folders)
+        """Every label map, by its image's id and the suffix of its encoding; the first folder that has it counts."""
         suffixes = tuple(encoding.suffix for encoding in self.descriptor.encodings)
-        return {path: f"{folder}/{path}" for folder in folders for path in _walk(folder, suffixes)}
-
-
-def _utf8(path: str, folder: Path) -> str:
-    """A path below a folder, as a cache and its records can hold it.
-
-    Raises:
-        DataError: it is no text.
-    """
-    try:
-        path.encode()
-    except UnicodeEncodeError as error:
-        name = os.fsencode(path)
-        try:
-            name.decode()
-        except UnicodeDecodeError:
-            what, hint = "is not UTF-8", "Rename it, for example with convmv."
-        else:
-            what, hint = "this locale cannot write", "Set PYTHONUTF8=1."
-        raise DataError(f"{folder} holds a file whose name {what}: {name!r}.", hint) from error
-    return path
-
-
-def _walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
-    """Files below a folder, as paths relative to it with forward slashes, also through links to folders.
-
-    A link that leads to a folder above itself is not followed: it would never end.
-
-    Raises:
-        DataError: a folder cannot be listed, or a pipe, socket or device has the name of an image or label map.
-    """
-    above = [folder.resolve(), *folder.resolve().parents]
-    waiting = [("", frozenset(_identity(str(f)) for f in above))]
-    while waiting:
-        inside, around = waiting.pop()
-        try:
-            entries = sorted(os.scandir(folder / inside), key=lambda entry: entry.name)
-        except OSError as error:
-            raise DataError(f"{folder / inside} cannot be listed ({error.strerror}).") from error
-        for entry in entries:
-            path = f"{inside}{entry.name}"
-            if entry.is_symlink() and not _exists(entry.path):
-                yield path  # it is reported like a file that cannot be read
-            elif entry.is_file():
-                yield path
-            elif entry.is_dir():
-                if not entry.is_symlink():  # only links lead back
-                    waiting.append((f"{path}/", around | {_identity(entry.path)}))
-                elif (linked := _identity(entry.path)) not in around:
-                    waiting.append((f"{path}/", around | {linked}))
-            elif path.lower().endswith(tuple(s.lower() for s in suffixes)):
-                raise DataError(
-                    f"{entry.path} is no regular file, but a pipe, socket or device.", "Remove it."
-                )
-
-
-def _identity(folder: str) -> tuple[int, int]:
-    status = os.stat(folder)  # noqa: PTH116
-    return status.st_dev, status.st_ino
-
-
-def _exists(path: str) -> bool:
-    return os.path.exists(path)  # noqa: PTH110
+        return {
+            f"{image_id}{suffix}": f"{folder}/{path}"
+            for folder in reversed(self._label_folders)
+            for path in walk(folder, suffixes)
+            for suffix in suffixes
+            if (image_id := without(path, (suffix,))) is not None
+            and not is_hidden(PurePosixPath(path).name)
+        }
 
 
 def _lines(file: Path) -> list[str]:
@@ -311,8 +265,7 @@ def _lines(file: Path) -> list[str]:
     return lines
 
 
-def _without(path: str, suffixes: tuple[str, ...]) -> str:
-    for suffix in suffixes:
-        if path.lower().endswith(suffix.lower()):
-            return path[: -len(suffix)]
-    return path
+def _id(line: str, suffixes: tuple[str, ...]) -> str:
+    """The id that a line of a list names, with or without the ending of a photo."""
+    found = without(line, suffixes)
+    return unicodedata.normalize("NFC", line) if found is None else found

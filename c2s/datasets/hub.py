@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from c2s.datasets.descriptor import Descriptor, HubLayout
-from c2s.datasets.label_file import label_values
+from c2s.datasets.descriptor import Descriptor, HubLayout, LabelEncoding
 from c2s.datasets.split import DescribedSplit
 from c2s_cache import ConfigError, DataError, UnreadableImage
 from c2s_cache.hub import hub
-from c2s_cache.label_map import LabelMap
 
 ON_DISK = ("dataset_dict.json", "state.json")
 """Files by which a folder that `save_to_disk` wrote is known."""
@@ -64,19 +61,14 @@ class HubSplit(DescribedSplit):
         except OSError as error:
             raise UnreadableImage(f"{self._where(image_id)} has no image ({error}).") from error
 
-    def labels(self, image_id: str) -> LabelMap:
-        """Label map [H, W] over all classes: uint8, 255 = ignored, or uint16, 65535 = ignored.
-
-        Raises:
-            DataError: there is none, it cannot be read, or it holds an unknown value.
-        """
+    def label_bytes(self, image_id: str) -> tuple[bytes, LabelEncoding, str]:
+        """See `DescribedSplit`."""
         where = self._where(image_id)
+        (encoding,) = self.descriptor.encodings
         try:
-            data = self._file(image_id, self._layout.mask)
+            return self._file(image_id, self._layout.mask), encoding, where
         except OSError as error:
             raise DataError(f"{where} has no label map ({error}).") from error
-        (encoding,) = self.descriptor.encodings
-        return self.mapped(label_values(io.BytesIO(data), where, encoding), encoding, where)
 
     def _where(self, image_id: str) -> str:
         return f"row {int(image_id)} of {self._layout.source}/{self._layout.split}"

@@ -11,10 +11,11 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from c2s.datasets.descriptor import Descriptor, LabelEncoding
+from c2s.datasets.descriptor import OUTSIDE, Descriptor, LabelEncoding
+from c2s.datasets.label_file import LabelError, LabelFile, read_label_file, strangers
 from c2s_cache import DataError
 from c2s_cache.label_map import LabelMap, ignored_id, label_type, size_mismatch
-from c2s_cache.views import decode_image
+from c2s_cache.picture import decode_image
 
 
 @dataclass(frozen=True)
@@ -132,27 +133,49 @@ class DescribedSplit(Split):
         """Ids of the unseen classes."""
         return self.descriptor.unseen
 
-    def mapped(self, values: NDArray[np.integer], encoding: LabelEncoding, where: str) -> LabelMap:
-        """Class ids [H, W] of the values of a label map [H, W].
-
-        Args:
-            values: as the file has them.
-            encoding: of the label map.
-            where: what to call it in messages.
+    @abstractmethod
+    def label_bytes(self, image_id: str) -> tuple[bytes, LabelEncoding, str]:
+        """Encoded label map of an image, the encoding it has, and what to call it in messages.
 
         Raises:
-            DataError: a value is outside the class list.
+            DataError: there is none, or it cannot be read.
         """
-        mapped = self._tables[encoding.name].take(values)
-        if (mapped < 0).any():
-            bad = int(values[mapped < 0][0])
-            raise DataError(
-                f"{where} holds the label value {bad}, which is outside the {len(self.classes)} classes "
-                f"of {self.name} ({encoding.name}).",
-                f"Replace the label maps. {self.descriptor.remedy}",
-            )
-        labels: LabelMap = mapped.astype(label_type(len(self.classes)))
+
+    def labels(self, image_id: str) -> LabelMap:
+        """Label map [H, W] over all classes: uint8, 255 = ignored, or uint16, 65535 = ignored.
+
+        Raises:
+            DataError: the file cannot be read, is no label map, or holds an unknown value.
+        """
+        data, encoding, where = self.label_bytes(image_id)
+        labels, wrong = self.mapped(read_label_file(data, where, encoding), encoding, where)
+        for error, _ in wrong:
+            raise error
         return labels
+
+    def mapped(
+        self, file: LabelFile, encoding: LabelEncoding, where: str
+    ) -> tuple[LabelMap, list[tuple[LabelError, int]]]:
+        """Class ids [H, W] of a label map; and what is wrong with its values, and of how many pixels.
+
+        Args:
+            file: as it was read; values that are wrong become ignored.
+            encoding: of the label map.
+            where: what to call it in messages.
+        """
+        kind = label_type(len(self.classes))
+        mapped = self._tables[encoding.name].take(file.values, mode="clip")
+        if file.strange:
+            mapped[file.values < 0] = OUTSIDE
+        bad = mapped < 0
+        if not bad.any():
+            return mapped.astype(kind), []
+        mapped[bad] = ignored_id(kind)
+        wrong = strangers(file, np.unique(file.values[bad]).tolist(), where, len(self.classes))
+        if self.descriptor.download:
+            remedy = f"Replace the label maps. {self.descriptor.remedy}"
+            wrong = [(LabelError(where, e.kind, remedy), count) for e, count in wrong]
+        return mapped.astype(kind), wrong
 
     @cached_property
     def _tables(self) -> dict[str, NDArray[np.int32]]:

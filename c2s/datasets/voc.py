@@ -47,7 +47,9 @@ DESCRIPTOR = Descriptor(
         ),
     },
     encodings=(
-        LabelEncoding("index", ".png", reduced(20), {colour(v): v for v in (*range(21), 255)}),
+        LabelEncoding(
+            "index", ".png", reduced(20), {colour(v): v for v in (*range(21), 255)}, True
+        ),
     ),
     download=(
         "VOCtrainval_11-May-2012.tar from http://host.robots.ox.ac.uk/pascal/VOC/voc2012 (it unpacks to "

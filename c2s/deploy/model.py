@@ -24,7 +24,7 @@ from c2s.runs.tensors import difference, require_finite, write_whole
 from c2s.students import create
 from c2s.students.registry import require_no_code
 from c2s_cache.hub import hub
-from c2s_cache.views import rgb
+from c2s_cache.picture import rgb
 
 WEIGHTS = "model.safetensors"
 

@@ -43,11 +43,16 @@ class ConfusionMatrix:
 
     Args:
         num_classes: N.
+
+    Attributes:
+        counts: int64 [N, N].
+        ignored: pixels that are not annotated.
     """
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
         self.counts: NDArray[np.int64] = np.zeros((num_classes, num_classes), np.int64)
+        self.ignored = 0
 
     def update(self, truth: LabelMap, prediction: NDArray[np.integer]) -> None:
         """Count one image.
@@ -62,6 +67,7 @@ class ConfusionMatrix:
         if truth.shape != prediction.shape:
             raise ValueError(f"truth has shape {truth.shape}, prediction {prediction.shape}")
         counted = truth != ignored_id(truth.dtype)
+        self.ignored += truth.size - int(np.count_nonzero(counted))
         true, predicted = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
         for what, ids in (("truth", true), ("prediction", predicted)):
             if ids.size and not (ids.min() >= 0 and ids.max() < self.num_classes):

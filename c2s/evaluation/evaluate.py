@@ -9,9 +9,9 @@ import csv
 import io
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,8 @@ class EvalResult:
         unseen: ids of the unseen classes.
         images: number of images.
         seconds: of inference and counting; the next image is read meanwhile.
+        pixels: that are annotated, by class id.
+        ignored: pixels that are not.
     """
 
     sweep: dict[float, Metrics]
@@ -54,6 +56,8 @@ class EvalResult:
     unseen: tuple[int, ...]
     images: int
     seconds: float
+    pixels: Mapping[int, int] = field(default_factory=dict)
+    ignored: int = 0
 
     @property
     def metrics(self) -> Metrics:
@@ -209,7 +213,9 @@ def evaluate(
             advance(1)
     unseen = vocabulary.unseen
     sweep = {offset: confusion.metrics(unseen) for offset, confusion in confusions.items()}
-    return EvalResult(sweep, vocabulary.classes, unseen, len(items), seconds)
+    first = next(iter(confusions.values()))
+    pixels = dict(enumerate(first.counts.sum(1).tolist()))
+    return EvalResult(sweep, vocabulary.classes, unseen, len(items), seconds, pixels, first.ignored)
 
 
 def _read_ahead(

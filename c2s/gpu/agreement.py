@@ -102,7 +102,8 @@ def scenes(count: int, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]
     """Shapes scenes as teachers see them: images uint8 [n, T, T, 3] and labels of seen classes [n, T, T]."""
     from c2s.datasets import load_dataset
     from c2s_cache.label_map import without
-    from c2s_cache.views import canonical_box, crop_image, crop_labels, decode_image
+    from c2s_cache.picture import decode_image
+    from c2s_cache.views import canonical_box, crop_image, crop_labels
 
     source = load_dataset("shapes").split("train")
     images, labels = [], []

@@ -17,7 +17,8 @@ from torch import Tensor
 from c2s.methods.batch import Batch
 from c2s_cache.block import Sample
 from c2s_cache.manifest import IGNORE, Interpolation
-from c2s_cache.views import Crop, crop, crop_image, decode_image
+from c2s_cache.picture import decode_image
+from c2s_cache.views import Crop, crop, crop_image
 
 IMAGE, SIZE, LABELS, BOX, FLIP = (
     *("images/data", "images/size", "labels/data"),

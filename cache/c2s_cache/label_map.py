@@ -28,7 +28,10 @@ def size_mismatch(labels: LabelMap, height: int, width: int) -> str | None:
     """How the size of a label map [H, W] differs from its image's, as a sentence; None: it does not."""
     if labels.shape == (height, width):
         return None
-    return f"the label map is {labels.shape[1]} x {labels.shape[0]} pixels, the image {width} x {height}."
+    said = f"the label map is {labels.shape[1]} x {labels.shape[0]} pixels, the image {width} x {height}"
+    if labels.shape == (width, height):
+        said += ": sides are swapped, so EXIF orientation may turn the photo and not its label map"
+    return f"{said}."
 
 
 def without(labels: LabelMap, hidden: Sequence[int]) -> LabelMap:

@@ -5,29 +5,23 @@ Pillow and numpy: torchvision's v2.functional.resized_crop takes boxes of whole 
 
 from __future__ import annotations
 
-import io
-import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from c2s_cache.errors import UnreadableImage
 from c2s_cache.manifest import IGNORE, Interpolation, ResizeMode
-
-# Corrupt EXIF blocks and the like: the pixels are still whole. Once and for all, because a filter
-# around each call would not be safe among threads.
-warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _T = TypeVar("_T", bound=np.generic)
 Box = tuple[float, float, float, float]
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
-_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
-"""Tags of TIFF that Pillow leaves to us where a pixel has more than 8 bits; 12 lie at the lower end of 16."""
+LONGEST = 16
+"""Sides that are longer than so many views are cut before they are resized, not after: of a strip of 2 x 4000 pixels
+the whole would take gigabytes, and CLIP's own rounding is not worth them."""
 
 
 @dataclass(frozen=True)
@@ -57,46 +51,6 @@ def crop(
         _mirrored(_sampled(labels, *places), flip),
         _mirrored(places[2], flip),
     )
-
-
-def decode_image(data: bytes) -> NDArray[np.uint8]:
-    """Decode an encoded photo to uint8 RGB [H, W, 3], upright (EXIF orientation applied); see `rgb`.
-
-    Raises:
-        UnreadableImage: the bytes are truncated, no known image format, or of more than 16 bits.
-    """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            ImageOps.exif_transpose(image, in_place=True)  # copies only what it has to turn
-            return rgb(image)
-    except (
-        UnidentifiedImageError
-    ) as error:  # its text has an address in memory, which no receipt may have
-        raise UnreadableImage("image cannot be decoded (no known image format).") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableImage(f"image cannot be decoded ({error}).") from error
-
-
-def rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """Pixels of a picture in any mode of at most 16 bits, uint8 RGB [H, W, 3].
-
-    Of 16 bits the upper 8 are taken, as Pillow does where a file has three channels of them.
-
-    Raises:
-        UnreadableImage: whole numbers of 32 bits or fractions, whose black and white nothing says.
-    """
-    wide = image.mode.startswith("I;16")
-    if image.mode == "I" and image.format == "PPM":  # Pillow brings what has over 8 bits to 16
-        wide = True
-    if wide:
-        tags = getattr(image, "tag_v2", {})  # a TIFF's
-        bits = 12 if tags.get(_BITS) == (12,) else 16
-        upper = (np.asarray(image) >> (bits - 8)).astype(np.uint8)
-        image = Image.fromarray(255 - upper if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else upper)
-    elif image.mode in ("I", "F"):
-        kind = "whole numbers of 32 bits" if image.mode == "I" else "fractions"
-        raise UnreadableImage(f"image has {kind} as pixels; expected 8 or 16 bits.")
-    return np.asarray(image.convert("RGB"))
 
 
 def canonical_box(height: int, width: int, size: int, resize_mode: ResizeMode = "shortest") -> Box:
@@ -151,7 +105,8 @@ def crop_image(
     elif x0 >= 0 and y0 >= 0 and x1 <= width and y1 <= height:
         across, down = _raster(x0, x1, width, size), _raster(y0, y1, height, size)
         whole = Image.fromarray(image)
-        if across is not None and down is not None and size in (across[0], down[0]):
+        sides = (across[0], down[0]) if across is not None and down is not None else ()
+        if across and down and size in sides and max(sides) <= LONGEST * size:
             # Pillow keeps boxes in float32: where the box spans the short side and lies on whole pixels of
             # the resized image, resizing first and cropping then gives exactly CLIP's own preprocessing.
             resized = whole.resize((across[0], down[0]), resample)

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from c2s_cache import Cache, ConfigError, DataError, Sample, TeacherInfo
 from c2s_cache.label_map import size_mismatch, without
+from c2s_cache.picture import decode_image
 from c2s_cache.pseudo_mask import pseudo_mask
-from c2s_cache.views import Box, canonical_box, crop_image, crop_labels, decode_image, inside_image
+from c2s_cache.views import Box, canonical_box, crop_image, crop_labels, inside_image
 from c2s_pipeline.clustering.kmeans import KMeansBackend
 from c2s_pipeline.clustering.latent import (
     Clusters,

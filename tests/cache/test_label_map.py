@@ -30,4 +30,8 @@ def test_hidden_classes_are_ignored_and_all_else_stays(dtype, none):
 def test_a_label_map_of_another_size_than_its_image_is_told_by_both_widths_first():
     labels = np.zeros((4, 6), np.uint8)
     assert size_mismatch(labels, 4, 6) is None
-    assert size_mismatch(labels, 6, 4) == "the label map is 6 x 4 pixels, the image 4 x 6."
+    assert size_mismatch(labels, 6, 5) == "the label map is 6 x 4 pixels, the image 5 x 6."
+    assert size_mismatch(labels, 6, 4) == (
+        "the label map is 6 x 4 pixels, the image 4 x 6: sides are swapped, so EXIF orientation may turn the photo "
+        "and not its label map."
+    )

@@ -1,17 +1,13 @@
 """View geometry against plain loops."""
 
-import io
-import struct
-
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from pictures import photo
-from PIL import ExifTags, Image
+from PIL import Image
 
-from c2s_cache import UnreadableImage
-from c2s_cache.views import canonical_box, crop_image, crop_labels, decode_image, inside_image
+from c2s_cache.views import canonical_box, crop_image, crop_labels, inside_image
 
 boxes = st.tuples(st.floats(-30, 30), st.floats(-30, 30), st.floats(5, 90), st.floats(5, 90)).map(
     lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3])
@@ -74,95 +70,20 @@ def test_the_canonical_view_is_the_image_resized_and_cut_at_its_middle(h, w, siz
     np.testing.assert_array_equal(got, want[:, ::-1] if flip else want)
 
 
-def encoded(image: Image.Image, form: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, form, **options)
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK", "P", "RGBA", "1"])
-def test_every_mode_decodes_to_rgb(mode):
-    image = photo(np.random.default_rng(0), 9, 12).convert(mode)
-    form = "JPEG" if mode == "CMYK" else "PNG"
-    assert decode_image(encoded(image, form)).shape == (9, 12, 3)
-
-
-DEEP = np.array([[0, 255, 256, 4096, 65535], [1, 2, 30000, 40000, 50000]], np.uint16)
-
-
-def deep(form: str, **options) -> bytes:
-    return encoded(Image.fromarray(DEEP), form, **options)
-
-
-def big_endian() -> bytes:
-    image = Image.frombytes("I;16B", DEEP.shape[::-1], DEEP.astype(">u2").tobytes())
-    return encoded(image, "TIFF")
-
-
-def tiff(bits: int, photometric: int) -> bytes:
-    """A TIFF of one strip: pixels 0, 16, 4095 of 12 bits, or 0, 256, 65535 of 16."""
-    data = bytes.fromhex("000010fff0" if bits == 12 else "00000001ffff")
-    tags = (
-        *((256, 3, 3), (257, 3, 1), (258, 3, bits), (259, 3, 1), (262, 3, photometric)),
-        *((273, 4, 8), (277, 3, 1), (278, 3, 1), (279, 4, len(data))),
+@pytest.mark.parametrize(("height", "width"), [(2, 4000), (4000, 2), (1, 20_000)])
+def test_of_a_strip_only_the_view_is_resized(height, width, monkeypatch):
+    """Its whole at 512 pixels would have a thousand times the pixels of a view."""
+    image = np.asarray(photo(np.random.default_rng(2), height, width))
+    asked = []
+    real = Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image,
+        "resize",
+        lambda self, size, *rest: asked.append(size) or real(self, size, *rest),
     )
-    start = 8 + len(data) + len(data) % 2
-    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
-    head = struct.pack("<2sHI", b"II", 42, start) + data.ljust(start - 8, b"\0")
-    return head + struct.pack("<H", len(tags)) + entries + bytes(4)
-
-
-@pytest.mark.parametrize(
-    "data",
-    [deep("PNG"), deep("TIFF"), deep("PPM"), deep("JPEG2000"), big_endian()],
-    ids=["PNG", "TIFF", "PGM", "JPEG 2000", "TIFF, big endian"],
-)
-def test_of_sixteen_bits_the_upper_eight_are_taken(data):
-    want = np.repeat((DEEP >> 8).astype(np.uint8)[..., None], 3, 2)
-    np.testing.assert_array_equal(decode_image(data), want)
-
-
-@pytest.mark.parametrize(
-    ("bits", "photometric", "want"),
-    [(12, 1, [0, 1, 255]), (16, 1, [0, 1, 255]), (16, 0, [255, 254, 0])],
-)
-def test_a_tiff_says_where_its_white_is(bits, photometric, want):
-    assert decode_image(tiff(bits, photometric))[0, :, 1].tolist() == want
-
-
-def test_pixels_of_sixteen_bits_are_turned_upright():
-    image = Image.frombytes("I;16", DEEP.shape[::-1], DEEP.tobytes())
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6
-    got = decode_image(encoded(image, "PNG", exif=exif))
-    np.testing.assert_array_equal(got[..., 0], np.rot90(DEEP >> 8, -1))
-
-
-@pytest.mark.parametrize(
-    ("pixels", "kind"),
-    [
-        (DEEP.astype(np.float32) / 65535, "fractions"),
-        (DEEP.astype(np.int32), "whole numbers of 32 bits"),
-    ],
-)
-def test_other_pixels_are_refused(pixels, kind):
-    with pytest.raises(UnreadableImage) as caught:
-        decode_image(encoded(Image.fromarray(pixels), "TIFF"))
-    assert str(caught.value) == f"image has {kind} as pixels; expected 8 or 16 bits."
-
-
-@pytest.mark.parametrize("cut", [0, 10, 200])
-def test_truncated_files_are_unreadable(cut):
-    data = encoded(photo(np.random.default_rng(0), 64, 64), "JPEG")
-    with pytest.raises(UnreadableImage, match="cannot be decoded"):
-        decode_image(data[:cut])
-
-
-def test_what_is_wrong_with_an_image_is_said_in_the_same_words_every_time():
-    """The words go into receipts, which a rebuild must repeat."""
-    said = set()
-    for data in (b"", b"no image", b"no image"):
-        with pytest.raises(UnreadableImage) as caught:
-            decode_image(data)
-        said.add(str(caught.value))
-    assert said == {"image cannot be decoded (no known image format)."}
+    got = crop_image(image, canonical_box(height, width, 512), False, 512)
+    assert asked == [(512, 512)]
+    short = min(height, width)
+    first = (max(height, width) - short) // 2
+    middle = image[first : first + short] if height > width else image[:, first : first + short]
+    assert abs(got.mean((0, 1)) - middle.mean((0, 1))).max() < 8

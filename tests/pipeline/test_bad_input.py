@@ -13,7 +13,7 @@ from c2s.datasets import FolderSplit
 from c2s.datasets.coco_stuff import DESCRIPTOR, RAW_VALUES
 from c2s_cache import CacheError, DataError, MismatchError, open_cache
 from c2s_cache.integrity import verify
-from c2s_cache.views import decode_image
+from c2s_cache.picture import decode_image
 
 
 @pytest.mark.parametrize("views", [1, 3])

@@ -12,8 +12,9 @@ from c2s.methods.examples import source_map
 from c2s_cache import Cache, open_cache
 from c2s_cache.augment import AugmentConfig, draw_view, view_rng
 from c2s_cache.integrity import verify
+from c2s_cache.picture import decode_image
 from c2s_cache.pseudo_mask import pseudo_mask
-from c2s_cache.views import canonical_box, crop_image, crop_labels, decode_image, inside_image
+from c2s_cache.views import canonical_box, crop_image, crop_labels, inside_image
 from c2s_pipeline.build.verify import content
 from c2s_pipeline.clustering.merge import merge_clusters
 from c2s_pipeline.clustering.seeds import annotated_cells, initial_seeds

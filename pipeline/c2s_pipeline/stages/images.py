@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from c2s_cache import ArrayRecord, Block
 from c2s_cache.integrity import Finding
 from c2s_cache.manifest import ID_DATA, ID_END, USABLE
-from c2s_cache.views import decode_image
+from c2s_cache.picture import decode_image, opened, rgb, undecodable
 from c2s_pipeline.batch import Batch
 from c2s_pipeline.stages.base import Items, Outline, Stage
 
@@ -47,7 +48,14 @@ class Images(Stage):
 
         def read(i: int) -> tuple[int, ...]:
             encoded = batch.source.encoded(batch.ids[i])
-            size = batch.per_row("image", i, lambda: decode_image(encoded)).shape[:2]
+
+            def decoded() -> NDArray[np.uint8]:
+                with opened(encoded, undecodable) as picture:
+                    if picture.more:
+                        batch.note(self.name, batch.rows[i])
+                    return rgb(picture.image)
+
+            size = batch.per_row("image", i, decoded).shape[:2]
             data.append(encoded)
             return size
 
@@ -61,6 +69,10 @@ class Images(Stage):
             USABLE: [np.array(True)] * len(batch),
             ID_DATA: [np.frombuffer(name.encode(), np.uint8) for name in batch.ids],
         }
+
+    def receipt(self, notes: Sequence[Any]) -> dict[str, Any]:
+        """Rows of which the file has more than the frame or page that is taken (SPEC 4.1)."""
+        return {"first_frame": sorted(set(notes))} if notes else {}
 
     def inspect(self, block: Block) -> Iterator[Finding]:
         """Image bytes whose digest is not the one that was taken when they were stored."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,11 +52,19 @@ class Labels(Stage):
             return labels
 
         found = batch.each(read)
-        unseen = batch.manifest.unseen
+        shown = [without(labels, batch.manifest.unseen).reshape(-1) for labels in found]
+        for data, labels in zip(shown, found, strict=True):
+            batch.note(self.name, (np.bincount(data, minlength=256), int((labels == IGNORE).sum())))
         return {
-            "labels/data": [without(labels, unseen).reshape(-1) for labels in found],
+            "labels/data": shown,
             "labels/ignored": [(labels == IGNORE).reshape(-1) for labels in found],
         }
+
+    def receipt(self, notes: Sequence[Any]) -> dict[str, Any]:
+        """Pixels of the block by seen class, and of no class (SPEC 5.1.2)."""
+        counts = sum((pixels for pixels, _ in notes), np.zeros(256, np.int64))
+        pixels = {str(i): int(counts[i]) for i in np.flatnonzero(counts[:IGNORE])}
+        return {"pixels": pixels, "ignored": sum(ignored for _, ignored in notes)}
 
     def inspect(self, block: Block) -> Iterator[Finding]:
         """Ids of unseen or unknown classes; annotated pixels that are said to be ignored."""

@@ -102,7 +102,8 @@ def test_check_fails_on_any_problem(c2s, tmp_path, rng):
     file.write_bytes(file.read_bytes()[:60])
     code, out, err = c2s("data", "check", "voc", "--root", tmp_path)
     assert code == 1
-    assert "error: voc/val: 2007_000003: label map" in err
+    assert "error: voc/val: 2007_000003: " in err
+    assert "2007_000003.png cannot be read as a label map" in err
     assert "voc/train: 2 images" in out
     assert c2s("data", "check", "voc", "--root", tmp_path, "--split", "train")[0] == 0
     code, out, _ = c2s("data", "check", "voc", "--root", tmp_path, "--json")

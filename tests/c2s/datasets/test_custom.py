@@ -56,6 +56,9 @@ def test_label_maps_have_8_bits_up_to_254_classes_and_16_beyond(folder, count, d
     )
     values = np.array([[7, 1000], [1000 + count - 1, none]], np.uint16)
     Image.fromarray(values).save(folder / "masks/a.png")
+    for name in "bc":
+        (folder / f"images/{name}.JPG").unlink()
+        (folder / f"masks/{name}.png").unlink()
     labels = load_dataset(str(folder)).split("train").labels("a")
     assert labels.dtype == dtype
     np.testing.assert_array_equal(labels, [[none, 0], [count - 1, none]])
@@ -75,7 +78,10 @@ def test_a_plain_name_may_be_a_folder(folder, monkeypatch):
 def test_hints_about_ones_own_data_name_no_archive(folder):
     write_classes(folder, classes=["cat", "dog"])
     split = load_dataset(str(folder)).split("train")
-    with pytest.raises(DataError, match=r"value 2, which is outside .* These are your own data"):
+    with pytest.raises(
+        DataError,
+        match=r"value 2, which is outside the 2 classes\. If it means \"no label\", write ignore: \[2\]",
+    ):
         _ = [split.labels(i) for i in split.ids]
     (folder / "masks/a.png").unlink()
     with pytest.raises(DataError, match=r"no label map; .*a.png. These are your own data"):
@@ -275,9 +281,16 @@ def test_a_locale_of_ascii_is_named_where_it_cannot_write_a_file_name(folder):
     assert "this locale cannot write: b'caf\\xc3\\xa9.png'. Set PYTHONUTF8=1." in done.stderr
 
 
-def test_a_label_map_of_too_many_pixels_is_one_sentence(folder):
+def test_a_label_map_of_too_many_pixels_is_one_sentence_or_allowed(folder, monkeypatch):
     Image.new("1", (20_000, 9_000)).save(folder / "masks/b.png")
     with pytest.raises(
-        DataError, match=r"label map .*b\.png cannot be read \(Image size \(180000000"
+        DataError,
+        match=r"b\.png cannot be read .*\(180,000,000 pixels; .*: C2S_MAX_PIXELS=180000000\)",
     ):
+        load_dataset(str(folder)).split("train").labels("b")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    monkeypatch.setenv("C2S_MAX_PIXELS", "180000000")
+    assert load_dataset(str(folder)).split("train").labels("b").shape == (9_000, 20_000)
+    monkeypatch.setenv("C2S_MAX_PIXELS", "many")
+    with pytest.raises(ConfigError, match="C2S_MAX_PIXELS='many' is no number of pixels"):
         load_dataset(str(folder)).split("train").labels("b")

@@ -59,8 +59,8 @@ def test_identity_changes_with_the_files(coco_tree):
 def test_label_maps_must_have_one_channel(coco_tree):
     root = coco_tree()
     file = root / "stuffthingmaps_trainval2017/train2017/000000000001.png"
-    Image.new("RGB", (40, 40)).save(file)
-    with pytest.raises(DataError, match="is no label map"):
+    Image.new("RGB", (40, 40), "red").save(file)
+    with pytest.raises(DataError, match="is a colour picture, where one of class numbers"):
         FolderSplit(DESCRIPTOR, root, "train").labels("000000000001")
 
 

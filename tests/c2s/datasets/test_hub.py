@@ -197,11 +197,9 @@ def test_damaged_rows_are_named(own, truth, tmp_path):
     split = describe(own, hf="../bad", classes=NAMES[:2]).split("train")
     problems = check_split(split).problems
     assert len(problems) == len(truth["train"])
-    assert all("label map row" in p and "cannot be read" in p for p in problems)
+    assert all("cannot be read as a label map" in str(p) for p in problems)
     good = describe(own, hf="../source", classes=["cat"]).split("train")
-    assert any(
-        "label value" in p and "outside the 1 classes" in p for p in check_split(good).problems
-    )
+    assert any("outside the 1 classes" in str(p) for p in check_split(good).problems)
 
 
 def test_without_the_library_one_line_says_how_to_get_it(own):

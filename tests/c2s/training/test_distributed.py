@@ -44,7 +44,7 @@ from c2s.training import run
 from c2s.runs.config import load_config
 from c2s.training.validation import ValidationSet
 from c2s_cache import open_cache
-from c2s_cache.views import decode_image
+from c2s_cache.picture import decode_image
 
 class Plain(FeatureStudent):
     '''A student without batch statistics or dropout.'''

@@ -24,7 +24,7 @@ from c2s.training.recorder import Recorder
 from c2s.training.validation import MONITORED, Validation, ValidationSet
 from c2s_cache import open_cache
 from c2s_cache.errors import ConfigError
-from c2s_cache.views import decode_image
+from c2s_cache.picture import decode_image
 
 STEPS = 6
 

@@ -28,8 +28,9 @@ from c2s.training.sampler import BatchSequence
 from c2s.training.stream import BatchStream, _ahead, block_sizes, loader, view_cache_bytes
 from c2s_cache import CacheError, DamagedError, UnreadableImage, open_cache
 from c2s_cache.augment import AugmentConfig
+from c2s_cache.picture import decode_image
 from c2s_cache.semaphores import named
-from c2s_cache.views import crop_image, decode_image, inside_image
+from c2s_cache.views import crop_image, inside_image
 
 EXAMPLES = ClipToSegExamples(6)
 TRANSDUCTIVE = ClipToSegExamples(6, transductive=True)

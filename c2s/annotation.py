@@ -1,0 +1,63 @@
+"""Invariant: what label maps annotate is counted when they are read, and said in the same words wherever it matters."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from c2s_cache import Cache
+
+MUCH = 0.001
+"""Share of pixels of no class from which on they may be those of a class that nobody named."""
+SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What the label maps of a cache annotate.
+
+    Attributes:
+        pixels: by class id, of the classes that training sees.
+        ignored: pixels of no class.
+    """
+
+    pixels: Mapping[int, int]
+    ignored: int
+
+
+def read_annotation(cache: Cache) -> Annotation | None:
+    """What the receipts of a cache say of its label maps; None: it has none."""
+    found = [r.notes for (stage, _), r in cache.receipts.items() if stage == "labels"]
+    if not found or not all(found):
+        return None
+    pixels: dict[int, int] = {}
+    for notes in found:
+        for class_id, count in notes["pixels"].items():
+            pixels[int(class_id)] = pixels.get(int(class_id), 0) + count
+    return Annotation(pixels, sum(notes["ignored"] for notes in found))
+
+
+def never_seen(
+    classes: Sequence[str], seen: Collection[int], pixels: Mapping[int, int], ignored: int
+) -> str | None:
+    """That classes have no pixel, as a sentence; None: every one has.
+
+    Args:
+        classes: names by id.
+        seen: ids that count.
+        pixels: by class id.
+        ignored: pixels of no class.
+    """
+    absent = [classes[i] for i in sorted(seen) if not pixels.get(i)]
+    if not absent:
+        return None
+    more = f" and {len(absent) - SHOWN} more" if len(absent) > SHOWN else ""
+    which = "1 class has" if len(absent) == 1 else f"{len(absent)} classes have"
+    said = f"{which} no pixel: {', '.join(absent[:SHOWN])}{more}"
+    share = ignored / max(1, ignored + sum(pixels.values()))
+    if share < MUCH:
+        return f"{said}."
+    return (
+        f"{said}; and {100 * share:.1f} % of the pixels are of no class (255, or `ignore:`). If 255 is a class, "
+        f"say so in classes.yaml, for example 255: {absent[0]}."
+    )
