@@ -20,6 +20,7 @@ from c2s.cli import (
     masks,
     predict,
     students,
+    teachers,
     train,
 )
 from c2s.cpu_runtime import prepare
@@ -40,6 +41,7 @@ app.add_typer(cache.app, name="cache")
 app.add_typer(data.app, name="data")
 app.add_typer(masks.app, name="masks")
 app.add_typer(students.app, name="students")
+app.add_typer(teachers.app, name="teachers")
 app.add_typer(bench.app, name="bench")
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)

@@ -8,13 +8,20 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch import nn
 
-from c2s_cache import ConfigError
+from c2s_cache import C2SError, ConfigError
 from c2s_pipeline.extras import require
 from c2s_pipeline.teachers.base import TeacherSpec
-from c2s_pipeline.teachers.clip_model import activation_of, create_model, resolved
-from c2s_pipeline.teachers.clip_names import own_weights
-from c2s_pipeline.teachers.clip_text import OpenClipText, load_text, text_digest
+from c2s_pipeline.teachers.clip_model import (
+    activation_of,
+    blank_model,
+    create_model,
+    loading,
+    resolved,
+)
+from c2s_pipeline.teachers.clip_names import RANDOM, own_weights
+from c2s_pipeline.teachers.clip_text import TINY, OpenClipText, load_text, text_digest
 from c2s_pipeline.teachers.digest import weights_digest
 from c2s_pipeline.teachers.image_teacher import ImageTeacher, Preprocessing
 from c2s_pipeline.teachers.model_folder import model_config
@@ -24,6 +31,9 @@ from c2s_pipeline.teachers.timm_convolution import TimmConvolution
 from c2s_pipeline.teachers.timm_map import TimmMapViT
 from c2s_pipeline.teachers.timm_vit import TimmViT
 from c2s_pipeline.teachers.tower import Tower
+
+TINY_TEXT = {"context_length": 8, "vocab_size": 8, "width": 8, "heads": 1, "layers": 1}
+"""A text tower that costs nothing, in place of the one that is not wanted."""
 
 
 class OpenClipTeacher(ImageTeacher):
@@ -98,6 +108,29 @@ def tower_of(name: str) -> type[Tower]:
     known = timm.get_pretrained_cfg(architecture)
     # timm's own word for towers whose last values are a map, and not tokens
     return TimmViT if known is None or known.pool_size is None else TimmConvolution
+
+
+def blank_towers(name: str) -> tuple[Tower, Preprocessing, nn.Module, nn.Module | None]:
+    """Image tower of a model on the meta device, its preprocessing, and the modules of both towers (None: what its
+    text tower is made of is not on this machine).
+
+    Raises:
+        ConfigError, C2SError: see `tower_of`; or open_clip cannot make it.
+    """
+    family, spec = tower_of(name), TeacherSpec(name, None if own_weights(name) else RANDOM)
+    meta: dict[str, Any] = {"device": "meta"}
+    with torch.device("meta"):
+        with loading(spec):
+            visual: Any = blank_model(spec, None, text_cfg=TINY_TEXT, **meta).visual
+        try:
+            with loading(spec):
+                text: nn.Module | None = blank_model(spec, None, vision_cfg=TINY, **meta)
+        except C2SError:
+            text = None
+    if text is not None:
+        text.visual = nn.Identity()
+    visual = visual.eval().requires_grad_(False)
+    return family(visual, name), _preprocessing(visual, spec), visual, text
 
 
 def _preprocessing(visual: Any, spec: TeacherSpec) -> Preprocessing:

@@ -22,6 +22,7 @@ from c2s_pipeline.teachers.base import TeacherSpec
 from c2s_pipeline.teachers.clip_names import FOLDER, TRANSFORMERS, fetch, no_answer
 from c2s_pipeline.teachers.digest import weights_digest
 from c2s_pipeline.teachers.image_teacher import ImageTeacher, Preprocessing
+from c2s_pipeline.teachers.tower import Tower
 from c2s_pipeline.teachers.transformers_towers import (
     TransformersCLIP,
     TransformersSiglip,
@@ -211,6 +212,23 @@ def _model(name: str, config: Any, alone: bool = False) -> nn.Module:
         model.vision_model = nn.Identity()
     frozen: nn.Module = model.eval().requires_grad_(False)
     return frozen
+
+
+def blank_model(name: str) -> tuple[Tower, Preprocessing, nn.Module, nn.Module]:
+    """Image tower of a model on the meta device, its preprocessing, and the modules of both towers.
+
+    Raises:
+        ConfigError, C2SError: as `TransformersTeacher`.
+    """
+    import transformers
+
+    config = _config(name)
+    kind, family = FAMILIES[config.model_type]
+    with torch.device("meta"), _reading(name, "teacher"):
+        model = getattr(transformers, kind)(config).eval().requires_grad_(False)
+    tower = family(model, name)
+    ways = _preprocessing(name, config.model_type, tower.image_size)
+    return tower, ways, model.vision_model, model.text_model
 
 
 def _preprocessing(name: str, kind: str, size: int) -> Preprocessing:

@@ -125,10 +125,7 @@ class TransformersSiglip2(TransformersSiglip):
         """See `Tower.embed`."""
         patch, (height, width) = self.patch_size, self.grid
         patches = rearrange(pixels, "b c (h p) (w q) -> b (h w) (p q c)", p=patch, q=patch)
-        mask = torch.ones(patches.shape[:2], dtype=torch.int32, device=pixels.device)
-        shapes = torch.tensor([[height, width]] * len(pixels))  # on the CPU, where they are read
-        found = self.visual.get_image_features(
-            patches, pixel_attention_mask=mask, spatial_shapes=shapes
-        )
+        shapes = torch.tensor([[height, width]] * len(pixels), device="cpu")  # where they are read
+        found = self.visual.get_image_features(patches, spatial_shapes=shapes)  # no patch is masked
         pooled: Tensor = found.pooler_output
         return pooled
