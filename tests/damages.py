@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,18 +21,23 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "number": lambda data: b"7",
     "nested": lambda data: b"[" * 1500 + b"]" * 1500,
 }
+REPLACED: dict[str, Callable[[Path], object]] = {
+    "missing": lambda file: None,
+    "folder": Path.mkdir,
+    "pipe": os.mkfifo,
+    "circle": lambda file: file.symlink_to(file.name),
+}
 
 
 def damage(file: Path, how: str) -> None:
-    """Do it to a file: one of `DAMAGES`, or `missing`, `folder`, `shapes`, `names`, `types`."""
+    """Do it to a file: one of `DAMAGES`, `missing`, `folder`, `pipe`, `circle`, `shapes`, `names`, `types`."""
     data = file.read_bytes()
     if how in DAMAGES:
         file.write_bytes(DAMAGES[how](data))
         return
-    if how in ("missing", "folder"):
+    if how in REPLACED:
         file.unlink()
-        if how == "folder":
-            file.mkdir()
+        REPLACED[how](file)
         return
     tensors = load_file(file)
     if how == "shapes":
@@ -46,4 +52,4 @@ def damage(file: Path, how: str) -> None:
 def damages(file: str) -> list[str]:
     """What may happen to a file of that name."""
     tensors = ["shapes", "names", "types"] if file.endswith(".safetensors") else []
-    return [*DAMAGES, "missing", "folder", *tensors]
+    return [*DAMAGES, *REPLACED, *tensors]

@@ -98,7 +98,7 @@ def stored_scores(config: TrainConfig, scoring: Scoring) -> dict[str, Any] | Non
             return None
         found: dict[str, Any] = json.loads((path / scoring.file).read_bytes())
         return found
-    except (RunError, OSError, ValueError):
+    except (RunError, OSError, ValueError, RecursionError):
         return None
 
 

@@ -58,7 +58,7 @@ def check_data_sets(
         if missing is not None and len(reports) == before:
             raise missing
     for report in reports:
-        if complete and report.is_subset:
+        if complete and report.images is not None and report.is_subset:
             official = " or ".join(f"{n:,}" for n in report.expected)
             what = f"{report.images:,} images; the official split has {official}."
             report.problems.append(Problem("", what, what))
@@ -69,7 +69,8 @@ def print_report(report: SplitReport) -> None:
     """Print what was found in a split: facts to stdout, problems and remarks to stderr, those of a kind in one line."""
     title = f"{report.dataset}/{report.split}"
     official = " or ".join(f"{n:,}" for n in report.expected)
-    count = f"{report.images:,} images" + (f" of {official}, a subset" if report.is_subset else "")
+    images = "images not counted" if report.images is None else f"{report.images:,} images"
+    count = images + (f" of {official}, a subset" if report.is_subset else "")
     if report.smallest and report.largest:
         (w0, h0), (w1, h1) = report.smallest, report.largest
         count += f", {w0} x {h0} to {w1} x {h1} pixels"
@@ -144,7 +145,7 @@ def _check(dataset: Dataset, name: str, threads: int | None, quick: bool) -> Spl
         raise
     except DataError as error:
         wrong = Problem("", error.what, error.what, error.hint or "")
-        return SplitReport(dataset.name, name, dataset.classes, problems=[wrong])
+        return SplitReport(dataset.name, name, dataset.classes, images=None, problems=[wrong])
 
 
 def _held(root: Path | None) -> list[Dataset]:

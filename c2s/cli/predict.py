@@ -71,7 +71,7 @@ def predict(
         for path in files:
             try:
                 _segment(path, model, names, out)
-            except DataError as error:
+            except UnreadableImage as error:
                 lost.append(str(error))
             else:
                 if not json_:
@@ -117,22 +117,22 @@ def _segment(path: Path, model: Predictor, names: list[str], out: Path) -> None:
     """Write the label map (8 bits; 16 with more than 254 classes) and the overlay of one image.
 
     Raises:
-        DataError: it cannot be read.
+        UnreadableImage: it cannot be read.
         C2SError: its outputs cannot be written.
     """
     from PIL import Image
 
     from c2s.cli.folders import write_file
+    from c2s.datasets.image_file import image_bytes
     from c2s.evaluation.overlay import overlay
     from c2s_cache.label_map import label_type
     from c2s_cache.picture import decode_image
 
+    encoded = image_bytes(path)
     try:
-        image = decode_image(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}).") from error
+        image = decode_image(encoded)
     except UnreadableImage as error:
-        raise DataError(f"{path}: {error.what}") from error
+        raise UnreadableImage(f"{path}: {error.what}") from error
     labels = model.predict(image, str(path)).astype(label_type(len(names)))
     pictures = (Image.fromarray(labels), overlay(image, labels, names))
     for picture, file in zip(pictures, _outputs(path, out), strict=True):

@@ -55,7 +55,7 @@ class SplitReport:
         classes: names in id order.
         unseen: ids of the classes that training does not see.
         expected: images of the official split; several where releases differ, empty where unknown.
-        images: listed images.
+        images: listed images; None where they could not be counted.
         pixels: int64 [256 or 65536], pixels by class id; the last: ignored.
         occurs: int64 of the same shape, images by class id.
         unlisted: pixels of the value 255 (65535) that belong to no class only because nothing says otherwise.
@@ -69,7 +69,7 @@ class SplitReport:
     classes: tuple[str, ...]
     unseen: tuple[int, ...] = ()
     expected: tuple[int, ...] = ()
-    images: int = 0
+    images: int | None = 0
     pixels: NDArray[np.int64] = field(init=False)
     occurs: NDArray[np.int64] = field(init=False)
     unlisted: int = 0
@@ -85,7 +85,7 @@ class SplitReport:
     @property
     def is_subset(self) -> bool:
         """Whether the number of images is not the official one."""
-        return bool(self.expected) and self.images not in self.expected
+        return bool(self.expected) and self.images not in (None, *self.expected)
 
     @property
     def absent(self) -> list[str]:
@@ -117,7 +117,7 @@ class SplitReport:
             "split": self.split,
             "images": self.images,
             "expected": list(self.expected),
-            "complete": not self.is_subset,
+            "complete": self.images is not None and not self.is_subset,
             "smallest": self.smallest,
             "largest": self.largest,
             "pixels": dict(zip(self.classes, counts, strict=False)),
@@ -190,9 +190,10 @@ def _present(split: FolderSplit, report: SplitReport) -> tuple[str, ...]:
     """Ids whose files are all there; what is missing goes to the report."""
     ids, missing_images, missing_labels = split.listed, split.without_image, split.without_labels
     report.images = len(ids)
+    cure = (split.foreign_labels or "") if missing_labels else ""
     groups = (
         (missing_images, "the image is missing.", ""),
-        (missing_labels, "the label map is missing.", split.foreign_labels or ""),
+        (missing_labels, "the label map is missing.", cure),
         (split.without_listing, "a label map without an image.", ""),
     )
     for names, what, cure in groups:

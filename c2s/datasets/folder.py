@@ -10,9 +10,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from c2s.datasets.descriptor import Descriptor, LabelEncoding, SplitLayout
+from c2s.datasets.image_file import image_bytes
 from c2s.datasets.photos import SUFFIXES, Listing, is_hidden, list_photos, utf8, walk, without
 from c2s.datasets.split import DescribedSplit
-from c2s_cache import DataError, UnreadableImage
+from c2s_cache import DataError
 from c2s_cache.text_file import read_text
 
 LONGEST_ID = 1024
@@ -155,11 +156,7 @@ class FolderSplit(DescribedSplit):
 
     def encoded(self, image_id: str) -> bytes:
         """Encoded image bytes. Raises `UnreadableImage` if the file cannot be read."""
-        file = self.image_file(image_id)
-        try:
-            return file.read_bytes()
-        except OSError as error:
-            raise UnreadableImage(f"{file} cannot be read ({error.strerror}).") from error
+        return image_bytes(self.image_file(image_id))
 
     def label_bytes(self, image_id: str) -> tuple[bytes, LabelEncoding, str]:
         """See `DescribedSplit`."""

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from c2s import __version__
@@ -29,6 +28,7 @@ from c2s.vocabulary import Vocabulary
 from c2s_cache.lock import locked
 from c2s_cache.ownership import Mark, NotOurs, contents
 from c2s_cache.receipt import sync_directory, write_atomic
+from c2s_cache.text_file import read_text
 
 FOLDED = Mark("a folded model", "config.json", ("student", "classes", "crop", "teacher"))
 
@@ -117,10 +117,10 @@ def run_scores(path: Path, classes: tuple[str, ...]) -> tuple[Scores, ...]:
     found = []
     for file in sorted(path.glob("eval*.json")):
         try:
-            facts = json.loads(file.read_bytes())
+            facts = json.loads(read_text(file, error=ModelError))
             names = tuple(c["name"] for c in facts["classes"])
             scores = Scores.model_validate(facts)
-        except (ValueError, KeyError, TypeError, ValidationError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ModelError(
                 f"{file} is no result of c2s eval.", "Write it again with --out, or remove it."
             ) from error

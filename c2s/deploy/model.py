@@ -20,9 +20,10 @@ from c2s.deploy.info import ModelError, ModelInfo, damaged, decode_info, encode_
 from c2s.evaluation.classifier import Classifier
 from c2s.evaluation.inference import Mode, Predictor
 from c2s.plain_torch import plain_torch
-from c2s.runs.tensors import difference, require_finite, write_whole
+from c2s.runs.tensors import difference, require_finite
 from c2s.students import create
 from c2s.students.registry import require_no_code
+from c2s.tensor_file import write_whole
 from c2s_cache.hub import hub
 from c2s_cache.picture import rgb
 
@@ -153,8 +154,10 @@ class SegmentationModel(nn.Module, ModelHubMixin, coders={ModelInfo: (encode_inf
                 token=token,
                 local_files_only=local_files_only,
             )
-        hint = "Fold it again from a sound run."
+        hint = "Fold it again: c2s fold --run RUN --out MODEL --overwrite"
         try:
+            if not Path(file).is_file():
+                raise FileNotFoundError("there is no such file")
             found = load_file(file)
         except (OSError, SafetensorError) as error:
             raise ModelError(f"{file} is missing or damaged ({error}).", hint) from error

@@ -17,6 +17,7 @@ from c2s.runs.tensors import difference, require_finite
 from c2s_cache.errors import C2SError
 from c2s_cache.fingerprint import file_digest
 
+CONFIG = "config.yaml"
 HALFWAY = "halfway/student.safetensors"
 """Student of an inductive run at half its schedule, from which self-training starts."""
 STATE, STUDENT = "state.json", "student.safetensors"
@@ -52,6 +53,18 @@ class State(BaseModel):
     checkpoint: dict[str, Any] = {}
 
 
+def anew(path: Path, damaged: Path | None = None) -> str:
+    """The next command for a run that cannot be used: the same again, under another name.
+
+    Args:
+        path: the run folder.
+        damaged: the file of it that is.
+    """
+    settings = path / CONFIG
+    whole = settings != damaged and settings.is_file()
+    return f"Train it again: c2s train {f'--config {settings}' if whole else '--cache PATH'} --name NEW"
+
+
 def checkpoint_folder(path: Path) -> Path:
     """Folder of the newest whole checkpoint; a swap cut short leaves it under another name."""
     for name in ("checkpoint", "checkpoint.new", "checkpoint.old"):
@@ -67,14 +80,15 @@ def read_state(path: Path) -> State:
         RunError: there is none, or it is damaged.
     """
     file = checkpoint_folder(path) / STATE
+    if not file.is_file():
+        raise RunError(
+            f"{path} has no checkpoint yet.",
+            f"Start it anew: c2s train --config {path / CONFIG} --runs {path.parent} --name {path.name} --overwrite",
+        )
     try:
         return State.model_validate(json.loads(file.read_bytes()))  # json's floats are exact
-    except FileNotFoundError as error:
-        raise RunError(
-            f"{path} has no checkpoint yet.", f"Start it anew with: --name {path.name} --overwrite"
-        ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{file} is damaged.", "Train the run again.") from error
+        raise RunError(f"{file} is damaged.", anew(path)) from error
 
 
 def saved_step(path: Path) -> int | None:
@@ -85,10 +99,11 @@ def saved_step(path: Path) -> int | None:
         return None
 
 
-def load_tensors(file: Path, digest: str | None = None) -> dict[str, torch.Tensor]:
-    """Tensors of a safetensors file, on the CPU.
+def load_tensors(run: Path, file: Path, digest: str | None = None) -> dict[str, torch.Tensor]:
+    """Tensors of a safetensors file of a run, on the CPU.
 
     Args:
+        run: folder of the run.
         file: the file.
         digest: its SHA-256 when it was written, if that is known.
 
@@ -96,15 +111,15 @@ def load_tensors(file: Path, digest: str | None = None) -> dict[str, torch.Tenso
         RunError: missing, damaged, or another file.
         NotFinite: a value is nan or infinite.
     """
+    if not file.is_file():
+        raise RunError(f"{file} is missing.", anew(run))
     try:
         tensors: dict[str, torch.Tensor] = load_file(file)
     except (OSError, SafetensorError) as error:
-        raise RunError(
-            f"{file} is missing or damaged ({error}).", "Train the run again."
-        ) from error
-    require_finite(tensors, str(file), "Train the run again, with a lower lr or precision=32-true.")
+        raise RunError(f"{file} is damaged ({error}).", anew(run)) from error
     if digest not in (None, file_digest(file)):
-        raise RunError(f"{file} is not the file that was saved.", "Train the run again.")
+        raise RunError(f"{file} is not the file that was saved.", anew(run))
+    require_finite(tensors, str(file), anew(run))  # what is saved is: it was damaged since
     return tensors
 
 
@@ -122,8 +137,8 @@ def load_student(
         RunError, NotFinite: as for `load_tensors`.
     """
     known = frozen_digest is not None or (run / FROZEN).is_file()
-    frozen = load_tensors(run / FROZEN, frozen_digest) if known else {}
-    return load_tensors(file, digest) | frozen
+    frozen = load_tensors(run, run / FROZEN, frozen_digest) if known else {}
+    return load_tensors(run, file, digest) | frozen
 
 
 def frozen_names(run: Path) -> set[str]:
@@ -134,8 +149,10 @@ def frozen_names(run: Path) -> set[str]:
         return set(file.keys())
 
 
-def load_weights(module: nn.Module, state: Mapping[str, torch.Tensor], source: Path) -> None:
-    """Fill a module, every parameter and persistent buffer.
+def load_weights(
+    module: nn.Module, state: Mapping[str, torch.Tensor], run: Path, source: Path
+) -> None:
+    """Fill a module, every parameter and persistent buffer, with what a file of a run holds.
 
     Raises:
         RunError: names or shapes differ.
@@ -144,6 +161,6 @@ def load_weights(module: nn.Module, state: Mapping[str, torch.Tensor], source: P
     if wrong is not None:
         raise RunError(
             f"{source} does not fit the {type(module).__name__} of its configuration: {wrong}.",
-            "Train the run again.",
+            anew(run),
         )
     module.load_state_dict(dict(state))

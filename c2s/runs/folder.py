@@ -19,7 +19,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from c2s.runs import continuation
-from c2s.runs.checkpoint import FROZEN, RunError, State, saved_step
+from c2s.runs.checkpoint import CONFIG, FROZEN, RunError, State, anew, saved_step
 from c2s.runs.config import TrainConfig, dump_yaml, load_config
 from c2s.runs.tensors import write_tensors
 from c2s.students.base import Student
@@ -34,7 +34,7 @@ from c2s_cache.provenance import weights_location
 from c2s_cache.reader import Cache
 from c2s_cache.receipt import sync_directory, write_atomic
 
-CONFIG, INFO, TEXT = "config.yaml", "run.json", "text.safetensors"
+INFO, TEXT = "run.json", "text.safetensors"
 RUN = Mark("a run", INFO, ("dataset", "classes", "fingerprints"))
 RESOLVED = ("iterations", "warmup", "image_size", "name")
 """Settings that are never open in a run's own configuration."""
@@ -171,19 +171,20 @@ def read_config(
         raise RunError(
             f"{path} is not a run folder (no config.yaml).", "Train one: c2s train --cache PATH"
         )
+    if not file.stat().st_size:
+        raise RunError(f"{file} is empty.", anew(path, file))
     try:
         config = load_config(file, allow_code=allow_code)
     except CodeError:
         raise
     except (ConfigError, OSError, ValueError) as error:
-        raise RunError(
-            f"{file} is damaged: {error.what if isinstance(error, C2SError) else error}",
-            "Train the run again.",
-        ) from error
+        why = error.what if isinstance(error, C2SError) else str(error)
+        why = why.replace(f"configuration file {file}", "it").replace(str(file), "it")
+        raise RunError(f"{file} is damaged: {why}", anew(path, file)) from error
     unknown = [key for key in RESOLVED if getattr(config, key) is None]
     if unknown:
         raise RunError(
-            f"{file} is not whole: it does not say {', '.join(unknown)}.", "Train the run again."
+            f"{file} is not whole: it does not say {', '.join(unknown)}.", anew(path, file)
         )
     if settings or any(value is not None for value in options.values()):
         config = load_config(file, settings, None, allow_code, **options)
@@ -222,10 +223,13 @@ def read_info(path: Path) -> RunInfo:
     Raises:
         RunError: missing or damaged.
     """
+    file = path / INFO
+    if not file.is_file():
+        raise RunError(f"{file} is missing.", anew(path))
     try:
-        return RunInfo.model_validate_json((path / INFO).read_bytes())
+        return RunInfo.model_validate_json(file.read_bytes())
     except (OSError, ValidationError) as error:
-        raise RunError(f"{path / INFO} is missing or damaged.", "Train the run again.") from error
+        raise RunError(f"{file} is damaged.", anew(path)) from error
 
 
 def _make_room(path: Path, config: TrainConfig, overwrite: bool) -> None:

@@ -13,6 +13,7 @@ from c2s.plain_torch import plain_torch
 from c2s.runs.checkpoint import (
     STUDENT,
     RunError,
+    anew,
     checkpoint_folder,
     load_student,
     load_tensors,
@@ -76,7 +77,7 @@ def open_run(path: Path | str, allow_code: bool = False) -> Run:
     )
     continued(path, config, state)
     require_no_code(config.student, path, allow_code)
-    texts = load_tensors(path / TEXT, info.text_digest)
+    texts = load_tensors(path, path / TEXT, info.text_digest)
     file = checkpoint_folder(path) / STUDENT
     embeddings = texts.get("embeddings", torch.empty(0))
     rows = len(info.classes)
@@ -84,11 +85,11 @@ def open_run(path: Path | str, allow_code: bool = False) -> Run:
         raise RunError(
             f"{path / TEXT} holds text embeddings {embeddings.dtype} {list(embeddings.shape)}, expected "
             f"torch.float32 [{rows}, D].",
-            "Train the run again.",
+            anew(path),
         )
     # The weights are all in the checkpoint; the pretrained ones need not exist here.
     student = create(config.student, embeddings.shape[1], "random", info.architecture)
     load_weights(
-        student, load_student(path, file, state.files.get(STUDENT), info.frozen_digest), file
+        student, load_student(path, file, state.files.get(STUDENT), info.frozen_digest), path, file
     )
     return Run(path, config, info, state.step, embeddings.numpy(), student.eval())

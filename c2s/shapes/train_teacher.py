@@ -30,11 +30,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from c2s.shapes.scenes import CLASSES, COLOURS, SIZE
 from c2s.shapes.tokenizer import CONTEXT, FILLER, vocabulary, write_tokenizer
 from c2s.shapes.web import Batches, render_web
+from c2s.tensor_file import write_whole
 
 MEAN, STD = 0.5, 0.25
 WARMUP = 200  # steps
@@ -138,16 +140,18 @@ def save(model: nn.Module, folder: Path, card: dict[str, Any]) -> None:
 
     The image tower's positions stay float32: open_clip resizes them for other input sizes, which
     PyTorch cannot do in float16 on a CPU.
-    """
-    from safetensors.torch import save_file
 
+    Raises:
+        OSError: it cannot be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.detach().half().contiguous() for k, v in model.state_dict().items()}
     for name in weights.keys() & {"visual.positional_embedding"}:
         weights[name] = model.state_dict()[name].clone()
-    part = folder / "weights.part"
-    save_file(weights, part, metadata={"format": "pt"})
-    part.replace(folder / "open_clip_model.safetensors")
+    write_whole(
+        folder / "open_clip_model.safetensors",
+        lambda part: save_file(weights, part, metadata={"format": "pt"}),
+    )
     config = {"model_cfg": MODEL_CFG, "preprocess_cfg": PREPROCESS_CFG}
     (folder / "open_clip_config.json").write_text(
         json.dumps(config, indent=2) + "\n", encoding="utf-8"
@@ -260,7 +264,10 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=40_000)
     parser.add_argument("--batch-size", type=int, default=96)
     parser.add_argument("--lr", type=float, default=2e-3)
-    train(**vars(parser.parse_args()))
+    try:
+        train(**vars(parser.parse_args()))
+    except OSError as error:
+        parser.exit(1, f"error: the teacher cannot be written: {error}.\n")
 
 
 if __name__ == "__main__":

@@ -24,12 +24,14 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from c2s.shapes.scenes import CLASSES, MIN_AREA, SEEN, SIZE, render
 from c2s.shapes.web import mirror
 from c2s.students.base import IMAGENET_MEAN, IMAGENET_STD
 from c2s.students.shapes_net import WIDTHS, ShapesEncoder
+from c2s.tensor_file import write_whole
 
 SEEN_IDS = [CLASSES.index(name) for name in SEEN]
 
@@ -84,10 +86,28 @@ def accuracy(model: Classifier, images: Tensor, labels: Tensor) -> float:
     return 50 * float(guess[present].float().mean() + (~guess[~present]).float().mean())
 
 
-def pretrain(out: Path, seed: int, samples: int, scenes: int, batch_size: int, lr: float) -> None:
-    """Train on `samples` images; writes encoder.safetensors (float16) and card.json."""
-    from safetensors.torch import save_file
+def save(encoder: nn.Module, out: Path) -> None:
+    """Write encoder.safetensors, in float16.
 
+    Raises:
+        OSError: it cannot be written.
+    """
+    state = encoder.state_dict().items()
+    weights = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state}
+    write_whole(
+        out / "encoder.safetensors",
+        lambda part: save_file(weights, part, metadata={"format": "pt"}),
+    )
+
+
+def pretrain(out: Path, seed: int, samples: int, scenes: int, batch_size: int, lr: float) -> None:
+    """Train on `samples` images; writes encoder.safetensors (float16) and card.json.
+
+    Raises:
+        OSError: they cannot be written, which is tried before.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    save(ShapesEncoder(), out)
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     images, labels = render_seen(0, scenes)
@@ -118,10 +138,7 @@ def pretrain(out: Path, seed: int, samples: int, scenes: int, batch_size: int, l
         f" --seed {seed} --samples {samples}",
         "versions": {"torch": torch.__version__, "numpy": np.__version__},
     }  # fmt: skip
-    out.mkdir(parents=True, exist_ok=True)
-    state = model.encoder.state_dict().items()
-    weights = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state}
-    save_file(weights, out / "encoder.safetensors", metadata={"format": "pt"})
+    save(model.encoder, out)
     (out / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(card))
 
@@ -134,7 +151,10 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=24_000)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
-    pretrain(**vars(parser.parse_args()))
+    try:
+        pretrain(**vars(parser.parse_args()))
+    except OSError as error:
+        parser.exit(1, f"error: the encoder cannot be written: {error}.\n")
 
 
 if __name__ == "__main__":

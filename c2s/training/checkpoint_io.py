@@ -21,6 +21,7 @@ from c2s.runs.checkpoint import (
     HALFWAY,
     STATE,
     RunError,
+    anew,
     checkpoint_folder,
     frozen_names,
     load_student,
@@ -113,16 +114,16 @@ class SafetensorsIO(CheckpointIO):
             raise RunError(
                 f"The checkpoint of {run} is of format {state.format}, expected {FORMAT}: it can be "
                 "evaluated, not continued.",
-                "Start it anew with --overwrite.",
+                anew(run),
             )
-        tensors = load_tensors(folder / OTHERS_FILE, state.files.get(OTHERS_FILE))
+        tensors = load_tensors(run, folder / OTHERS_FILE, state.files.get(OTHERS_FILE))
         student = load_student(run, folder / STUDENT_FILE, state.files.get(STUDENT_FILE))
         tensors |= {state.student + k: v for k, v in student.items()}
         tensors |= {STUDENT + k: student[k] for k in frozen_names(run)}
         try:
             joined: dict[str, Any] = _join(state.checkpoint, tensors)
         except KeyError as error:
-            raise RunError(f"{folder} lacks the tensor {error}.", "Train the run again.") from error
+            raise RunError(f"{folder} lacks the tensor {error}.", anew(run)) from error
         return joined
 
     def remove_checkpoint(self, path: str | Path) -> None:

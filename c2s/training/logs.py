@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import uuid
@@ -47,6 +48,9 @@ class MetricsLog(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append the record of an iteration."""
         if self._columns is None:
+            for file in (self.jsonl, self.csv):
+                if file.exists() and not file.is_file():  # a pipe would wait for a reader
+                    raise OSError(errno.EINVAL, "no regular file", str(file))
             records = [r for r in read_metrics(self.run) if r["step"] <= self.start]
             self.jsonl.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
             self._write_table(records)

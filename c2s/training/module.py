@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from c2s.methods.base import Method
 from c2s.methods.batch import Batch
-from c2s.runs.checkpoint import RunError
+from c2s.runs.checkpoint import RunError, anew
 from c2s.runs.config import TrainConfig
 from c2s.runs.tensors import NotFinite, difference
 from c2s.students.base import Student, normalize_images, parameter_groups
@@ -173,7 +173,7 @@ class DistillationModule(pl.LightningModule):
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise RunError(
                 f"The checkpoint is not one of this {self.config.student} and its settings ({error}).",
-                "Train the run again.",
+                anew(self.config.runs / self.config.run_name),
             ) from error
 
     def _adopt(self, checkpoint: dict[str, Any]) -> None:

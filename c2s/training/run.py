@@ -319,7 +319,7 @@ def build_module(
     if config.self_train is not None:
         if not resumed:
             weights = halfway_student(config.self_train, cache.manifest)
-            load_weights(student, weights, config.self_train / HALFWAY)
+            load_weights(student, weights, config.self_train, config.self_train / HALFWAY)
         unseen = cached_text(cache, "unseen")
     try:
         facts = Facts(cached_text(cache, "seen"), cache.manifest.num_classes, unseen)

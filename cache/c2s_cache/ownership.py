@@ -42,8 +42,9 @@ class Mark:
 
     def on(self, folder: Path) -> bool:
         """Whether a folder carries the mark; a symbolic link to one does not."""
+        file = folder / self.file
         try:
-            content = json.loads((folder / self.file).read_bytes())
+            content = json.loads(file.read_bytes()) if file.is_file() else None  # no pipe
         except (OSError, ValueError, RecursionError):
             return False
         ours = isinstance(content, dict) and set(self.keys) <= content.keys()

@@ -171,6 +171,27 @@ def test_a_users_folder_from_the_command_line(c2s, tmp_path, rng):
     assert (code, facts["classes"], facts["unseen"]) == (0, ["cat", "dog"], [1])
 
 
+def test_photos_alone_are_checked_without_label_maps(c2s, tmp_path, rng):
+    for name in "ab":
+        write_image(tmp_path / f"photos/{name}.jpg", class_map(rng, 2))
+    code, out, err = c2s("data", "check", "./photos")
+    assert (code, err) == (0, "")
+    assert "photos/train: 2 images, 30 x 24" in out
+    (tmp_path / "photos/a.jpg").write_bytes(b"no image")
+    code, _, err = c2s("data", "check", "./photos")
+    assert (code, err.count("error:")) == (1, 1)
+
+
+def test_images_that_cannot_be_counted_are_not_none(c2s, tmp_path, rng):
+    write_image(tmp_path / "photos/a.jpg", class_map(rng, 2))
+    os.mkfifo(tmp_path / "photos/b.jpg")
+    code, out, err = c2s("data", "check", "./photos")
+    assert (code, out) == (1, "photos/train: images not counted\n")
+    assert "b.jpg is no regular file, but a pipe, socket or device. Remove it." in err
+    (facts,) = json.loads(c2s("data", "check", "./photos", "--json")[1])["splits"]
+    assert (facts["images"], facts["complete"]) == (None, False)
+
+
 def test_show_says_where_to_get_it(c2s):
     code, out, _ = c2s("data", "show", "context-bg", "--json")
     facts = json.loads(out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -301,6 +302,18 @@ def test_predict_takes_folders_and_goes_on_after_a_broken_photo(trained, tmp_pat
     assert written == {"b.png", "b_overlay.png", "c.png", "c_overlay.png", "predict.json"}
     with pytest.raises(ConfigError, match="There is no image in"):
         invoke("predict", trained, "--run", trained, "--out", out)
+
+
+def test_predict_waits_for_no_pipe_or_device(trained, tmp_path, invoke):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    os.mkfifo(photos / "pipe.jpg")
+    with pytest.raises(DataError, match=r"pipe\.jpg is no regular file"):
+        invoke("predict", photos, "--run", trained, "--out", tmp_path / "out")
+    said = r"2 of 2 images .*pipe\.jpg is no regular file.*zero is no regular file"
+    named = (photos / "pipe.jpg", "/dev/zero")
+    with pytest.raises(DataError, match=said):
+        invoke("predict", *named, "--run", trained, "--out", tmp_path / "out")
 
 
 def test_predict_needs_the_text_tower_for_other_names(trained, tmp_path, monkeypatch, invoke):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
+from c2s.shapes import train_teacher
 from c2s.shapes.scenes import CLASSES, SEEN, render
+from c2s.students import pretrain_shapes_net
 from c2s.students.pretrain_shapes_net import Classifier, accuracy, presence, pretrain
 from c2s.students.shapes_net import ShapesNet
 
@@ -34,6 +39,23 @@ def test_accuracy_is_balanced() -> None:
     labels[:, 0] = 1
     images = torch.zeros(300, 64, 64, 3, dtype=torch.uint8)
     assert accuracy(Always(), images, labels) == pytest.approx(50)
+
+
+@pytest.mark.parametrize("tool", [pretrain_shapes_net, train_teacher])
+def test_a_full_disk_is_one_sentence_and_noticed_before_the_work(
+    tool, tmp_path, monkeypatch, capsys
+):
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr(tool, "save_file", full)
+    monkeypatch.setattr(sys, "argv", ["tool", "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as stop:
+        tool.main()
+    assert stop.value.code == 1
+    assert re.fullmatch(
+        r"error: the \w+ cannot be written: .*No space left.*\.\n", capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow

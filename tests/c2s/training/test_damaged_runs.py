@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -79,6 +80,8 @@ def tried(cut, tmp_path):
         assert not wrong, json.dumps({str(k): v for k, v in wrong.items()}, indent=1)
         long = {k: v for k, v in found.items() if v is not None and (len(v) > 500 or "\n" in v)}
         assert not long, json.dumps({str(k): v for k, v in long.items()}, indent=1)
+        mute = {k: v for k, v in found.items() if v and not re.search(r"c2s train --|--name", v)}
+        assert not mute, json.dumps({str(k): v for k, v in mute.items()}, indent=1)
         return {case for case, said in found.items() if said is None}
 
     return on

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from c2s.deploy import SegmentationModel, fold_run
-from c2s.runs.checkpoint import saved_step
+from c2s.runs.checkpoint import RunError, load_tensors, saved_step
 from c2s.runs.run import open_run
 from c2s.runs.tensors import NotFinite, write_tensors
 from c2s.training import run
@@ -144,10 +144,11 @@ def test_nothing_of_it_is_used(tiny_cache, tmp_path):
     name = next(k for k, v in weights.items() if v.is_floating_point())
     weights[name].view(-1)[0] = float("inf")
     save_file(weights, path / "checkpoint" / "student.safetensors")
-    with pytest.raises(NotFinite, match=rf"student\.safetensors are not finite, first {name}"):
-        open_run(path)
-    with pytest.raises(NotFinite, match="not finite"):
-        run.resume(path)
+    for use in (open_run, run.resume):
+        with pytest.raises(RunError, match=r"student\.safetensors is not the file that was saved"):
+            use(path)
+    with pytest.raises(NotFinite, match=rf"student\.safetensors are not finite, first {name}.*NEW"):
+        load_tensors(path, path / "checkpoint" / "student.safetensors")
     with torch.no_grad():
         next(folded.student.parameters()).fill_(float("nan"))
     with pytest.raises(NotFinite, match="not finite"):

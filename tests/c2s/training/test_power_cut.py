@@ -67,7 +67,7 @@ def test_a_halfway_student_is_replaced_whole(tmp_path):
         return layer
 
     def check(folder, what):
-        assert load_tensors(folder / HALFWAY)["weight"].mean() in (1, 2), what
+        assert load_tensors(folder, folder / HALFWAY)["weight"].mean() in (1, 2), what
 
     root = tmp_path / "run"
     root.mkdir()
@@ -104,7 +104,7 @@ def test_a_new_run_is_there_or_not(tiny_cache, tmp_path):
         if (folder / "r" / "config.yaml").exists():
             assert read_config(folder / "r").image_size == config.image_size, what
             assert read_info(folder / "r").dataset == "tiny", what
-            load_tensors(folder / "r" / "text.safetensors")
+            load_tensors(folder / "r", folder / "r" / "text.safetensors")
 
     with Disk(tmp_path / "runs").watched(check, tmp_path / "s"), owned(config):
         create_run(config, cache, create("shapes-net", 16, "random"))
