@@ -12,19 +12,35 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import settings
+from jaxtyping import install_import_hook
 from pictures import label_map, photo
 
 from c2s.cpu_runtime import prepare
+
+# Shapes and dtypes of tensors are checked as they are annotated; before these modules are first imported.
+install_import_hook(
+    [
+        "c2s_pipeline.clustering",
+        "c2s.methods.feature_map",
+        *(
+            f"c2s.methods.clip_to_seg.{name}"
+            for name in (
+                *("method", "self_training", "latent_embedding", "residual"),
+                *("global_distillation", "local_distillation", "dense_distillation"),
+                *("pixel_loss", "fused_pixel_loss"),
+            )
+        ),
+    ],
+    "beartype.beartype",
+)
 
 # The suite is repeatable; look for new counterexamples with: pytest --hypothesis-profile=explore
 settings.register_profile("repeatable", derandomize=True, deadline=None)  # no test is timed
 settings.register_profile("explore", max_examples=1000, deadline=None)
 settings.load_profile("repeatable")
 
-for number in (
-    signal.SIGINT,
-    signal.SIGHUP,
-):  # ignored where the suite runs in the background, and so in all it starts
+# Ignored where the suite runs in the background, and so in all that it starts.
+for number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(
             number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL

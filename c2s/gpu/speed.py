@@ -69,7 +69,7 @@ def matmul(world: World) -> dict[str, Any]:
 
 def vit_flops(teacher: Any, size: int) -> float:
     """Floating-point operations of one image of that side through a ViT, two per multiply-accumulate."""
-    visual = teacher._visual
+    visual = teacher.tower.visual
     width, blocks = visual.conv1.out_channels, visual.transformer.resblocks
     hidden = blocks[0].mlp.c_fc.out_features
     patches = (size // teacher.patch_size) ** 2

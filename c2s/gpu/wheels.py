@@ -23,9 +23,19 @@ LACKING = (
     *("webdataset", "braceexpand"),
     # Small ones that such a machine probably has, for the case that it has not.
     *("typer", "annotated-doc", "shellingham", "rich", "markdown-it-py", "mdurl", "pygments"),
-    *("einops", "psutil", "threadpoolctl", "regex", "click", "cloudpickle", "msgpack"),
+    *(
+        "einops",
+        "jaxtyping",
+        "wadler-lindig",
+        "psutil",
+        "threadpoolctl",
+        "regex",
+        "click",
+        "cloudpickle",
+        "msgpack",
+    ),
     *("sortedcontainers", "toolz", "urllib3"),
-    *("pytest", "pytest-timeout", "iniconfig", "hypothesis"),
+    *("pytest", "pytest-timeout", "iniconfig", "hypothesis", "beartype"),
     *("packaging", "pathspec", "pluggy"),
 )
 """Packages at the versions of constraints.txt; the last three `BUILDER` needs."""

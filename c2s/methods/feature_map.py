@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -25,7 +26,7 @@ class FeatureMap:
         tensor: F.
     """
 
-    def __init__(self, features: Tensor) -> None:
+    def __init__(self, features: Float[Tensor, "B D h w"]) -> None:
         self.tensor = features
         self._cells = features.flatten(2)  # [B, D, L], a view of both layouts
 
@@ -39,15 +40,15 @@ class FeatureMap:
         """w, cells of a row."""
         return self.tensor.shape[3]
 
-    def products(self, vectors: Tensor) -> Tensor:
+    def products(self, vectors: Float[Tensor, "B K D"]) -> Float[Tensor, "B K L"]:
         """Inner products of every cell with vectors [B, K, D]: [B, K, h * w]."""
         return self._read(_Products, vectors)
 
-    def sums(self, weights: Tensor) -> Tensor:
+    def sums(self, weights: Float[Tensor, "B K L"]) -> Float[Tensor, "B K D"]:
         """Sums of the cells under weights [B, K, h * w], means where these add up to 1: [B, K, D]."""
         return self._read(_Sums, weights)
 
-    def norms(self) -> Tensor:
+    def norms(self) -> Float[Tensor, "B 1 L"]:
         """Euclidean length of every cell: [B, 1, h * w]."""
         return self._read(_Norms)
 

@@ -161,7 +161,7 @@ class ClipToSegConfig(MethodConfig):
         labelled, dense = "labels" in manifest.stage_names, frozenset[str]()
         if self.weights.dense_distillation:
             _check_space(manifest.teacher)
-            dense = DENSE & manifest.arrays.keys()
+            dense = frozenset(DENSE & manifest.arrays.keys())
         return ClipToSegExamples(len(manifest.classes), labelled, transductive, dense)
 
     def build(self, facts: Facts) -> Method:

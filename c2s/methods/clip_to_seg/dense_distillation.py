@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as functional
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
 def dense_distillation(
-    features: Tensor, tokens: Tensor, extent: Tensor | None, side: int
-) -> Tensor:
+    features: Float[Tensor, "B D h w"],
+    tokens: Float[Tensor, "B gh gw D"],
+    extent: Int[Tensor, "B 4"] | None,
+    side: int,
+) -> Float[Tensor, ""]:
     """1 - cosine between a cell's mean feature and the teacher's token of it; mean over the cells inside the images.
 
     Args:
@@ -29,7 +33,9 @@ def dense_distillation(
     return torch.where(inside, terms, 0).sum() / inside.sum().clamp(min=1)
 
 
-def cell_means(features: Tensor, height: int, width: int) -> Tensor:
+def cell_means(
+    features: Float[Tensor, "B D h w"], height: int, width: int
+) -> Float[Tensor, "B {height} {width} D"]:
     """Means of a feature map [B, D, h, w] over the cells of another grid, by area: [B, height, width, D]."""
     rows = _shares(height, features.shape[2], features)
     columns = _shares(width, features.shape[3], features)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as functional
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -24,8 +25,11 @@ CPU_CHUNK_BYTES = 2**22
 
 
 def pixel_losses(
-    scores: Tensor, target: Tensor, absent: Tensor, weights: LossWeights
-) -> dict[str, Tensor]:
+    scores: Float[Tensor, "B C h w"],
+    target: Int[Tensor, "B H W"],
+    absent: Bool[Tensor, "B C"],
+    weights: LossWeights,
+) -> dict[str, Float[Tensor, ""]]:
     """Focal, dice and cross-entropy (Eq. 7) at the resolution of the target, and their weighted sum.
 
     Images take turns where all together would be too large. The losses are sums over images divided by

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 import torch.nn.functional as functional
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from c2s.methods.feature_map import FeatureMap
@@ -16,7 +17,9 @@ Distillation = Literal["infonce", "cosine", "l2", "residual"]
 GlobalNegatives = Literal["bank", "both"]
 
 
-def aggregate(features: FeatureMap, global_cls: Tensor, how: Aggregation = "attention") -> Tensor:
+def aggregate(
+    features: FeatureMap, global_cls: Float[Tensor, "B D"], how: Aggregation = "attention"
+) -> Float[Tensor, "B D"]:
     """Global feature F_g of each feature map.
 
     attention: W = softmax(C_g^T F / sqrt(D)) over the L = h * w positions, F_g = W F^T, with C_g
@@ -37,8 +40,10 @@ def aggregate(features: FeatureMap, global_cls: Tensor, how: Aggregation = "atte
 
 
 def aggregation_weights(
-    features: FeatureMap, global_cls: Tensor, how: Literal["attention", "mean"] = "attention"
-) -> Tensor:
+    features: FeatureMap,
+    global_cls: Float[Tensor, "B D"],
+    how: Literal["attention", "mean"] = "attention",
+) -> Float[Tensor, "B L"]:
     """W of `aggregate`: float [B, h * w], rows add up to 1."""
     if how == "mean":
         cells = features.height * features.width
@@ -48,8 +53,12 @@ def aggregation_weights(
 
 
 def info_nce(
-    query: Tensor, positive: Tensor, negatives: Tensor, tau: float, normalize: bool = True
-) -> Tensor:
+    query: Float[Tensor, "B D"],
+    positive: Float[Tensor, "B D"],
+    negatives: Float[Tensor, "M D"] | Float[Tensor, "B M D"],
+    tau: float,
+    normalize: bool = True,
+) -> Float[Tensor, ""]:
     """InfoNCE, Eq. 4 with the -log that it lacks in print.
 
     -log( exp(q^T p / tau) / (exp(q^T p / tau) + sum_j exp(q^T n_j / tau)) ), mean over the queries.
@@ -76,14 +85,18 @@ def info_nce(
     return (logits.logsumexp(1) - logits[:, 0]).mean()
 
 
-def others(tokens: Tensor) -> Tensor:
+def others(tokens: Float[Tensor, "B D"]) -> Float[Tensor, "B B-1 D"]:
     """For each row of a batch [B, D], the other rows: [B, B - 1, D]."""
     row = torch.arange(len(tokens), device=tokens.device)
     column = row[:-1].expand(len(tokens), -1)
     return tokens[column + (column >= row[:, None])]  # no mask: a GPU would have to be waited for
 
 
-def match(student: Tensor, teacher: Tensor, kind: Literal["cosine", "l2"]) -> Tensor:
+def match(
+    student: Float[Tensor, "*rows D"],
+    teacher: Float[Tensor, "*rows D"],
+    kind: Literal["cosine", "l2"],
+) -> Float[Tensor, "*rows"]:
     """The two plain distillations of Table VI, per pair of vectors.
 
     cosine: 1 - cos(student, teacher). l2: squared difference, mean over the D channels.
@@ -123,12 +136,12 @@ class CLSBank(nn.Module):
         self.register_buffer("tokens", torch.zeros(size, dim))
         self.register_buffer("written", torch.zeros((), dtype=torch.int64))
 
-    def filled(self) -> Tensor:
+    def filled(self) -> Float[Tensor, "M D"]:
         """The tokens held now, float32 [M, D], M <= size; the order is of no meaning."""
         return self.tokens[: min(self._count, self.size)]
 
     @torch.no_grad()
-    def enqueue(self, global_cls: Tensor) -> None:
+    def enqueue(self, global_cls: Float[Tensor, "B D"]) -> None:
         """Add tokens [B, D], the first row being the oldest; the oldest in the bank make room."""
         if self.size == 0:
             return

@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 Generator = Literal["transformer", "prototype", "prototype-mlp", "cls", "cls-mlp"]
 Calibration = Literal["both", "global", "local"]
 
 
-def latent_ids(pseudo: Tensor, first_latent_id: int, max_id: int | None = None) -> Tensor:
+def latent_ids(
+    pseudo: Int[Tensor, "B H W"], first_latent_id: int, max_id: int | None = None
+) -> Int[Tensor, "B U"]:
     """Latent classes present in each pseudo mask.
 
     Args:
@@ -25,16 +28,17 @@ def latent_ids(pseudo: Tensor, first_latent_id: int, max_id: int | None = None) 
     """
     batch = len(pseudo)
     total = max((int(pseudo.max()) if max_id is None else max_id) + 1 - first_latent_id, 0)
-    shifted = (
-        (pseudo - first_latent_id + 1).clamp(min=0).flatten(1)
-    )  # 0: not latent, u + 1: latent u
+    # 0: not latent, u + 1: latent u.
+    shifted = (pseudo - first_latent_id + 1).clamp(min=0).flatten(1)
     present = torch.zeros(batch, total + 1, dtype=torch.bool, device=pseudo.device)
     present.scatter_(1, shifted, True)
     ids = torch.arange(first_latent_id, first_latent_id + total, device=pseudo.device)
     return torch.where(present[:, 1:], ids, ids.new_tensor(-1))
 
 
-def tokens_of(ids: Tensor, region_ids: Tensor, region_cls: Tensor) -> tuple[Tensor, Tensor]:
+def tokens_of(
+    ids: Int[Tensor, "B U"], region_ids: Int[Tensor, "B R"], region_cls: Float[Tensor, "B R D"]
+) -> tuple[Float[Tensor, "B U D"], Bool[Tensor, "B U"]]:
     """The CLS tokens of given regions, looked up among those of the image.
 
     Args:
@@ -86,12 +90,12 @@ class LatentEmbedding(nn.Module):
 
     def forward(
         self,
-        ids: Tensor,
-        prototypes: Tensor,
-        global_cls: Tensor,
-        region_cls: Tensor,
-        region_ids: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+        ids: Int[Tensor, "B U"],
+        prototypes: Float[Tensor, "B U D"],
+        global_cls: Float[Tensor, "B D"],
+        region_cls: Float[Tensor, "B R D"],
+        region_ids: Int[Tensor, "B R"],
+    ) -> tuple[Float[Tensor, "B U D"], Bool[Tensor, "B U"]]:
         """Embeddings of the latent classes of a batch.
 
         Args:

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as functional
 from einops import rearrange
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from c2s.methods.feature_map import FeatureMap
@@ -17,8 +18,11 @@ Reduction = Literal["sum", "mean", "area"]
 
 
 def region_means(
-    features: FeatureMap, pseudo: Tensor, region_ids: Tensor, max_id: int | None = None
-) -> tuple[Tensor, Tensor]:
+    features: FeatureMap,
+    pseudo: Int[Tensor, "B H W"],
+    region_ids: Int[Tensor, "B R"],
+    max_id: int | None = None,
+) -> tuple[Float[Tensor, "B R D"], Int[Tensor, "B R"]]:
     """Local features F_l (Eq. 5): the mean of F over the pixels of each region.
 
     Every pixel of the pseudo mask takes the feature of the cell that contains it, so at equal
@@ -43,8 +47,12 @@ def region_means(
 
 
 def region_weights(
-    pseudo: Tensor, region_ids: Tensor, height: int, width: int, max_id: int | None = None
-) -> tuple[Tensor, Tensor]:
+    pseudo: Int[Tensor, "B H W"],
+    region_ids: Int[Tensor, "B R"],
+    height: int,
+    width: int,
+    max_id: int | None = None,
+) -> tuple[Float[Tensor, "B R {height*width}"], Int[Tensor, "B R"]]:
     """Share of each region's pixels in each of the height x width cells: the weights of Eq. 5.
 
     Returns:
@@ -57,8 +65,12 @@ def region_weights(
 
 
 def cell_counts(
-    pseudo: Tensor, region_ids: Tensor, height: int, width: int, max_id: int | None = None
-) -> Tensor:
+    pseudo: Int[Tensor, "B H W"],
+    region_ids: Int[Tensor, "B R"],
+    height: int,
+    width: int,
+    max_id: int | None = None,
+) -> Int[Tensor, "B R {height*width}"]:
     """Pixels of each region in each of the height x width cells: int64 [B, R, height * width]."""
     batch, regions = region_ids.shape
     rows, cols = pseudo.shape[-2:]
@@ -75,7 +87,9 @@ def cell_counts(
     return rearrange(counted, "(b r l) -> b r l", b=batch, r=regions + 1)[:, :regions]
 
 
-def region_slots(pseudo: Tensor, region_ids: Tensor, max_id: int | None = None) -> Tensor:
+def region_slots(
+    pseudo: Int[Tensor, "B H W"], region_ids: Int[Tensor, "B R"], max_id: int | None = None
+) -> Int[Tensor, "B H W"]:
     """Slot 0..R-1 of the region each pixel belongs to, R for none: int64 [B, H, W]."""
     batch, regions = region_ids.shape
     if regions == 0:
@@ -92,19 +106,19 @@ def region_slots(pseudo: Tensor, region_ids: Tensor, max_id: int | None = None) 
 
 
 def local_info_nce(
-    local_features: Tensor,
-    local_cls: Tensor,
-    valid: Tensor,
+    local_features: Float[Tensor, "B R D"],
+    local_cls: Float[Tensor, "B R D"],
+    valid: Bool[Tensor, "B R"],
     tau: float,
     normalize: bool = True,
     reduction: Reduction = "sum",
     negatives: Negatives = "image",
-    region_ids: Tensor | None = None,
+    region_ids: Int[Tensor, "B R"] | None = None,
     first_latent_id: int = 0,
     same_class: float = 1.0,
     targets: Targets = "own",
-    pixels: Tensor | None = None,
-) -> Tensor:
+    pixels: Int[Tensor, "B R"] | None = None,
+) -> Float[Tensor, ""]:
     """Eq. 6 with the -log that it lacks in print.
 
     Per image: sum over its regions i of -log( exp(f_i^T c_i / tau) / sum_j exp(f_i^T c_j / tau) ),
@@ -160,8 +174,11 @@ def local_info_nce(
 
 
 def reduce_regions(
-    terms: Tensor, valid: Tensor, reduction: Reduction, pixels: Tensor | None = None
-) -> Tensor:
+    terms: Float[Tensor, "B R"],
+    valid: Bool[Tensor, "B R"],
+    reduction: Reduction,
+    pixels: Int[Tensor, "B R"] | None = None,
+) -> Float[Tensor, ""]:
     """Over the valid regions of each image, then the mean over images that have one.
 
     Args:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from c2s.methods.base import Facts, Method
@@ -93,7 +94,9 @@ class ClipToSeg(Method):
         assert isinstance(batch, ClipToSegBatch)
         return self.losses(student(images), batch)
 
-    def losses(self, features: Tensor, batch: ClipToSegBatch) -> dict[str, Tensor]:
+    def losses(
+        self, features: Float[Tensor, "B D h w"], batch: ClipToSegBatch
+    ) -> dict[str, Float[Tensor, ""]]:
         """Losses "global", "local", "dense", "focal", "dice", "ce", "pixel" (those that are on) and their
         sum "loss".
 
@@ -145,7 +148,9 @@ class ClipToSeg(Method):
             image = features.tensor.amax((2, 3))[:, None]
         return Pooled(image, local, pixels, latent, prototypes)
 
-    def global_distillation(self, global_feature: Tensor, batch: ClipToSegBatch) -> Tensor:
+    def global_distillation(
+        self, global_feature: Float[Tensor, "B D"], batch: ClipToSegBatch
+    ) -> Float[Tensor, ""]:
         """Eq. 4 against the tokens of earlier iterations; the bank takes this batch's after.
 
         Args:
@@ -165,8 +170,11 @@ class ClipToSeg(Method):
         return loss
 
     def local_distillation(
-        self, local_features: Tensor, pixels: Tensor, batch: ClipToSegBatch
-    ) -> Tensor:
+        self,
+        local_features: Float[Tensor, "B R D"],
+        pixels: Int[Tensor, "B R"],
+        batch: ClipToSegBatch,
+    ) -> Float[Tensor, ""]:
         """Eq. 6 over the regions that have a CLS token.
 
         Args:
@@ -203,8 +211,12 @@ class ClipToSeg(Method):
         return match(student, teacher, kind)
 
     def pixel_loss(
-        self, features: FeatureMap, batch: ClipToSegBatch, embeddings: Tensor, valid: Tensor
-    ) -> dict[str, Tensor]:
+        self,
+        features: FeatureMap,
+        batch: ClipToSegBatch,
+        embeddings: Float[Tensor, "B U D"],
+        valid: Bool[Tensor, "B U"],
+    ) -> dict[str, Float[Tensor, ""]]:
         """Eq. 7 on seen and latent scores; with latent embeddings off (U = 0), on the seen ones.
 
         Args:

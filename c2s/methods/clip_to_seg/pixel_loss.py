@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as functional
 from einops import rearrange
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from c2s.methods.feature_map import FeatureMap
@@ -22,12 +23,12 @@ FOCAL_ALPHA = 0.25
 
 def class_scores(
     features: FeatureMap,
-    seen: Tensor,
-    latent: Tensor,
+    seen: Float[Tensor, "Ns D"],
+    latent: Float[Tensor, "B U D"],
     alpha: float,
     beta: float,
     normalize: bool = True,
-) -> Tensor:
+) -> Float[Tensor, "B Ns+U h w"]:
     """X = cat(X_s, X_u) with X_s = alpha F^T A_s and X_u = beta cos(F, A'_u).
 
     Args:
@@ -56,7 +57,7 @@ def class_scores(
     return rearrange(scores, "b c (h w) -> b c h w", h=features.height)
 
 
-def present_masks(target: Tensor, channels: int) -> Tensor:
+def present_masks(target: Int[Tensor, "B H W"], channels: int) -> Bool[Tensor, "B {channels}"]:
     """Which channels occur in each target: bool [B, C]."""
     found = torch.zeros(len(target), channels + 1, dtype=torch.bool, device=target.device)
     found.scatter_(1, (target + 1).flatten(1), True)
@@ -64,8 +65,11 @@ def present_masks(target: Tensor, channels: int) -> Tensor:
 
 
 def focal_loss(
-    logits: Tensor, target: Tensor, alpha: float = FOCAL_ALPHA, gamma: float = 2.0
-) -> Tensor:
+    logits: Float[Tensor, "B C H W"],
+    target: Int[Tensor, "B H W"],
+    alpha: float = FOCAL_ALPHA,
+    gamma: float = 2.0,
+) -> Float[Tensor, ""]:
     """Sigmoid focal loss over all channels and all supervised pixels.
 
     ZegCLIP's runs over all pixels: those without a label are negatives of every channel there, and are
@@ -96,7 +100,7 @@ def focal_loss(
     return per_image.sum() / present_masks(target, logits.shape[1]).sum().clamp(min=1)
 
 
-def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+def dice_loss(logits: Float[Tensor, "B C H W"], target: Int[Tensor, "B H W"]) -> Float[Tensor, ""]:
     """Dice loss on sigmoid(x) over the channels present in each image, with +1 smoothing.
 
     1 - (2 sum p t + 1) / (sum p + sum t + 1), sums over the supervised pixels of the image; summed
@@ -122,7 +126,9 @@ def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     return torch.where(present, dice, torch.zeros_like(dice)).sum() / present.sum().clamp(min=1)
 
 
-def cross_entropy_loss(logits: Tensor, target: Tensor) -> Tensor:
+def cross_entropy_loss(
+    logits: Float[Tensor, "B C H W"], target: Int[Tensor, "B H W"]
+) -> Float[Tensor, ""]:
     """Softmax cross-entropy, mean over the supervised pixels of the batch; 0 if there is none.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch.nn.functional as functional
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
@@ -31,7 +32,7 @@ class ResidualProjector(nn.Module):
         nn.init.zeros_(second.weight)
         self.mlp = nn.Sequential(first, nn.GELU(), second)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
         """Corrected unit features: float [..., D] to float [..., D]."""
         unit = functional.normalize(features, dim=-1)
         corrected: Tensor = unit + self.scale * self.mlp(unit)

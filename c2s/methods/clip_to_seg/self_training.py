@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as functional
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from c2s.methods.base import Facts
@@ -37,14 +38,20 @@ class SelfTraining(ClipToSeg):
         self.register_buffer("unseen_ids", torch.tensor(facts.unseen.ids), persistent=False)
 
     def pixel_loss(
-        self, features: FeatureMap, batch: ClipToSegBatch, embeddings: Tensor, valid: Tensor
-    ) -> dict[str, Tensor]:
+        self,
+        features: FeatureMap,
+        batch: ClipToSegBatch,
+        embeddings: Float[Tensor, "B U D"],
+        valid: Bool[Tensor, "B U"],
+    ) -> dict[str, Float[Tensor, ""]]:
         """Eq. 7 over all classes, against seen labels and the model's own unseen ones."""
         labelled = replace(batch, pseudo=self.labelled(features.tensor, batch))
         return super().pixel_loss(features, labelled, embeddings, valid)
 
     @torch.no_grad()
-    def labelled(self, features: Tensor, batch: ClipToSegBatch) -> Tensor:
+    def labelled(
+        self, features: Float[Tensor, "B D h w"], batch: ClipToSegBatch
+    ) -> Int[Tensor, "B S S"]:
         """Labels of a batch: seen ones as annotated, unseen ones by the running model.
 
         Args:

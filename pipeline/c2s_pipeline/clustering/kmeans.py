@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 BackendName = Literal["torch", "sklearn", "cuml"]
 
 
+@runtime_checkable
 class KMeansBackend(Protocol):
     """Lloyd's algorithm from explicit seeds, for a batch of images.
 
