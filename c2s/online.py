@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from c2s.methods.examples import CutView, TeacherOutput
+from c2s.methods.examples import CutView, Look, TeacherOutput
 from c2s.runs.config import TrainConfig
-from c2s.shapes.defaults import own_teacher
+from c2s.shapes.defaults import own_mask_teacher, own_teacher
 from c2s.training.processes import cluster_environment
 from c2s_cache import ConfigError, Manifest
 
@@ -50,13 +50,11 @@ class OnlineTeacher:
                 "Train from the cache: --teacher cache",
             )
         self._stages = [stage for name, stage in stages.items() if name in asked]
-        native, dense = manifest.teacher.image_size, manifest.teacher.dense_size
-        self._sizes = (native,) if native == dense else (native, dense)
 
     @property
-    def sizes(self) -> tuple[int, ...]:
-        """Sides of the views it looks at: the native size and, where it differs, the dense one."""
-        return self._sizes
+    def looks(self) -> tuple[Look, ...]:
+        """See `TeacherInTheLoop`: the native view and, where it differs, the dense one."""
+        return self.manifest.teacher.looks
 
     def answer(self, views: Sequence[CutView]) -> list[TeacherOutput]:
         """See `c2s.training.online.TeacherInTheLoop`."""
@@ -68,8 +66,8 @@ class OnlineTeacher:
         names = [str(view.sample.row) for view in views]
         device = self.teacher.device.type
         batch = Batch(self.manifest, rows, names, samples, None, lambda: self.teacher, device)
-        for i, size in enumerate(self.sizes):
-            keep_pixels(batch, size, np.stack([view.images[i] for view in views]))
+        for i, look in enumerate(self.looks):
+            keep_pixels(batch, *look, np.stack([view.images[i] for view in views]))
         for stage in self._stages:
             batch.add(stage.compute(batch))
         types = {path: self.manifest.arrays[path].dtype for path in self.paths}
@@ -113,7 +111,8 @@ def load_online_teacher(config: TrainConfig, manifest: Manifest) -> OnlineTeache
     )
 
     weights = config.teacher_weights or own_teacher(manifest.teacher.name)
-    spec = recorded_spec(manifest, *named_weights(weights))
+    masks = own_mask_teacher(manifest.teacher)
+    spec = recorded_spec(manifest, *named_weights(weights), masks)
     teacher = load_recorded(manifest, spec, device=_device(config), options=FILE_OR_FOLDER)
     return OnlineTeacher(manifest, teacher, sorted(config.method.examples(manifest).teacher_paths))
 

@@ -86,6 +86,11 @@ class Colours:
 class Mute(Colours):
     """It has no text tower, as a teacher of images alone."""
 
+    def info(self):
+        said = Colours(self.spec, self.device, None).info()
+        digest = teacher_digest(said.tower_digest, None)
+        return said.model_copy(update={"text_digest": None, "digest": digest})
+
     @property
     def text(self):
         from c2s_cache import ConfigError

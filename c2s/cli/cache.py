@@ -21,7 +21,10 @@ from c2s.cli.cache_options import (
     DenseSizeOption,
     JsonOption,
     LimitOption,
+    MaskPretrainedOption,
+    MaskTeacherOption,
     MethodOption,
+    MovedMaskTeacherOption,
     MovedPretrainedOption,
     MovedTeacherOption,
     OutOption,
@@ -58,6 +61,8 @@ def build(
     out: OutOption = None,
     teacher: TeacherOption = None,
     pretrained: PretrainedOption = None,
+    mask_teacher: MaskTeacherOption = None,
+    mask_pretrained: MaskPretrainedOption = None,
     method: MethodOption = None,
     stage: StageOption = None,
     views: ViewsOption = None,
@@ -99,6 +104,8 @@ def build(
         stages=stage or (),
         teacher=teacher,
         pretrained=pretrained,
+        mask_teacher=mask_teacher,
+        mask_pretrained=mask_pretrained,
         views=views,
         dense=dense,
         dense_size=dense_size,
@@ -129,6 +136,7 @@ def derive(
     stage: StageOption = None,
     teacher: MovedTeacherOption = None,
     pretrained: MovedPretrainedOption = None,
+    mask_teacher: MovedMaskTeacherOption = None,
     workers: WorkersOption = None,
     scheduler: SchedulerOption = None,
     json_: JsonOption = False,
@@ -142,7 +150,7 @@ def derive(
     from c2s.cli.cache_request import stage_settings
     from c2s.config import require_said_once, resolve
     from c2s.datasets import load_dataset
-    from c2s.shapes.defaults import own_teacher
+    from c2s.shapes.defaults import own_mask_teacher, own_teacher
     from c2s.terminal import BuildBar
     from c2s_cache import open_cache
     from c2s_pipeline.extras import require
@@ -165,14 +173,18 @@ def derive(
     options = {
         "teacher": teacher,
         "pretrained": pretrained,
+        "mask_teacher": mask_teacher,
         **groups,
     }
     require_said_once(set_ or (), options)
     options["teacher"] = teacher or own_teacher(base.teacher.name)
+    options["mask_teacher"] = mask_teacher or own_mask_teacher(base.teacher)
     further = [name_of(reference) for reference in stage or ()]  # before any is looked up
     recorded = recorded_request(base).model_dump()
     if teacher is not None:
         recorded["pretrained"] = None  # the recorded weights are another teacher's
+    if mask_teacher is not None:
+        recorded["mask_pretrained"] = None
     recorded["stages"] = (*recorded["stages"], *groups, *further)
     request = resolve(request_model(), recorded, config, set_ or (), options)
     with BuildBar() as bar:
@@ -206,6 +218,7 @@ def verify(
     stage: OwnStageOption = None,
     teacher: MovedTeacherOption = None,
     pretrained: MovedPretrainedOption = None,
+    mask_teacher: MovedMaskTeacherOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Check a cache; exit code 0 only if it is whole and sound.
@@ -213,9 +226,9 @@ def verify(
     Every byte is read: structure, receipts, checksums, label leakage, image digests. Then, without
     --quick, the teacher runs again on some rows, and its tokens and grids must be those stored.
     """
-    if quick and (teacher or pretrained):
+    if quick and (teacher or pretrained or mask_teacher):
         raise ConfigError(
-            "--quick needs no teacher, so --teacher and --pretrained cannot act.",
+            "--quick needs no teacher, so --teacher, --pretrained and --mask-teacher cannot act.",
             "Leave out either.",
         )
     from c2s.cli.verify_report import report_findings
@@ -232,7 +245,7 @@ def verify(
         findings = run(cache, content(cache), lambda done, total: advance(1))
     live = None
     if not quick and not findings:
-        live = _spot_check(cache, sample, seed, teacher, pretrained)
+        live = _spot_check(cache, sample, seed, teacher, pretrained, mask_teacher)
         findings += live.findings
     report_findings(cache, findings, live, json_)
     if findings:
@@ -240,9 +253,14 @@ def verify(
 
 
 def _spot_check(
-    cache: Any, sample: int, seed: int, teacher: str | None, pretrained: str | None
+    cache: Any,
+    sample: int,
+    seed: int,
+    teacher: str | None,
+    pretrained: str | None,
+    mask_teacher: str | None,
 ) -> Any:
-    from c2s.shapes.defaults import own_teacher
+    from c2s.shapes.defaults import own_mask_teacher, own_teacher
     from c2s.terminal import bar
     from c2s_pipeline.extras import require
 
@@ -255,7 +273,8 @@ def _spot_check(
 
     m = cache.manifest
     found = teacher or (own_teacher(m.teacher.name) if pretrained is None else None)
-    model = load_recorded(m, recorded_spec(m, found, pretrained), NO_TEACHER)
+    masks = mask_teacher or own_mask_teacher(m.teacher)
+    model = load_recorded(m, recorded_spec(m, found, pretrained, masks), NO_TEACHER)
     rows = sample_rows(cache, sample, seed)
     with bar("teacher", len(rows), "rows") as advance:
         return spot_check(cache, model, rows, advance)
@@ -268,6 +287,8 @@ def plan(
     out: OutOption = None,
     teacher: TeacherOption = None,
     pretrained: PretrainedOption = None,
+    mask_teacher: MaskTeacherOption = None,
+    mask_pretrained: MaskPretrainedOption = None,
     method: MethodOption = None,
     stage: StageOption = None,
     views: ViewsOption = None,
@@ -304,6 +325,8 @@ def plan(
         stages=stage or (),
         teacher=teacher,
         pretrained=pretrained,
+        mask_teacher=mask_teacher,
+        mask_pretrained=mask_pretrained,
         views=views,
         dense=dense,
         dense_size=dense_size,

@@ -113,6 +113,21 @@ PretrainedOption = Annotated[
         "[default: openai]."
     ),
 ]
+MaskTeacherOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Another teacher, whose dense features masks are made of; it needs no text tower [default: --teacher]."
+    ),
+]
+MaskPretrainedOption = Annotated[
+    str | None, typer.Option(help="Weight tag or file of --mask-teacher.")
+]
+MovedMaskTeacherOption = Annotated[
+    str | None,
+    typer.Option(
+        "--mask-teacher", help="The mask teacher of the cache, if it is not where it was."
+    ),
+]
 MovedTeacherOption = Annotated[
     str | None,
     typer.Option("--teacher", help="open_clip model or local-dir, if it is not where it was."),

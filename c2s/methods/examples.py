@@ -31,13 +31,17 @@ TeacherOutput = Mapping[str, NDArray[Any]]
 """What the teacher says of one view: array path -> what a cache holds there."""
 
 
+Look = tuple[int, Interpolation]
+"""How an online teacher sees a view: side in pixels, and how it is resampled to that."""
+
+
 @dataclass(frozen=True)
 class CutView:
     """A view as a loader process cuts it, without the teacher's part.
 
     `sample` as stored (without the encoded image where `images` are there); `crop` the view at the
-    student's size, 255 for labels that the cache does not have; `images` uint8 [s, s, 3], the view at each
-    size s of an online teacher; `jitter` float32 [5] or None, see `draw_jitter`.
+    student's size, 255 for labels that the cache does not have; `images` uint8 [s, s, 3], the view as
+    an online teacher sees it; `jitter` float32 [5] or None, see `draw_jitter`.
     """
 
     sample: Sample
@@ -94,16 +98,14 @@ def source_labels(sample: Sample) -> NDArray[np.uint8]:
 def cut_view(
     sample: Sample,
     size: int,
-    teacher_sizes: tuple[int, ...] = (),
-    interpolation: Interpolation = "bicubic",
+    looks: tuple[Look, ...] = (),
 ) -> CutView:
     """Decode and cut a cached view, exactly as the builder cut it for the teacher; not distorted.
 
     Args:
         sample: as stored, with `PIXELS`.
         size: S, side of the student's view in pixels.
-        teacher_sizes: sides of the views of an online teacher.
-        interpolation: of these, `TeacherInfo.interpolation`.
+        looks: how an online teacher sees them.
 
     Raises:
         UnreadableImage: the stored bytes cannot be decoded.
@@ -111,10 +113,10 @@ def cut_view(
     image = decode_image(sample[IMAGE].tobytes())
     box, flip = sample[BOX], bool(sample[FLIP])
     view = crop(image, source_labels(sample), box, flip, size)
-    if not teacher_sizes:
+    if not looks:
         return CutView(sample, view)
     arrays = {path: values for path, values in sample.arrays.items() if path != IMAGE}
-    images = tuple(crop_image(image, box, flip, s, interpolation) for s in teacher_sizes)
+    images = tuple(crop_image(image, box, flip, *look) for look in looks)
     return CutView(replace(sample, arrays=arrays), view, images)
 
 

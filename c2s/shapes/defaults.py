@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from c2s_cache.manifest import TeacherInfo
+
 TEACHER_FOLDER = Path(__file__).parent / "shapes-clip"
 TEACHER = f"local-dir:{TEACHER_FOLDER}"
 ENCODER = Path(__file__).parent / "shapes-net" / "encoder.safetensors"
@@ -48,3 +50,8 @@ def build_defaults(dataset: str, teacher: str | None) -> dict[str, Any]:
 def own_teacher(name: str) -> str | None:
     """Where the teacher lies that caches and runs, which keep no paths, know by this name; None: it is not ours."""
     return TEACHER if name == f"local-dir:{TEACHER_FOLDER.name}" else None
+
+
+def own_mask_teacher(info: TeacherInfo) -> str | None:
+    """The same of the model that gives the dense features beside a teacher; None also where there is none."""
+    return None if info.mask_teacher is None else own_teacher(info.mask_teacher.name)

@@ -107,7 +107,7 @@ class C2SDataModule(pl.LightningDataModule):
             config.jitter,
             rank,
             world_size,
-            teacher_sizes=() if self.teacher is None else self.teacher.sizes,
+            looks=() if self.teacher is None else self.teacher.looks,
             fresh=config.augment if config.views == "fresh" else None,
             accumulate=config.accumulate,
             view_cache_bytes=view_cache_bytes(config),

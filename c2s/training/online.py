@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from c2s.methods.examples import CutView, TeacherOutput
+from c2s.methods.examples import CutView, Look, TeacherOutput
 from c2s_cache.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ class TeacherInTheLoop(Protocol):
     """CLIP in the training loop, by the functions that build caches."""
 
     @property
-    def sizes(self) -> tuple[int, ...]:
-        """Sides in pixels at which it looks at a view; loader processes cut the views to them."""
+    def looks(self) -> tuple[Look, ...]:
+        """Sides in pixels at which it looks at a view, and how; loader processes cut the views so."""
 
     def answer(self, views: Sequence[CutView]) -> list[TeacherOutput]:
         """What it says of each view of a batch."""

@@ -28,6 +28,7 @@ from c2s.methods.examples import (
     FLIP,
     CutView,
     Examples,
+    Look,
     TrainingExample,
     cut_view,
     source_labels,
@@ -62,7 +63,7 @@ class BatchStream(IterableDataset[Batch | list[CutView]]):
         jitter: draw photometric distortions.
         rank, world_size: which part of each micro-batch.
         accumulate: micro-batches per batch.
-        teacher_sizes: sides of the views of an online teacher; batches are then lists of cut views,
+        looks: how an online teacher sees views; batches are then lists of cut views,
             which become a `Batch` once the teacher has answered.
         fresh: how to draw new views in place of the cached ones.
         view_cache_bytes: bytes of finished examples that may be kept. If all views of the cache fit, each is made once.
@@ -79,7 +80,7 @@ class BatchStream(IterableDataset[Batch | list[CutView]]):
         jitter: bool,
         rank: int = 0,
         world_size: int = 1,
-        teacher_sizes: tuple[int, ...] = (),
+        looks: tuple[Look, ...] = (),
         fresh: AugmentConfig | None = None,
         accumulate: int = 1,
         view_cache_bytes: int = 0,
@@ -89,7 +90,7 @@ class BatchStream(IterableDataset[Batch | list[CutView]]):
         self.start, self.stop = start, stop
         self.size, self.jitter = size, jitter
         self.rank, self.world_size = rank, world_size
-        self.teacher_sizes, self.fresh = teacher_sizes, fresh
+        self.looks, self.fresh = looks, fresh
         self.accumulate = accumulate
         pixels = sum(sequence.block_sizes) * sequence.views * size**2
         # Views that are drawn anew are never seen again.
@@ -105,7 +106,7 @@ class BatchStream(IterableDataset[Batch | list[CutView]]):
         cache = self.cache
         if isinstance(cache, (str, Path)):
             cache = Cache(cache, self.manifest)
-        untold = self.examples.teacher_paths if self.teacher_sizes else frozenset()
+        untold = self.examples.teacher_paths if self.looks else frozenset()
         blocks = _BlockWindow(cache, self.sequence.shuffle_blocks, self.examples.paths - untold)
         kept: dict[Any, TrainingExample] = {}
         worker = get_worker_info()
@@ -115,7 +116,7 @@ class BatchStream(IterableDataset[Batch | list[CutView]]):
         for number in range(begin + first, end, stride):
             step, micro = divmod(number, self.accumulate)
             refs = self.sequence.batch(step, micro * self.world_size + self.rank, parts)
-            if self.teacher_sizes:
+            if self.looks:
                 yield [self._distorted(self._cut(blocks, ref), ref) for ref in refs]
             else:
                 made = [self._distorted(self._example(blocks, kept, ref), ref) for ref in refs]
@@ -129,8 +130,7 @@ class BatchStream(IterableDataset[Batch | list[CutView]]):
             drawn = {BOX: np.array(box), FLIP: np.array(flip)}
             sample = replace(sample, arrays={**sample.arrays, **drawn})
         with _naming(blocks.cache, sample):
-            interpolation = blocks.cache.manifest.teacher.interpolation
-            return cut_view(sample, self.size, self.teacher_sizes, interpolation)
+            return cut_view(sample, self.size, self.looks)
 
     def _example(
         self, blocks: _BlockWindow, kept: dict[Any, TrainingExample], ref: SampleRef

@@ -42,7 +42,9 @@ class TeacherInfo(_Model):
     (height, width) tokens of `dense_dim` channels, those that `dense_features` names. `mean` and `std` are per RGB
     channel, in units of pixel / 255; `resize_mode` and `interpolation` say how it was trained to see a whole image (see
     `c2s_cache.views`). `logit_scale` and `logit_bias` are those of its training, score = scale * cosine + bias (None:
-    it has none). `precision` is the arithmetic of its passes, of `batch_size` images each.
+    it has none). `mask_teacher` is the other model that gives the dense features, if there is one: `dense_size`,
+    `dense_features`, `dense_dim` and `grid` are then that one's, and `digest` covers both. `precision` is the
+    arithmetic of its passes, of `batch_size` images each.
     """
 
     name: str
@@ -63,8 +65,27 @@ class TeacherInfo(_Model):
     interpolation: Interpolation = "bicubic"
     logit_scale: float | None = None
     logit_bias: float | None = None
+    mask_teacher: TeacherInfo | None = None
     precision: str = "float32"
     batch_size: int = Field(default=32, gt=0)
+
+    @property
+    def dense_tower(self) -> TeacherInfo:
+        """The model that gives the dense features."""
+        return self.mask_teacher or self
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether a dense pass gives the embeddings of native images, too."""
+        return self.mask_teacher is None and self.dense_size == self.image_size
+
+    @property
+    def looks(self) -> tuple[tuple[int, Interpolation], ...]:
+        """Sides in pixels at which it sees a view, and how it is resampled to them."""
+        native, dense = self.image_size, self.dense_size
+        return tuple(
+            dict.fromkeys([(native, self.interpolation), (dense, self.dense_tower.interpolation)])
+        )
 
 
 class ArrayRecord(_Model):
@@ -238,7 +259,8 @@ class Manifest(_Model):
     def _facts(self) -> dict[str, Any]:
         """All that a stage may list."""
         own = self.model_dump(mode="json", exclude={"stages"})
-        return own | {"num_classes": self.num_classes}
+        dense_tower = own["teacher"]["mask_teacher"] or own["teacher"]
+        return own | {"num_classes": self.num_classes, "dense_tower": dense_tower}
 
     @property
     def blocks(self) -> int:

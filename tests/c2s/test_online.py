@@ -54,7 +54,9 @@ def replays(cache, steps=12):
     paths = PATHS | (DENSE & cache.manifest.arrays.keys())
     blocks = [cache.read_block(number, paths) for number in range(cache.blocks)]
     examples = ClipToSegConfig().examples(cache.manifest)
-    stream = BatchStream(cache.path, sequence, examples, 0, steps, 64, True, teacher_sizes=(64,))
+    stream = BatchStream(
+        cache.path, sequence, examples, 0, steps, 64, True, looks=((64, "bicubic"),)
+    )
     for step, views in enumerate(stream):
         stored = [blocks[r.block].sample(r.item, r.view) for r in sequence.batch(step)]
         yield views, stored
@@ -65,7 +67,7 @@ def test_the_teacher_says_online_what_it_said_to_the_cache(cache, tmp_path):
     weights = {"method": {"weights": {"dense_distillation": 1}}}
     teacher = load_online_teacher(config(cache, tmp_path, **weights), opened.manifest)
     assert load_online_teacher(config(cache, tmp_path), opened.manifest).paths == sorted(TAUGHT)
-    assert teacher.sizes == (64,)
+    assert teacher.looks == ((64, "bicubic"),)
     flips, padded, regions = 0, 0, 0
     for views, stored in replays(opened):
         for view, said, s in zip(views, teacher.answer(views), stored, strict=True):

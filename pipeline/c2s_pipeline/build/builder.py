@@ -194,14 +194,7 @@ def load_teacher(request: BuildRequest) -> tuple[Teacher, TeacherSpec]:
 
     What there is to know of its weights is said on stderr.
     """
-    spec = TeacherSpec(
-        request.teacher,
-        request.pretrained,
-        request.dense_size,
-        request.dense_features,
-        request.precision,
-    )
-    teacher = registry.load_teacher(spec, default_device())
+    teacher = registry.load_teacher(request.spec, default_device())
     if teacher.notice is not None:
         print(f"note: {teacher.notice}", file=sys.stderr)
     return teacher, teacher.spec

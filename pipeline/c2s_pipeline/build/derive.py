@@ -30,7 +30,10 @@ from c2s_pipeline.stages.registry import imported_stages, known, recorded_stages
 from c2s_pipeline.teachers.base import Teacher, TeacherSpec
 from c2s_pipeline.teachers.recorded import load_recorded, recorded_spec
 
-TEACHER_FIELDS = ("teacher", "pretrained", "dense_size", "dense_features")
+TEACHER_FIELDS = (
+    *("teacher", "pretrained", "mask_teacher", "mask_pretrained"),
+    *("dense_size", "dense_features"),
+)
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from c2s_cache import DataError, Manifest, TeacherInfo
 from c2s_pipeline.source import ImageSource, SplitInfo
 from c2s_pipeline.stages.base import Outline, Stage, StageSettings
 from c2s_pipeline.stages.registry import closed, known, recorded_stages
-from c2s_pipeline.teachers.base import Precision
+from c2s_pipeline.teachers.base import Precision, TeacherSpec
 from c2s_pipeline.teachers.recorded import recorded_spec
 from c2s_pipeline.teachers.tower import DenseFeatures
 
@@ -26,14 +26,17 @@ class BuildRequest(BaseModel):
     class that has them. `stages` is what the cache is to hold, closed under what they need; None: all that c2s has.
     `teacher` and `pretrained` name the CLIP model, which is run with `precision` on `batch_size` images at a time;
     `dense_size` is the input side of its dense pass in pixels (default: its native size), `dense_features` says which
-    tokens that gives. `view_size` is the side at which students see a view. `block_rows` rows make a block; `seed`
-    shuffles the rows and draws views; `limit` takes only the first so many images of the shuffled split.
+    tokens that gives; `mask_teacher` and `mask_pretrained` name another model that gives them. `view_size` is the side
+    at which students see a view. `block_rows` rows make a block; `seed` shuffles the rows and draws views; `limit`
+    takes only the first so many images of the shuffled split.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     stages: tuple[str, ...] | None = None
     teacher: str = "ViT-B-16"
     pretrained: str | None = None
+    mask_teacher: str | None = None
+    mask_pretrained: str | None = None
     dense_size: int | None = Field(default=None, ge=1, le=8192)
     dense_features: DenseFeatures = "plain"
     precision: Precision = "float32"
@@ -42,6 +45,21 @@ class BuildRequest(BaseModel):
     block_rows: int = Field(default=128, ge=1, le=65536)
     seed: int = Field(default=0, ge=0, lt=2**32)
     limit: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> BuildRequest:
+        if self.mask_pretrained is not None and self.mask_teacher is None:
+            raise ValueError("mask_pretrained has no effect without mask_teacher")
+        return self
+
+    @property
+    def spec(self) -> TeacherSpec:
+        """How to load the teacher."""
+        dense = (self.dense_size, self.dense_features, self.precision)
+        masks = None
+        if self.mask_teacher is not None:
+            masks = TeacherSpec(self.mask_teacher, self.mask_pretrained, *dense)
+        return TeacherSpec(self.teacher, self.pretrained, *dense, mask_teacher=masks)
 
     def stage(self, name: str) -> Stage:
         """A stage with the settings of this request."""
@@ -100,6 +118,8 @@ def recorded_request(manifest: Manifest) -> BuildRequest:
         stages=tuple(stages),
         teacher=spec.name,
         pretrained=spec.pretrained,
+        mask_teacher=spec.mask_teacher and spec.mask_teacher.name,
+        mask_pretrained=spec.mask_teacher and spec.mask_teacher.pretrained,
         dense_size=info.dense_size,
         dense_features=info.dense_features,
         precision=info.precision,

@@ -43,9 +43,9 @@ CLS_FACTS = (
 )
 """What decides an image embedding, beside the image."""
 DENSE_FACTS = (
-    *("teacher.tower_digest", "teacher.precision", "teacher.batch_size"),
-    *("teacher.dense_size", "teacher.dense_features", "teacher.mean", "teacher.std"),
-    "teacher.interpolation",
+    *("dense_tower.tower_digest", "teacher.precision", "teacher.batch_size"),
+    *("dense_tower.dense_size", "dense_tower.dense_features"),
+    *("dense_tower.mean", "dense_tower.std", "dense_tower.interpolation"),
 )
 """What decides dense features, beside the image."""
 

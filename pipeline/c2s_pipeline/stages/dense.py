@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -113,9 +114,11 @@ class Dense(Stage):
 
 
 def dense_pass(batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """CLS float32 [n, D] and dense features float32 [n, h, w, C] of all views of a batch, from one pass."""
-    size = batch.manifest.teacher.dense_size
-    return batch.shared(DENSE_PASS, lambda: batch.dense(view_pixels(batch, size)))
+    """Embeddings float32 [n, D'] of the model that gives dense features, and these, float32 [n, h, w, C], of all views
+    of a batch, from one pass."""
+    tower = batch.manifest.teacher.dense_tower
+    pixels = partial(view_pixels, batch, tower.dense_size, tower.interpolation)
+    return batch.shared(DENSE_PASS, lambda: batch.dense(pixels()))
 
 
 def dense_passes(cache: Cache) -> Mapping[str, int]:

@@ -37,7 +37,7 @@ class GlobalCLS(Stage):
     def compute(self, batch: Batch) -> Items:
         """One pass a view at the native size; the dense pass gives the same where it has that size."""
         teacher = batch.manifest.teacher
-        if teacher.dense_size == teacher.image_size:
+        if teacher.one_pass:
             cls: NDArray[np.float32] = dense_pass(batch)[0]
         else:
             cls = batch.embed_images(view_pixels(batch, teacher.image_size))
@@ -45,8 +45,7 @@ class GlobalCLS(Stage):
 
     def passes(self, cache: Cache) -> Mapping[str, int]:
         """One a view."""
-        teacher = cache.manifest.teacher
-        same = teacher.dense_size == teacher.image_size
+        same = cache.manifest.teacher.one_pass
         views = int(np.count_nonzero(cache.column(USABLE))) * cache.manifest.views
         return {DENSE_PASS if same else self.name: views}
 

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from c2s_cache import ArrayRecord
 from c2s_cache.augment import AugmentConfig, draw_view, view_rng
+from c2s_cache.manifest import Interpolation
 from c2s_cache.views import canonical_box, crop_image, crop_labels, inside_image
 from c2s_pipeline.batch import Batch
 from c2s_pipeline.stages.base import Items, Outline, Stage, StageSettings
@@ -85,25 +86,35 @@ class Views(Stage):
             yield draw_view(labels, m.view_size, view_rng(m.seed, row, view), self.settings.augment)
 
 
-def keep_pixels(batch: Batch, size: int, pixels: NDArray[np.uint8]) -> None:
+def keep_pixels(
+    batch: Batch, size: int, interpolation: Interpolation, pixels: NDArray[np.uint8]
+) -> None:
     """Take all views of a batch at `size` pixels, uint8 [n, size, size, 3], as they were cut elsewhere."""
-    batch.shared(f"views at {size}", lambda: pixels)
+    batch.shared(_key(size, interpolation), lambda: pixels)
 
 
-def view_pixels(batch: Batch, size: int) -> NDArray[np.uint8]:
-    """All views of a batch at `size` pixels: uint8 [n, size, size, 3]."""
+def _key(size: int, interpolation: Interpolation) -> str:
+    return f"views at {size}, {interpolation}"
+
+
+def view_pixels(
+    batch: Batch, size: int, interpolation: Interpolation | None = None
+) -> NDArray[np.uint8]:
+    """All views of a batch at `size` pixels, as the teacher sees them or by another interpolation: uint8
+    [n, size, size, 3]."""
+    filtered = interpolation or batch.manifest.teacher.interpolation
 
     def cut() -> NDArray[np.uint8]:
-        views, interpolation = batch.manifest.views, batch.manifest.teacher.interpolation
+        views = batch.manifest.views
         places = zip(batch.items(BOX), batch.items(FLIP), strict=True)
         return np.stack(
             [
-                crop_image(image(batch, n // views), box, bool(flip), size, interpolation)
+                crop_image(image(batch, n // views), box, bool(flip), size, filtered)
                 for n, (box, flip) in enumerate(places)
             ]
         )
 
-    return batch.shared(f"views at {size}", cut)
+    return batch.shared(_key(size, filtered), cut)
 
 
 def view_labels(batch: Batch, size: int) -> list[tuple[NDArray[np.uint8], NDArray[np.bool_]]]:

@@ -37,6 +37,8 @@ class TeacherSpec:
         dense_features: which tokens are the dense features; see `c2s_pipeline.teachers.dense`.
         precision: arithmetic of the image passes; below float32 only on a GPU.
         activation: of a checkpoint file that does not tell; None: as the model's name says.
+        mask_teacher: another teacher whose dense features these are (None: its own); `dense_size` and
+            `dense_features` are then that one's.
 
     Raises:
         ConfigError: a folder, which brings its own weights, is given others.
@@ -48,6 +50,7 @@ class TeacherSpec:
     dense_features: DenseFeatures = "plain"
     precision: Precision = "float32"
     activation: Activation | None = None
+    mask_teacher: TeacherSpec | None = None
 
     @property
     def location(self) -> str | None:

@@ -23,8 +23,9 @@ from c2s_pipeline.teachers.clip_model import (
     find_weights,
     loading,
 )
+from c2s_pipeline.teachers.clip_names import RANDOM
 from c2s_pipeline.teachers.digest import weights_digest
-from c2s_pipeline.teachers.model_folder import load_tokenizer
+from c2s_pipeline.teachers.model_folder import load_tokenizer, trial_tokenizer
 from c2s_pipeline.teachers.weights_file import Weights, packed_weights
 
 NOT_TEXT = ("visual.", "logit_", "text_decoder.")
@@ -38,16 +39,17 @@ class OpenClipText:
 
     Args:
         model: the model, with or without its image tower, in evaluation mode.
-        name: of the teacher, whose tokenizer it takes.
+        spec: of the teacher, whose tokenizer it takes.
         device: where the model is.
 
     Raises:
         ConfigError, C2SError: its tokenizer cannot be loaded.
     """
 
-    def __init__(self, model: nn.Module, name: str, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, spec: TeacherSpec, device: torch.device) -> None:
         self.device, self._model = device, model
-        self._tokenizer = load_tokenizer(name)
+        tokenizer = trial_tokenizer if spec.pretrained == RANDOM else load_tokenizer
+        self._tokenizer = tokenizer(spec.name)
         self._turn = threading.Lock()
 
     @cached_property
@@ -92,7 +94,7 @@ def load_text(spec: TeacherSpec, device: torch.device) -> OpenClipText:
             model.visual = nn.Identity()
         else:
             model = _text_model(spec, file)
-    return OpenClipText(model.to(device), spec.name, device)
+    return OpenClipText(model.to(device), spec, device)
 
 
 def _text_model(spec: TeacherSpec, file: Path) -> nn.Module:

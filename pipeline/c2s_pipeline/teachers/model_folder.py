@@ -116,6 +116,20 @@ def load_tokenizer(name: str) -> Any:
         raise _unread(f"the tokenizer of teacher {name} cannot be loaded", source, error) from error
 
 
+def trial_tokenizer(name: str) -> Any:
+    """CLIP's own tokenizer in place of one of the Hub's, its ids brought into that one's range: random weights know no
+    words, so trials need no network.
+
+    Raises:
+        ConfigError, C2SError: as `model_config`.
+    """
+    text = model_config(name)["text_cfg"]
+    if not text.get("hf_tokenizer_name"):
+        return load_tokenizer(name)
+    tokenizer = require("open_clip", "build").SimpleTokenizer(text.get("context_length", 77))
+    return lambda sentences: tokenizer(sentences) % text["vocab_size"]
+
+
 def _unread(what: str, source: str, error: Exception) -> C2SError:
     """That a part of a text tower cannot be had from a folder or a repository of the hub, and what to do."""
     first = str(error).strip().partition("\n")[0]

@@ -66,7 +66,7 @@ class OpenClipTeacher(ImageTeacher):
     @cached_property
     def text(self) -> OpenClipText:
         """See `ImageTeacher`."""
-        return OpenClipText(self._model, self.spec.name, self.device)
+        return OpenClipText(self._model, self.spec, self.device)
 
     def digests(self) -> tuple[str, str]:
         """See `ImageTeacher`."""

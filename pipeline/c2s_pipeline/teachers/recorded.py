@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from c2s_cache import C2SError, CacheError, Manifest, MissingExtra, TeacherInfo
+from dataclasses import replace
+
+from c2s_cache import C2SError, CacheError, ConfigError, Manifest, MissingExtra, TeacherInfo
 from c2s_cache.plugins import CODE
 from c2s_pipeline.devices import default_device
 from c2s_pipeline.teachers.base import Teacher, TeacherSpec, TextEncoder
@@ -14,7 +16,10 @@ FILE_OR_FOLDER = "--teacher-weights FILE (or local-dir:FOLDER)"
 
 
 def recorded_spec(
-    manifest: Manifest, teacher: str | None = None, pretrained: str | None = None
+    manifest: Manifest,
+    teacher: str | None = None,
+    pretrained: str | None = None,
+    mask_teacher: str | None = None,
 ) -> TeacherSpec:
     """How to load the teacher that wrote a cache.
 
@@ -22,11 +27,21 @@ def recorded_spec(
         manifest: of the cache. It holds no paths: a local folder or checkpoint is known by its name.
         teacher: model name or local-dir to load it from instead.
         pretrained: weight tag or checkpoint file to load it from instead.
+        mask_teacher: the same of the one that gives the dense features, as one option names it.
 
     Raises:
-        C2SError: it is code, which the user does not name.
+        C2SError: it is code, which the user does not name; or a mask teacher is named and the cache has none.
     """
-    return _spec(manifest.teacher, teacher, pretrained, manifest.teacher.precision)
+    info = manifest.teacher
+    spec = _spec(info, teacher, pretrained, info.precision)
+    if info.mask_teacher is None:
+        if mask_teacher is not None:
+            raise ConfigError(
+                f"the cache has no mask teacher, so --mask-teacher {mask_teacher} cannot act."
+            )
+        return spec
+    masks = _spec(info.mask_teacher, *named_weights(mask_teacher), info.precision)
+    return replace(spec, mask_teacher=masks)
 
 
 def named_weights(option: str | None) -> tuple[str | None, str | None]:
@@ -136,4 +151,6 @@ def _require_same(what: str, spec: TeacherSpec, recorded: str, found: str, hint:
 
 
 def _called(info: TeacherInfo) -> str:
-    return f"{info.name}, {info.pretrained or 'own weights'}"
+    called = f"{info.name}, {info.pretrained or 'own weights'}"
+    masks = info.mask_teacher
+    return called if masks is None else f"{called}; masks by {_called(masks)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor
+from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -14,6 +15,7 @@ from c2s_cache.plugins import CODE, imported, loaded
 from c2s_pipeline.teachers.base import Teacher, TeacherSpec, TextEncoder
 from c2s_pipeline.teachers.clip_names import check_names
 from c2s_pipeline.teachers.open_clip_teacher import OpenClipTeacher
+from c2s_pipeline.teachers.paired import PairedTeacher
 from c2s_pipeline.teachers.transformers_teacher import TransformersTeacher, is_transformers
 
 GROUP = "c2s.teachers"
@@ -34,7 +36,10 @@ def load_teacher(
         MissingExtra: its library is not installed.
         C2SError: its weights cannot be loaded or downloaded.
     """
-    return _family(spec)(spec, torch.device(device), pool)
+    if spec.mask_teacher is None:
+        return _family(spec)(spec, torch.device(device), pool)
+    alone = replace(spec, mask_teacher=None, dense_size=None, dense_features="plain")
+    return PairedTeacher(*(load_teacher(one, device, pool) for one in (alone, spec.mask_teacher)))
 
 
 def load_text_encoder(spec: TeacherSpec, device: str | torch.device = "cpu") -> TextEncoder:
@@ -43,6 +48,7 @@ def load_text_encoder(spec: TeacherSpec, device: str | torch.device = "cpu") -> 
     Raises:
         ConfigError, MissingExtra, C2SError: as `load_teacher`; or it has none.
     """
+    spec = replace(spec, mask_teacher=None)
     family = _family(spec)
     alone: Callable[..., TextEncoder] | None = getattr(family, "load_text", None)
     if alone is None:

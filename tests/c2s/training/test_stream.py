@@ -223,7 +223,7 @@ def replays(cache, start=0, stop=5, **more):
 
 
 def test_an_online_teacher_is_shown_the_cached_views(cache):
-    for step, batch in enumerate(replays(cache, teacher_sizes=(16, 24))):
+    for step, batch in enumerate(replays(cache, looks=tuple((s, "bicubic") for s in (16, 24)))):
         for view, s in zip(batch, samples(cache, step), strict=True):
             assert [i.shape[0] for i in view.images] == [16, 24]
             for image in (view.crop.image, *view.images):
@@ -236,7 +236,7 @@ def test_an_online_teacher_is_shown_the_cached_views(cache):
 
 def test_fresh_views_are_new_at_every_position_and_repeatable(tiny_cache):
     cache = open_cache(tiny_cache)
-    options = {"teacher_sizes": (16,), "fresh": AugmentConfig()}
+    options = {"looks": ((16, "bicubic"),), "fresh": AugmentConfig()}
     whole = replays(cache, **options)
     boxes = {tuple(v.sample["views/box"]) for batch in whole for v in batch}
     assert len(boxes) == 20
