@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from c2s_cache import Cache
 MUCH = 0.001
 """Share of pixels of no class from which on they may be those of a class that nobody named."""
 SHOWN = 8
+PLACEHOLDER = "class {}"
+"""Name that a class has until somebody says what it is."""
 
 
 @dataclass(frozen=True)
@@ -60,4 +63,15 @@ def never_seen(
     return (
         f"{said}; and {100 * share:.1f} % of the pixels are of no class (255, or `ignore:`). If 255 is a class, "
         f"say so in classes.yaml, for example 255: {absent[0]}."
+    )
+
+
+def unnamed(classes: Sequence[str]) -> str | None:
+    """That classes are called by their number, as a sentence; None: none is."""
+    found = [name for name in classes if re.fullmatch(PLACEHOLDER.format(r"\d+"), name)]
+    if not found:
+        return None
+    return (
+        f"{len(found)} of {len(classes)} classes are called by a number, such as {found[0]!r}, which says nothing "
+        "to the text tower: write what they show."
     )

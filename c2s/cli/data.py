@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from c2s_cache.errors import ConfigError
+
 app = typer.Typer(help="List, show, check and prepare data sets.", no_args_is_help=True)
 RootOption = Annotated[
     Path | None,
@@ -32,7 +34,7 @@ def list_(root: RootOption = None, json_: JsonOption = False) -> None:
         found = f"  in {ds.root}" if ds.root and ds.root != base else ""
         typer.echo(f"{name:14} {len(ds.classes):4} classes, {len(ds.unseen):3} unseen{found}")
     typer.echo(
-        "./FOLDER       your own: images/, masks/ and classes.yaml (c2s data check ./FOLDER)"
+        "./FOLDER       your own: images/, masks/ and classes.yaml (c2s data init ./FOLDER writes it)"
     )
 
 
@@ -43,12 +45,27 @@ def show(
     split_file: Annotated[
         Path | None, typer.Option(help="YAML file with `unseen:`, class names or ids.")
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Picture to draw of twelve images, their label maps over them, and the crops that training sees."
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Of --out: the split [default: the first].")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Show the classes of a data set, which of them are unseen, and where to get it."""
+    from c2s.cli.data_sheet import write_sheet
     from c2s.datasets import load_dataset
 
     ds = load_dataset(name, root, split_file)
+    if out is not None:
+        write_sheet(ds, split, out)
+        return
+    if split is not None:
+        raise ConfigError("--split says which images --out draws; drop it.")
     splits = ds.descriptor.splits if ds.descriptor else {}
     expected = {split: list(layout.expected) for split, layout in splits.items()}
     download = ds.descriptor.download if ds.descriptor else ""
@@ -114,6 +131,33 @@ def check(
             typer.echo(f"not there: {sentence}", err=True)
     if any(report.problems for report in reports):
         raise typer.Exit(1)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Your folder of photos and label maps.")],
+) -> None:
+    """Write the classes.yaml of your own folder, by looking at its label maps.
+
+    Finds the folders of photos and label maps, how the names of the latter end, and the values or colours
+    that they hold. Names come from a list beside them (classes.txt, class_dict.csv, labelmap.txt, ...) if there
+    is one; else put them in.
+    """
+    from c2s.cli.folders import write_file
+    from c2s.datasets.custom import CLASSES_FILE
+    from c2s.datasets.draft import draft_classes
+
+    draft = draft_classes(folder)
+    write_file(folder / CLASSES_FILE, draft.text.encode())
+    typer.echo(
+        f"{folder}: {draft.pairs:,} photos in {draft.images} have a label map in {draft.masks}; "
+        f"{draft.looked:,} of these were looked at."
+    )
+    typer.echo(draft.text.rstrip())
+    if not draft.named:
+        typer.echo(f"Put the names of the classes into {folder / CLASSES_FILE}.")
+    where = folder if len(folder.parts) > 1 else f"./{folder}"
+    typer.echo(f"Then look: c2s data check {where}; c2s data show {where} --out sheet.png")
 
 
 @app.command()

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from c2s.annotation import never_seen
+from c2s.annotation import never_seen, unnamed
 from c2s.datasets.folder import FolderSplit
 from c2s.datasets.label_file import LabelError, read_label_file
 from c2s.datasets.split import DescribedSplit, Split
@@ -168,6 +168,8 @@ def check_split(
             _note_size(report, item.size)
         if progress is not None:
             progress(done, len(ids))
+    if (nameless := unnamed(split.classes)) is not None:
+        report.notes.append(nameless)
     if report.unlisted:
         counts = dict(enumerate(report.pixels[:-1].tolist()))
         odd = never_seen(split.classes, range(len(split.classes)), counts, report.unlisted)

@@ -14,7 +14,7 @@ from c2s.config import sentences, shown, validated
 from c2s.datasets.descriptor import Descriptor, LabelEncoding, SplitLayout
 from c2s.datasets.hub import class_names, hub_layouts
 from c2s.datasets.partition import unseen_ids
-from c2s.datasets.photos import SUFFIXES, is_hidden, walk, without
+from c2s.datasets.photos import SUFFIXES, is_hidden, list_photos, walk, without
 from c2s.strict_yaml import read_yaml
 from c2s_cache import ConfigError
 
@@ -139,14 +139,15 @@ def _photos(root: Path) -> Descriptor:
     write = "a list of class names or a mapping of mask values to names"
     if (root / "masks").is_dir():
         raise ConfigError(
-            f"{root} has masks, but no {CLASSES_FILE}.", f"Write one with `classes:`, {write}."
+            f"{root} has masks, but no {CLASSES_FILE}.",
+            f"Write one with `classes:`, {write}; or let the masks say: c2s data init {root}",
         )
-    if not any(
-        without(path, SUFFIXES) is not None and not is_hidden(Path(path).name)
-        for path in walk(root, SUFFIXES)
-    ):
+    names = (path for path in walk(root, ()) if not is_hidden(Path(path).name))
+    if all(without(path, SUFFIXES) is None for path in names):
+        passed_over = list_photos(root).passed_over
+        said = f" {passed_over}" if passed_over else ""
         raise ConfigError(
-            f"{root} is no data set: it has no {CLASSES_FILE} and no photo.",
+            f"{root} is no data set: it has no {CLASSES_FILE} and no photo.{said}",
             f"Put photos there; or photos into images/, label maps into masks/, and a {CLASSES_FILE} with "
             f"`classes:`, {write}.",
         )

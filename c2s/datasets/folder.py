@@ -110,7 +110,9 @@ class FolderSplit(DescribedSplit):
 
     @property
     def foreign_labels(self) -> str | None:
-        """What the folder of label maps holds in place of such, as a sentence; None: nothing that tells."""
+        """What the folder of label maps holds in place of those that are missing; None: nothing that tells."""
+        if not self.without_labels:
+            return None
         suffixes = tuple(encoding.suffix for encoding in self.descriptor.encodings)
         others = list_photos(self._label_folders[0], suffixes).others
         if not others or self.descriptor.download:
@@ -230,7 +232,9 @@ class FolderSplit(DescribedSplit):
             DataError: see `list_photos`; or no photo is in it.
         """
         suffixes = self.descriptor.image_suffixes
-        listing = list_photos(self._images, suffixes)
+        together = self.labelled and self._images in self._label_folders
+        endings = tuple(encoding.suffix for encoding in self.descriptor.encodings)
+        listing = list_photos(self._images, suffixes, labels=endings if together else ())
         if not listing.files:
             said = f" {listing.passed_over}" if listing.passed_over else ""
             raise DataError(

@@ -47,13 +47,19 @@ class Listing:
         return f"{which} passed over, no photos by their names: {', '.join(parts)}."
 
 
-def list_photos(folder: Path, suffixes: tuple[str, ...] = SUFFIXES, deep: bool = True) -> Listing:
+def list_photos(
+    folder: Path,
+    suffixes: tuple[str, ...] = SUFFIXES,
+    deep: bool = True,
+    labels: tuple[str, ...] = (),
+) -> Listing:
     """The photos of a folder.
 
     Args:
         folder: where to look.
         suffixes: what follows a photo's id in its name, in either case.
         deep: also in the folders below.
+        labels: what follows an id in the names of label maps that lie in the same folder.
 
     Raises:
         DataError: two have one id, a name is no UTF-8, or see `walk`.
@@ -63,6 +69,8 @@ def list_photos(folder: Path, suffixes: tuple[str, ...] = SUFFIXES, deep: bool =
     hidden = 0
     for path in walk(folder, suffixes, deep):
         found = without(path, suffixes)
+        if labels and without(path, labels) is not None:
+            continue
         if is_hidden(PurePosixPath(path).name):
             hidden += found is not None
         elif found is None:

@@ -249,3 +249,68 @@ def test_an_interrupted_check_ends_at_once_without_a_traceback():
     assert process.returncode == 130
     assert "interrupted" in err
     assert "Traceback" not in err
+
+
+def test_from_a_folder_to_its_description_and_a_sheet_of_it(c2s, tmp_path, rng):
+    for name in "abc":
+        labels = class_map(rng, 2)
+        write_image(tmp_path / f"mine/images/{name}.jpg", labels)
+        write_values(tmp_path / f"mine/masks/{name}.png", labels, (0, 1))
+    code, out, _ = c2s("data", "init", "mine")
+    assert code == 0
+    assert "mine: 3 photos in images have a label map in masks; 3 of these were looked at." in out
+    assert "c2s data check ./mine; c2s data show ./mine --out sheet.png" in out
+    code, out, err = c2s("data", "check", "./mine")
+    assert code == 0
+    assert "2 of 2 classes are called by a number, such as 'class 0'" in err
+    assert c2s("data", "show", "./mine", "--out", "sheet.png")[:2] == (
+        0,
+        "sheet.png: 3 of 3 images of mine/train\n",
+    )
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.format == "PNG"
+    assert c2s("data", "init", "mine")[0] == 2
+    for wrong, message in (
+        (("--out", "sheet.doc"), "must end in .png, .jpg or .pdf"),
+        (("--out", "sheet.png", "--split", "val"), "no split 'val'"),
+        (("--split", "val"), "--split says which images --out draws"),
+    ):
+        assert message in c2s("data", "show", "./mine", *wrong)[2]
+
+
+def test_problems_of_a_kind_are_one_line_and_the_table_has_every_class(c2s, tmp_path, rng):
+    for i in range(30):
+        write_image(tmp_path / f"mine/images/{i:02}.jpg", np.zeros((8, 8), np.uint8))
+        Image.fromarray(np.full((8, 8), 11 if i < 25 else 1, np.uint8)).save(
+            (tmp_path / "mine/masks").mkdir(exist_ok=True) or tmp_path / f"mine/masks/{i:02}.png"
+        )
+    (tmp_path / "mine/classes.yaml").write_text("classes: [sky, road, tree]\nunseen: [tree]\n")
+    code, out, err = c2s("data", "check", "./mine")
+    assert code == 1
+    assert err.splitlines() == [
+        "error: mine/train: 25 images: the label map holds the label value 11, which is outside the 3 classes. The "
+        'first is 00 (83.3 % of the pixels). If it means "no label", write ignore: [11]; if it is a class, name it '
+        "in `classes:`."
+    ]
+    assert out.splitlines()[1:] == [
+        "    id  class     pixels  images",
+        "     0  sky            -       0  seen, but no pixel of it is annotated",
+        "     1  road     100.0 %       5",
+        "     2  tree           -       0  unseen, but no pixel of it is annotated",
+        "        no class       -       0",
+    ]
+    facts = json.loads(c2s("data", "check", "./mine", "--json")[1])["splits"][0]
+    assert len(facts["problems"]) == 25
+    assert [(k["count"], k["pixels"]) for k in facts["kinds"]] == [(25, 25 * 64)]
+    assert facts["occurs"] == {"sky": 0, "road": 5, "tree": 0}
+
+
+def test_what_is_passed_over_is_said_by_check_and_predict_alike(c2s, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/clip.mov").write_bytes(b"x")
+    said = "1 file is passed over, no photos by their names: 1 .mov."
+    assert said in c2s("data", "check", "./photos")[2]
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos/a.jfif")
+    code, _, err = c2s("data", "check", "./photos")
+    assert (code, err) == (0, f"note: photos/train: {said}\n")
+    assert f"note: photos: {said}" in c2s("predict", "photos", "--run", "none", "--out", "o")[2]
