@@ -44,10 +44,13 @@ def class_embeddings(
         try:
             from c2s_pipeline.teachers.recorded import load_recorded_text
             from c2s_pipeline.teachers.text import class_embeddings as embed
+            from c2s_pipeline.teachers.text import say_cut
 
             where = weights or _last_seen(info.teacher_weights) or own_teacher(info.teacher.name)
             encoder = load_recorded_text(info.teacher, where)
-            found = embed(encoder, unknown, info.templates or DEFAULT_TEMPLATES)
+            templates = info.templates or DEFAULT_TEMPLATES
+            found = embed(encoder, unknown, templates)
+            say_cut(encoder, unknown, templates)
         except (ModuleNotFoundError, MissingExtra) as error:
             package = error.name if isinstance(error, ModuleNotFoundError) else "open_clip"
             raise MissingExtra(

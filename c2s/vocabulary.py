@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -79,23 +78,3 @@ def unit_norm(embeddings: NDArray[np.floating]) -> NDArray[np.float32]:
         raise ConfigError("a text embedding is zero or not finite.")
     unit: NDArray[np.float32] = (embeddings / norms).astype(np.float32)
     return unit
-
-
-def named_classes(given: Sequence[object], where: str) -> tuple[tuple[str, ...], ...]:
-    """Names per class of what a command line or a file lists.
-
-    Args:
-        given: per class a text "cat | kitten", or a sequence of names.
-        where: they are given, for messages.
-
-    Raises:
-        ConfigError: no class, one without a name, or a name twice.
-    """
-    found = []
-    for each in given:
-        parts = each if isinstance(each, list | tuple) else str(each or "").split("|")
-        found.append(tuple(name for name in (str(part or "").strip() for part in parts) if name))
-    every = [name for names in found for name in names]
-    if not all(found) or len(every) != len(set(every)) or not every:
-        raise ConfigError(f"{where} must name distinct classes, each by one or several names.")
-    return tuple(found)

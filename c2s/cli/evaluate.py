@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from c2s.class_list import understood
 from c2s.cli.options import ALLOW_CODE
 from c2s.cli.settings import (
     Background,
@@ -71,6 +72,8 @@ def evaluate(
     words = data_vocabulary(opened, data, asked.vocabulary, asked.teacher_weights)
     if asked.synonyms == "mean":
         words = words.averaged()
+    if words.foreign:
+        typer.echo(understood(" | ".join(names) for names in words.names), err=True)
     ignored = []
     if asked.background == "ignored":
         if data.protocol.background is None:

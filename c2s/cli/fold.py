@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from c2s.class_list import understood
 from c2s.cli.options import ALLOW_CODE
 from c2s.cli.settings import ConfigOption, FoldConfig, SetOption, option, settled
 
@@ -42,6 +43,8 @@ def fold(
 
     opened = open_run(asked.run, allow_code)
     words = run_vocabulary(opened, asked.classes, asked.vocabulary, asked.teacher_weights)
+    if words.foreign:
+        typer.echo(understood(" | ".join(names) for names in words.names), err=True)
     model = fold_run(opened, words, asked.license)
     write_model(model, out, overwrite, asked.export)
     info = model.config

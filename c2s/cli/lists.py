@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from c2s.strict_yaml import LARGEST, parse_yaml
 from c2s_cache.errors import ConfigError
-from c2s_cache.text_file import read_text
 
 T = TypeVar("T")
 MOST = 1000
-LISTS = (".yaml", ".yml")
-
-Names = tuple[tuple[str, ...], ...]
-"""Per class its names."""
 
 
 def listed(text: str | None, option: str, read: Callable[[str], T]) -> list[T]:
@@ -53,29 +46,3 @@ def numbers(text: str, option: str) -> list[float]:
     if not all(abs(v) < float("inf") for v in values):
         raise ConfigError(f"{option} {text!r}: expected finite numbers.")
     return list(dict.fromkeys(values))
-
-
-def class_names(classes: Any) -> Names:
-    """Names per class of "cat | kitten, sofa", of a list of such texts or of lists, or of a YAML file with one.
-
-    Raises:
-        ConfigError: none, one twice, too many, or the file holds no list.
-    """
-    from c2s.vocabulary import named_classes
-    from c2s_cache.label_map import MOST_CLASSES
-
-    where, given = f"--classes {classes!r}", classes
-    if isinstance(classes, str) and classes.endswith(LISTS):
-        given = parse_yaml(
-            read_text(Path(classes), "list of classes", LARGEST, ConfigError), classes
-        )
-        where = classes
-    elif isinstance(classes, str):
-        given = [name for name in classes.split(",") if name.strip()]
-    if not isinstance(given, list | tuple):
-        raise ConfigError(f"{where} must be a list of names, or of lists of names.")
-    if len(given) > MOST_CLASSES:
-        raise ConfigError(
-            f"{where} names {len(given):,} classes; at most {MOST_CLASSES:,} are possible."
-        )
-    return named_classes(given, where)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from c2s.class_list import understood
 from c2s.cli.options import ALLOW_CODE
 from c2s.cli.settings import (
     ConfigOption,
@@ -59,9 +60,7 @@ def predict(
 
     check_folder(out)
     files = _image_files(images)
-    for file in (out / FACTS, *(file for path in files for file in _outputs(path, out))):
-        if file.is_dir():
-            raise ConfigError(f"--out {out}: {file} is a folder, where a file is to be written.")
+    _check_outputs(images, files, out)
     model, names = _predictor(asked, allow_code)
     facts = {"config": asked.model_dump(mode="json"), "classes": names}
     out.mkdir(parents=True, exist_ok=True)
@@ -89,7 +88,7 @@ def _image_files(given: list[Path]) -> list[Path]:
     """The images that are meant, those of folders by name.
 
     Raises:
-        ConfigError: a folder holds none, or two outputs would have one name.
+        ConfigError: a folder holds none.
     """
     from c2s.datasets.photos import SUFFIXES, list_photos
 
@@ -104,13 +103,36 @@ def _image_files(given: list[Path]) -> list[Path]:
         if not listing.files:
             raise ConfigError(f"There is no image in {path} ({', '.join(SUFFIXES)}).")
         files += sorted(path / name for name in listing.files.values())
-    stems = [path.stem for path in files]
-    twice = sorted({s for s in stems if stems.count(s) > 1})
-    if twice:
-        raise ConfigError(
-            f"Several images are called {twice[0]}; their outputs would overwrite each other."
-        )
-    return files
+    return list(dict.fromkeys(files))
+
+
+def _check_outputs(given: list[Path], files: list[Path], out: Path) -> None:
+    """Refuse outputs that would replace an image, each other, or a folder.
+
+    Raises:
+        ConfigError: they would; or the folder of outputs is one of photos, whose next reader would take them for such.
+    """
+    elsewhere = "Name another folder with --out."
+    if any(path.is_dir() and path.resolve() == out.resolve() for path in given):
+        raise ConfigError(f"--out {out} is the folder of photos itself.", elsewhere)
+    inputs = {path.resolve() for path in files}
+    sources: dict[str, Path] = {}
+    for path in files:
+        for file in _outputs(path, out):
+            if file.is_dir():
+                raise ConfigError(
+                    f"--out {out}: {file} is a folder, where a file is to be written."
+                )
+            if file.resolve() in inputs:
+                raise ConfigError(f"--out {out}: {file} would replace an image.", elsewhere)
+            other = sources.setdefault(file.name, path)
+            if other != path:
+                raise ConfigError(
+                    f"--out {out}: {other} and {path} would both be written as {file.name}.",
+                    "Rename one, or segment them into folders of their own.",
+                )
+    if (out / FACTS).is_dir():
+        raise ConfigError(f"--out {out}: {out / FACTS} is a folder, where a file is to be written.")
 
 
 def _segment(path: Path, model: Predictor, names: list[str], out: Path) -> None:
@@ -163,5 +185,7 @@ def _predictor(asked: PredictConfig, allow_code: bool) -> tuple[Predictor, list[
     words = run_vocabulary(opened, asked.classes, weights=asked.teacher_weights)
     if asked.synonyms == "mean":
         words = words.averaged()
+    if asked.classes is not None:
+        typer.echo(understood(" | ".join(names) for names in words.names), err=True)
     model = predictor(opened, words, mode=asked.mode, device=asked.device)
     return model, list(words.classes)

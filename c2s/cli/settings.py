@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import typer
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from c2s.cli.lists import LISTS, Names, class_names, numbers
+from c2s.class_list import FILE, Names, class_list
+from c2s.cli.lists import numbers
 from c2s_cache.errors import ConfigError
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
@@ -21,8 +22,8 @@ Mode = Literal["slide", "whole"]
 Background = Literal["own", "ignored"]
 Synonyms = Literal["max", "mean"]
 NAMES = (
-    'class names, several of one separated by |, e.g. "cat | kitten, sofa, grass"; or a YAML list of names, or '
-    "of lists of names"
+    'class names, several of one separated by |, e.g. "cat | kitten, sofa, grass", one with a comma in "", also '
+    "one a line; or @FILE that holds such a list, or one in YAML or JSON"
 )
 
 
@@ -31,7 +32,7 @@ def _offsets(value: Any) -> Any:
 
 
 def _names(value: Any) -> Any:
-    return None if value is None else class_names(value)
+    return None if value is None else class_list(value, "--classes")
 
 
 ModeField = Annotated[Mode, Field(description="sliding window, or whole images")]
@@ -80,7 +81,7 @@ class EvalConfig(_Words):
 
     def names(self) -> bool:
         """See `_Words`."""
-        return self.vocabulary == "names" or str(self.vocabulary).endswith(LISTS)
+        return self.vocabulary == "names" or str(self.vocabulary).startswith(FILE)
 
     dataset: str = Field(description="data set: see c2s data list")
     root: Path | None = Field(
@@ -98,7 +99,7 @@ class EvalConfig(_Words):
     vocabulary: str | None = Field(
         default=None,
         description="where text embeddings of another data set's classes come from: a cache of it, a .npy "
-        "file in class order, 'names' (by the teacher's text tower, c2s[build]), or a YAML list with the "
+        "file in class order, 'names' (by the teacher's text tower, c2s[build]), or @FILE with a list of the "
         "names of each class",
     )
     synonyms: SynonymsField = "max"

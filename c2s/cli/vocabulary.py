@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from c2s.cli.lists import LISTS, Names, class_names
+from c2s.class_list import FILE, Names, class_list
 from c2s_cache.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ def data_vocabulary(
     Args:
         run: opened run.
         data: the data set.
-        source: of another's text embeddings: a cache of it, a .npy file, "names", or a YAML list of names per
-            class, in its order; None: it is the run's own.
+        source: of another's text embeddings: a cache of it, a .npy file, "names", or @FILE with a list of the
+            names per class, in its order; None: it is the run's own.
         weights: see `class_embeddings`.
 
     Raises:
@@ -74,13 +74,13 @@ def data_vocabulary(
         check_classes(run, data.classes, data.name)
         return run.vocabulary
     names: Names = tuple((prompt,) for prompt in data.prompts)
-    if source.endswith(LISTS):
-        names = class_names(source)
+    if source.startswith(FILE):
+        names = class_list(source, "--vocabulary")
         if len(names) != len(data.classes):
             raise ConfigError(
-                f"{source} names {len(names)} classes; {data.name} has {len(data.classes)}."
+                f"{source.removeprefix(FILE)} names {len(names)} classes; {data.name} has {len(data.classes)}."
             )
-    if source == "names" or source.endswith(LISTS):
+    if source == "names" or source.startswith(FILE):
         embeddings = class_embeddings(run, _every(names), weights)
     else:
         embeddings = stored_embeddings(Path(source), run, data.classes, data.name)

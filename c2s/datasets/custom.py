@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from c2s.class_list import tidy
 from c2s.config import sentences, shown, validated
 from c2s.datasets.descriptor import Descriptor, LabelEncoding, SplitLayout
 from c2s.datasets.hub import class_names, hub_layouts
@@ -95,25 +96,32 @@ def describe_folder(root: Path) -> Descriptor:
         if source is None:
             raise ConfigError(f"{file}: `classes` must be a list or a mapping, got {given!r}.")
         given = class_names(source, given)
-    named = given if isinstance(given, dict) else dict(enumerate(given))
+    listed = given if isinstance(given, dict) else dict(enumerate(given))
+    named = {v: tidy(n, str(file)) for v, n in listed.items()}
+    if "" in named.values():
+        raise ConfigError(
+            f"{file}: the class of mask value {next(v for v, n in named.items() if not n)} has no name."
+        )
     kept = [v for v in sorted(named) if v not in content.ignore]
     classes = tuple(named[v] for v in kept)
     if not classes:
         raise ConfigError(f"{file}: `classes` is empty.")
     value_of = {class_name: v for v, class_name in named.items()}
-    for key, entries in (("prompts", content.prompts), ("colours", content.colours)):
+    prompts = {tidy(n, str(file)): p for n, p in content.prompts.items()}
+    colours_of = {tidy(n, str(file)): rgb for n, rgb in content.colours.items()}
+    for key, entries in (("prompts", prompts), ("colours", colours_of)):
         for class_name in entries:
             if class_name not in value_of:
                 raise ConfigError(f"{file}: `{key}` names {class_name!r}, which is no class.")
     values = {v: i for i, v in enumerate(kept)} | dict.fromkeys(content.ignore)
-    colours = {rgb: value_of[n] for n, rgb in content.colours.items()}
+    colours = {rgb: value_of[n] for n, rgb in colours_of.items()}
     name = content.name or root.resolve().name
     return Descriptor(
         name=name,
         short=re.sub(r"[^\w.-]+", "-", name),
         folder=root.name,
         classes=classes,
-        prompts=tuple(content.prompts.get(n, n) for n in classes),
+        prompts=tuple(prompts.get(n, n) for n in classes),
         unseen=unseen_ids(content.unseen, classes, str(file)),
         splits=_splits(root, content)
         if source is None

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from c2s.class_list import tidy
 from c2s.config import shown
 from c2s.strict_yaml import read_yaml
 from c2s_cache import ConfigError
@@ -53,6 +54,7 @@ def unseen_ids(entries: Any, classes: tuple[str, ...], where: str) -> tuple[int,
 
 
 def _class_id(entry: Any, classes: tuple[str, ...], where: str) -> int:
+    entry = tidy(entry, where) if isinstance(entry, str) else entry
     if isinstance(entry, str) and entry not in classes and re.fullmatch("0|[1-9][0-9]{0,5}", entry):
         entry = int(entry)
     if isinstance(entry, int) and not isinstance(entry, bool):

@@ -13,6 +13,7 @@ from c2s.text import cached_text
 from c2s.vocabulary import Vocabulary, unit_norm
 from c2s_cache.errors import ConfigError
 from c2s_cache.reader import Cache
+from c2s_cache.text_rows import require_told_apart
 
 
 def foreign_vocabulary(
@@ -30,7 +31,7 @@ def foreign_vocabulary(
         classes: what the classes are called, which counts as a name too; default: by their first names.
 
     Raises:
-        ConfigError: the shape is wrong, or a value is not finite or a row zero.
+        ConfigError: the shape is wrong, a value is not finite or a row zero, or two classes have one embedding.
     """
     count = sum(map(len, names))
     want = (count, run.embeddings.shape[1])
@@ -45,9 +46,10 @@ def foreign_vocabulary(
     classes = tuple(classes) or tuple(each[0] for each in names)
     known = [{c, *each} for c, each in zip(classes, names, strict=True)]
     unseen = tuple(i for i, each in enumerate(known) if annotated.isdisjoint(each))
-    return Vocabulary(
-        classes, unit_norm(embeddings), unseen, tuple(map(tuple, names)), foreign=True
-    )
+    rows = unit_norm(embeddings)
+    owners = [i for i, each in enumerate(names) for _ in each]
+    require_told_apart([n for each in names for n in each], rows, owners, "the class names")
+    return Vocabulary(classes, rows, unseen, tuple(map(tuple, names)), foreign=True)
 
 
 def stored_embeddings(

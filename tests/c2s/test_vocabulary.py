@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from c2s.vocabulary import Vocabulary, named_classes, unit_norm
+from c2s.vocabulary import Vocabulary, unit_norm
 from c2s_cache.errors import ConfigError
 
 
@@ -30,20 +30,3 @@ def test_several_names_become_one_embedding_of_unit_norm_between_them():
 
 def test_embeddings_are_brought_to_unit_norm():
     np.testing.assert_allclose(unit_norm(np.array([[3.0, 4.0]])), [[0.6, 0.8]], atol=1e-7)
-
-
-@pytest.mark.parametrize(
-    ("given", "names"),
-    [
-        (["cat|kitten", " sofa "], (("cat", "kitten"), ("sofa",))),
-        ([["cat", "kitten"], "sofa | couch"], (("cat", "kitten"), ("sofa", "couch"))),
-    ],
-)
-def test_names_of_classes(given, names):
-    assert named_classes(given, "here") == names
-
-
-@pytest.mark.parametrize("given", [[], ["a", "a"], ["a | b", "b"], ["a", "|"], ["a", None], [[]]])
-def test_names_must_tell_classes_apart(given):
-    with pytest.raises(ConfigError, match=r"^here must name distinct classes"):
-        named_classes(given, "here")

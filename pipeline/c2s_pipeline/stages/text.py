@@ -14,6 +14,7 @@ from pydantic import Field
 
 from c2s_cache import ArrayRecord, Block, ConfigError, StageRecord
 from c2s_cache.integrity import Finding
+from c2s_cache.text_rows import require_told_apart
 from c2s_pipeline.source import SplitInfo
 from c2s_pipeline.stages.base import Once, Outline, Stage, StageSettings
 from c2s_pipeline.teachers.templates import template_set
@@ -106,16 +107,19 @@ class Text(Stage):
     def compute_once(self, build: Once) -> Mapping[str, NDArray[Any]]:
         """The teacher's own embeddings, or imported ones that it takes for the right classes."""
         from c2s_pipeline.teachers.imported_text import check_rows
-        from c2s_pipeline.teachers.text import class_embeddings
+        from c2s_pipeline.teachers.text import class_embeddings, say_cut
 
         classes, settings = build.manifest.classes, self.settings
         names = settings.prompts or classes
         if settings.embeddings is None:
             sentences = build.manifest.stage(self.name).settings["templates"]
-            return {PATH: class_embeddings(build.teacher.text, names, sentences, build.progress)}
-        rows = self._imported(classes, build.manifest.teacher.dim)
-        if settings.check:
-            check_rows(rows, build.teacher, names, classes, settings.embeddings)
+            rows = class_embeddings(build.teacher.text, names, sentences, build.progress)
+            say_cut(build.teacher.text, names, sentences)
+        else:
+            rows = self._imported(classes, build.manifest.teacher.dim)
+            if settings.check:
+                check_rows(rows, build.teacher, names, classes, settings.embeddings)
+        require_told_apart(names, rows, range(len(names)), "the class names")
         return {PATH: rows}
 
     def project_once(self, build: Once) -> tuple[float, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,11 +11,14 @@ from einops import rearrange
 from numpy.typing import NDArray
 
 from c2s_cache import ConfigError
+from c2s_cache.text_rows import SAME
 from c2s_pipeline.lanes import lanes
 from c2s_pipeline.teachers.base import TextEncoder
 
 BATCH = 32
 """Sentences per pass of the text tower."""
+LONGEST = 4
+"""Sentences, the longest first, that are tried at a time for whether they are cut."""
 
 
 def class_embeddings(
@@ -46,3 +50,42 @@ def class_embeddings(
                 progress(min(number * BATCH, len(sentences)), len(sentences))
         mean = rearrange(torch.cat(features), "(n t) d -> n t d", t=len(templates)).mean(1)
         return torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
+
+
+def cut_names(encoder: TextEncoder, names: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Names of which the text tower does not read all: a further word behind their sentence changes nothing.
+
+    Args:
+        encoder: the text tower. One that takes "a a" for "a" does not show whether it cuts.
+        names: class names; of many, the longest are tried until some are read whole.
+        templates: sentences with one `{}` each, of which the longest counts.
+    """
+    template = max(templates, key=lambda t: len(t.encode()))
+    by_length = sorted(names, key=lambda name: -len(name.encode()))
+    cut: list[str] = []
+    for start in range(0, len(by_length), LONGEST):
+        tried = by_length[start : start + LONGEST]
+        sentences = [*(template.format(name) for name in tried), "a"]
+        longer = encoder.embed_text([f"{sentence} a" for sentence in sentences])
+        *same, blind = ((encoder.embed_text(sentences) - longer).norm(dim=1) <= SAME).tolist()
+        found = (
+            []
+            if blind
+            else [name for name, as_before in zip(tried, same, strict=True) if as_before]
+        )
+        if not found:
+            break
+        cut += found
+    return cut
+
+
+def say_cut(encoder: TextEncoder, names: Sequence[str], templates: Sequence[str]) -> None:
+    """Say on stderr which names the text tower does not read whole."""
+    cut = cut_names(encoder, names, templates)
+    if cut:
+        others = f" and of {len(cut) - 1} others" if len(cut) > 1 else ""
+        print(
+            f"note: the text tower reads only the beginning of the class name {cut[0][:80]!r}{others}; "
+            "what follows has no effect.",
+            file=sys.stderr,
+        )

@@ -49,7 +49,7 @@ def test_fold_writes_a_model_that_predict_takes(trained, tmp_path, invoke):
     model = SegmentationModel.from_pretrained(out)
     np.testing.assert_array_equal(labels, model.segment(Image.open(picture)))
     with pytest.raises(ConfigError, match="drop --classes"):
-        invoke("predict", picture, "--run", out, "--classes", "cow", "--out", tmp_path)
+        invoke("predict", picture, "--run", out, "--classes", "cow", "--out", tmp_path / "x")
     with pytest.raises(ModelError, match="--overwrite"):
         invoke("fold", "--run", trained, "--out", out)
     invoke("fold", "--run", trained, "--out", out, "--overwrite", "--license", "mit")

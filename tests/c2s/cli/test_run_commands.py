@@ -199,7 +199,7 @@ def test_label_images_have_8_bits_up_to_254_classes_and_16_beyond(
     """The last class wins everywhere."""
     rows = np.zeros((count, 16), np.float32)
     rows[:, 0] = np.linspace(-1, 1, count)
-    rows[-1] = 1
+    rows[:, 1] = 1
     monkeypatch.setattr("c2s.text_tower.class_embeddings", lambda *_: rows)
     same = lambda self, images: torch.ones(len(images), 16, 8, 8)  # noqa: E731
     monkeypatch.setattr("c2s.students.segformer.SegFormer.forward", same)
@@ -234,7 +234,9 @@ def test_a_class_may_have_several_names(trained, tmp_path, invoke):
     mean = predicted("mean", "--classes", ", ".join(groups), "--synonyms", "mean")
     rows = [[names[0], names[3]], [names[1], names[2]], [names[4], names[5]]]
     (tmp_path / "list.yaml").write_text(json.dumps(rows))
-    np.testing.assert_array_equal(predicted("file", "--classes", tmp_path / "list.yaml"), best)
+    np.testing.assert_array_equal(
+        predicted("file", "--classes", f"@{tmp_path / 'list.yaml'}"), best
+    )
     facts = json.loads((tmp_path / "mean" / "predict.json").read_text())
     assert facts["classes"] == [names[0], names[1], names[4]]
     assert facts["config"]["classes"] == rows
@@ -276,17 +278,17 @@ def test_eval_takes_names_for_the_classes_from_a_list(trained, other_dataset, tm
     """The data set's third class is known to the run by another name, which was annotated."""
     (tmp_path / "names.yaml").write_text("- [cat, grass]\n- cow\n- sky\n")
     across = ("eval", "--run", trained, "--dataset", "other", *EVAL, "--vocabulary")
-    facts = json.loads(invoke(*across, tmp_path / "names.yaml"))
+    facts = json.loads(invoke(*across, f"@{tmp_path / 'names.yaml'}"))
     assert [(c["name"], c["unseen"]) for c in facts["classes"]] == [
         ("cat", False),
         ("cow", True),
         ("zebra", False),
     ]
-    mean = json.loads(invoke(*across, tmp_path / "names.yaml", "--synonyms", "mean"))
+    mean = json.loads(invoke(*across, f"@{tmp_path / 'names.yaml'}", "--synonyms", "mean"))
     assert mean["config"]["synonyms"] == "mean"
     (tmp_path / "names.yaml").write_text("- cat\n")
     with pytest.raises(ConfigError, match="names 1 classes; other has 3"):
-        invoke(*across, tmp_path / "names.yaml")
+        invoke(*across, f"@{tmp_path / 'names.yaml'}")
 
 
 def test_predict_takes_folders_and_goes_on_after_a_broken_photo(trained, tmp_path, invoke):
@@ -316,11 +318,59 @@ def test_predict_waits_for_no_pipe_or_device(trained, tmp_path, invoke):
         invoke("predict", *named, "--run", trained, "--out", tmp_path / "out")
 
 
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of two photos, and digests of all its files."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, colour in (("a.png", "red"), ("b.jpg", "blue")):
+        Image.new("RGB", (40, 40), colour).save(folder / name)
+    return folder, lambda: {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_no_output_of_predict_replaces_a_photo_or_becomes_one(trained, photos, tmp_path, invoke):
+    folder, content = photos
+    before = content()
+    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.png").symlink_to(folder / "a.png")
+    run = ("--run", trained, "--device", "cpu", "--out")
+    for out in (folder, tmp_path / "link", folder / "." / ".." / "photos"):
+        with pytest.raises(ConfigError, match="is the folder of photos itself"):
+            invoke("predict", folder, *run, out)
+    for out in (folder, tmp_path / "out"):
+        with pytest.raises(ConfigError, match=r"a\.png would replace an image"):
+            invoke("predict", folder / "a.png", *run, out)
+    Image.new("RGB", (40, 40)).save(folder / "b_overlay.jpg")
+    with pytest.raises(ConfigError, match=r"would both be written as b_overlay\.png"):
+        invoke("predict", folder, *run, tmp_path / "o")
+    (folder / "b_overlay.jpg").unlink()
+    assert content() == before
+    invoke("predict", folder / "b.jpg", *run, folder)  # beside it, and under names of its own
+    assert {*content()} - {*before} == {"b.png", "b_overlay.png", "predict.json"}
+
+
+def test_predict_says_which_classes_it_understood(trained, photos, tmp_path):
+    words = [
+        "predict",
+        str(photos[0] / "b.jpg"),
+        "--run",
+        str(trained),
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    said = CliRunner().invoke(app, [*words, "--classes", "cow\nsky | cat"])
+    assert "2 classes: cow; sky | cat" in said.stderr
+    alone = CliRunner().invoke(app, [*words, "--classes", "cow"])
+    assert "1 class: cow. It fills every image" in alone.stderr
+    assert "class" not in CliRunner().invoke(app, words).stderr
+
+
 def test_predict_needs_the_text_tower_for_other_names(trained, tmp_path, monkeypatch, invoke):
     monkeypatch.setitem(sys.modules, "c2s_pipeline.teachers.text", None)
     with pytest.raises(MissingExtra, match=r"no text embedding of zebra.*c2s\[build\]"):
         invoke(
-            "predict", tmp_path / "x.png", "--run", trained, "--classes", "zebra", "--out", tmp_path
+            "predict", "x.png", "--run", trained, "--classes", "zebra", "--out", tmp_path / "out"
         )
 
 
@@ -341,7 +391,7 @@ def test_a_wrong_setting_is_named(tiny_cache, invoke):
         (("predict", "a.png", "--run", "r", "--classes", "a,a", "--out", "o"), "distinct"),
         (
             ("predict", "a.png", "b/a.jpg", "--run", "r", "--classes", "a", "--out", "o"),
-            "overwrite",
+            r"a\.png and b/a\.jpg would both be written as a\.png",
         ),
         (("eval", "--run", "nowhere", "--dataset", "shapes"), "not a run folder"),
     ],

@@ -294,3 +294,23 @@ def test_a_label_map_of_too_many_pixels_is_one_sentence_or_allowed(folder, monke
     monkeypatch.setenv("C2S_MAX_PIXELS", "many")
     with pytest.raises(ConfigError, match="C2S_MAX_PIXELS='many' is no number of pixels"):
         load_dataset(str(folder)).split("train").labels("b")
+
+
+def test_class_names_are_compared_in_one_form(folder):
+    """Composed, with single spaces, wherever the file names them; a blank one is none."""
+    names = ["cafe\u0301", " dog  house ", "grass"]
+    write_classes(
+        folder,
+        classes=names,
+        unseen=["dog house"],
+        prompts={"caf\u00e9": "coffee house"},
+    )
+    dataset = load_dataset(str(folder))
+    assert dataset.classes == ("caf\u00e9", "dog house", "grass")
+    assert (dataset.unseen, dataset.prompts[0]) == ((1,), "coffee house")
+    write_classes(folder, classes=["cat", " ", "grass"])
+    with pytest.raises(ConfigError, match=r"classes\.yaml: the class of mask value 1 has no name"):
+        load_dataset(str(folder))
+    write_classes(folder, classes=["caf\u00e9", "cafe\u0301"])
+    with pytest.raises(DataError, match="two classes called 'caf\u00e9'"):
+        load_dataset(str(folder))

@@ -29,8 +29,15 @@ from c2s_pipeline.teachers.imported_text import (
     load_embeddings,
 )
 from c2s_pipeline.teachers.registry import load_teacher
-from c2s_pipeline.teachers.templates import IMAGENET, MASKCLIP, TEMPLATES, ZEGCLIP, template_set
-from c2s_pipeline.teachers.text import class_embeddings
+from c2s_pipeline.teachers.templates import (
+    IMAGENET,
+    MASKCLIP,
+    SINGLE,
+    TEMPLATES,
+    ZEGCLIP,
+    template_set,
+)
+from c2s_pipeline.teachers.text import class_embeddings, cut_names, say_cut
 
 COCO = load_dataset("coco-stuff").classes
 FILES = {
@@ -278,3 +285,40 @@ def test_class_embeddings_do_not_depend_on_the_number_of_cores(shapes, monkeypat
         torch.set_num_threads(before)
     assert len(set(found)) == 1
     assert threads == {1}
+
+
+LONG = "red circle on " * 12
+
+
+@pytest.mark.parametrize(
+    ("classes", "named"),
+    [
+        (("Star", "star", "ring"), "'Star' from 'star'"),
+        (("star", "unicorn", "pony"), "'unicorn' from 'pony'"),
+        ((f"{LONG}sand", "ring", f"{LONG}waves"), "sand' from 'red circle"),
+    ],
+)
+def test_classes_that_the_text_tower_takes_for_one_are_refused(classes, named, shapes):
+    """In other letters, outside its vocabulary, or alike up to where it stops reading."""
+    _, teacher, request = shapes
+    stage = request().stage("text")
+    record = SimpleNamespace(settings={"templates": list(SINGLE)})
+    described = SimpleNamespace(classes=classes, stage=lambda name: record)
+    with pytest.raises(ConfigError, match=f"the class names: the text tower cannot tell .*{named}"):
+        stage.compute_once(Once(described, teacher, lambda done, total: None))
+
+
+def test_names_that_are_cut_are_found_among_the_longest(shapes, capsys):
+    text = shapes[1].text
+    names = ("ring", LONG, "star", f"{LONG}star", "red circle on sand", "heart", "dots")
+    assert sorted(cut_names(text, names, SINGLE)) == sorted([LONG, f"{LONG}star"])
+    assert cut_names(text, ("ring", "unicorn"), SINGLE) == []
+    say_cut(text, names, SINGLE)
+    assert "only the beginning of the class name 'red circle on" in capsys.readouterr().err
+    say_cut(text, ("ring",), SINGLE)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_text_tower_that_knows_no_further_word_cuts_nothing():
+    deaf = SimpleNamespace(embed_text=lambda sentences: torch.ones(len(sentences), 1))
+    assert cut_names(deaf, ("a long name", "b"), SINGLE) == []
