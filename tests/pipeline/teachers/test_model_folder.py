@@ -10,7 +10,7 @@ from conftest import TINY_MODEL
 
 from c2s_cache import C2SError, ConfigError
 from c2s_pipeline.teachers.base import TeacherSpec
-from c2s_pipeline.teachers.model_folder import load_tokenizer
+from c2s_pipeline.teachers.model_folder import load_tokenizer, trial_tokenizer
 from c2s_pipeline.teachers.registry import load_teacher
 
 CODE = """
@@ -128,3 +128,14 @@ def test_a_text_tower_that_is_nowhere_is_named_with_the_way_to_it(folder, monkey
     monkeypatch.setattr("c2s_pipeline.teachers.model_folder.hub_answers", lambda: False)
     name = folder(text_cfg={"hf_model_name": "someone/tower"})
     refused(name, folder.path, r"someone/tower is not on this machine, .*hf download someone/tower")
+
+
+def test_random_weights_need_no_tokenizer_of_the_hub(monkeypatch):
+    """Sentences differ, and each is of the model's own length and vocabulary."""
+    monkeypatch.setattr("c2s_pipeline.teachers.clip_text.load_tokenizer", None)
+    monkeypatch.setattr("c2s_pipeline.teachers.model_folder.load_tokenizer", lambda name: "own")
+    tokens = trial_tokenizer("ViT-B-16-SigLIP")(["a photo of a cat", "a photo of a tree"])
+    assert tokens.shape == (2, 64)
+    assert int(tokens.max()) < 32000
+    assert not (tokens[0] == tokens[1]).all()
+    assert trial_tokenizer("ViT-B-16") == "own"
