@@ -13,7 +13,7 @@ from PIL import Image
 
 from c2s.methods.clip_to_seg.examples import IGNORED
 from c2s.methods.clip_to_seg.examples import PATHS as TRAINING
-from c2s_cache.manifest import ArrayRecord, Manifest, StageRecord, TeacherInfo
+from c2s_cache.manifest import ArrayRecord, Manifest, Part, StageRecord, TeacherInfo, read_manifest
 from c2s_cache.pseudo_mask import pseudo_mask
 from c2s_cache.views import crop_labels, inside_image
 from c2s_cache.writer import BlockWriter, create_cache
@@ -42,7 +42,7 @@ def tiny_manifest(
     if tier == "int8":
         dense["dense/scale"] = ArrayRecord(axes=grid, dtype="float16")
     stages = [
-        stage("images", (), IMAGES, facts=("source",), axes={"axis": 2, "byte": 32}),
+        stage("images", (), IMAGES, facts=("parts",), axes={"axis": 2, "byte": 32}),
         stage("labels", ("images",), LABELS, facts=("unseen", "num_classes")),
         stage("views", ("images",), VIEWS, facts=("seed",), axes={"view": views, "edge": 4}),
         stage(
@@ -69,11 +69,9 @@ def tiny_manifest(
     return Manifest(
         dataset="tiny",
         split="train",
-        source={"drawn": seed},
-        order="0" * 64,
+        parts=(Part(source={"drawn": seed}, order="0" * 64, rows=rows),),
         classes=CLASSES,
         unseen=UNSEEN,
-        rows=rows,
         block_rows=block_rows,
         seed=seed,
         view_size=SIZE,
@@ -148,6 +146,18 @@ def write_cache(
     for block in range(manifest.blocks):
         _write_block(writer, manifest, block, rng)
     writer.write("text", 0, {"text/embeddings": text.astype(np.float32)})
+    return path
+
+
+def grow_cache(path: Path, rows: int, seed: int = 1) -> Path:
+    """Add a part of so many scenes to such a cache."""
+    before = read_manifest(path)
+    part = Part(source={"drawn": seed}, order="1" * 64, rows=rows)
+    manifest = before.of((*before.parts, part))
+    create_cache(path, manifest)
+    writer, rng = BlockWriter(path), np.random.default_rng(seed)
+    for block in range(before.blocks, manifest.blocks):
+        _write_block(writer, manifest, block, rng)
     return path
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from tiny_cache import tiny_manifest
 
-from c2s_cache import Cache, Manifest
+from c2s_cache import Cache, Manifest, Part
 from c2s_cache.lock import build_lock
 from c2s_cache.schema import array_specs
-from c2s_cache.writer import BlockWriter, create_cache
+from c2s_cache.writer import BlockWriter, create_cache, existing
 
 
 def dense_request() -> Manifest:
@@ -53,6 +53,22 @@ def change(folder: Path) -> None:
         writer = BlockWriter(path, token)
         for (stage, block), arrays in data.items():
             writer.write(stage, block, arrays)
+
+
+def grow(folder: Path) -> None:
+    """Let a cache grow by one part, unless it did, and write what is missing of it."""
+    path = folder / "a.zarr"
+    with build_lock(path) as token:
+        before = existing(path)
+        assert before is not None
+        part = Part(source={"drawn": 1}, order="1" * 64, rows=4)
+        create_cache(path, before.of((before.parts[0], part)))
+        writer = BlockWriter(path, token)
+        for block in range(writer.manifest.blocks):
+            for stage in writer.missing(block):
+                writer.write(
+                    stage, block, block_data(path, stage, block - before.blocks_of(0).stop)
+                )
 
 
 def mend(folder: Path) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from c2s.cli.cache_options import (
     AddressArgument,
+    AppendOption,
     BatchSizeOption,
     BlockRowsOption,
     CleanNamesOption,
@@ -89,6 +90,7 @@ def build(
             help="Change a cache of another request in place: only what depends on the change is computed.",
         ),
     ] = False,
+    append: AppendOption = False,
     scheduler: SchedulerOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -119,7 +121,7 @@ def build(
     from c2s_pipeline.build.builder import build as run
 
     with BuildBar() as bar:
-        report = run(source, request, out or usual, workers, bar, scheduler, update)
+        report = run(source, request, out or usual, workers, bar, scheduler, update, append)
     report_build(report, json_)
 
 
@@ -308,6 +310,7 @@ def plan(
     recipe: RecipeOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
+    append: AppendOption = False,
     sample: Annotated[int, typer.Option(min=1, help="Images that are tried.")] = 8,
     json_: JsonOption = False,
 ) -> None:
@@ -339,6 +342,7 @@ def plan(
     )
     from c2s_pipeline.build.plan import plan_build
 
+    place = out or usual
     with bar("trial", sample, "images") as advance:
-        found = plan_build(source, request, sample, workers, advance)
-    report_plan(found, out or usual, json_)
+        found = plan_build(source, request, sample, workers, advance, place if append else None)
+    report_plan(found, place, json_)

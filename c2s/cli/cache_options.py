@@ -165,6 +165,13 @@ UncheckedTextOption = Annotated[
         help="Take these rows even if the teacher takes them for other classes.",
     ),
 ]
+AppendOption = Annotated[
+    bool,
+    typer.Option(
+        "--append",
+        help="Add the images that came to the data set since, in blocks of their own; what is there stays as it is.",
+    ),
+]
 LimitOption = Annotated[int | None, typer.Option(help="Only so many images of the split.")]
 BatchSizeOption = Annotated[int | None, typer.Option(help="Images per teacher pass.")]
 BlockRowsOption = Annotated[int | None, typer.Option(help="Images per block.")]

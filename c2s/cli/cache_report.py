@@ -7,6 +7,7 @@ from typing import Any
 from c2s.cli.build_report import remarks
 from c2s.methods.registry import methods_of
 from c2s_cache import Cache
+from c2s_cache.provenance import read_provenance
 from c2s_pipeline.stages.registry import recorded_stages
 
 
@@ -44,6 +45,7 @@ def describe(path: str) -> dict[str, Any]:
         "split": m.split,
         "images": m.rows,
         "blocks": cache.blocks,
+        "parts": _parts(cache),
         "views": m.views,
         "view_size": m.view_size,
         "classes": len(m.classes),
@@ -56,6 +58,24 @@ def describe(path: str) -> dict[str, Any]:
         "bytes_per_image": round(beyond / m.rows, 1),
         "quarantined": cache.quarantine,
     }
+
+
+def _parts(cache: Cache) -> list[dict[str, Any]]:
+    """What came when: a part was there when the first command that finished says so."""
+    m = cache.manifest
+    told = [(len(e["parts"]), e.get("time")) for e in read_provenance(cache.address) if _listed(e)]
+    return [
+        {
+            "images": part.rows,
+            "blocks": len(m.blocks_of(number)),
+            "time": next((time for parts, time in told if parts > number), None),
+        }
+        for number, part in enumerate(m.parts)
+    ]
+
+
+def _listed(entry: dict[str, Any]) -> bool:
+    return isinstance(entry.get("parts"), list)
 
 
 def print_report(facts: dict[str, Any]) -> None:
@@ -72,6 +92,9 @@ def print_report(facts: dict[str, Any]) -> None:
         f"{facts['dataset']}/{facts['split']}: {facts['images']} images in {facts['blocks']} blocks, "
         f"{facts['classes']} classes, {len(facts['unseen'])} unseen ({', '.join(facts['unseen'])})",
     )
+    for part in facts["parts"] if len(facts["parts"]) > 1 else ():
+        came = f"finished {part['time']}" if part["time"] else "not finished"
+        console.print(f"  {part['images']} images in {part['blocks']} blocks, {came}")
     console.print(
         f"teacher {t['name']} ({t['pretrained'] or 'own weights'}, {t['digest'][:12]}), D = {t['dim']}, "
         f"grid {t['grid'][0]} x {t['grid'][1]} at {t['dense_size']} px",

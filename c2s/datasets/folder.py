@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import unicodedata
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -134,12 +135,12 @@ class FolderSplit(DescribedSplit):
             sorted(utf8(n, self._label_folders[0]) for n in self._label_files if n not in known)
         )
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, ids: Sequence[str]) -> dict[str, Any]:
         """Name, label encodings, and a digest over ids and file sizes: changes when files are added or edited."""
         hasher = hashlib.sha256()
         encodings = set()
         images, files = str(self._images), self._label_files if self.labelled else {}
-        for image_id in self.ids:  # plain strings: ten times as fast as paths, for 118,287 images
+        for image_id in ids:  # plain strings: ten times as fast as paths, for 118,287 images
             size = os.stat(f"{images}/{self.photos.files[image_id]}").st_size  # noqa: PTH116
             label_size = 0
             if self.labelled:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -65,10 +66,10 @@ class ShapesSplit(Split):
             )
         return tuple(f"{self.split}-{i:06d}" for i in range(COUNTS[self.split]))
 
-    def identity(self) -> dict[str, Any]:
-        """Name, split, and a digest over the first scenes: changes when the renderer does."""
+    def identity(self, ids: Sequence[str]) -> dict[str, Any]:
+        """Name, split, and a digest over the first of the scenes: changes when the renderer does."""
         hasher = hashlib.sha256()
-        for image_id in self.ids[:8]:
+        for image_id in ids[:8]:
             scene = self._scene(image_id)
             hasher.update(scene.image.tobytes() + scene.labels.tobytes())
         return {"dataset": self.name, "split": self.split, "scenes": hasher.hexdigest()}

@@ -73,8 +73,8 @@ class Split(Sequence[LabelledImage]):
         return True
 
     @abstractmethod
-    def identity(self) -> dict[str, Any]:
-        """JSON-like facts that change whenever the content of the split does."""
+    def identity(self, ids: Sequence[str]) -> dict[str, Any]:
+        """JSON-like facts that change whenever the files of one of these images do."""
 
     @abstractmethod
     def encoded(self, image_id: str) -> bytes:

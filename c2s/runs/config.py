@@ -71,6 +71,11 @@ class TrainConfig(BaseModel):
     cache: Annotated[str, BeforeValidator(_text)] = Field(
         description="cache to train from: directory or URL"
     )
+    parts: int | None = Field(
+        default=None,
+        gt=0,
+        description="the first so many parts of a cache that grew, as it was before the others; default: all",
+    )
     student: str = Field(default="segformer-b4", description="name of a student")
     weights: str | None = Field(
         default=None, description="pretrained weights of the student's backbone"
@@ -235,6 +240,7 @@ class TrainConfig(BaseModel):
         warmup = min(STOCK_WARMUP, iterations // 10) if self.warmup is None else self.warmup
         return self.model_copy(
             update={
+                "parts": len(manifest.parts),
                 "iterations": iterations,
                 "epochs": None,
                 "warmup": warmup,

@@ -36,7 +36,7 @@ from c2s_cache.receipt import sync_directory, write_atomic
 
 INFO, TEXT = "run.json", "text.safetensors"
 RUN = Mark("a run", INFO, ("dataset", "classes", "fingerprints"))
-RESOLVED = ("iterations", "warmup", "image_size", "name")
+RESOLVED = ("parts", "iterations", "warmup", "image_size", "name")
 """Settings that are never open in a run's own configuration."""
 
 

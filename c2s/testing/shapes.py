@@ -19,6 +19,7 @@ from c2s_cache import Cache, Manifest, open_cache
 from c2s_cache.writer import BlockWriter, create_cache
 from c2s_pipeline.build.block import BlockComputer
 from c2s_pipeline.build.request import build_request, make_manifest
+from c2s_pipeline.build.rows import part_of
 from c2s_pipeline.source import ImageSource
 from c2s_pipeline.stages.base import Once
 from c2s_pipeline.teachers.base import Teacher, TeacherSpec
@@ -54,7 +55,9 @@ def scenes() -> ImageSource:
 def manifest_of(stages: tuple[str, ...], settings: Mapping[str, Any] | None = None) -> Manifest:
     """A cache of a few scenes with these stages and what they need; `settings` are further ones of a request."""
     request = build_request(**{**SETTINGS, **(settings or {}), "stages": stages})
-    return make_manifest(scenes(), request, list(scenes().ids)[:ROWS], teacher().info())
+    return make_manifest(
+        scenes(), request, [part_of(scenes(), scenes().ids[:ROWS])], teacher().info()
+    )
 
 
 def computed(manifest: Manifest, source: ImageSource) -> tuple[dict[str, Any], int]:

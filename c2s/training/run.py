@@ -70,7 +70,7 @@ def train(
         Interrupted: a signal asked for the end; the message says how to resume.
         ProcessLost: another process of this training has ended.
     """
-    cache = open_cache(config.cache, config.method.read_stages())
+    cache = open_cache(config.cache, config.method.read_stages(), config.parts)
     config = config.resolved(cache.manifest)
     return _fit(config, cache, 0, overwrite, load_teacher, load_validation)
 
@@ -109,7 +109,7 @@ def resume(
     config, state = read_config(path, settings, allow_code, **options), read_state(path)
     changes = continued(path, config, state)
     require_no_code(config.student, path, allow_code)
-    cache = open_cache(config.cache, config.method.read_stages())
+    cache = open_cache(config.cache, config.method.read_stages(), config.parts)
     before, now = read_info(path).fingerprints, cache.manifest.fingerprints
     changed = [stage for stage in now if before.get(stage) != now[stage]]
     if changed:
@@ -311,7 +311,7 @@ def build_module(
         CacheError: the cache is missing, incomplete or damaged.
         ConfigError: the student or its weights do not exist, or a setting does not fit.
     """
-    cache = cache or open_cache(config.cache, config.method.read_stages())
+    cache = cache or open_cache(config.cache, config.method.read_stages(), config.parts)
     config = config.resolved(cache.manifest)
     pl.seed_everything(config.seed, workers=False, verbose=False)
     unseen = None

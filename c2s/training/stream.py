@@ -205,8 +205,7 @@ def view_cache_bytes(config: TrainConfig) -> int:
 def block_sizes(cache: Cache) -> tuple[int, ...]:
     """Usable rows of every block (quarantined images left out)."""
     manifest = cache.manifest
-    rows = np.full(manifest.blocks, manifest.block_rows)
-    rows[-1] = len(manifest.block_range(manifest.blocks - 1))
+    rows = np.array([len(manifest.block_range(block)) for block in range(manifest.blocks)])
     lost = np.unique([int(entry["row"]) for entry in cache.quarantine]).astype(np.int64)
     rows -= np.bincount(lost // manifest.block_rows, minlength=manifest.blocks)
     return tuple(rows.tolist())

@@ -11,7 +11,15 @@ from c2s_cache.errors import (
     MissingExtra,
     UnreadableImage,
 )
-from c2s_cache.manifest import FORMAT, IGNORE, ArrayRecord, Manifest, StageRecord, TeacherInfo
+from c2s_cache.manifest import (
+    FORMAT,
+    IGNORE,
+    ArrayRecord,
+    Manifest,
+    Part,
+    StageRecord,
+    TeacherInfo,
+)
 from c2s_cache.reader import Cache, open_cache
 
 __all__ = [
@@ -28,6 +36,7 @@ __all__ = [
     "Manifest",
     "MismatchError",
     "MissingExtra",
+    "Part",
     "Sample",
     "StageRecord",
     "TeacherInfo",

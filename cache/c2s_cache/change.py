@@ -45,5 +45,6 @@ def change(have: Manifest, want: Manifest) -> Change:
 
 def _settings(manifest: Manifest) -> dict[str, Any]:
     content = manifest.model_dump(mode="json", exclude={"format", "stages"})
+    content["parts"] = {str(i): part for i, part in enumerate(content["parts"])}
     asked = {stage.name: {**stage.settings, **stage.given} for stage in manifest.stages}
     return {**content, "stages": list(asked), **asked}

@@ -115,7 +115,8 @@ def _completeness(cache: Cache) -> Iterator[Finding]:
                 where = f"{stage.name}/{before + 1}{last}"
                 yield Finding("complete", where, "no receipt: this stage was never finished")
         for block in written:
-            if cache.receipts[stage.name, block].fingerprint != cache.fingerprints[stage.name]:
+            wanted = cache.manifest.fingerprint(stage.name, block)
+            if cache.receipts[stage.name, block].fingerprint != wanted:
                 what = "the receipt belongs to another request"
                 yield Finding("complete", f"{stage.name}/{block}", what)
 

@@ -4,9 +4,11 @@ knowledge of a cache than its manifest."""
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections import ChainMap
 from collections.abc import Mapping
 from functools import cached_property, reduce
+from itertools import accumulate
 from operator import getitem
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -133,23 +135,30 @@ class StageRecord(_Model):
     arrays: dict[str, ArrayRecord]
 
 
+class Part(_Model):
+    """Images that came into a cache together: `source` are facts that change whenever one of them does, `order` is
+    the digest of their ids in row order, `rows` counts them, quarantined ones included."""
+
+    source: dict[str, Any]
+    order: str
+    rows: int = Field(gt=0)
+
+
 class Manifest(_Model):
     """What a cache contains, and the request that made it.
 
-    `source` are facts that change whenever the data set does; `order` is the digest of the image ids in row order,
-    drawn with `seed`. `rows` counts listed images, quarantined ones included; `block_rows` rows form a block, the unit
-    of writing, receipts and reading. `view_size` is the side in pixels at which students see a view. `stages` are in
-    the order in which they are computed.
+    `parts` are its images as they came; the rows of each are in an order of their own, drawn with `seed`.
+    `block_rows` rows form a block, the unit of writing, receipts and reading; each part begins with a new one.
+    `view_size` is the side in pixels at which students see a view. `stages` are in the order in which they are
+    computed.
     """
 
     format: Literal[4] = FORMAT
     dataset: str
     split: str
-    source: dict[str, Any]
-    order: str
+    parts: tuple[Part, ...] = Field(min_length=1)
     classes: tuple[str, ...]
     unseen: tuple[int, ...]
-    rows: int = Field(gt=0)
     block_rows: int = Field(gt=0)
     seed: int = 0
     view_size: int = Field(gt=0)
@@ -263,13 +272,51 @@ class Manifest(_Model):
         return own | {"num_classes": self.num_classes, "dense_tower": dense_tower}
 
     @property
+    def rows(self) -> int:
+        """Listed images, quarantined ones included."""
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def extent(self) -> int:
+        """Length of row arrays: one more than the number of the last row. Numbers between parts are no rows."""
+        return self.block_range(self.blocks - 1).stop
+
+    @property
     def blocks(self) -> int:
-        """Number of blocks; the last may hold fewer than `block_rows` rows."""
-        return -(-self.rows // self.block_rows)
+        """Number of blocks."""
+        return self._ends[-1]
+
+    def blocks_of(self, part: int) -> range:
+        """Numbers of the blocks of a part."""
+        return range(self._ends[part - 1] if part else 0, self._ends[part])
+
+    def block_range(self, block: int) -> range:
+        """Row numbers of a block: `block_rows` of them, or the rest of its part."""
+        part = self._part(block)
+        start = block * self.block_rows
+        rest = self.parts[part].rows - (block - self.blocks_of(part).start) * self.block_rows
+        return range(start, start + min(self.block_rows, rest))
+
+    def _part(self, block: int) -> int:
+        return bisect_right(self._ends, block)
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """Where the blocks of each part end."""
+        return list(accumulate(-(-part.rows // self.block_rows) for part in self.parts))
+
+    def first(self, parts: int) -> Manifest:
+        """What the manifest was when the cache had so many parts, at most as many as it has."""
+        return self if parts >= len(self.parts) else self.of(self.parts[:parts])
+
+    def of(self, parts: tuple[Part, ...]) -> Manifest:
+        """The same with other parts."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return Manifest(**values | {"parts": parts})
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """Fingerprint of every stage, computed along what they depend on."""
+        """Fingerprint of every stage in the last part, computed along what they depend on."""
         prints: dict[str, str] = {}
         for stage in self.stages:
             prints[stage.name] = stage_fingerprint(
@@ -283,10 +330,13 @@ class Manifest(_Model):
             )
         return prints
 
-    def block_range(self, block: int) -> range:
-        """Row numbers of a block."""
-        start = block * self.block_rows
-        return range(start, min(start + self.block_rows, self.rows))
+    def fingerprint(self, stage: str, block: int) -> str:
+        """Fingerprint of a stage of a block: the stage's, when the block's part was the last one."""
+        return self._fingerprints[self._part(block)][stage]
+
+    @cached_property
+    def _fingerprints(self) -> list[dict[str, str]]:
+        return [self.first(n).fingerprints for n in range(1, len(self.parts) + 1)]
 
 
 def read_manifest(path: Path | str) -> Manifest:

@@ -26,7 +26,8 @@ class Cache:
 
     Args:
         path: cache directory, or the URL of one; see `Folder`.
-        manifest: what the cache was when it was opened elsewhere, and must still be.
+        manifest: what the cache was when it was opened elsewhere, and must still be but for parts that came later,
+            which are left out.
 
     Raises:
         CacheError: no cache of this format at `path`. Completeness is checked by `open_cache`.
@@ -36,10 +37,11 @@ class Cache:
     def __init__(self, path: Path | str, manifest: Manifest | None = None) -> None:
         self.folder = Folder(path)
         self._root = read_root(self.folder)
-        self.manifest = parse_manifest(self._root, path)
+        now = parse_manifest(self._root, path)
+        self.manifest = manifest or now
         self.arrays = Arrays(self.folder, self._root)
         self._root_is_proven = False
-        if manifest not in (None, self.manifest):
+        if now.first(len(self.manifest.parts)) != self.manifest:
             raise self.arrays.proof.damaged(f"{self} has changed since it was opened.")
 
     @property
@@ -96,11 +98,6 @@ class Cache:
         return [e for r in receipts for e in r.notes.get("quarantined", [])]
 
     @cached_property
-    def fingerprints(self) -> dict[str, str]:
-        """Fingerprint of every stage."""
-        return self.manifest.fingerprints
-
-    @cached_property
     def _specs(self) -> dict[str, ArraySpec]:
         return {spec.path: spec for spec in array_specs(self.manifest)}
 
@@ -119,7 +116,7 @@ class Cache:
         return self.read(0, [path])[path]
 
     def column(self, path: str) -> NDArray[Any]:
-        """A row array of all blocks, [rows, ...].
+        """A row array of all blocks, [extent, ...]; 0 where no row is.
 
         Raises:
             DamagedError: as for `read`.
@@ -129,7 +126,7 @@ class Cache:
             records |= self._records(block, [path])
 
         def decoded(opened: Opening) -> dict[str, NDArray[Any]]:
-            return decode({path: (opened(path, self.blocks), slice(None))})
+            return decode({path: (opened(path, self.blocks), slice(self.manifest.extent))})
 
         return self.arrays.decode(records, f"{path} of {self}", decoded, fast=True)[path]
 
@@ -196,7 +193,7 @@ class Cache:
         records: dict[str, FileRecord] = {}
         for stage, prefixes in by_stage.items():
             receipt = receipts.get(stage)
-            if receipt is None or receipt.fingerprint != self.fingerprints[stage]:
+            if receipt is None or receipt.fingerprint != self.manifest.fingerprint(stage, block):
                 now = "has no receipt" if receipt is None else "is of another request"
                 raise self.arrays.proof.damaged(
                     f"block {block} of {self} cannot be read: its stage {stage} {now}; the cache is "
@@ -217,18 +214,28 @@ class Cache:
         self._root_is_proven = True
 
 
-def open_cache(path: Path | str, needs: Iterable[str] = ()) -> Cache:
+def open_cache(path: Path | str, needs: Iterable[str] = (), parts: int | None = None) -> Cache:
     """Open a cache for training: complete, of this format, manifest unchanged, every file at its size.
 
     Args:
         path: cache directory, or the URL of one.
         needs: stages that it must have.
+        parts: the first so many parts of it, as it was before the others came; None: all.
 
     Raises:
-        CacheError: the cache is missing, unfinished or damaged, or lacks a stage; the message says how to finish it.
+        CacheError: the cache is missing, unfinished or damaged, or lacks a stage or part; the message
+            says how to finish it.
     """
     cache = Cache(path)
-    m, prints = cache.manifest, cache.fingerprints
+    m = cache.manifest
+    if parts is not None and parts != len(m.parts):
+        if parts > len(m.parts):
+            raise CacheError(
+                f"{path} has {len(m.parts)} part{'s' if len(m.parts) > 1 else ''}, not {parts}.",
+                f"See what came when with: c2s cache info {path}",
+            )
+        cache = Cache(path, m.first(parts))
+        m = cache.manifest
     lacking = [name for name in needs if name not in m.stage_names]
     if lacking:
         options = " ".join(f"--stage {name}" for name in lacking)
@@ -246,7 +253,7 @@ def open_cache(path: Path | str, needs: Iterable[str] = ()) -> Cache:
     size = cache.folder.sizing()
     inspect = f"Inspect with: c2s cache verify {path} --quick"
     for receipt in (r for stage in m.stage_names for r in cache.receipts_of(stage)):
-        if receipt.fingerprint != prints[receipt.stage]:
+        if receipt.fingerprint != m.fingerprint(receipt.stage, receipt.block):
             raise CacheError(
                 f"{path}: stage {receipt.stage} of block {receipt.block} was written for another request.",
                 "Build the cache anew with another --out.",

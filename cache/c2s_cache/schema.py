@@ -60,7 +60,7 @@ def _spec(m: Manifest, stage: StageRecord, path: str, array: ArrayRecord) -> Arr
     if stage.once:
         dims, shape, shards, chunks = array.axes, item, item, item
     elif array.end is None:
-        dims, shape = ("row", *array.axes), (m.rows, *item)
+        dims, shape = ("row", *array.axes), (m.extent, *item)
         shards, chunks = (m.block_rows, *item), (array.chunk or m.block_rows, *item)
     else:
         shard = array.shard or SHARD

@@ -46,7 +46,6 @@ class BlockWriter:
     def __init__(self, path: Path, token: str | None = None) -> None:
         self.path, self._token = path, token
         self.manifest = read_manifest(path)
-        self._fingerprints = self.manifest.fingerprints
         self._specs = array_specs(self.manifest)
         self._group = open_arrays(path, "r+")
 
@@ -60,7 +59,7 @@ class BlockWriter:
     def _proof(self, stage: str, block: int) -> Receipt | None:
         """The receipt of this request, if all files that it names are there."""
         receipt = load(self.path, stage, block)
-        if receipt is None or receipt.fingerprint != self._fingerprints[stage]:
+        if receipt is None or receipt.fingerprint != self.manifest.fingerprint(stage, block):
             return None
         sizes = ((f"{self.path}/{name}", record.size) for name, record in receipt.files.items())
         return receipt if all(_size(name) == size for name, size in sizes) else None
@@ -99,7 +98,7 @@ class BlockWriter:
             receipt = Receipt(
                 stage=stage,
                 block=block,
-                fingerprint=self._fingerprints[stage],
+                fingerprint=self.manifest.fingerprint(stage, block),
                 files=dict(sorted(files.items())),
                 notes=dict(notes or {}),
             )
@@ -218,11 +217,11 @@ def _record(file: Path) -> FileRecord:
 
 
 def create_cache(path: Path, manifest: Manifest, update: bool = False) -> Change | None:
-    """Create an empty cache, accept the one that is there, or change it to another request in place.
+    """Create an empty cache, accept the one that is there, let it grow, or change it to another request in place.
 
     Args:
         path: cache directory; held by `build_lock`.
-        manifest: what the cache is to be.
+        manifest: what the cache is to be; it may have more parts than there are.
         update: discard the stages of an existing cache that another request made. All others stay.
 
     Returns:
@@ -234,24 +233,41 @@ def create_cache(path: Path, manifest: Manifest, update: bool = False) -> Change
             nothing of it could be kept.
         CacheError: `path` holds something that is not a cache.
     """
-    check_target(path)
-    if _only_begun(path) or not _marked(path):
+    have = existing(path)
+    if have is None:
         path.mkdir(parents=True, exist_ok=True)
         for begun in path.iterdir() if (path / STAGING).exists() else ():
             if begun.is_dir() and begun.name != STAGING:  # arrays that the request may not have
                 shutil.rmtree(begun, ignore_errors=True)
         _write_metadata(path, manifest)
         return None
-    have = read_manifest(path)
-    changed = change(have, manifest)
+    changed = change(have, manifest.first(len(have.parts)))
     if changed:
         _check_update(path, changed, update, manifest.owners[USABLE])
         _discard(path, have, changed)
         _drop_groups(path, have, manifest)
-    if changed or load(path, METADATA, 0) is None:
+    elif len(manifest.parts) > len(have.parts):
+        retract(path, METADATA, 0)
+    if load(path, METADATA, 0) is None:
         _write_metadata(path, manifest)
     shutil.rmtree(path / STAGING, ignore_errors=True)
     return changed
+
+
+def existing(path: Path) -> Manifest | None:
+    """The manifest of the cache at `path`, which is held by `build_lock`; None if none is there, or one was only begun.
+    Metadata of which somebody who was killed had changed a part are those of the manifest again.
+
+    Raises:
+        CacheError: as for `create_cache`.
+    """
+    check_target(path)
+    if _only_begun(path) or not _marked(path):
+        return None
+    have = read_manifest(path)
+    if load(path, METADATA, 0) is None:
+        _write_metadata(path, have)
+    return have
 
 
 def check_target(path: Path) -> None:

@@ -32,9 +32,6 @@ class SplitInfo(Protocol):
     def labelled(self) -> bool:
         """Whether its images have label maps."""
 
-    def identity(self) -> dict[str, Any]:
-        """JSON-like facts that change whenever the content of the split does."""
-
 
 class ImageSource(SplitInfo, Protocol):
     """One split of a labelled data set. Implementations are small, picklable and open files lazily."""
@@ -42,6 +39,9 @@ class ImageSource(SplitInfo, Protocol):
     @property
     def ids(self) -> Sequence[str]:
         """Image ids, sorted."""
+
+    def identity(self, ids: Sequence[str]) -> dict[str, Any]:
+        """JSON-like facts that change whenever the files of one of these images do."""
 
     def encoded(self, image_id: str) -> bytes:
         """Encoded image bytes. Raises `UnreadableImage` if the file cannot be read."""

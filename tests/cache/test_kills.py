@@ -16,6 +16,7 @@ from tiny_writes import (
     change,
     changed_request,
     dense_request,
+    grow,
     mend,
     repeat,
 )
@@ -92,6 +93,22 @@ def test_a_block_with_a_receipt_and_without_its_files_is_made_again(start, tmp_p
         assert set(untrue(path / "a.zarr")) <= known, path
         mend(path)
         assert contents(path / "a.zarr") == before, path
+
+
+def test_a_cache_that_grows(start, tmp_path):
+    """What is there stays as it is, and its receipts are true but for metadata while these are exchanged."""
+    before = {n: d for n, d in contents(start).items() if not n.endswith("zarr.json")}
+    before = {n: d for n, d in before.items() if METADATA not in n}
+    *killed, whole = kill_everywhere(grow, start, tmp_path / "killed", 7)
+    after = contents(whole)
+    assert len(killed) > 30
+    assert open_cache(whole / "a.zarr").manifest.rows == 15
+    assert verify(open_cache(whole / "a.zarr")) == []
+    for path in killed:
+        assert untrue(path / "a.zarr") == [] or load(path / "a.zarr", METADATA, 0) is None, path
+        assert contents(path).items() >= before.items(), path
+        grow(path)
+        assert contents(path) == after, path
 
 
 def test_a_change_of_request_in_place(start, tmp_path):

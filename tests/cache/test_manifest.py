@@ -25,10 +25,11 @@ TEACHER = TeacherInfo(
     mean=(0.5, 0.5, 0.5),
     std=(0.2, 0.2, 0.2),
 )
+PART = {"source": {"files": 10}, "order": "0" * 64, "rows": 10}
 CLS_FACTS = ("teacher.digest", "teacher.batch_size", "teacher.image_size")
 DENSE_FACTS = ("teacher.digest", "teacher.batch_size", "teacher.dense_size")
 GRAPH = {
-    "images": ((), ("source", "order")),
+    "images": ((), ("parts",)),
     "labels": (("images",), ("unseen", "num_classes")),
     "views": (("images", "labels"), ("seed",)),
     "global_cls": (("views",), CLS_FACTS),
@@ -73,11 +74,9 @@ def manifest(**changes) -> Manifest:
     values = {
         "dataset": "d",
         "split": "train",
-        "source": {"files": 10},
-        "order": "0" * 64,
+        "parts": (PART,),
         "classes": ("a", "b", "c"),
         "unseen": (1,),
-        "rows": 10,
         "block_rows": 4,
         "view_size": 32,
         "teacher": TEACHER,
@@ -108,8 +107,10 @@ OF_TEACHER = {"global_cls", "dense", "masks", "regions"}
         ("teacher.batch_size", 7, OF_TEACHER),
         ("teacher.digest", "1" * 64, {*OF_TEACHER, "text"}),
         ("teacher.name", "another", set()),
-        ("source", {"files": 11}, TOUCHED["images"]),
-        ("order", "1" * 64, TOUCHED["images"]),
+        ("parts", [{**PART, "source": {"files": 11}}], TOUCHED["images"]),
+        ("parts", [{**PART, "order": "1" * 64}], TOUCHED["images"]),
+        ("parts", [{**PART, "rows": 11}], TOUCHED["images"]),
+        ("parts", [PART, PART], TOUCHED["images"]),
         ("seed", 1, OF_VIEWS),
         ("unseen", (2,), TOUCHED["labels"]),
         ("classes", ("a", "b", "x"), {"text"}),
@@ -151,6 +152,37 @@ def test_blocks_cover_the_rows():
     assert (m.num_classes, m.seen) == (3, (0, 2))
 
 
+parts = st.lists(st.integers(1, 30), min_size=1, max_size=6)
+
+
+@given(rows=parts, block_rows=st.integers(1, 9))
+def test_parts_begin_with_a_block_and_what_was_there_stays(rows, block_rows):
+    """Blocks, row numbers and fingerprints of a cache that grows, against a count by hand."""
+    described = [{**PART, "order": f"{i:064x}", "rows": n} for i, n in enumerate(rows)]
+    m = manifest(parts=described, block_rows=block_rows)
+    lengths = [min(block_rows, n - i) for n in rows for i in range(0, n, block_rows)]
+    assert [len(m.block_range(b)) for b in range(m.blocks)] == lengths
+    assert [m.block_range(b).start for b in range(m.blocks)] == [
+        block_rows * b for b in range(len(lengths))
+    ]
+    assert (m.rows, m.extent) == (sum(rows), m.block_range(m.blocks - 1)[-1] + 1)
+    of_parts = [m.blocks_of(part) for part in range(len(rows))]
+    assert [b for blocks in of_parts for b in blocks] == list(range(m.blocks))
+    assert [sum(lengths[b] for b in blocks) for blocks in of_parts] == rows
+    for n in range(1, len(rows) + 1):
+        before = manifest(parts=described[:n], block_rows=block_rows)
+        assert m.first(n) == before
+        for block in range(before.blocks):
+            assert m.block_range(block) == before.block_range(block)
+            for stage in GRAPH:
+                assert m.fingerprint(stage, block) == before.fingerprint(stage, block)
+    last = {stage: m.fingerprint(stage, m.blocks - 1) for stage in GRAPH}
+    assert last == m.fingerprints
+    if len(rows) > 1:
+        changed = {stage for stage in GRAPH if m.fingerprint(stage, 0) != last[stage]}
+        assert changed == TOUCHED["images"]
+
+
 def test_stages_that_are_computed_once_belong_to_block_0():
     m = manifest()
     assert m.stages_of(0) == m.stage_names == tuple(GRAPH)
@@ -184,7 +216,8 @@ def test_classes_may_be_none(classes):
     [
         ({"unseen": (3,)}, "unseen class id lies outside"),
         ({"classes": tuple(map(str, range(255)))}, "at most 254 classes"),
-        ({"rows": 0}, "greater than 0"),
+        ({"parts": [{**PART, "rows": 0}]}, "greater than 0"),
+        ({"parts": []}, "at least 1 item"),
         ({"extra": 1}, "Extra inputs"),
         ({"stages": stages()[::-1]}, "stage regions stands twice, or before"),
         ({"stages": [*stages(), stages()[3]]}, "stage global_cls stands twice"),

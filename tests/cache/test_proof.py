@@ -217,7 +217,7 @@ def test_a_manifest_of_too_many_rows_costs_nothing(copy, keys, views):
     root = copy / "zarr.json"
     content = json.loads(root.read_text())
     manifest = content["attributes"]["c2s"]
-    manifest |= keys
+    (manifest["parts"][0] if "rows" in keys else manifest).update(keys)
     (stage,) = (s for s in manifest["stages"] if s["name"] == "views")
     stage["axes"]["view"] = views
     root.write_text(json.dumps(content))

@@ -14,7 +14,8 @@ from small_builds import NOTHING, no_teacher, request
 import c2s_pipeline.teachers.image_teacher as teacher_module
 from c2s_cache import Cache, DataError
 from c2s_pipeline.build.block import BlockComputer
-from c2s_pipeline.build.request import make_manifest, row_order
+from c2s_pipeline.build.request import make_manifest
+from c2s_pipeline.build.rows import new_rows
 from c2s_pipeline.lanes import start_lanes
 from c2s_pipeline.teachers.base import TeacherSpec
 from c2s_pipeline.teachers.registry import load_teacher
@@ -50,8 +51,9 @@ def test_lanes_change_nothing(tiny_teacher, coco_tree, monkeypatch):
     spec = TeacherSpec(tiny_teacher, None)
     teacher = load_teacher(spec)
     monkeypatch.setattr(teacher_module, "LARGEST", 3 * 4 * (4 * 64) * 17)
-    order = row_order(source, wanted)
-    manifest = make_manifest(source, wanted, order, teacher.info())
+    rows = new_rows(source, wanted)
+    (order,) = rows.ids
+    manifest = make_manifest(source, wanted, rows.parts, teacher.info())
     missing = [s.name for s in manifest.stages if not s.once]
     results = []
     for lanes in (None, 1, 4):

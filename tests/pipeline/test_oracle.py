@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,7 +89,7 @@ class Quarters:
     def ids(self) -> tuple[str, ...]:
         return tuple(str(i) for i in range(self.count))
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, ids: Sequence[str]) -> dict[str, Any]:
         return {}
 
     def labels(self, image_id: str) -> np.ndarray:

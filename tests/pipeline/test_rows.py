@@ -12,6 +12,7 @@ from c2s.datasets.coco_stuff import DESCRIPTOR
 from c2s_cache import Manifest, TeacherInfo
 from c2s_pipeline.build.block import BlockComputer
 from c2s_pipeline.build.request import make_manifest
+from c2s_pipeline.build.rows import part_of
 
 TEACHER = TeacherInfo(
     name="none",
@@ -37,7 +38,7 @@ def split(tmp_path) -> FolderSplit:
 
 def manifest(split) -> Manifest:
     request = made(masks={"windows": (2, 3)})
-    return make_manifest(split, request, split.ids, TEACHER)
+    return make_manifest(split, request, [part_of(split, split.ids)], TEACHER)
 
 
 def test_label_maps_are_stored_without_unseen_classes_and_say_what_the_data_set_ignores(split):

@@ -6,7 +6,7 @@ import contextlib
 import sys
 import time
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,12 +19,13 @@ from c2s_cache import C2SError, Cache, CacheError, Manifest
 from c2s_cache.errors import of_gpu_memory
 from c2s_cache.lock import build_lock
 from c2s_cache.receipt import load
-from c2s_cache.writer import BlockWriter, check_target, create_cache
+from c2s_cache.writer import BlockWriter, check_target, create_cache, existing
 from c2s_pipeline.build.dask_cluster import connect
 from c2s_pipeline.build.dispatch import run_all
 from c2s_pipeline.build.provenance import record
-from c2s_pipeline.build.request import BuildRequest, make_manifest, row_order
+from c2s_pipeline.build.request import BuildRequest, make_manifest
 from c2s_pipeline.build.resources import Machine, Progress, Silent, blocks_under_way, lanes_of
+from c2s_pipeline.build.rows import new_rows, rows_of
 from c2s_pipeline.build.task import PROGRESS_TOPIC, BlockReport, BlockTask, build_block
 from c2s_pipeline.devices import default_device
 from c2s_pipeline.extras import require
@@ -64,6 +65,7 @@ def build(
     progress: Progress | None = None,
     scheduler: str | None = None,
     update: bool = False,
+    append: bool = False,
 ) -> BuildReport:
     """Build or resume the cache of a data set.
 
@@ -73,6 +75,7 @@ def build(
         out: cache directory; created, resumed, or left alone when complete.
         workers, progress, scheduler: see `Machine`.
         update: change a cache of another request in place, computing only what depends on the change.
+        append: let the cache grow by the images that came to the data set since.
 
     Raises:
         C2SError: see the modules; whatever was committed before stays valid and is reused next time.
@@ -81,10 +84,12 @@ def build(
     machine = Machine(workers, scheduler, progress or Silent())
     out = out.absolute()
     check_target(out)
-    order = row_order(source, request)  # a wrong data folder is reported before the teacher loads
     with machine_errors(out), build_lock(out) as token:
+        grows = existing(out) is not None
+        # A wrong data folder is reported before the teacher loads.
+        rows = rows_of(source, request, out, append) if grows else new_rows(source, request)
         teacher, spec = load_teacher(request)
-        manifest = make_manifest(source, request, order, teacher.info())
+        manifest = make_manifest(source, request, rows.parts, teacher.info())
         once = compute_once(out, request, manifest, teacher, machine)
         changed = create_cache(out, manifest, update)
         if changed:
@@ -92,7 +97,8 @@ def build(
         write_once(out, once)
         del teacher  # the workers load their own; two copies would share one GPU's memory
         task = BlockTask(out, source, spec, default_device(), token, imported_stages(manifest))
-        return complete(task, order, machine, tuple(once), started, "build")
+        ids = rows.blocks(manifest.block_rows)
+        return complete(task, ids, machine, tuple(once), started, "build")
 
 
 def compute_once(
@@ -111,7 +117,7 @@ def compute_once(
     found = {}
     for name in (stage.name for stage in manifest.stages if stage.once):
         stored = load(out, name, 0)
-        done = stored is not None and stored.fingerprint == manifest.fingerprints[name]
+        done = stored is not None and stored.fingerprint == manifest.fingerprint(name, 0)
         if not done and name not in kept:
             build = Once(manifest, teacher, partial(machine.progress.once, name))
             found[name] = request.stage(name).compute_once(build)
@@ -128,7 +134,7 @@ def write_once(out: Path, once: Mapping[str, Mapping[str, NDArray[Any]]]) -> Non
 
 def complete(
     task: BlockTask,
-    order: list[str],
+    ids: Sequence[Sequence[str]],
     machine: Machine,
     once: tuple[str, ...],
     started: float,
@@ -138,7 +144,7 @@ def complete(
 
     Args:
         task: what the workers are to do; its cache is locked, what is computed once is written.
-        order: image ids in row order.
+        ids: image ids of each block.
         machine: where to run.
         once: stages that this run has computed once.
         started: `time.monotonic()` at the start of the command.
@@ -150,7 +156,7 @@ def complete(
     pending = sum(len(manifest.block_range(b)) for b in blocks)
     computed = Counter(once)
     machine.progress.start(manifest.rows, manifest.rows - pending)
-    done = list(_build_blocks(task, blocks, order, manifest, machine))
+    done = list(_build_blocks(task, blocks, ids, manifest, machine))
     for block in done:
         computed.update(dict.fromkeys(block.stages, len(manifest.block_range(block.block))))
     passes = sum(block.passes for block in done)
@@ -171,6 +177,7 @@ def complete(
             command=command,
             seconds=round(report.seconds, 3),
             rows=pending,
+            parts=[part.rows for part in manifest.parts],
             stages=report.computed,
             teacher_passes=passes,
             teacher_weights=task.spec.location,
@@ -201,7 +208,11 @@ def load_teacher(request: BuildRequest) -> tuple[Teacher, TeacherSpec]:
 
 
 def _build_blocks(
-    task: BlockTask, blocks: list[int], order: list[str], manifest: Manifest, machine: Machine
+    task: BlockTask,
+    blocks: list[int],
+    ids: Sequence[Sequence[str]],
+    manifest: Manifest,
+    machine: Machine,
 ) -> Iterator[BlockReport]:
     if not blocks:
         return
@@ -213,7 +224,7 @@ def _build_blocks(
     with cluster as client:
 
         def submit(block: int) -> Any:
-            return client.submit(build_block, task, block, _ids(order, manifest, block), pure=False)
+            return client.submit(build_block, task, block, list(ids[block]), pure=False)
 
         client.subscribe_topic(
             PROGRESS_TOPIC, lambda event: machine.progress.advance(int(event[1]))
@@ -229,11 +240,6 @@ def _build_blocks(
             ) from error
         except OSError as error:
             raise _unwritable(task.path, error) from error
-
-
-def _ids(order: list[str], manifest: Manifest, block: int) -> list[str]:
-    rows = manifest.block_range(block)
-    return order[rows.start : rows.stop]
 
 
 @contextlib.contextmanager

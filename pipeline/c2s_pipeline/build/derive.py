@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from c2s_cache import ConfigError, DataError, Manifest, TeacherInfo, open_cache
 from c2s_cache.change import change
@@ -67,10 +67,6 @@ class RecordedSplit:
         """Ids of the unseen classes."""
         return self.manifest.unseen
 
-    def identity(self) -> dict[str, Any]:
-        """The facts that the data set had when the cache was built."""
-        return self.manifest.source
-
 
 def derive(
     base: Path,
@@ -101,7 +97,8 @@ def derive(
     check_target(out)
     cache = open_cache(base)
     before = cache.manifest
-    if labelled is not None and labelled.identity() != before.source:
+    ids = [cache.ids(block) for block in range(cache.blocks)]
+    if labelled is not None and not _same_images(labelled, before, ids):
         raise DataError(
             f"{before.dataset}/{before.split} is not the data that {base.name} was built from: "
             "files were added, removed or edited."
@@ -118,11 +115,10 @@ def derive(
         )
     recorded = recorded_request(before)
     request = _without_idle(recorded, request)
-    order = [image_id for b in range(cache.blocks) for image_id in cache.ids(b)]
     split = labelled or RecordedSplit(before)
     with machine_errors(out), build_lock(out) as token:
         info, spec, teacher = _teacher(before, recorded, request)
-        manifest = make_manifest(split, request, order, info, before)
+        manifest = make_manifest(split, request, before.parts, info, before)
         changed = change(before, manifest)
         if manifest.owners[USABLE] not in changed.kept:
             raise ConfigError(
@@ -143,7 +139,16 @@ def derive(
         write_once(out, once)
         del teacher  # the workers load their own
         task = BlockTask(out, labelled, spec, default_device(), token, imported_stages(manifest))
-        return complete(task, order, machine, tuple(once), started, "derive")
+        return complete(task, ids, machine, tuple(once), started, "derive")
+
+
+def _same_images(source: ImageSource, before: Manifest, ids: Sequence[Sequence[str]]) -> bool:
+    """Whether the images of a cache, by block, are in the data set as they were."""
+    for number, part in enumerate(before.parts):
+        of_part = sorted(i for block in before.blocks_of(number) for i in ids[block])
+        if not set(of_part) <= set(source.ids) or source.identity(of_part) != part.source:
+            return False
+    return True
 
 
 def _asks_teacher(out: Path, manifest: Manifest, new: tuple[str, ...]) -> bool:

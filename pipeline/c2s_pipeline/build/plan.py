@@ -16,15 +16,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from c2s_cache import C2SError, Cache, Manifest
+from c2s_cache import C2SError, Cache, ConfigError, Manifest
+from c2s_cache.manifest import read_manifest
 from c2s_cache.schema import array_specs
 from c2s_cache.writer import BlockWriter, create_cache
 from c2s_pipeline.batch import StoredBlock
 from c2s_pipeline.build.block import BlockComputer, batch_rows
 from c2s_pipeline.build.builder import load_teacher
 from c2s_pipeline.build.disk import FILE_BLOCK, TriedArray, allocated, projected_once
-from c2s_pipeline.build.request import BuildRequest, make_manifest, row_order
+from c2s_pipeline.build.request import BuildRequest, make_manifest
 from c2s_pipeline.build.resources import blocks_under_way, lanes_of
+from c2s_pipeline.build.rows import new_rows, part_of, rows_of
 from c2s_pipeline.extras import require
 from c2s_pipeline.memory import peak_memory
 from c2s_pipeline.source import ImageSource
@@ -132,6 +134,7 @@ def plan_build(
     sample: int,
     workers: int | None = None,
     advance: Callable[[int], None] | None = None,
+    grown: Path | None = None,
 ) -> Plan:
     """Build a few images into a temporary folder, and scale what that cost.
 
@@ -141,23 +144,27 @@ def plan_build(
         sample: number of images to try, the first of the cache's order.
         workers: worker processes; None: one per GPU, else one.
         advance: told of images that were tried.
+        grown: the cache that is to grow by what came since, which alone is planned.
 
     Raises:
         C2SError: as for a build.
     """
     require("psutil", "build")  # before the trial, for what follows it
-    order = row_order(source, request)
+    rows = new_rows(source, request) if grown is None else rows_of(source, request, grown, True)
+    if grown is not None and rows.parts == read_manifest(grown).parts:
+        raise ConfigError(f"{grown} has all images of {source.name}/{source.split}: none came.")
+    order = rows.ids[-1]
     ids = order[:sample]
     teacher, _ = load_teacher(request)
-    whole = make_manifest(source, request, order, teacher.info())
-    manifest = make_manifest(source, request, ids, teacher.info())
+    whole = make_manifest(source, request, [rows.parts[-1]], teacher.info())
+    manifest = make_manifest(source, request, [part_of(source, ids)], teacher.info())
     side = teacher.image_size
     teacher.embed_images(np.zeros((1, side, side, 3), np.uint8))  # the first one pays for much else
     scale = len(order) / len(ids)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trial.zarr"
         create_cache(path, manifest)
-        trial = _tried(path, source, teacher, ids, whole, advance)
+        trial = _tried(path, source, teacher, list(ids), whole, advance)
     costs = []
     for name in manifest.stage_names:
         if name in trial.receipts:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
-from c2s_cache import DataError, Manifest, TeacherInfo
-from c2s_pipeline.source import ImageSource, SplitInfo
+from c2s_cache import Manifest, Part, TeacherInfo
+from c2s_pipeline.source import SplitInfo
 from c2s_pipeline.stages.base import Outline, Stage, StageSettings
 from c2s_pipeline.stages.registry import closed, known, recorded_stages
 from c2s_pipeline.teachers.base import Precision, TeacherSpec
@@ -28,7 +26,7 @@ class BuildRequest(BaseModel):
     `dense_size` is the input side of its dense pass in pixels (default: its native size), `dense_features` says which
     tokens that gives; `mask_teacher` and `mask_pretrained` name another model that gives them. `view_size` is the side
     at which students see a view. `block_rows` rows make a block; `seed` shuffles the rows and draws views; `limit`
-    takes only the first so many images of the shuffled split.
+    takes only the first so many images of the shuffled split, and lets a cache grow up to so many.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -131,32 +129,19 @@ def recorded_request(manifest: Manifest) -> BuildRequest:
     )
 
 
-def row_order(source: ImageSource, request: BuildRequest) -> list[str]:
-    """Image ids in row order: shuffled once at write, so that block reads give mixed batches.
-
-    Raises:
-        DataError: the split is empty.
-    """
-    ids = list(source.ids)
-    if not ids:
-        raise DataError(f"data set {source.name} has no images in split {source.split!r}.")
-    shuffled = [ids[i] for i in np.random.default_rng(request.seed).permutation(len(ids))]
-    return shuffled[: request.limit]
-
-
 def make_manifest(
     source: SplitInfo,
     request: BuildRequest,
-    order: Sequence[str],
+    parts: Sequence[Part],
     teacher: TeacherInfo,
     base: Manifest | None = None,
 ) -> Manifest:
-    """Describe the cache that this request makes of this source, its images in the given order.
+    """Describe the cache that this request makes of these images of this source.
 
     Args:
         source: the data set split.
         request: what is asked for.
-        order: image ids by row.
+        parts: its images; see `Rows`.
         teacher: facts about the teacher.
         base: of the cache that this one is derived from.
 
@@ -170,11 +155,9 @@ def make_manifest(
     return Manifest(
         dataset=source.name,
         split=source.split,
-        source=source.identity(),
-        order=hashlib.sha256("\n".join(order).encode()).hexdigest(),
+        parts=tuple(parts),
         classes=tuple(source.classes),
         unseen=tuple(source.unseen),
-        rows=len(order),
         block_rows=request.block_rows,
         seed=request.seed,
         view_size=request.view_size,

@@ -21,7 +21,7 @@ class Images(Stage):
     """Every other stage depends on this one."""
 
     name = "images"
-    facts = ("source", "order", "block_rows")
+    facts = ("parts", "block_rows")
     inspected = ("images/data", "images/digest")
 
     def arrays(self, outline: Outline) -> dict[str, ArrayRecord]:

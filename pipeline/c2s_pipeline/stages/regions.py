@@ -88,7 +88,7 @@ class Regions(Stage):
     def passes(self, cache: Cache) -> Mapping[str, int]:
         """One a region."""
         m = cache.manifest
-        ends = cache.column(END).reshape(m.rows, -1)  # of the regions of a block
+        ends = cache.column(END).reshape(m.extent, -1)  # of the regions of a block
         last = [m.block_range(block)[-1] for block in range(m.blocks)]
         return {self.name: int(ends[last, -1].sum(dtype=np.int64))}
 

@@ -99,7 +99,7 @@ CHOICES = (
 )
 IMPORTED = ("--text-embeddings", "text.npy", "--unchecked-text", "--config", "config.yaml")
 """Options of a build, each with a value that is not its default."""
-ELSEWHERE = {"--root", "--out", "--workers", "--scheduler", "--update", "--json"}
+ELSEWHERE = {"--root", "--out", "--workers", "--scheduler", "--update", "--append", "--json"}
 """Options that do not decide what is built."""
 
 
@@ -109,7 +109,7 @@ class Asked(Exception):
 
 def asked(monkeypatch, command, *options):
     def ask(source, request, *_):
-        raise Asked(source.identity(), source.unseen, request)
+        raise Asked(source.identity(source.ids), source.unseen, request)
 
     monkeypatch.setattr("c2s_pipeline.build.builder.build", ask)
     monkeypatch.setattr("c2s_pipeline.build.plan.plan_build", ask)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import re
+import shutil
 import subprocess
 import sys
 
@@ -87,7 +89,8 @@ def test_build_info_and_verify(c2s, coco_tree, tiny_teacher, scheduler):
         "--block-rows",
         4,
     )
-    build = ("cache", "build", "--dataset", "coco-stuff", "--root", coco_tree(), *options)
+    root = coco_tree()
+    build = ("cache", "build", "--dataset", "coco-stuff", "--root", root, *options)
     code, out, err = c2s(*build)
     assert (code, "Traceback" in err) == (0, False), err
     assert "cache/coco.zarr: 6 images built" in out
@@ -113,6 +116,16 @@ def test_build_info_and_verify(c2s, coco_tree, tiny_teacher, scheduler):
     assert "masks.threshold: 0.9 -> 0.3" in err
     code, out, _ = c2s("cache", "info", "cache/coco.zarr")
     assert "coco-stuff/train: 6 images" in out
+    for file in root.rglob("*/train2017/*3.*"):
+        shutil.copy(file, file.with_stem("came"))
+    code, out, err = c2s(*build)
+    assert (code, "1 came to coco-stuff/train since. Add them with --append" in err) == (1, True)
+    code, out, err = c2s(*build, "--append")
+    assert "cache/coco.zarr: 1 images built, 6 were there already" in out
+    code, out, _ = c2s("cache", "info", "cache/coco.zarr")
+    assert re.search(r"  6 images in 2 blocks, finished 20\S+Z\n  1 images in 1 blocks, fin", out)
+    code, out, _ = c2s("cache", "info", "cache/coco.zarr", "--json")
+    assert [part["images"] for part in json.loads(out)["parts"]] == [6, 1]
 
 
 def test_verify_fails_on_damage(c2s, tmp_path):

@@ -34,7 +34,7 @@ def test_raw_and_train_id_forms_give_the_same_map(coco_tree):
     for name, labels in zip(split.ids, before, strict=True):
         Image.fromarray(labels).save(folder / f"{name}_labelTrainIds.png")
     again = FolderSplit(DESCRIPTOR, root, "train")
-    assert again.identity()["labels"] == "labelTrainIds"
+    assert again.identity(again.ids)["labels"] == "labelTrainIds"
     for name, labels in zip(again.ids, before, strict=True):
         np.testing.assert_array_equal(again.labels(name), labels)
 
@@ -45,15 +45,17 @@ def test_a_split_travels_without_its_lists(coco_tree):
     copy = pickle.loads(pickle.dumps(split))
     assert len(pickle.dumps(split)) < 20_000
     assert copy.ids == split.ids
-    assert copy.identity() == split.identity()
+    assert copy.identity(copy.ids) == split.identity(split.ids)
 
 
 def test_identity_changes_with_the_files(coco_tree):
     root = coco_tree()
-    before = FolderSplit(DESCRIPTOR, root, "train").identity()
+    split = FolderSplit(DESCRIPTOR, root, "train")
+    before, others = split.identity(split.ids), split.identity(split.ids[1:])
     file = root / "images/train2017/000000000000.jpg"
     file.write_bytes(file.read_bytes() + b" ")
-    assert FolderSplit(DESCRIPTOR, root, "train").identity() != before
+    assert split.identity(split.ids) != before
+    assert split.identity(split.ids[1:]) == others
 
 
 def test_label_maps_must_have_one_channel(coco_tree):
@@ -85,4 +87,6 @@ def test_shapes_scenes_are_what_their_source_encodes():
     np.testing.assert_array_equal(image, split._scene(item.id).image)
     assert image.shape[:2] == labels.shape
     assert len(split[:5]) == 5
-    assert split.identity() == ShapesSplit("val").identity() != ShapesSplit("train").identity()
+    train = ShapesSplit("train")
+    assert split.identity(split.ids) == ShapesSplit("val").identity(split.ids)
+    assert split.identity(split.ids) != train.identity(train.ids)

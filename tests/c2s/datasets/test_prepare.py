@@ -188,7 +188,7 @@ def test_raw_ids_become_train_ids_beside_them(name, tmp_path, rng):
     assert len(after) == len(originals) + 3
     for split, maps in truth.items():
         read = load_dataset(name, tmp_path).split(split)
-        assert read.identity()["labels"] == "labelTrainIds"
+        assert read.identity(read.ids)["labels"] == "labelTrainIds"
         for image_id, labels in maps.items():
             file, _ = read.label_file(image_id)
             with Image.open(file) as image:

@@ -11,9 +11,9 @@ from c2s.runs.config import dump_yaml, load_config
 from c2s_cache.errors import ConfigError
 
 
-def of(dataset, **more):
+def of(dataset, rows=11, **more):
     """Manifest of a cache of a data set."""
-    return tiny_manifest().model_copy(update={"dataset": dataset, **more})
+    return tiny_manifest(rows).model_copy(update={"dataset": dataset, **more})
 
 
 def test_epochs_are_passes_over_the_images_of_the_cache():

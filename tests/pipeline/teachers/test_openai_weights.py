@@ -22,6 +22,7 @@ from c2s.datasets import load_dataset
 from c2s_cache import C2SError, CacheError, ConfigError
 from c2s_pipeline.build.builder import load_teacher as requested_teacher
 from c2s_pipeline.build.request import make_manifest
+from c2s_pipeline.build.rows import part_of
 from c2s_pipeline.teachers.base import TeacherSpec
 from c2s_pipeline.teachers.recorded import load_recorded, load_recorded_text, recorded_spec
 from c2s_pipeline.teachers.registry import load_teacher
@@ -219,7 +220,7 @@ def manifest(info, request=None):
     """The manifest of a Shapes cache by that teacher."""
     source = load_dataset("shapes").split("dev")
     asked = request or made(masks={"windows": (2, 3)})
-    return make_manifest(source, asked, source.ids[:4], info)
+    return make_manifest(source, asked, [part_of(source, source.ids[:4])], info)
 
 
 def test_the_activation_is_part_of_what_a_cache_was_made_from(files):

@@ -18,7 +18,8 @@ from c2s_cache import C2SError, ConfigError, Manifest, open_cache
 from c2s_cache.integrity import verify
 from c2s_cache.manifest import TeacherInfo
 from c2s_pipeline.build.builder import build
-from c2s_pipeline.build.request import make_manifest, recorded_request, row_order
+from c2s_pipeline.build.request import make_manifest, recorded_request
+from c2s_pipeline.build.rows import new_rows
 from c2s_pipeline.build.verify import spot_check
 from c2s_pipeline.teachers.base import TeacherSpec
 from c2s_pipeline.teachers.recorded import load_recorded, load_recorded_text, recorded_spec
@@ -71,7 +72,7 @@ def manifest(tiny_teacher, **masks):
     source = load_dataset("shapes").split("dev")
     request = made(teacher=tiny_teacher, view_size=32, limit=4, **masks)
     info = load_teacher(request.spec).info()
-    return make_manifest(source, request, row_order(source, request), info)
+    return make_manifest(source, request, new_rows(source, request).parts, info)
 
 
 def of_teacher(manifest, **facts):

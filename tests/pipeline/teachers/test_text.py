@@ -18,7 +18,8 @@ from c2s.datasets import load_dataset
 from c2s.shapes.defaults import build_defaults
 from c2s_cache import ConfigError, open_cache
 from c2s_pipeline.build.builder import build
-from c2s_pipeline.build.request import make_manifest, row_order
+from c2s_pipeline.build.request import make_manifest
+from c2s_pipeline.build.rows import new_rows
 from c2s_pipeline.stages.base import Once
 from c2s_pipeline.teachers.base import TeacherSpec
 from c2s_pipeline.teachers.imported_text import (
@@ -200,7 +201,9 @@ def test_whatever_decides_the_embeddings_decides_the_fingerprint(source, tiny_te
 
     def fingerprint(**changes):
         request = made(teacher=tiny_teacher, masks={"windows": (2, 3)}, **changes)
-        return make_manifest(source, request, source.ids, teacher).fingerprints["text"]
+        return make_manifest(
+            source, request, new_rows(source, request).parts, teacher
+        ).fingerprints["text"]
 
     prompts = load_dataset("coco-stuff").prompts
     prints = [
@@ -258,11 +261,11 @@ def test_wrong_rows_are_refused_before_a_cache_comes_to_be(shapes, tmp_path):
         assert not (tmp_path / "refused.zarr").exists()
     asked = request(text_embeddings=tmp_path / "text.npy", check_text=False)
     source = dataset.split("val")
-    described = make_manifest(source, asked, row_order(source, asked), teacher.info())
+    described = make_manifest(source, asked, new_rows(source, asked).parts, teacher.info())
     once = Once(described, teacher, lambda done, total: None)
     assert len(asked.stage("text").compute_once(once)["text/embeddings"]) == len(own)
     with pytest.raises(ConfigError, match=r"text\.check has no effect: no file of embeddings"):
-        make_manifest(source, request(check_text=False), source.ids[:1], teacher.info())
+        make_manifest(source, request(check_text=False), described.parts, teacher.info())
 
 
 def test_class_embeddings_do_not_depend_on_the_number_of_cores(shapes, monkeypatch):
