@@ -126,7 +126,9 @@ def trial_tokenizer(name: str) -> Any:
     text = model_config(name)["text_cfg"]
     if not text.get("hf_tokenizer_name"):
         return load_tokenizer(name)
-    tokenizer = require("open_clip", "build").SimpleTokenizer(text.get("context_length", 77))
+    tokenizer = require("open_clip", "build").SimpleTokenizer(
+        context_length=text.get("context_length", 77)
+    )
     return lambda sentences: tokenizer(sentences) % text["vocab_size"]
 
 
