@@ -1,15 +1,46 @@
-"""Invariant: a safetensors file is the old one or the new, wherever writing it stopped."""
+"""Invariant: a safetensors file is the old one or the new, wherever writing it stopped, and knows its own content."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
 
 from c2s_cache.receipt import sync_directory
+
+SEAL = "c2s_sha256"
+"""Key of a file's metadata that holds the digest of its tensors."""
+
+
+def seal(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Metadata of a file of these tensors, on the CPU and contiguous: what `load_sealed` checks."""
+    hasher = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        hasher.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        hasher.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return {SEAL: hasher.hexdigest()}  # one key alone: safetensors writes several in any order
+
+
+def load_sealed(file: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file, on the CPU; where it has a seal, they are those that were written.
+
+    Raises:
+        SafetensorError: it is damaged.
+        OSError: it cannot be read.
+    """
+    tensors: dict[str, Tensor] = load_file(file)
+    with safe_open(file, "pt") as opened:
+        said = (opened.metadata() or {}).get(SEAL)
+    if said is not None and said != seal(tensors)[SEAL]:
+        raise SafetensorError("its tensors are not those that were written")
+    return tensors
 
 
 def write_whole(file: Path, write: Callable[[Path], object]) -> None:

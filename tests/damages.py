@@ -30,7 +30,7 @@ REPLACED: dict[str, Callable[[Path], object]] = {
 
 
 def damage(file: Path, how: str) -> None:
-    """Do it to a file: one of `DAMAGES`, `missing`, `folder`, `pipe`, `circle`, `shapes`, `names`, `types`."""
+    """Do it to a file: one of `damages`."""
     data = file.read_bytes()
     if how in DAMAGES:
         file.write_bytes(DAMAGES[how](data))
@@ -38,6 +38,9 @@ def damage(file: Path, how: str) -> None:
     if how in REPLACED:
         file.unlink()
         REPLACED[how](file)
+        return
+    if how == "flipped":  # a single bit, of the last tensor
+        file.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
         return
     tensors = load_file(file)
     if how == "shapes":
@@ -51,5 +54,5 @@ def damage(file: Path, how: str) -> None:
 
 def damages(file: str) -> list[str]:
     """What may happen to a file of that name."""
-    tensors = ["shapes", "names", "types"] if file.endswith(".safetensors") else []
+    tensors = ["flipped", "shapes", "names", "types"] if file.endswith(".safetensors") else []
     return [*DAMAGES, *REPLACED, *tensors]

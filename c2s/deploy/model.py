@@ -23,7 +23,7 @@ from c2s.plain_torch import plain_torch
 from c2s.runs.tensors import difference, require_finite
 from c2s.students import create
 from c2s.students.registry import require_no_code
-from c2s.tensor_file import write_whole
+from c2s.tensor_file import load_sealed, seal, write_whole
 from c2s_cache.hub import hub
 from c2s_cache.picture import rgb
 
@@ -121,7 +121,12 @@ class SegmentationModel(nn.Module, ModelHubMixin, coders={ModelInfo: (encode_inf
 
     def _save_pretrained(self, save_directory: Path) -> None:
         require_finite(self.student.state_dict(), str(save_directory / WEIGHTS))
-        write_whole(save_directory / WEIGHTS, lambda file: save_model(self.student, str(file)))
+        write_whole(save_directory / WEIGHTS, self._save_weights)
+
+    def _save_weights(self, file: Path) -> None:
+        save_model(self.student, str(file))
+        stored = load_file(file)  # of a tensor with several names, one: only now is known which
+        save_model(self.student, str(file), seal(stored))
 
     @classmethod
     @plain_torch()
@@ -158,7 +163,7 @@ class SegmentationModel(nn.Module, ModelHubMixin, coders={ModelInfo: (encode_inf
         try:
             if not Path(file).is_file():
                 raise FileNotFoundError("there is no such file")
-            found = load_file(file)
+            found = load_sealed(Path(file))
         except (OSError, SafetensorError) as error:
             raise ModelError(f"{file} is missing or damaged ({error}).", hint) from error
         ours = model.student.state_dict()

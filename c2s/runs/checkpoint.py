@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from c2s.runs.tensors import difference, require_finite
+from c2s.tensor_file import load_sealed
 from c2s_cache.errors import C2SError
-from c2s_cache.fingerprint import file_digest
+from c2s_cache.fingerprint import canonical_json, digest, file_digest
+from c2s_cache.receipt import write_atomic
 
 CONFIG = "config.yaml"
 HALFWAY = "halfway/student.safetensors"
@@ -86,9 +88,23 @@ def read_state(path: Path) -> State:
             f"Start it anew: c2s train --config {path / CONFIG} --runs {path.parent} --name {path.name} --overwrite",
         )
     try:
-        return State.model_validate(json.loads(file.read_bytes()))  # json's floats are exact
-    except (OSError, ValueError, RecursionError) as error:
+        state = json.loads(file.read_bytes())  # json's floats are exact
+        if state.pop("digest", None) != digest(canonical_json(state)):
+            raise ValueError("it is not as it was written")
+        return State.model_validate(state)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(f"{file} is damaged.", anew(path)) from error
+
+
+def write_state(file: Path, state: Mapping[str, Any]) -> None:
+    """Write a checkpoint's `state.json`, with a digest of all that it says.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    plain = json.loads(json.dumps(state))  # tuples are lists by now
+    whole = {**plain, "digest": digest(canonical_json(plain))}
+    write_atomic(file, (json.dumps(whole) + "\n").encode())
 
 
 def saved_step(path: Path) -> int | None:
@@ -99,46 +115,50 @@ def saved_step(path: Path) -> int | None:
         return None
 
 
-def load_tensors(run: Path, file: Path, digest: str | None = None) -> dict[str, torch.Tensor]:
+def load_tensors(
+    run: Path, file: Path, sha256: str | None = None, hint: str | None = None
+) -> dict[str, torch.Tensor]:
     """Tensors of a safetensors file of a run, on the CPU.
 
     Args:
         run: folder of the run.
         file: the file.
-        digest: its SHA-256 when it was written, if that is known.
+        sha256: the file's when it was written, if that is known.
+        hint: the next command where it cannot be used; default: to train the run again.
 
     Raises:
         RunError: missing, damaged, or another file.
         NotFinite: a value is nan or infinite.
     """
+    hint = hint or anew(run)
     if not file.is_file():
-        raise RunError(f"{file} is missing.", anew(run))
+        raise RunError(f"{file} is missing.", hint)
+    if sha256 is not None and sha256 != file_digest(file):
+        raise RunError(f"{file} is not the file that was saved.", hint)
     try:
-        tensors: dict[str, torch.Tensor] = load_file(file)
+        tensors = load_sealed(file) if sha256 is None else load_file(file)
     except (OSError, SafetensorError) as error:
-        raise RunError(f"{file} is damaged ({error}).", anew(run)) from error
-    if digest not in (None, file_digest(file)):
-        raise RunError(f"{file} is not the file that was saved.", anew(run))
-    require_finite(tensors, str(file), anew(run))  # what is saved is: it was damaged since
+        raise RunError(f"{file} is damaged ({error}).", hint) from error
+    require_finite(tensors, str(file), hint)  # what is saved is: it was damaged since
     return tensors
 
 
 def load_student(
-    run: Path, file: Path, digest: str | None = None, frozen_digest: str | None = None
+    run: Path, file: Path, sha256: str | None = None, frozen_sha256: str | None = None
 ) -> dict[str, torch.Tensor]:
     """All tensors of a run's student, from a file of those that are trained.
 
     Args:
         run: folder of the run.
         file: of the trained ones.
-        digest, frozen_digest: SHA-256 of that file, and of the one of the frozen ones, if they are known.
+        sha256, frozen_sha256: of that file, and of the one of the frozen ones, if they are known.
 
     Raises:
         RunError, NotFinite: as for `load_tensors`.
     """
-    known = frozen_digest is not None or (run / FROZEN).is_file()
-    frozen = load_tensors(run, run / FROZEN, frozen_digest) if known else {}
-    return load_tensors(run, file, digest) | frozen
+    known = frozen_sha256 is not None or (run / FROZEN).is_file()
+    frozen = load_tensors(run, run / FROZEN, frozen_sha256) if known else {}
+    return load_tensors(run, file, sha256) | frozen
 
 
 def frozen_names(run: Path) -> set[str]:

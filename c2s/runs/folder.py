@@ -95,11 +95,9 @@ def create_run(config: TrainConfig, cache: Cache, student: Student) -> Path:
         architecture=None if student.architecture is None else dict(student.architecture),
         versions=_versions(),
     )
-    embeddings = torch.from_numpy(np.ascontiguousarray(cached_text(cache, "all").embeddings))
     try:
         _write_info(path, info)  # the mark comes first
-        write_tensors(path / TEXT, {"embeddings": embeddings})
-        digests = {"text_digest": file_digest(path / TEXT)}
+        digests = {"text_digest": _write_text(path, cache)}
         if frozen := {
             k: v for k, v in student.state_dict().items() if k.startswith(student.frozen)
         }:
@@ -113,6 +111,28 @@ def create_run(config: TrainConfig, cache: Cache, student: Student) -> Path:
             f"The run folder {path} cannot be made ({error.strerror or error})."
         ) from error
     return path
+
+
+def restore_text(path: Path, cache: Cache, info: RunInfo) -> None:
+    """Write a run's text embeddings again, from the cache that it is trained from, if they are not as they were.
+
+    Raises:
+        RunError: they cannot be written.
+    """
+    file = path / TEXT
+    if file.is_file() and file_digest(file) == info.text_digest:
+        return
+    try:
+        _write_text(path, cache)
+    except OSError as error:
+        raise RunError(f"{file} cannot be restored ({error.strerror or error}).") from error
+
+
+def _write_text(path: Path, cache: Cache) -> str:
+    """Copy the text embeddings of all classes out of a cache; the SHA-256 of the file."""
+    embeddings = torch.from_numpy(np.ascontiguousarray(cached_text(cache, "all").embeddings))
+    write_tensors(path / TEXT, {"embeddings": embeddings})
+    return file_digest(path / TEXT)
 
 
 def _write_info(path: Path, info: RunInfo) -> None:

@@ -77,7 +77,8 @@ def open_run(path: Path | str, allow_code: bool = False) -> Run:
     )
     continued(path, config, state)
     require_no_code(config.student, path, allow_code)
-    texts = load_tensors(path, path / TEXT, info.text_digest)
+    restore = f"Restore it from the cache: c2s train --resume {path}"
+    texts = load_tensors(path, path / TEXT, info.text_digest, restore)
     file = checkpoint_folder(path) / STUDENT
     embeddings = texts.get("embeddings", torch.empty(0))
     rows = len(info.classes)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from c2s.tensor_file import write_whole
+from c2s.tensor_file import seal, write_whole
 from c2s_cache.errors import C2SError
 
 
@@ -60,4 +60,4 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     # safetensors refuses views that share memory or are not contiguous.
     plain = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
     require_finite(plain, str(file))
-    write_whole(file, lambda partial: save_file(plain, partial))
+    write_whole(file, lambda partial: save_file(plain, partial, seal(plain)))

@@ -9,7 +9,6 @@ bit; on a GPU as far as its kernels repeat.
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -27,11 +26,12 @@ from c2s.runs.checkpoint import (
     load_student,
     load_tensors,
     read_state,
+    write_state,
 )
 from c2s.runs.checkpoint import STUDENT as STUDENT_FILE
 from c2s.runs.tensors import write_tensors
 from c2s_cache.fingerprint import file_digest
-from c2s_cache.receipt import sync_directory, write_atomic
+from c2s_cache.receipt import sync_directory
 
 FORMAT = 2
 OTHERS_FILE = "state.safetensors"
@@ -89,7 +89,7 @@ class SafetensorsIO(CheckpointIO):
             write_tensors(new / STUDENT_FILE, student)
             write_tensors(new / OTHERS_FILE, others)
             state["files"] = {n: file_digest(new / n) for n in (STUDENT_FILE, OTHERS_FILE)}
-            write_atomic(new / STATE, (json.dumps(state) + "\n").encode())
+            write_state(new / STATE, state)
         except BaseException:
             shutil.rmtree(new, ignore_errors=True)
             raise

@@ -23,7 +23,15 @@ from c2s.plain_torch import plain_torch
 from c2s.runs.checkpoint import HALFWAY, RunError, load_weights, read_state, saved_step
 from c2s.runs.config import TrainConfig
 from c2s.runs.continuation import listed
-from c2s.runs.folder import continued, create_run, owned, read_config, read_info, write_config
+from c2s.runs.folder import (
+    continued,
+    create_run,
+    owned,
+    read_config,
+    read_info,
+    restore_text,
+    write_config,
+)
 from c2s.runs.run import open_run
 from c2s.runs.tensors import NotFinite
 from c2s.students import create
@@ -110,7 +118,8 @@ def resume(
     changes = continued(path, config, state)
     require_no_code(config.student, path, allow_code)
     cache = open_cache(config.cache, config.method.read_stages(), config.parts)
-    before, now = read_info(path).fingerprints, cache.manifest.fingerprints
+    info = read_info(path)
+    before, now = info.fingerprints, cache.manifest.fingerprints
     changed = [stage for stage in now if before.get(stage) != now[stage]]
     if changed:
         raise RunError(
@@ -118,6 +127,7 @@ def resume(
             f"{', '.join(changed)} {'differs' if len(changed) == 1 else 'differ'}.",
             "Restore that cache, name it where it lies with --cache, or train a new run.",
         )
+    restore_text(path, cache, info)
     config = config.resolved(cache.manifest)
     if state.step >= config.total or (state.complete and "iterations" not in changes):
         open_run(path, allow_code)  # complete is what can be used

@@ -109,6 +109,18 @@ def test_a_new_run_of_that_name(tried, tiny_cache):
     assert not tried(start)
 
 
+def test_text_embeddings_come_back_from_the_cache(cut, tmp_path):
+    path = shutil.copytree(cut, tmp_path / "r")
+    before = (path / "text.safetensors").read_bytes()
+    for how in ("missing", "flipped"):
+        damage(path / "text.safetensors", how)
+        with pytest.raises(C2SError, match=rf"text\.safetensors .*: c2s train --resume {path}"):
+            open_run(path)
+        run.resume(path)
+        assert (path / "text.safetensors").read_bytes() == before
+        open_run(path)
+
+
 @pytest.mark.slow
 def test_resuming(tried):
     accepted = tried(run.resume)

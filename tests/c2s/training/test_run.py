@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from c2s.methods.clip_to_seg import method
 from c2s.methods.clip_to_seg.examples import TAUGHT
 from c2s.runs import tensors as tensor_files
-from c2s.runs.checkpoint import RunError, saved_step
+from c2s.runs.checkpoint import RunError, saved_step, write_state
 from c2s.runs.folder import read_config
 from c2s.runs.run import open_run
 from c2s.text import cached_text
@@ -153,6 +153,26 @@ def test_resuming_a_complete_run_leaves_it_alone(finished):
     assert before == {f: f.stat().st_mtime_ns for f in finished.rglob("*")}
 
 
+def unsealed(content):
+    """What a state.json says, without its digest."""
+    return {k: v for k, v in json.loads(content).items() if k != "digest"}
+
+
+def test_a_state_that_was_touched_is_not_continued(finished):
+    """Not only what cannot be read: a single figure in it decides what is learnt."""
+    file = finished / "checkpoint" / "state.json"
+    content = file.read_text()
+    try:
+        for was, now in ((f'"step": {STEPS}', '"step": 4'), ("0.9", "0.8"), ("0.9", "NaN")):
+            assert was in content
+            file.write_text(content.replace(was, now, 1))
+            for use in (open_run, run.resume):
+                with pytest.raises(RunError, match=r"state\.json is damaged\. Train it again: c2s"):
+                    use(finished)
+    finally:
+        file.write_text(content)
+
+
 def test_an_existing_run_is_never_replaced_silently(finished, tiny_views_cache):
     config = read_config(finished)
     with pytest.raises(RunError, match=r"already holds a run.*--overwrite"):
@@ -160,7 +180,7 @@ def test_an_existing_run_is_never_replaced_silently(finished, tiny_views_cache):
     state = finished / "checkpoint" / "state.json"
     content = state.read_text()
     try:
-        state.write_text(json.dumps(json.loads(content) | {"step": 2}))
+        write_state(state, unsealed(content) | {"step": 2})
         with pytest.raises(RunError, match=r"--resume"):
             run.train(config)
     finally:
@@ -211,7 +231,7 @@ def test_a_checkpoint_of_an_earlier_format_is_not_continued(finished):
     file = finished / "checkpoint" / "state.json"
     content = file.read_text()
     try:
-        file.write_text(json.dumps({"format": 1, "step": 2, "scaler": {}}))
+        write_state(file, {"format": 1, "step": 2})
         with pytest.raises(RunError, match=r"format 1, expected 2: it can be evaluated"):
             run.resume(finished)
         assert open_run(finished).step == 2
@@ -224,7 +244,7 @@ def test_damaged_weights_are_one_sentence(finished):
     content = file.read_bytes()
     try:
         file.write_bytes(content[:100])
-        with pytest.raises(RunError, match=r"student.safetensors is damaged"):
+        with pytest.raises(RunError, match=r"student.safetensors is not the file that was saved"):
             open_run(finished)
     finally:
         file.write_bytes(content)
@@ -264,11 +284,11 @@ def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(
     """With room for so many files: the text, the halfway student, then two for each checkpoint."""
     written = []
 
-    def save(values, file):
+    def save(values, file, metadata):
         if len(written) == room:
             raise SafetensorError("I/O error: No space left on device")
         written.append(file)
-        save_file(values, file)
+        save_file(values, file, metadata)
 
     monkeypatch.setattr(tensor_files, "save_file", save)
     with pytest.raises(C2SError, match=message):
