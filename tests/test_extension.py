@@ -96,21 +96,21 @@ def test_a_package_adds_one_of_each(tmp_path: Path) -> None:
     install(package)
     said = follow("Build, train, evaluate, predict", package, tmp_path)
     (built,) = (text for line, text in said.items() if " cache build " in line)
-    assert "--cache cells.zarr --method cell-match" in built
+    assert "--cache tiles.zarr --method tile-match" in built
     (verified,) = (text for line, text in said.items() if " cache verify " in line)
     assert "whole and sound" in verified
-    assert "cosine of cells at least" in verified
-    facts = json.loads(c2s("c2s cache info cells.zarr --json", package, tmp_path))
-    assert facts["methods"] == ["cell-match"]
+    assert "cosine of tiles at least" in verified
+    facts = json.loads(c2s("c2s cache info tiles.zarr --json", package, tmp_path))
+    assert facts["methods"] == ["tile-match"]
     assert facts["teacher"]["name"] == "mirrored"
-    assert facts["stages"]["cells"]["complete"]
+    assert facts["stages"]["tiles"]["complete"]
     assert (tmp_path / "runs/tiny/run.json").is_file()
     assert size(tmp_path / "out/photo.png") == (64, 64)
     assert json.loads((tmp_path / "out/predict.json").read_text())["classes"] == [
         "circle",
         "striped ball",
     ]
-    refused = c2s("c2s train --cache cells.zarr --iterations 1", package, tmp_path, code=1)
+    refused = c2s("c2s train --cache tiles.zarr --iterations 1", package, tmp_path, code=1)
     assert "lacks the stages global_cls, masks, regions" in refused
     assert sources() == before
 
@@ -121,9 +121,9 @@ def test_the_same_files_are_used_without_a_package(tmp_path: Path) -> None:
     package, before = extract(tmp_path / "modules"), sources()
     said = follow("Without a package", package, tmp_path)
     (verified,) = (text for line, text in said.items() if " cache verify " in line)
-    assert "cosine of cells at least" in verified
+    assert "cosine of tiles at least" in verified
     unnamed = c2s("c2s cache verify code.zarr --quick", package, tmp_path)
-    assert "Nothing here knows the stage cells" in unnamed
+    assert "Nothing here knows the stage tiles" in unnamed
     assert size(tmp_path / "out/photo.png") == (64, 64)
     assert sources() == before
 

@@ -27,91 +27,91 @@ from c2s_pipeline.stages.base import CLS_FACTS, Likeness, Stage, StageSettings, 
 from c2s_pipeline.stages.views import view_pixels
 
 
-class CellSettings(StageSettings):
+class TileSettings(StageSettings):
     scale: int = 2
 
 
-class Cells(Stage):
-    """The embedding of each cell of a grid over the view."""
+class Tiles(Stage):
+    """The embedding of each tile of a grid over the view."""
 
-    name = "cells"
-    Settings = CellSettings
+    name = "tiles"
+    Settings = TileSettings
     needs = ("views",)
     facts = CLS_FACTS
     live = True
-    inspected = ("cells/cls",)
+    inspected = ("tiles/cls",)
 
     def axes(self, outline):
-        return {"cell": self.settings.scale**2}
+        return {"tile": self.settings.scale**2}
 
     def arrays(self, outline):
-        return {"cells/cls": ArrayRecord(axes=("view", "cell", "channel"), dtype="float16")}
+        return {"tiles/cls": ArrayRecord(axes=("view", "tile", "channel"), dtype="float16")}
 
     def compute(self, batch):
         size, n = batch.manifest.teacher.image_size, self.settings.scale
         pixels = view_pixels(batch, size * n)
-        cells = [
+        tiles = [
             pixels[:, y * size : (y + 1) * size, x * size : (x + 1) * size]
             for y in range(n) for x in range(n)
         ]
-        found = [batch.embed_images(cell) for cell in cells]
-        return {"cells/cls": [list(view) for view in zip(*found)] and
+        found = [batch.embed_images(tile) for tile in tiles]
+        return {"tiles/cls": [list(view) for view in zip(*found)] and
                 [__import__("numpy").stack(view) for view in zip(*found)]}
 
     def passes(self, cache):
-        return {"cells": 5 * cache.manifest.views * self.settings.scale**2}
+        return {"tiles": 5 * cache.manifest.views * self.settings.scale**2}
 
     def compare(self, stored, anew):
-        return Likeness(cosine(stored["cells/cls"], anew["cells/cls"]), 0.999, "cosine of cells")
+        return Likeness(cosine(stored["tiles/cls"], anew["tiles/cls"]), 0.999, "cosine of tiles")
 
     def inspect(self, block):
-        if not __import__("numpy").isfinite(block.arrays["cells/cls"]).all():
-            yield Finding("values", "block", "a cell is not finite")
+        if not __import__("numpy").isfinite(block.arrays["tiles/cls"]).all():
+            yield Finding("values", "block", "a tile is not finite")
 '''
-REFERENCE = "python:own_cells:Cells"
+REFERENCE = "python:own_tiles:Tiles"
 
 
 @pytest.fixture
-def cells(tmp_path, monkeypatch):
+def tiles(tmp_path, monkeypatch):
     """The name of a stage whose module stands beside the user's work; forgotten afterwards."""
-    (tmp_path / "own_cells.py").write_text(FILE)
+    (tmp_path / "own_tiles.py").write_text(FILE)
     monkeypatch.syspath_prepend(tmp_path)
     yield name_of(REFERENCE)
     _named.clear()
-    sys.modules.pop("own_cells", None)
+    sys.modules.pop("own_tiles", None)
 
 
 def test_a_stage_of_ones_own_is_built_derived_and_verified(
-    built, tiny_teacher, scheduler_of_threads, cells, tmp_path
+    built, tiny_teacher, scheduler_of_threads, tiles, tmp_path
 ):
     from c2s_pipeline.build.builder import build
 
     out, source = built
     copy = shutil.copytree(out, tmp_path / "copy.zarr")
     with pytest.raises(
-        CacheError, match=r"lacks the stage cells.*derive .*--out NEW --stage cells"
+        CacheError, match=r"lacks the stage tiles.*derive .*--out NEW --stage tiles"
     ):
-        open_cache(copy, ("cells",))
+        open_cache(copy, ("tiles",))
     wanted = request(tiny_teacher, stages=(*known(),))
     report = build(source, wanted, copy, scheduler=scheduler_of_threads, update=True)
-    assert report.computed == {"cells": 5}
+    assert report.computed == {"tiles": 5}
     assert report.passes == 5 * 4
-    cache = open_cache(copy, ("cells",))
-    assert cache.manifest.axes["cell"] == 4
-    assert cache.read_block(0, ["cells/cls"]).sample(0)["cells/cls"].shape == (4, 32)
+    cache = open_cache(copy, ("tiles",))
+    assert cache.manifest.axes["tile"] == 4
+    assert cache.read_block(0, ["tiles/cls"]).sample(0)["tiles/cls"].shape == (4, 32)
     assert verify(cache, content(cache)) == []
     found = spot_check(cache, load_teacher(TeacherSpec(tiny_teacher, None)), [0, 3])
-    assert (found.findings, "cells" in found.worst) == ((), True)
+    assert (found.findings, "tiles" in found.worst) == ((), True)
     settings = recorded_request(cache.manifest).model_dump() | {"teacher": tiny_teacher}
-    other = request_model().model_validate(settings | {"cells": {"scale": 3}})
+    other = request_model().model_validate(settings | {"tiles": {"scale": 3}})
     derived = derive(copy, other, tmp_path / "d.zarr", Machine(scheduler=scheduler_of_threads))
-    assert derived.computed == {"cells": 5}
+    assert derived.computed == {"tiles": 5}
     scratch = build(source, other, tmp_path / "s.zarr", scheduler=scheduler_of_threads)
     assert contents(derived.path) == contents(scratch.path)
 
 
 def test_a_cache_with_a_stage_that_is_not_known_here(
-    built, tiny_teacher, scheduler_of_threads, cells, tmp_path
+    built, tiny_teacher, scheduler_of_threads, tiles, tmp_path
 ):
     """Its bytes are verified and its other stages used all the same; it cannot be built on."""
     from c2s_pipeline.build.builder import build
@@ -123,21 +123,21 @@ def test_a_cache_with_a_stage_that_is_not_known_here(
     _named.clear()
     cache = open_cache(copy)
     assert verify(cache, content(cache)) == []
-    assert np.isfinite(cache.read_block(0, ["cells/cls"]).arrays["cells/cls"]).all()
+    assert np.isfinite(cache.read_block(0, ["tiles/cls"]).arrays["tiles/cls"]).all()
     asked = recorded_request(cache.manifest)
-    assert "cells" not in asked.stages
-    with pytest.raises(ConfigError, match="would lose: cells"):
+    assert "tiles" not in asked.stages
+    with pytest.raises(ConfigError, match="would lose: tiles"):
         derive(copy, asked, tmp_path / "d.zarr", Machine(scheduler=scheduler_of_threads))
     assert not (tmp_path / "d.zarr").exists()
-    with pytest.raises(C2SError, match="cells"):
-        build(source, request(tiny_teacher, stages=(*known(), "cells")), copy)
+    with pytest.raises(C2SError, match="tiles"):
+        build(source, request(tiny_teacher, stages=(*known(), "tiles")), copy)
 
 
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
         ("nothing", "There is no stage 'nothing'; choose from images, labels"),
-        ("python:nowhere:Cells", r"cannot be imported \(No module named 'nowhere'\)"),
+        ("python:nowhere:Tiles", r"cannot be imported \(No module named 'nowhere'\)"),
         ("python:json:JSONDecoder", "is no subclass of"),
         ("python:json:Nothing", "cannot be imported"),
         ("python:", "write python:MODULE:CLASS"),

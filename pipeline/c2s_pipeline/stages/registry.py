@@ -19,6 +19,7 @@ _named: dict[str, tuple[str, type[Stage]]] = {}
 @cache
 def _installed() -> dict[str, type[Stage]]:
     """The stages of c2s, then those of other packages that are installed."""
+    from c2s_pipeline.stages.cells import Cells
     from c2s_pipeline.stages.dense import Dense
     from c2s_pipeline.stages.global_cls import GlobalCLS
     from c2s_pipeline.stages.images import Images
@@ -28,7 +29,7 @@ def _installed() -> dict[str, type[Stage]]:
     from c2s_pipeline.stages.text import Text
     from c2s_pipeline.stages.views import Views
 
-    own = (Images, Labels, Views, GlobalCLS, Dense, Masks, Regions, Text)
+    own = (Images, Labels, Views, GlobalCLS, Cells, Dense, Masks, Regions, Text)
     found: dict[str, type[Stage]] = {stage.name: stage for stage in own}
     for entry in entry_points(group=GROUP):
         stage = _checked(loaded(entry, "stage"), entry.value)
