@@ -92,7 +92,7 @@ def test_a_stage_of_ones_own_is_built_derived_and_verified(
         CacheError, match=r"lacks the stage tiles.*derive .*--out NEW --stage tiles"
     ):
         open_cache(copy, ("tiles",))
-    wanted = request(tiny_teacher, stages=(*known(),))
+    wanted = request(tiny_teacher)
     report = build(source, wanted, copy, scheduler=scheduler_of_threads, update=True)
     assert report.computed == {"tiles": 5}
     assert report.passes == 5 * 4
@@ -118,7 +118,7 @@ def test_a_cache_with_a_stage_that_is_not_known_here(
 
     out, source = built
     copy = shutil.copytree(out, tmp_path / "copy.zarr")
-    wanted = request(tiny_teacher, stages=(*known(),))
+    wanted = request(tiny_teacher)
     build(source, wanted, copy, scheduler=scheduler_of_threads, update=True)
     _named.clear()
     cache = open_cache(copy)

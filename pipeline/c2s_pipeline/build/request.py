@@ -21,7 +21,7 @@ class BuildRequest(BaseModel):
     """Everything a user decides about a cache, apart from the data set and where it goes.
 
     Beside these fields a request has a group of settings for each stage, under its name; `request_model` makes the
-    class that has them. `stages` is what the cache is to hold, closed under what they need; None: all that c2s has.
+    class that has them. `stages` is what the cache is to hold, closed under what they need; None: the default ones.
     `teacher` and `pretrained` name the CLIP model, which is run with `precision` on `batch_size` images at a time;
     `dense_size` is the input side of its dense pass in pixels (default: its native size), `dense_features` says which
     tokens that gives; `mask_teacher` and `mask_pretrained` name another model that gives them. `view_size` is the side
@@ -78,7 +78,8 @@ class BuildRequest(BaseModel):
         Raises:
             ConfigError: one of them does not exist.
         """
-        return closed(self.stages if self.stages is not None else known())
+        default = (name for name, stage in known().items() if stage.default)
+        return closed(self.stages if self.stages is not None else default)
 
 
 def request_model() -> type[BuildRequest]:

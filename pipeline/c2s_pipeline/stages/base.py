@@ -96,6 +96,7 @@ class Stage(ABC):
         needs: stages that it depends on.
         uses: stages that it depends on where the cache has them.
         facts: attributes of the manifest that decide its bytes, beside its settings.
+        default: it is part of a cache whose request names no stages.
         once: it is computed once, by `compute_once`, and not for every block.
         live: its values can be computed anew from stored ones and compared, by the teacher.
         blank: by path, what stands in place of a value for rows that cannot be used; 0 where nothing is said.
@@ -107,6 +108,7 @@ class Stage(ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     uses: ClassVar[tuple[str, ...]] = ()
     facts: ClassVar[tuple[str, ...]] = ()
+    default: ClassVar[bool] = True
     once: ClassVar[bool] = False
     live: ClassVar[bool] = False
     blank: ClassVar[Mapping[str, int]] = {}

@@ -54,6 +54,7 @@ class Cells(Stage):
     settings: CellSettings
     needs = ("views",)
     facts = CLS_FACTS
+    default = False
     live = True
     inspected = (PATH,)
 
