@@ -52,6 +52,8 @@ from c2s_cache.errors import ConfigError, MissingExtra
 
 app = typer.Typer(help="Build, inspect and verify teacher caches.", no_args_is_help=True)
 
+SAMPLE = 8
+"""Rows of a cache that a teacher looks at again."""
 NO_TEACHER = "Or check all that needs no teacher: c2s cache verify --quick"
 
 
@@ -214,9 +216,13 @@ def verify(
         typer.Option("--quick", help="Without a teacher: structure, checksums, leakage, pairing."),
     ] = False,
     sample: Annotated[
-        int, typer.Option(min=1, help="Rows that the teacher looks at again, drawn at random.")
-    ] = 8,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of that draw.")] = 0,
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"Rows that the teacher looks at again, drawn at random. [default: {SAMPLE}]",
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of that draw. [default: 0]")] = None,
     stage: OwnStageOption = None,
     teacher: MovedTeacherOption = None,
     pretrained: MovedPretrainedOption = None,
@@ -228,9 +234,10 @@ def verify(
     Every byte is read: structure, receipts, checksums, label leakage, image digests. Then, without
     --quick, the teacher runs again on some rows, and its tokens and grids must be those stored.
     """
-    if quick and (teacher or pretrained or mask_teacher):
+    of_teacher = (sample, seed, teacher, pretrained, mask_teacher)
+    if quick and any(option is not None for option in of_teacher):
         raise ConfigError(
-            "--quick needs no teacher, so --teacher, --pretrained and --mask-teacher cannot act.",
+            "--quick needs no teacher, so --sample, --seed, --teacher, --pretrained and --mask-teacher cannot act.",
             "Leave out either.",
         )
     from c2s.cli.verify_report import report_findings
@@ -247,7 +254,7 @@ def verify(
         findings = run(cache, content(cache), lambda done, total: advance(1))
     live = None
     if not quick and not findings:
-        live = _spot_check(cache, sample, seed, teacher, pretrained, mask_teacher)
+        live = _spot_check(cache, sample or SAMPLE, seed or 0, teacher, pretrained, mask_teacher)
         findings += live.findings
     report_findings(cache, findings, live, json_)
     if findings:

@@ -69,7 +69,8 @@ def score(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
     min_area: Annotated[
-        float, typer.Option(help="Smallest mask that is scored, as a fraction of the view.")
+        float,
+        typer.Option(min=0, max=1, help="Smallest mask that is scored, as a fraction of the view."),
     ] = 0.0025,
     config: Annotated[Path | None, typer.Option(help="YAML file of build settings.")] = None,
     set_: Annotated[

@@ -117,6 +117,8 @@ def load_dataset(
         found = _root(descriptor, root)
     elif (own := _own_folder(name, root)) is not None:
         found = own
+        if root is not None and is_folder_name(name):
+            raise ConfigError(f"{name} is the folder of a data set itself.", "Leave out --root.")
         if not found.is_dir():
             raise DataError(f"there is no folder {found} to read a data set from.")
         descriptor = describe_folder(found)

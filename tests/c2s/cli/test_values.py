@@ -125,3 +125,23 @@ def test_an_error_that_names_no_file_is_not_hidden(c2s, monkeypatch):
     monkeypatch.setattr(sys.modules["c2s.cli.app"], "app", broken)
     with pytest.raises(OSError, match="of our own"):
         c2s("data", "list")
+
+
+@pytest.mark.parametrize("option", ["--sample", "--seed", "--teacher", "--pretrained"])
+def test_a_quick_check_takes_no_option_of_a_teacher(c2s, tiny_cache, option):
+    code, out, err = c2s("cache", "verify", tiny_cache, "--quick", option, "9")
+    assert (code, out) == (2, "")
+    assert option in err
+
+
+@pytest.mark.parametrize("value", ["-1", "1e9", "nan"])
+def test_areas_that_no_mask_has(c2s, value):
+    code, _, err = c2s("masks", "score", "--dataset", "shapes", "--min-area", value)
+    assert (code, "--min-area" in err) == (2, True)
+
+
+def test_a_folder_that_is_named_takes_no_root(c2s, tmp_path):
+    (tmp_path / "mine").mkdir()
+    for command in (("data", "check"), ("data", "show")):
+        code, _, err = c2s(*command, "./mine", "--root", ".")
+        assert (code, "Leave out --root" in err) == (2, True)
