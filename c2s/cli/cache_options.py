@@ -138,6 +138,19 @@ MovedPretrainedOption = Annotated[
 DenseOption = Annotated[
     str | None, typer.Option(help="Dense feature tier: none, int8 or float16 [default: float16].")
 ]
+DenseFromOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of dense features [h, w, C] by image id (.npy, .npz, .safetensors, or a Zarr group), in place of "
+        "the teacher's."
+    ),
+]
+MasksFromOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of masks by image id, whole numbers [h, w] or bool [n, h, w], in place of clustered ones."
+    ),
+]
 DenseSizeOption = Annotated[
     int | None, typer.Option(help="Input side of the dense pass [default: the native size].")
 ]

@@ -91,6 +91,8 @@ OPTIONS = {
     "text_embeddings": ("text", "embeddings"),
     "prompts": ("text", "prompts"),
     "check_text": ("text", "check"),
+    "dense_from": ("dense", "folder"),
+    "masks_from": ("masks", "folder"),
 }
 """Options of the command line that are a setting of a stage."""
 

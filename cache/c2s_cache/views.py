@@ -143,6 +143,24 @@ def crop_labels(
     return _mirrored(_sampled(labels, *places), flip)
 
 
+def source_cells(
+    size: tuple[int, int],
+    shape: tuple[int, ...],
+    box: Box | NDArray[np.float64],
+    flip: bool,
+    cells: int,
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Row and column, in a map of `shape` that covers a whole image of `size`, at the centre of each of `cells` x
+    `cells` cells of a view: intp [cells] each. Cells outside the image get those at its edge."""
+    rows, _ = _samples(*_scaled(box[1], box[3], size[0], shape[0]), shape[0], cells)
+    cols, _ = _samples(*_scaled(box[0], box[2], size[1], shape[1]), shape[1], cells)
+    return rows, cols[::-1] if flip else cols
+
+
+def _scaled(start: float, stop: float, length: int, cells: int) -> tuple[float, float]:
+    return float(start) * cells / length, float(stop) * cells / length
+
+
 def inside_image(
     height: int, width: int, box: Box | NDArray[np.float64], flip: bool, size: int
 ) -> NDArray[np.bool_]:

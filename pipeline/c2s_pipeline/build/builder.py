@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,11 @@ from c2s_pipeline.build.dispatch import run_all
 from c2s_pipeline.build.provenance import record
 from c2s_pipeline.build.request import BuildRequest, make_manifest
 from c2s_pipeline.build.resources import Machine, Progress, Silent, blocks_under_way, lanes_of
-from c2s_pipeline.build.rows import new_rows, rows_of
+from c2s_pipeline.build.rows import Rows, new_rows, rows_of
 from c2s_pipeline.build.task import PROGRESS_TOPIC, BlockReport, BlockTask, build_block
 from c2s_pipeline.devices import default_device
 from c2s_pipeline.extras import require
+from c2s_pipeline.imported import beside, check_ids
 from c2s_pipeline.memory import peak_memory
 from c2s_pipeline.source import ImageSource
 from c2s_pipeline.stages.base import Once
@@ -88,6 +90,7 @@ def build(
         grows = existing(out) is not None
         # A wrong data folder is reported before the teacher loads.
         rows = rows_of(source, request, out, append) if grows else new_rows(source, request)
+        source = imports(source, request, rows)
         teacher, spec = load_teacher(request)
         manifest = make_manifest(source, request, rows.parts, teacher.info())
         once = compute_once(out, request, manifest, teacher, machine)
@@ -99,6 +102,17 @@ def build(
         task = BlockTask(out, source, spec, default_device(), token, imported_stages(manifest))
         ids = rows.blocks(manifest.block_rows)
         return complete(task, ids, machine, tuple(once), started, "build")
+
+
+def imports(source: ImageSource, request: BuildRequest, rows: Rows) -> ImageSource:
+    """The data set with the folders that a request imports.
+
+    Raises:
+        ConfigError: one lacks an image.
+    """
+    for folder in request.folders.values():
+        check_ids(folder, chain.from_iterable(rows.ids))
+    return beside(source, request.folders)
 
 
 def compute_once(

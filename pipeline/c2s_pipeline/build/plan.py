@@ -22,7 +22,7 @@ from c2s_cache.schema import array_specs
 from c2s_cache.writer import BlockWriter, create_cache
 from c2s_pipeline.batch import StoredBlock
 from c2s_pipeline.build.block import BlockComputer, batch_rows
-from c2s_pipeline.build.builder import load_teacher
+from c2s_pipeline.build.builder import imports, load_teacher
 from c2s_pipeline.build.disk import FILE_BLOCK, TriedArray, allocated, projected_once
 from c2s_pipeline.build.request import BuildRequest, make_manifest
 from c2s_pipeline.build.resources import blocks_under_way, lanes_of
@@ -153,6 +153,7 @@ def plan_build(
     rows = new_rows(source, request) if grown is None else rows_of(source, request, grown, True)
     if grown is not None and rows.parts == read_manifest(grown).parts:
         raise ConfigError(f"{grown} has all images of {source.name}/{source.split}: none came.")
+    source = imports(source, request, rows)
     order = rows.ids[-1]
     ids = order[:sample]
     teacher, _ = load_teacher(request)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
@@ -63,6 +65,12 @@ class BuildRequest(BaseModel):
         """A stage with the settings of this request."""
         settings: StageSettings | None = getattr(self, name, None)
         return known()[name](settings)
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """Where what stages import lies, by stage."""
+        stages = ((name, self.stage(name).folder) for name in self.asked())
+        return {name: folder.absolute() for name, folder in stages if folder is not None}
 
     def stage_names(self, source: SplitInfo) -> tuple[str, ...]:
         """The stages that this request makes of a data set, in order.
@@ -153,6 +161,8 @@ def make_manifest(
     run = {"precision": request.precision, "batch_size": request.batch_size}
     teacher = teacher.model_copy(update=run)
     outline = Outline(source, teacher, request.view_size, request.block_rows, names, base)
+    imported = tuple(name for name in names if request.stage(name).brings(outline))
+    outline = replace(outline, imported=imported)
     return Manifest(
         dataset=source.name,
         split=source.split,

@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -64,7 +65,7 @@ class StageSettings(BaseModel):
 class Outline:
     """What is known of a cache before its stages are recorded: the data set, the teacher, the side of the students'
     views, the rows of a block, the stages that it is to have; and the manifest of the cache that it is derived from,
-    if there is one."""
+    if there is one; and which of the stages a folder brings."""
 
     source: SplitInfo
     teacher: TeacherInfo
@@ -72,6 +73,7 @@ class Outline:
     block_rows: int
     stages: tuple[str, ...]
     base: Manifest | None = None
+    imported: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,15 @@ class Stage(ABC):
             raise CacheError(
                 f"the manifest's settings of stage {cls.name} do not fit: {where}: {first['msg']}."
             ) from error
+
+    @property
+    def folder(self) -> Path | None:
+        """Where what it imports lies, by image id; None: it imports nothing."""
+        return None
+
+    def brings(self, outline: Outline) -> bool:
+        """Whether a folder, or that of the base of a derived cache, brings its values."""
+        return False
 
     def wanted(self, source: SplitInfo) -> bool:
         """Whether there is anything to compute: false if the data set, or a setting, has nothing for this stage."""

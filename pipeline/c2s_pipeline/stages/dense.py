@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from c2s_cache import ArrayRecord, Cache, Manifest
+from c2s_cache import ArrayRecord, Cache, ConfigError, DataError, Manifest
 from c2s_cache.manifest import USABLE
 from c2s_cache.receipt import Receipt
+from c2s_cache.views import source_cells
 from c2s_pipeline.batch import Batch
 from c2s_pipeline.clustering.quantisation import QuantisationError
+from c2s_pipeline.imported import any_array, read_array
 from c2s_pipeline.source import SplitInfo
 from c2s_pipeline.stages.base import (
     DENSE_FACTS,
     Items,
     Likeness,
     Outline,
-    Stage,
-    StageSettings,
     cosine,
 )
-from c2s_pipeline.stages.views import view_pixels
+from c2s_pipeline.stages.images import image_sizes
+from c2s_pipeline.stages.imported import Importing, ImportSettings
+from c2s_pipeline.stages.views import BOX, FLIP, view_pixels
 
 TOKENS, SCALE = "dense/tokens", "dense/scale"
 DENSE_PASS = "dense pass"
@@ -33,14 +35,14 @@ MIN_COSINE = {"float16": 0.999, "int8": 0.99}
 """Smallest cosine between a stored token and the same computed anew, by tier."""
 
 
-class DenseSettings(StageSettings):
+class DenseSettings(ImportSettings):
     """`tier` in which tokens are stored: "float16" rounds them, "int8" saves half of that, "none" stores nothing."""
 
     tier: Literal["none", "int8", "float16"] = "float16"
 
 
-class Dense(Stage):
-    """Dense features, from which masks can be made anew without the teacher."""
+class Dense(Importing):
+    """Dense features, from which masks can be made anew without the teacher; the teacher's, or imported ones."""
 
     name = "dense"
     Settings = DenseSettings
@@ -52,6 +54,32 @@ class Dense(Stage):
     def wanted(self, source: SplitInfo) -> bool:
         """Not in the tier "none"."""
         return bool(self.settings.tier != "none")
+
+    def check(self, outline: Outline) -> None:
+        """See `Stage.check`; masks are made of imported features as they are stored."""
+        super().check(outline)
+        if self.brings(outline) and self.settings.tier != "float16":
+            raise ConfigError(
+                f"dense.tier={self.settings.tier}: imported features are kept in float16."
+            )
+
+    def decisive(self, outline: Outline) -> tuple[str, ...]:
+        """Nothing but the folder decides what is imported."""
+        return () if self.brings(outline) else self.facts
+
+    def axes(self, outline: Outline) -> dict[str, int]:
+        """Of imported features, in place of the teacher's."""
+        if self.folder is not None:
+            side = self.settings.cells
+            channels = any_array(self.folder).shape[-1]
+            return {"grid_y": side, "grid_x": side, "dense_channel": channels}
+        if self.brings(outline) and outline.base is not None:
+            return outline.base.stage(self.name).axes
+        return {}
+
+    def asks_teacher(self, manifest: Manifest, missing: Collection[str]) -> bool:
+        """Not for what is imported."""
+        return not self.imported
 
     def arrays(self, outline: Outline) -> dict[str, ArrayRecord]:
         """See `Stage.arrays`."""
@@ -66,15 +94,29 @@ class Dense(Stage):
         return {TOKENS: tokens, **scale}
 
     def compute(self, batch: Batch) -> Items:
-        """One pass a view; how far the tier is from the teacher's own tokens is noted."""
-        exact = dense_pass(batch)[1]
+        """One pass a view; how far the tier is from the exact tokens is noted."""
+        exact = self._features(batch) if self.imported else dense_pass(batch)[1]
         stored = dense_tier(exact, self.settings.tier)
         batch.note(self.name, QuantisationError.of(exact, decoded(stored), batch.device))
         return {path: list(values) for path, values in stored.items()}
 
+    def _features(self, batch: Batch) -> NDArray[np.float32]:
+        """Imported features of all views, float32 [n, cells, cells, C]: of each cell those at its centre."""
+        views, side, found = batch.manifest.views, self.settings.cells, []
+        channels, sizes = batch.manifest.axes["dense_channel"], image_sizes(batch)
+        maps = [read_array(batch.source, self.name, image_id) for image_id in batch.ids]
+        for image_id, features in zip(batch.ids, maps, strict=True):
+            check_features(features, channels, image_id)
+        for n, (box, flip) in enumerate(zip(batch.items(BOX), batch.items(FLIP), strict=True)):
+            features, size = maps[n // views], sizes[n // views]
+            rows, cols = source_cells(size, features.shape, box, bool(flip), side)
+            found.append(features.take(rows, 0).take(cols, 1))
+        return np.stack(found).astype(np.float32)
+
     def choices(self, manifest: Manifest) -> Mapping[str, Mapping[str, int]]:
         """Every tier, not compressed: tokens hardly get smaller by that."""
-        (height, width), channels = manifest.teacher.grid, manifest.teacher.dense_dim
+        axes = manifest.axes
+        height, width, channels = axes["grid_y"], axes["grid_x"], axes["dense_channel"]
         cells = manifest.views * height * width
         return {
             "tier": {"float16": 2 * cells * channels, "int8": cells * (channels + 2), "none": 0}
@@ -85,8 +127,8 @@ class Dense(Stage):
         return {"error": sum(notes, QuantisationError()).notes()}
 
     def passes(self, cache: Cache) -> Mapping[str, int]:
-        """One a view."""
-        return dense_passes(cache)
+        """One a view, but of what is imported."""
+        return {} if self.imported else dense_passes(cache)
 
     def compare(self, stored: Items, anew: Items) -> Likeness:
         """By the cosine of every token, as a reader gets it."""
@@ -111,6 +153,22 @@ class Dense(Stage):
             f"dense tier {self.settings.tier} against float32: cosine {error['cosine_mean']:.6f} on average, "
             f"{error['cosine_min']:.6f} at worst; {error['cluster_agreement']:.2%} of tokens in the same cluster"
         )
+
+
+def check_features(features: NDArray[Any], channels: int, image_id: str) -> None:
+    """Refuse imported features that are no finite floating point [h, w, channels].
+
+    Raises:
+        DataError: they are not.
+    """
+    where = f"dense features of the image {image_id}"
+    if features.dtype.kind != "f" or features.ndim != 3 or features.shape[-1] != channels:
+        raise DataError(
+            f"{where}: expected floating point [h, w, {channels}], got {features.dtype} "
+            f"{list(features.shape)}."
+        )
+    if not features.size or not np.isfinite(features).all():
+        raise DataError(f"{where} are empty or not finite.")
 
 
 def dense_pass(batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -92,6 +92,7 @@ def test_of_a_derivation(tmp_path, monkeypatch, options, says):
 CHOICES = (
     *("--teacher", "ViT-B-32", "--pretrained", "random", "--views", "3", "--dense", "int8"),
     *("--mask-teacher", "RN50", "--mask-pretrained", "random"),
+    *("--dense-from", "features", "--masks-from", "masks"),
     *("--dense-size", "64", "--dense-features", "value", "--templates", "imagenet80"),
     *("--method", "clip-to-seg", "--stage", "dense"),
     *("--clean-names", "--split", "val", "--split-file", "split.yaml", "--limit", "5"),
