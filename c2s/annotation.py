@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from c2s_cache import Cache
+from c2s_cache import Cache, ConfigError
 
 MUCH = 0.001
 """Share of pixels of no class from which on they may be those of a class that nobody named."""
@@ -38,6 +38,20 @@ def read_annotation(cache: Cache) -> Annotation | None:
         for class_id, count in notes["pixels"].items():
             pixels[int(class_id)] = pixels.get(int(class_id), 0) + count
     return Annotation(pixels, sum(notes["ignored"] for notes in found))
+
+
+def require_annotation(cache: Cache, stages: Collection[str]) -> None:
+    """Refuse a cache whose label maps annotate nothing, where they are among the stages that a method reads.
+
+    Raises:
+        ConfigError: they do not annotate a pixel of a class that training sees.
+    """
+    found = read_annotation(cache) if "labels" in stages else None
+    if found is not None and not any(found.pixels.values()):
+        raise ConfigError(
+            f"no label map of {cache.address} annotates a pixel of a seen class, and the method learns from these.",
+            "See what the label maps hold: c2s data check NAME",
+        )
 
 
 def never_seen(

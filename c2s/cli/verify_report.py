@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from c2s_cache import Cache
-from c2s_cache.integrity import Finding
+from c2s_cache.integrity import UNNAMED, Finding
 from c2s_cache.receipt import METADATA, receipt_path
 from c2s_pipeline.stages.registry import unknown
 
@@ -69,6 +69,10 @@ def _repair(cache: Cache, findings: Sequence[Finding]) -> str:
         f"run the build again with its settings: c2s cache build --dataset {cache.manifest.dataset} "
         f"--out {cache.address}"
     )
+    strange = [f"{cache.address}/{f.where}" for f in findings if f.what == UNNAMED]
+    if len(strange) == len(findings):
+        more = f" and {len(strange) - SHOWN:,} more" if len(strange) > SHOWN else ""
+        return f"What no receipt names is no part of the cache; remove it: rm {shlex.join(strange[:SHOWN])}{more}"
     damaged = {f.where for f in findings}
     receipts = [
         f"{cache.address}/{receipt_path(Path(), *key).as_posix()}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
+from glob import has_magic
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,12 @@ def _opened(source: str) -> Mapping[str, Any]:
                 found = datasets.load_dataset(source)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
+        if has_magic(source) and Path(source).is_dir():
+            raise DataError(
+                f"the Hugging Face data set {source} cannot be read: the library takes brackets, stars and question "
+                "marks of a path for a pattern.",
+                "Rename the folder, or write the data set with save_to_disk.",
+            ) from error
         raise DataError(
             f"the Hugging Face data set {source} cannot be read: {reason}.",
             "Name a repository of the Hub, or a folder of parquet files, of images with metadata.csv, or "

@@ -18,6 +18,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
+from c2s.annotation import require_annotation
 from c2s.methods.base import Facts
 from c2s.plain_torch import plain_torch
 from c2s.runs.checkpoint import HALFWAY, RunError, load_weights, read_state, saved_step
@@ -78,7 +79,9 @@ def train(
         Interrupted: a signal asked for the end; the message says how to resume.
         ProcessLost: another process of this training has ended.
     """
-    cache = open_cache(config.cache, config.method.read_stages(), config.parts)
+    stages = config.method.read_stages()
+    cache = open_cache(config.cache, stages, config.parts)
+    require_annotation(cache, stages)
     config = config.resolved(cache.manifest)
     return _fit(config, cache, 0, overwrite, load_teacher, load_validation)
 
@@ -117,6 +120,11 @@ def resume(
     config, state = read_config(path, settings, allow_code, **options), read_state(path)
     changes = continued(path, config, state)
     require_no_code(config.student, path, allow_code)
+    if "://" not in config.cache and not Path(config.cache).exists():
+        raise RunError(
+            f"{config.cache} is not there, the cache that {path} was trained from.",
+            f"Say where it lies now: c2s train --resume {path} --cache PATH",
+        )
     cache = open_cache(config.cache, config.method.read_stages(), config.parts)
     info = read_info(path)
     before, now = info.fingerprints, cache.manifest.fingerprints
@@ -260,6 +268,16 @@ def _sentences(path: Path, config: TrainConfig, several: bool) -> Iterator[None]
             "Take --set accumulate=2 (or 4, ...), precision=bf16-mixed or method.supervision=features.",
         )
         raise C2SError(memory.what, _way_on(path, memory)) from error
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        images = config.batch_size // (config.devices * config.nodes * config.accumulate)
+        alone = ConfigError(
+            f"{config.student} takes statistics over a batch, and a batch of {images} of {config.image_size} pixels "
+            "leaves one value to a channel.",
+            "Take --batch-size 2 or more for each process and micro-batch, or larger images.",
+        )
+        raise ConfigError(alone.what, _way_on(path, alone)) from error
     except OSError as error:
         raise C2SError(f"Training has stopped: {error}.", _way_on(path)) from error
     except RunError:  # no checkpoint of this run, so none to go on from

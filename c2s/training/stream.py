@@ -37,6 +37,7 @@ from c2s.runs.config import TrainConfig
 from c2s.training.jitter import draw_jitter
 from c2s.training.sampler import BatchSequence, SampleRef, fresh_view_rng, jitter_rng
 from c2s.training.signals import deaf
+from c2s.training.sockets import short_sockets
 from c2s_cache.augment import AugmentConfig, draw_view
 from c2s_cache.block import Block, Sample
 from c2s_cache.errors import C2SError, CacheError, UnreadableImage
@@ -98,6 +99,11 @@ class BatchStream(IterableDataset[Batch | list[CutView]]):
 
     def __iter__(self) -> Iterator[Batch | list[CutView]]:
         return _told(self._batches()) if get_worker_info() else _ahead(self._batches())
+
+    @property
+    def batches(self) -> int:
+        """Micro-batches that one process loads."""
+        return (self.stop - self.start) * self.accumulate
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"cache": str(self.cache)}
@@ -222,9 +228,10 @@ class _Loader(DataLoader[Any]):
 
     def __iter__(self) -> Any:
         if self.num_workers:
+            short_sockets()
             with deaf():
                 resource_tracker.ensure_running()  # it unblocks what it wants to have blocked itself
-        before, items = named(), None
+        before, items, given = named(), None, 0
         try:
             with deaf():
                 items = super().__iter__()
@@ -237,8 +244,15 @@ class _Loader(DataLoader[Any]):
                 if isinstance(item, C2SError):
                     raise item
                 yield item
+                given += 1
         finally:
             _end(items)
+        expected = cast(BatchStream, self.dataset).batches
+        if given < expected:  # else a trainer would begin anew, for ever
+            raise C2SError(
+                f"Loader processes have given {given:,} of {expected:,} batches.",
+                "What they wrote to stderr says why; --workers 0 does without them.",
+            )
 
     def check_worker_number_rationality(self) -> None:
         """More processes than cores are the default's or the user's choice."""

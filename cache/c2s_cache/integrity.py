@@ -14,6 +14,9 @@ from c2s_cache.reader import Cache
 from c2s_cache.receipt import METADATA, receipt_path
 from c2s_cache.schema import array_specs
 
+UNNAMED = "a file that no receipt names"
+"""What is found of a file that is no part of a cache."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -101,7 +104,7 @@ def _strays(cache: Cache, there: Iterable[str]) -> Iterator[Finding]:
     for name in sorted(set(there) - known):
         if name.startswith(LOCK):
             continue  # of a build that was killed, like the owner's token
-        yield Finding("structure", name, "a file that no receipt names")
+        yield Finding("structure", name, UNNAMED)
 
 
 def _completeness(cache: Cache) -> Iterator[Finding]:

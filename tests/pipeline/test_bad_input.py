@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from small_builds import request
 
+from c2s.annotation import read_annotation
 from c2s.datasets import FolderSplit
 from c2s.datasets.coco_stuff import DESCRIPTOR, RAW_VALUES
 from c2s_cache import CacheError, DataError, open_cache
@@ -69,3 +70,25 @@ def test_label_value_outside_the_classes_stops_the_build(build, source, tiny_tea
         build(mended, request(tiny_teacher), out)
     shutil.rmtree(out)
     assert build(mended, request(tiny_teacher), out).rows == 4
+
+
+def test_receipts_say_what_label_maps_annotate_and_of_which_files_more_frames_are_left(
+    build, source, tiny_teacher, tmp_path
+):
+    """Of unseen classes nothing is said."""
+    folder = source.root / "images/train2017"
+    file = sorted(folder.iterdir())[1]
+    photo = Image.open(file).convert("RGB")
+    file.unlink()
+    photo.save(file.with_suffix(".png"), save_all=True, append_images=[photo.rotate(180)])
+    out = tmp_path / "coco.zarr"
+    build(source, request(tiny_teacher), out)
+    cache = open_cache(out)
+    truth = np.concatenate([source.labels(i).reshape(-1) for i in source.ids])
+    seen = {i: int((truth == i).sum()) for i in cache.manifest.seen}
+    annotation = read_annotation(cache)
+    assert annotation.pixels == {i: n for i, n in seen.items() if n}
+    assert annotation.ignored == (truth == 255).sum()
+    frames = [row for r in cache.receipts.values() for row in r.notes.get("first_frame", ())]
+    assert len(frames) == 1
+    assert verify(cache) == []

@@ -128,6 +128,16 @@ def test_build_info_and_verify(c2s, coco_tree, tiny_teacher, scheduler):
     assert [part["images"] for part in json.loads(out)["parts"]] == [6, 1]
 
 
+def test_files_that_are_no_part_of_a_cache_are_to_be_removed(c2s, tmp_path):
+    path = write_cache(tmp_path / "tiny.zarr")
+    (path / "my notes.txt").write_text("x")
+    (path / "masks/.DS_Store").write_text("x")
+    code, _, err = c2s("cache", "verify", path, "--quick")
+    assert code == 1
+    assert f"rm {path}/masks/.DS_Store '{path}/my notes.txt'" in err
+    assert "build" not in err
+
+
 def test_verify_fails_on_damage(c2s, tmp_path):
     path = write_cache(tmp_path / "tiny.zarr")
     file = path / "masks/grid/c/1/0/0/0"

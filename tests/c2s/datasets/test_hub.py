@@ -203,6 +203,17 @@ def test_damaged_rows_are_named(own, truth, tmp_path):
     assert any("outside the 1 classes" in str(p) for p in check_split(good).problems)
 
 
+def test_a_folder_whose_name_is_a_pattern_is_named(own, truth, tmp_path):
+    """The library would look for files that match it."""
+    folder = tmp_path / "[a] b"
+    (folder / "data").mkdir(parents=True)
+    rows(truth["train"]).to_parquet(folder / "data/train-00000-of-00001.parquet")
+    with pytest.raises(DataError, match=r"takes brackets, .* for a pattern\. Rename the folder"):
+        describe(own, hf=str(folder), classes=NAMES)
+    rows(truth["train"]).save_to_disk(folder / "saved")
+    assert len(describe(own, hf=str(folder / "saved"), classes=NAMES).split("train"))
+
+
 def test_without_the_library_one_line_says_how_to_get_it(own):
     describe(own, hf="../source", classes=NAMES)
     code = (

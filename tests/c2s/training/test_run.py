@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -198,6 +199,37 @@ def test_resume_refuses_another_cache(finished):
             run.resume(finished)
     finally:
         info.write_text(content)
+
+
+def test_a_cache_that_has_moved_is_named_beside_the_run(tiny_views_cache, tmp_path):
+    """Its content is what counts; from then on the run knows where it lies."""
+    first, second = tmp_path / "first.zarr", tmp_path / "elsewhere" / "second.zarr"
+    shutil.copytree(tiny_views_cache, first)
+    path = run.train(settings(first, tmp_path, name="moved"))
+    second.parent.mkdir()
+    first.rename(second)
+    with pytest.raises(RunError, match=rf"first.zarr is not there.* --resume {path} --cache PATH"):
+        run.resume(path, iterations=STEPS + 1)
+    run.resume(path, iterations=STEPS + 1, cache=str(second))
+    assert saved_step(path) == STEPS + 1
+    run.resume(path, iterations=STEPS + 2)
+    assert saved_step(path) == STEPS + 2
+
+
+@pytest.mark.parametrize("more", [{}, {"accumulate": 2, "batch_size": 2}])
+def test_a_batch_of_one_for_a_student_with_batch_statistics_is_one_sentence(
+    tiny_views_cache, tmp_path, more
+):
+    asked = {
+        "student": "torchvision:deeplabv3_resnet50",
+        "weights": "random",
+        "batch_size": 1,
+    } | more
+    with pytest.raises(
+        ConfigError, match=r"a batch of 1 of 32 pixels leaves one value .* --batch-size 2"
+    ):
+        run.train(settings(tiny_views_cache, tmp_path, name="one", **asked))
+    assert not (tmp_path / "runs/one").exists()
 
 
 def test_resume_without_a_run(tmp_path):

@@ -26,7 +26,7 @@ from c2s.training.jitter import NEUTRAL
 from c2s.training.module import student_input
 from c2s.training.sampler import BatchSequence
 from c2s.training.stream import BatchStream, _ahead, block_sizes, loader, view_cache_bytes
-from c2s_cache import CacheError, DamagedError, UnreadableImage, open_cache
+from c2s_cache import C2SError, CacheError, DamagedError, UnreadableImage, open_cache
 from c2s_cache.augment import AugmentConfig
 from c2s_cache.picture import decode_image
 from c2s_cache.semaphores import named
@@ -414,6 +414,17 @@ def test_a_cache_that_is_another_one_in_the_loader_is_refused(tiny_cache, tmp_pa
 
 
 @pytest.mark.slow
+def test_batches_that_get_lost_are_an_error(tiny_cache, monkeypatch):
+    """A trainer whose loader ends too soon would begin it anew, for ever."""
+    stream = BatchStream(
+        str(tiny_cache), sequence(open_cache(tiny_cache)), EXAMPLES, 0, 5, 32, False
+    )
+    assert stream.batches == len(list(loader(stream, 0, False))) == 5
+    monkeypatch.setattr(BatchStream, "batches", 6)
+    with pytest.raises(C2SError, match="given 5 of 6 batches"):
+        list(loader(stream, 0, False))
+
+
 def test_what_a_worker_meets_arrives_as_it_is(tmp_path):
     cache = open_cache(write_cache(tmp_path / "one.zarr"))
     for file in (cache.path / "masks/grid/c/1").rglob("*"):
