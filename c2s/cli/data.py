@@ -154,6 +154,12 @@ def init(
         f"{draft.looked:,} of these were looked at."
     )
     typer.echo(draft.text.rstrip())
+    if draft.unused:
+        typer.echo(
+            f"note: other folders with pictures are no part of it: {', '.join(draft.unused)}. Splits lie below one "
+            "folder of photos and one of label maps, such as images/train and images/val.",
+            err=True,
+        )
     if not draft.named:
         typer.echo(f"Put the names of the classes into {folder / CLASSES_FILE}.")
     where = folder if len(folder.parts) > 1 else f"./{folder}"

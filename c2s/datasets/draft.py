@@ -54,6 +54,7 @@ class Draft:
         images, masks: folders; files that are there, and label maps that were looked at.
         seen: values or colours, those that classes have first.
         named: whether a file told the names.
+        unused: other folders of pictures.
     """
 
     text: str
@@ -63,6 +64,7 @@ class Draft:
     looked: int
     seen: Sequence[Seen]
     named: bool
+    unused: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class _Pair:
     masks: str
     suffix: str
     files: Sequence[Path]
+    unused: Sequence[str]
 
 
 def draft_classes(root: Path) -> Draft:
@@ -114,6 +117,7 @@ def draft_classes(root: Path) -> Draft:
         len(files),
         seen,
         bool(source),
+        pair.unused,
     )
 
 
@@ -186,7 +190,9 @@ def _pair(root: Path) -> _Pair:
         labels = [root / masks / path for path in paths.values()]
         if _colours(labels[:COMPARED]) < _colours(photos[:COMPARED]):
             ending = Counter(path.suffix for path in labels).most_common(1)[0][0]
-            return _Pair(images, masks, between + ending, labels)
+            have = [name for name, listing in folders.items() if listing.files]
+            unused = [name for name in have if name not in (images, masks)]
+            return _Pair(images, masks, between + ending, labels, unused)
     have = [f"{name}/ ({len(f.files):,} pictures)" for name, f in folders.items() if f.files]
     raise DataError(
         f"{root} holds no two folders of photos and label maps that belong together by their names: it has "

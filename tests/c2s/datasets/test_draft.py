@@ -152,6 +152,14 @@ def test_names_of_values_come_from_the_list_beside_them(tmp_path, file, text):
     assert (draft.named, dataset.classes) == (True, ("Void", "Animal", "Archway"))
 
 
+def test_folders_of_further_splits_are_said_to_be_left_out(tmp_path):
+    for split, count in (("train", 3), ("val", 1)):
+        fill(tmp_path, split, f"{split}_labels", [Image.fromarray(VALUES)] * count, between="_L")
+    draft, _ = described(tmp_path)
+    assert (draft.images, draft.masks) == ("train", "train_labels")
+    assert draft.unused == ["val", "val_labels"]
+
+
 def test_a_list_that_does_not_name_all_is_not_taken(tmp_path):
     fill(tmp_path, "images", "masks", [Image.fromarray(VALUES)])
     (tmp_path / "classes.txt").write_text("a\nb\n")
