@@ -18,6 +18,7 @@ from c2s.shapes.defaults import BUILD, TEACHER
 
 LEAST = {"float32": 0.99999, "TF32": 0.9995, "float16": 0.9995, "bfloat16": 0.99}
 """Lowest mean cosine with the CPU's float32 that passes, of every kind of token."""
+RESNET = "RN50"
 FEW = 0.02
 """Largest share of mask cells that may differ in float32: those on a boundary between two clusters."""
 
@@ -34,17 +35,17 @@ class Answers:
 
 
 def agreement(world: World) -> dict[str, Any]:
-    """The bundled teacher and a ViT-B/16 of random weights on the GPU against the CPU in float32."""
+    """The bundled teacher, and a ViT-B/16 and a ResNet of random weights, on the GPU against the CPU in float32."""
     from c2s.gpu.inputs import VIT
 
     rows = []
     teachers: list[tuple[str, str | None, int, dict[str, Any]]] = [
         (TEACHER, None, world.size(12, 100), {**BUILD["masks"]})
     ]
-    teachers += world.size([], [(VIT, "random", 16, {})])
+    teachers += world.size([], [(VIT, "random", 16, {}), (RESNET, "random", 8, {})])
     for name, weights, count, masks in teachers:
         rows += _of_teacher(world, name, weights, count, masks)
-    low = [r for r in rows if r["teacher"] != VIT and not _good(r)]
+    low = [r for r in rows if r["teacher"] not in (VIT, RESNET) and not _good(r)]
     if low:
         named = ", ".join(r["precision"] for r in low)
         raise Failed(f"The teacher on {world.device} is not the CPU's in {named}.", {"rows": rows})
