@@ -19,9 +19,9 @@ from c2s.methods.registry import DEFAULT, run_defaults
 from c2s.online import load_online_teacher
 from c2s.runs.config import TrainConfig, load_config
 from c2s.training.datamodule import C2SDataModule
-from c2s.training.module import DistillationModule
 from c2s.training.run import build_module
 from c2s.training.stream import loader
+from c2s.training.trial import training_step
 from c2s_cache import C2SError, Cache
 
 StudentOption = Literal["compile", "channels_last"]
@@ -177,19 +177,10 @@ class _Side:
             torch.cuda.reset_peak_memory_stats()
         for batch in islice(self._batches, self._steps):
             there = self._data.transfer_batch_to_device(batch, self._device, 0)
-            _step(self._module, self._optimizer, there)
+            training_step(self._module, self._optimizer, there)
         if self._device.type == "cuda":
             torch.cuda.synchronize()
             if self.peak_mib is None:
                 peak = torch.cuda.max_memory_allocated() - start + self._weights
                 self.peak_mib = round(peak / 2**20, 1)
         return self._steps
-
-
-def _step(module: DistillationModule, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    half = module.config.precision == "bf16-mixed"
-    with torch.autocast(batch.image.device.type, torch.bfloat16, enabled=half):
-        losses = module.training_step(batch, 0)
-    torch.autograd.backward(losses["loss"])
-    optimizer.step()

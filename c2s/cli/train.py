@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from c2s_cache.errors import ConfigError
 
 if TYPE_CHECKING:
     from c2s.runs.config import TrainConfig
+    from c2s.training.proposal import Plan
 
 
 def train(
@@ -77,6 +79,14 @@ def train(
             "precision or what decides nothing of what is learnt."
         ),
     ] = None,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan",
+            help="Train nothing: try a few images, and say what would be trained, and what memory and hours it takes.",
+        ),
+    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the plan as a JSON object.")] = False,
     allow_code: Annotated[bool, typer.Option("--allow-code", help=ALLOW_CODE)] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace a run of the same name.")] = False,
 ) -> None:
@@ -97,12 +107,15 @@ def train(
         "method": None if method is None else {"name": method},
     }
     require_said_once(set_ or (), options)
+    if json_ and not plan:
+        raise ConfigError("--json has no effect without --plan.")
     if resume is not None:
         taken = {key: options.pop(key) for key in ("cache", "iterations", "workers")}
         given = [key for key, value in options.items() if value is not None]
         given += [key for key, value in (("recipe", recipe), ("config", config)) if value]
-        if given or overwrite:
-            extra = ", ".join("--" + key.replace("_", "-") for key in given or ["overwrite"])
+        given += [key for key, value in (("overwrite", overwrite), ("plan", plan)) if value]
+        if given:
+            extra = ", ".join("--" + key.replace("_", "-") for key in given)
             raise ConfigError(f"--resume continues a run as it was configured; drop {extra}.")
         from c2s.online import load_online_teacher
         from c2s.runs.folder import read_config
@@ -140,6 +153,16 @@ def train(
         if student is None and not any(s.startswith("student=") for s in set_ or ()):
             require_no_code(settings.student, config or self_train, allow_code)
         _say_unlike(chosen.build, recipe, settings.cache)
+        whole = config is not None or self_train is not None or recipe is not None
+        free = _open(set_ or (), options, defaults) if not whole else frozenset()
+        if plan or (free and settings.devices * settings.nodes == 1):
+            found = _proposed(settings, free)
+            settings = load_config(
+                config, set_ or (), merge(defaults, found.settings), allow_code, **options
+            )
+            if plan:
+                _show(found, json_)
+                return
 
         def work() -> Path:
             return run.train(settings, overwrite, load_online_teacher, load_validation_set)
@@ -149,6 +172,60 @@ def train(
         return
     typer.echo(f"{path} is complete.")
     typer.echo(_next_command(path))
+
+
+def _open(
+    assignments: Sequence[str], options: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> frozenset[str]:
+    """Settings that nobody has given and that are proposed; none where somebody has given the student, or weights that
+    are one's."""
+    from c2s.training.proposal import OPEN
+
+    given = gathered({}, None, assignments, options)
+    if "student" in given or "weights" in given or "student" in defaults:
+        return frozenset()
+    return OPEN - given.keys() - ({"iterations"} if "epochs" in given else set())
+
+
+def _proposed(settings: TrainConfig, free: frozenset[str]) -> Plan:
+    """A plan of the training with what is chosen for the machine, which is said on stderr."""
+    from c2s.training.proposal import plan_training
+    from c2s_cache.reader import open_cache
+
+    cache = open_cache(settings.cache, settings.method.read_stages(), settings.parts)
+    found = plan_training(settings, cache, free)
+    for sentence in found.config.proposed:
+        typer.echo(f"chosen: {sentence}", err=True)
+    return found
+
+
+def _show(plan: Plan, as_json: bool) -> None:
+    """Print a plan; refuse it if it does not fit.
+
+    Raises:
+        ConfigError: after printing.
+    """
+    config = plan.config
+    facts = {
+        "settings": config.model_dump(mode="json"),
+        "seconds_per_iteration": round(plan.seconds, 4),
+        "hours": round(plan.hours, 4),
+        "bytes": plan.bytes,
+        "available_bytes": plan.available,
+        "fits": plan.fits,
+    }
+    typer.echo(
+        json.dumps(facts)
+        if as_json
+        else f"{config.student}, {config.total:,} iterations of {config.batch_size} images at "
+        f"{config.image_size} px, on a {'GPU' if plan.gpu else 'CPU'}: {plan.seconds:.2g} s each, "
+        f"{plan.hours:.1f} hours; {plan}."
+    )
+    if not plan.fits:
+        raise ConfigError(
+            f"The training would hold {plan}.",
+            "Choose a smaller --batch-size or --student, or --set image_size.",
+        )
 
 
 def _spoken_once(config: TrainConfig, work: Callable[[], Path]) -> Path | None:

@@ -193,6 +193,10 @@ class TrainConfig(BaseModel):
         default=("tensorboard",), description="beside metrics.jsonl and metrics.csv"
     )
 
+    proposed: tuple[str, ...] = Field(
+        default=(),
+        description="what was chosen for the machine and the data, and why; written down",
+    )
     name: str | None = Field(
         default=None, description="run folder under runs/; default student-cache-seedN"
     )

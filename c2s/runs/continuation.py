@@ -16,7 +16,7 @@ INDIFFERENT = frozenset(
             "channels_last",
             "deterministic",
         ),  # the machine
-        *("log_every", "checkpoint_every", "loggers"),  # what is written down
+        *("log_every", "checkpoint_every", "loggers", "proposed"),  # what is written down
     }
 )
 """Settings that decide nothing of what is learnt, up to the rounding of another machine."""

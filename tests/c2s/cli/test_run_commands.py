@@ -20,11 +20,60 @@ from c2s.datasets import descriptor
 from c2s.evaluation.evaluate import predictor
 from c2s.evaluation.vocabulary import foreign_vocabulary
 from c2s.runs.checkpoint import RunError, saved_step, write_state
+from c2s.runs.folder import read_config
 from c2s.runs.run import open_run
 from c2s.students.registry import CodeError
 from c2s_cache.errors import C2SError, ConfigError, DataError, MissingExtra
 
 FAST = ("--student", "segformer-b0", "--iterations", "2", "--batch-size", "2", "--workers", "0")
+
+
+@pytest.fixture(scope="module")
+def proposed(tiny_cache, tmp_path_factory):
+    """A first run, with nothing said but how long."""
+    torch.set_num_threads(1)
+    runs = tmp_path_factory.mktemp("proposed")
+    done = CliRunner().invoke(
+        app, ["train", "--cache", str(tiny_cache), "--iterations", "2", "--runs", str(runs)]
+    )
+    assert done.exit_code == 0, done.exception
+    assert "chosen: student segformer-b0: there is no GPU" in done.stderr
+    return runs / "segformer-b0-tiny-seed0"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU keeps the paper's defaults")
+def test_a_first_run_fits_the_machine_and_says_why(proposed, tiny_cache, tmp_path, invoke):
+    config = read_config(proposed)
+    assert (config.student, config.batch_size, config.total) == ("segformer-b0", 8, 2)
+    assert [sentence.split()[0] for sentence in config.proposed] == [
+        "student",
+        "workers",
+        "batch_size",
+    ]
+    anew = ("train", "--config", proposed / "config.yaml", "--runs", tmp_path, "--name", "again")
+    invoke(*anew)
+    assert read_config(tmp_path / "again").proposed == config.proposed
+    same = (run / "checkpoint/student.safetensors" for run in (proposed, tmp_path / "again"))
+    assert len({file.read_bytes() for file in same}) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU keeps the paper's defaults")
+def test_a_plan_trains_nothing(tiny_cache, tmp_path, invoke, monkeypatch):
+    where = ("train", "--cache", tiny_cache, "--runs", tmp_path / "runs", "--plan")
+    assert "segformer-b0, 275 iterations of 8 images at 32 px, on a CPU: " in invoke(*where)
+    said = invoke(*where, *FAST)
+    assert "segformer-b0, 2 iterations of 2 images at 32 px" in said
+    said = invoke(*where, "--batch-size", "4", "--set", "workers=1")
+    assert "segformer-b0, 550 iterations of 4 images" in said
+    facts = json.loads(invoke(*where, "--json"))
+    assert (facts["settings"]["batch_size"], facts["fits"]) == (8, True)
+    assert facts["bytes"] < facts["available_bytes"]
+    with pytest.raises(ConfigError, match="--json has no effect without --plan"):
+        invoke("train", "--cache", tiny_cache, "--json")
+    monkeypatch.setattr("c2s.training.trial._available", lambda device: 1 << 20)
+    with pytest.raises(ConfigError, match=r"would hold .* GiB of 0\.0 GiB memory"):
+        invoke(*where)
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.fixture(scope="module")
@@ -385,6 +434,7 @@ def test_a_wrong_setting_is_named(tiny_cache, invoke):
         (("train",), "needs --cache"),
         (("train", "--resume", "x", "--seed", "1"), "drop --seed"),
         (("train", "--resume", "x", "--overwrite"), "drop --overwrite"),
+        (("train", "--resume", "x", "--plan"), "drop --plan"),
         (("train", "--cache", "x", "--seed", "1", "--set", "seed=2"), "both say seed; leave one"),
         (("train", "--resume", "x", "--workers", "1", "--set", "workers=2"), "both say workers"),
         (("train", "--cache", "nowhere.zarr"), "nowhere.zarr is not a c2s cache"),

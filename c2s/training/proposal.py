@@ -1,0 +1,153 @@
+"""Invariant: what nobody has chosen fits the machine and the data; what somebody has chosen is left alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from c2s.runs.config import TrainConfig
+from c2s.training.trial import Trial, on_gpu, try_training
+from c2s_cache.reader import Cache
+
+LIGHTER = {"segformer-b4": "segformer-b0"}
+"""Students that a CPU trains in place of others."""
+BATCHES = (8, 4, 2)
+"""Images of an iteration on a CPU: the first that fits."""
+SHARE = 0.8
+"""Of the memory that there is."""
+HOURS = 12
+"""That a schedule on a CPU may take: a night."""
+PASSES = 200
+"""Over the images of a small data set; more of them teach nothing."""
+FEWEST = 100
+"""Iterations of a schedule that was cut."""
+OPEN = frozenset({"student", "batch_size", "accumulate", "iterations", "workers"})
+"""Settings that may be proposed."""
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training takes on this machine.
+
+    Attributes:
+        config: the training; its `proposed` says what of it was chosen for the machine, and why.
+        settings: what was chosen.
+        gpu: whether it computes on a GPU.
+        seconds: of an iteration.
+        bytes: of memory at its peak, of the process or of the GPU.
+        available: bytes that there are; None: it is not known.
+    """
+
+    config: TrainConfig
+    settings: dict[str, Any]
+    gpu: bool
+    seconds: float
+    bytes: int
+    available: int | None
+
+    @property
+    def hours(self) -> float:
+        """Of the whole training."""
+        return self.config.total * self.seconds / 3600
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is memory enough, as far as is known."""
+        return self.available is None or self.bytes <= self.available
+
+    def __str__(self) -> str:
+        return f"{_gib(self.bytes)} of {_gib(self.available)} memory"
+
+
+def plan_training(config: TrainConfig, cache: Cache, free: Collection[str] = ()) -> Plan:
+    """Choose what is open, and say what the training takes, from a trial of a few images.
+
+    Args:
+        config: the training as it would be without a proposal.
+        cache: the opened cache that it trains from.
+        free: settings that nobody has given, of `OPEN`.
+
+    Raises:
+        C2SError: as a training.
+    """
+    gpu, chosen, why = on_gpu(config), dict[str, Any](), list[str]()
+    if not gpu and "student" in free and config.student in LIGHTER:
+        chosen["student"] = LIGHTER[config.student]
+        why.append(f"student {chosen['student']}: there is no GPU, for which {config.student} is.")
+    if not gpu and "workers" in free:
+        chosen["workers"] = 0
+        why.append("workers 0: they would take cores and memory from the student.")
+    trial = try_training(_with(config, chosen).resolved(cache.manifest), cache)
+    if not gpu and {"batch_size", "accumulate"} <= set(free):
+        chosen["batch_size"] = _batch(trial)
+        size = _gib(trial.bytes_of(chosen["batch_size"]))
+        why.append(f"batch_size {chosen['batch_size']}: {size} of {_gib(trial.available)} memory.")
+    elif gpu and "accumulate" in free and (parts := _parts(trial, config.batch_size)) > 1:
+        chosen["accumulate"] = parts
+        size = _gib(trial.bytes_of(config.batch_size))
+        why.append(f"accumulate {parts}: at once, a batch takes {size} of {_gib(trial.available)}.")
+    config = _with(config, chosen)
+    seconds = config.accumulate * trial.seconds_of(config.batch_size // config.accumulate)
+    if "iterations" in free:
+        wanted = config.resolved(cache.manifest).total
+        scheduled = "iterations" in config.method.by_dataset.get(cache.manifest.dataset, {})
+        most = None if scheduled else PASSES * cache.manifest.rows
+        count, reason = _iterations(wanted, most, config.batch_size, None if gpu else seconds)
+        if reason is not None:
+            chosen["iterations"] = count
+            why.append(f"iterations {count}: {reason}.")
+    if chosen:
+        chosen["proposed"] = tuple(why)
+    return Plan(
+        _with(config, chosen).resolved(cache.manifest),
+        chosen,
+        gpu,
+        seconds,
+        trial.bytes_of(config.batch_size // config.accumulate),
+        trial.available,
+    )
+
+
+def _with(config: TrainConfig, chosen: dict[str, Any]) -> TrainConfig:
+    return config.model_copy(update=chosen)
+
+
+def _batch(trial: Trial) -> int:
+    """The first of the batches that fits; the last one where none does."""
+    if trial.available is None:
+        return BATCHES[-1]
+    room = SHARE * trial.available
+    return next((n for n in BATCHES if trial.bytes_of(n) <= room), BATCHES[-1])
+
+
+def _parts(trial: Trial, batch_size: int) -> int:
+    """Micro-batches of which each fits; 1 where the whole batch does, and as many as images where none does."""
+    fitting = (
+        parts
+        for parts in range(1, batch_size + 1)
+        if batch_size % parts == 0
+        and trial.bytes_of(batch_size // parts) <= SHARE * (trial.available or math.inf)
+    )
+    return next(fitting, batch_size)
+
+
+def _iterations(
+    wanted: int, most: int | None, batch_size: int, seconds: float | None
+) -> tuple[int, str | None]:
+    """Iterations, and why there are fewer than by default: of `most` images in all, or of so many seconds each."""
+    found, reason = wanted, None
+    if most is not None and (passes := max(math.ceil(most / batch_size), FEWEST)) < found:
+        found = passes
+        reason = (
+            f"{PASSES} passes over {most // PASSES:,} images, in place of {wanted:,} iterations"
+        )
+    if seconds is not None and (night := max(round(HOURS * 3600 / seconds), FEWEST)) < found:
+        found, reason = night, f"{HOURS} hours at {seconds:.2g} s each, in place of {wanted:,}"
+    return found, reason
+
+
+def _gib(size: int | None) -> str:
+    return "unknown" if size is None else f"{size / GIB:.1f} GiB"
