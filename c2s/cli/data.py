@@ -167,6 +167,45 @@ def init(
 
 
 @app.command()
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="COCO or panoptic JSON (Label Studio and CVAT export it, too), LightlyTrain's or ultralytics' YAML, "
+            "or a folder of masks in colour with labelmap.txt or class_dict.csv, or of .mat files."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for images/, masks/ and classes.yaml.")],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the photos [default: beside SOURCE].")
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="Folder of panoptic PNGs [default: SOURCE without its ending]."),
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Names of the values in .mat files, 0 first, or @FILE.")
+    ] = None,
+    background: Annotated[
+        str | None,
+        typer.Option(help="Class of pixels that no annotation of COCO covers [default: ignored]."),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="What to call it [default: as SOURCE is named, or train]."),
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Convert what other tools export into a folder of your own, which `c2s data check` and all else take.
+
+    Originals stay as they are; photos are linked where the file system can, or else copied.
+    """
+    from c2s.cli.data_convert import convert_data, show
+
+    show(convert_data(source, out, images, masks, classes, background, split), json_)
+
+
+@app.command()
 def prepare(
     name: Annotated[
         str, typer.Argument(help="voc, coco-stuff, context, context-bg or cityscapes.")

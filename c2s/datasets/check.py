@@ -172,7 +172,8 @@ def check_split(
         report.notes.append(nameless)
     if report.unlisted:
         counts = dict(enumerate(report.pixels[:-1].tolist()))
-        odd = never_seen(split.classes, range(len(split.classes)), counts, report.unlisted)
+        annotated = [i for i in range(len(split.classes)) if i not in split.unseen]
+        odd = never_seen(split.classes, annotated, counts, report.unlisted)
         report.notes += [] if odd is None else [odd]
     report.notes += [note.format(n=f"{n:,}") for note, n in said.most_common()]
     return report
@@ -206,6 +207,7 @@ def _present(split: FolderSplit, report: SplitReport) -> tuple[str, ...]:
 
 
 ANIMATED = "{n} images have several frames or pages; the first is taken."
+UNLABELLED = "{n} photos have no label map: every region of them is of no known class."
 ALPHA = "{n} label maps have an alpha channel, which is not looked at."
 TURNED = (
     "{n} photos are turned upright by their EXIF orientation and their label maps say nothing of it: these are "
@@ -237,6 +239,9 @@ def _read(split: Split, image_id: str) -> _Item:
     except C2SError as error:
         item.problems.append(Problem(image_id, error.what, _kind(error), error.hint or ""))
     if not split.labelled:
+        return item
+    if not split.annotated(image_id):
+        item.notes.append(UNLABELLED)
         return item
     try:
         labels = _labels(split, image_id, item, orientation)

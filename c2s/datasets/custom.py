@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -26,6 +26,14 @@ Channel = Annotated[int, Field(ge=0, le=255)]
 Value = Annotated[int, Field(ge=0, le=65535)]
 
 
+class Folders(BaseModel):
+    """Where the images and masks of a split lie, from the data set's folder on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    images: str
+    masks: str
+
+
 class ClassesFile(BaseModel):
     """What `classes.yaml` may say. Only `classes` is needed.
 
@@ -33,7 +41,11 @@ class ClassesFile(BaseModel):
         name: of the data set; default: the name of the folder.
         classes: names, mask value 0 first; or a mapping from mask value to name, for masks with gaps; or,
             with `hf`, the ClassLabel column that has the names.
-        ignore: mask values that belong to no class, besides 255 (65535 with more than 254 classes).
+        words: names of further classes that no mask has; they are unseen.
+        ignore: mask values that belong to no class, besides 255 (65535 with more than 254 classes); or
+            "others": all values and colours that no class has.
+        unlabelled: "use": photos without a mask beside others that have one belong to the data set, and no
+            class of theirs is known; default: one that lacks its mask is an error.
         unseen: class names, or positions in the class list.
         prompts: names as a sentence wants them, by class name.
         colours: [red, green, blue] by class name, for masks drawn in colour.
@@ -42,14 +54,17 @@ class ClassesFile(BaseModel):
         images, masks: folders; with `hf`, columns. Default: images and masks; of columns, image and the
             only other column of images.
         mask_suffix: what follows the image id in the name of a mask.
-        splits: list files (one image id per line) by split name; with `hf`, its own names of those that are
-            renamed.
+        splits: list files by split name, an image or an image and its mask a line; with `hf`, its own names of
+            those that are renamed.
+        train, val, test: folders of a split's images and masks.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str | None = None
     classes: list[str] | dict[Value, str] | str
-    ignore: list[Value] = []
+    words: list[str] = []
+    ignore: list[Value] | Literal["others"] = []
+    unlabelled: Literal["refuse", "use"] = "refuse"
     unseen: list[str | int] = []
     prompts: dict[str, str] = {}
     colours: dict[str, tuple[Channel, Channel, Channel]] = {}
@@ -58,6 +73,9 @@ class ClassesFile(BaseModel):
     masks: str | None = None
     mask_suffix: str = ".png"
     splits: dict[str, str] = {}
+    train: Folders | None = None
+    val: Folders | None = None
+    test: Folders | None = None
 
 
 def is_folder_name(name: str) -> bool:
@@ -102,18 +120,22 @@ def describe_folder(root: Path) -> Descriptor:
         raise ConfigError(
             f"{file}: the class of mask value {next(v for v, n in named.items() if not n)} has no name."
         )
-    kept = [v for v in sorted(named) if v not in content.ignore]
-    classes = tuple(named[v] for v in kept)
-    if not classes:
+    ignored = [] if content.ignore == "others" else content.ignore
+    kept = [v for v in sorted(named) if v not in ignored]
+    words = tuple(tidy(n, str(file)) for n in content.words)
+    if "" in words:
+        raise ConfigError(f"{file}: one of `words` is blank.")
+    classes = tuple(named[v] for v in kept) + words
+    if not kept:
         raise ConfigError(f"{file}: `classes` is empty.")
     value_of = {class_name: v for v, class_name in named.items()}
     prompts = {tidy(n, str(file)): p for n, p in content.prompts.items()}
     colours_of = {tidy(n, str(file)): rgb for n, rgb in content.colours.items()}
     for key, entries in (("prompts", prompts), ("colours", colours_of)):
         for class_name in entries:
-            if class_name not in value_of:
+            if class_name not in value_of and (key == "colours" or class_name not in words):
                 raise ConfigError(f"{file}: `{key}` names {class_name!r}, which is no class.")
-    values = {v: i for i, v in enumerate(kept)} | dict.fromkeys(content.ignore)
+    values = {v: i for i, v in enumerate(kept)} | dict.fromkeys(ignored)
     colours = {rgb: value_of[n] for n, rgb in colours_of.items()}
     name = content.name or root.resolve().name
     return Descriptor(
@@ -122,11 +144,20 @@ def describe_folder(root: Path) -> Descriptor:
         folder=root.name,
         classes=classes,
         prompts=tuple(prompts.get(n, n) for n in classes),
-        unseen=unseen_ids(content.unseen, classes, str(file)),
+        unseen=unseen_ids([*content.unseen, *words], classes, str(file)),
         splits=_splits(root, content)
         if source is None
         else hub_layouts(source, content.images, content.masks, content.splits),
-        encodings=(LabelEncoding("masks", content.mask_suffix, values, colours),),
+        encodings=(
+            LabelEncoding(
+                "masks",
+                content.mask_suffix,
+                values,
+                colours,
+                ignores_others=content.ignore == "others",
+            ),
+        ),
+        unlabelled=content.unlabelled == "use",
         download="",
         image_suffixes=SUFFIXES,
     )
@@ -165,6 +196,14 @@ def _photos(root: Path) -> Descriptor:
 
 
 def _splits(root: Path, content: ClassesFile) -> dict[str, SplitLayout]:
+    own = {split: getattr(content, split) for split in USUAL_SPLITS}
+    if any(own.values()):
+        if content.splits or content.images or content.masks:
+            file = root / CLASSES_FILE
+            raise ConfigError(
+                f"{file}: folders of each split go with neither `images`, `masks` nor `splits`."
+            )
+        return {s: SplitLayout((f.images,), (f.masks,)) for s, f in own.items() if f is not None}
     image_folder, mask_folder = content.images or "images", content.masks or "masks"
     images, masks = (image_folder,), (mask_folder,)
     lists = content.splits or {s: f"{s}.txt" for s in USUAL_SPLITS if (root / f"{s}.txt").is_file()}

@@ -23,6 +23,7 @@ class LabelEncoding:
     than 254 classes), which is ignored unless it is listed.
     `colours` maps RGB to the value in the file, for label maps that are drawn in colour, whatever type of
     picture holds them; `grey_is_index`: those of one channel, with or without a palette, hold values all the same.
+    `ignores_others`: values and colours that are not listed are ignored.
     """
 
     name: str
@@ -30,10 +31,11 @@ class LabelEncoding:
     values: Mapping[int, int | None]
     colours: Mapping[tuple[int, int, int], int] = field(default_factory=dict, repr=False)
     grey_is_index: bool = False
+    ignores_others: bool = False
 
     def table(self, none: int) -> NDArray[np.int32]:
         """Look-up table int32 [65536]: class id, `none` = ignored, -1 = value outside the class list."""
-        table = np.full(1 << 16, OUTSIDE, np.int32)
+        table = np.full(1 << 16, none if self.ignores_others else OUTSIDE, np.int32)
         table[none] = none
         for value, class_id in self.values.items():
             table[value] = none if class_id is None else class_id
@@ -114,6 +116,7 @@ class Descriptor:
         download: which official archives to get, and where; empty for a user's own data.
         image_suffixes: what follows the image id in the name of an image file.
         protocol: the field's.
+        unlabelled: images of labelled splits may lack a label map.
 
     Raises:
         DataError: a class name occurs twice, or there are more than 32,767.
@@ -130,6 +133,7 @@ class Descriptor:
     prompts: tuple[str, ...] = ()
     image_suffixes: tuple[str, ...] = (".jpg", ".jpeg", ".png")
     protocol: TestProtocol = TestProtocol()
+    unlabelled: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompts", self.prompts or self.classes)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
-import unicodedata
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from c2s.datasets.descriptor import Descriptor, LabelEncoding, SplitLayout
 from c2s.datasets.image_file import image_bytes
+from c2s.datasets.list_file import Entry, read_list, tails
 from c2s.datasets.photos import SUFFIXES, Listing, is_hidden, list_photos, utf8, walk, without
 from c2s.datasets.split import DescribedSplit
 from c2s_cache import DataError
-from c2s_cache.text_file import read_text
+from c2s_cache.label_map import LabelMap, ignored_id, label_type
+from c2s_cache.picture import decode_image
 
-LONGEST_ID = 1024
-"""Characters of a line of a list."""
+UNLABELLED = "To use photos without one, whose pixels are then of no known class: unlabelled: use"
 
 
 class NotThere(DataError):
@@ -63,6 +65,8 @@ class FolderSplit(DescribedSplit):
                         missing[0] + self.descriptor.encodings[-1].suffix
                     )
                 foreign = self.foreign_labels if what == "label map" else None
+                if what == "label map" and not self.descriptor.download and foreign is None:
+                    foreign = f"{self.descriptor.remedy} {UNLABELLED}"
                 raise DataError(
                     f"{len(missing)} of {len(listed)} images of {self.name}/{self.split} have no {what}; "
                     f"the first is {where}.",
@@ -83,11 +87,11 @@ class FolderSplit(DescribedSplit):
             return tuple(sorted(self.photos.files))
         for files in self._layout.lists:
             if all((self.root / f).is_file() for f in files):
-                lines = [i for f in files for i in _lines(self.root / f)]
-                ids = sorted({_id(line, self.descriptor.image_suffixes) for line in lines})
-                if len(ids) != len(lines):
+                entries = [e for f in files for e in self._entries(self.root / f)]
+                ids = tuple(sorted({entry.image_id for entry in entries}))
+                if len(ids) != len(entries):
                     raise DataError(f"{self.root / files[0]} lists an image twice.")
-                return tuple(ids)
+                return ids
         wanted = " or ".join(" and ".join(files) for files in self._layout.lists)
         raise NotThere(
             f"{self.root} has no list of the images of {self.name}/{self.split}: expected {wanted}.",
@@ -102,12 +106,13 @@ class FolderSplit(DescribedSplit):
     @cached_property
     def without_labels(self) -> tuple[str, ...]:
         """Listed ids that have no label map, where there should be one."""
-        if not self.labelled:
+        if not self.labelled or self.descriptor.unlabelled:
             return ()
-        suffixes = [encoding.suffix for encoding in self.descriptor.encodings]
-        return tuple(
-            i for i in self.listed if not any(i + s in self._label_files for s in suffixes)
-        )
+        return tuple(i for i in self.listed if self._label_path(i) is None)
+
+    def annotated(self, image_id: str) -> bool:
+        """See `Split`; without a label map may be photos of a data set that says `unlabelled: use`."""
+        return not self.descriptor.unlabelled or self._label_path(image_id) is not None
 
     @property
     def foreign_labels(self) -> str | None:
@@ -139,16 +144,13 @@ class FolderSplit(DescribedSplit):
         """Name, label encodings, and a digest over ids and file sizes: changes when files are added or edited."""
         hasher = hashlib.sha256()
         encodings = set()
-        images, files = str(self._images), self._label_files if self.labelled else {}
+        images = str(self._images)
         for image_id in ids:  # plain strings: ten times as fast as paths, for 118,287 images
             size = os.stat(f"{images}/{self.photos.files[image_id]}").st_size  # noqa: PTH116
             label_size = 0
-            if self.labelled:
-                encoding = next(
-                    f for f in self.descriptor.encodings if image_id + f.suffix in files
-                )
-                label_size = os.stat(files[image_id + encoding.suffix]).st_size  # noqa: PTH116
-                encodings.add(encoding.name)
+            if self.labelled and (found := self._label_path(image_id)) is not None:
+                label_size = os.stat(found[0]).st_size  # noqa: PTH116
+                encodings.add(found[1].name)
             hasher.update(f"{image_id} {size} {label_size}\n".encode())
         return {
             "dataset": self.name,
@@ -160,6 +162,14 @@ class FolderSplit(DescribedSplit):
     def encoded(self, image_id: str) -> bytes:
         """Encoded image bytes. Raises `UnreadableImage` if the file cannot be read."""
         return image_bytes(self.image_file(image_id))
+
+    def labels(self, image_id: str) -> LabelMap:
+        """See `DescribedSplit`; of a photo without a label map every pixel is ignored."""
+        if self.annotated(image_id):
+            return super().labels(image_id)
+        none = label_type(len(self.classes))
+        size = decode_image(self.encoded(image_id)).shape[:2]
+        return np.full(size, ignored_id(none), none)
 
     def label_bytes(self, image_id: str) -> tuple[bytes, LabelEncoding, str]:
         """See `DescribedSplit`."""
@@ -186,20 +196,52 @@ class FolderSplit(DescribedSplit):
                 f"{self.root} holds photos alone: {image_id} has no label map.",
                 f"Name a data set with label maps, or write a classes.yaml into {self.root}.",
             )
-        for encoding in self.descriptor.encodings:
+        for encoding in self.descriptor.encodings if not self._paired else ():
             for folder in self._label_folders:
                 file = folder / f"{image_id}{encoding.suffix}"
                 if file.is_file():
                     return file, encoding
-        for (
-            encoding
-        ) in self.descriptor.encodings:  # written in another way: .PNG, or decomposed letters
-            if (listed := self._label_files.get(f"{image_id}{encoding.suffix}")) is not None:
-                return Path(listed), encoding
+        if (listed := self._label_path(image_id)) is not None:
+            return Path(listed[0]), listed[1]  # a pair, .PNG, or decomposed letters
         expected = " or ".join(
             f"{image_id}{encoding.suffix}" for encoding in self.descriptor.encodings
         )
         raise DataError(f"{self._label_folders[0]} holds no label map {expected}.")
+
+    def _label_path(self, image_id: str) -> tuple[str, LabelEncoding] | None:
+        """As `label_file`, from what lies in the folders."""
+        if (paired := self._paired.get(image_id)) is not None:
+            return paired, self.descriptor.encodings[0]
+        for encoding in self.descriptor.encodings:
+            if (path := self._label_files.get(f"{image_id}{encoding.suffix}")) is not None:
+                return path, encoding
+        return None
+
+    def _entries(self, file: Path) -> list[Entry]:
+        return read_list(file, lambda: self.photos.files, self.descriptor.image_suffixes)
+
+    @cached_property
+    def _paired(self) -> dict[str, str]:
+        """Label maps by image id, where a list of one's own names them beside the images.
+
+        Raises:
+            DataError: one is not there.
+        """
+        lists = () if self.descriptor.download else self._layout.lists
+        files = [self.root / name for names in lists for name in names]
+        entries = [e for file in files if file.is_file() for e in self._entries(file) if e.label]
+        places = (*self._label_folders, self.root) if entries else ()
+        found = {}
+        for image_id, label in entries:
+            candidates = (f"{place}/{tail}" for tail in tails(label or "") for place in places)
+            path = next((c for c in candidates if os.path.isfile(c)), None)  # noqa: PTH113
+            if path is None:
+                raise DataError(
+                    f"{files[0]} names the label map {label} of {image_id}, which is not there.",
+                    self.descriptor.remedy,
+                )
+            found[image_id] = path
+        return found
 
     @cached_property
     def _layout(self) -> SplitLayout:
@@ -255,19 +297,3 @@ class FolderSplit(DescribedSplit):
             if (image_id := without(path, (suffix,))) is not None
             and not is_hidden(PurePosixPath(path).name)
         }
-
-
-def _lines(file: Path) -> list[str]:
-    lines = [line.strip() for line in read_text(file, "the list").splitlines() if line.strip()]
-    longest = max(lines, key=len, default="")
-    if len(longest) > LONGEST_ID:
-        raise DataError(
-            f"the list {file} has a line of {len(longest):,} characters; expected an image id in each."
-        )
-    return lines
-
-
-def _id(line: str, suffixes: tuple[str, ...]) -> str:
-    """The id that a line of a list names, with or without the ending of a photo."""
-    found = without(line, suffixes)
-    return unicodedata.normalize("NFC", line) if found is None else found

@@ -72,6 +72,10 @@ class Split(Sequence[LabelledImage]):
         """Whether its images have label maps."""
         return True
 
+    def annotated(self, image_id: str) -> bool:
+        """Whether an image of a split with label maps has one; of one that has none all pixels are ignored."""
+        return True
+
     @abstractmethod
     def identity(self, ids: Sequence[str]) -> dict[str, Any]:
         """JSON-like facts that change whenever the files of one of these images do."""
@@ -166,7 +170,7 @@ class DescribedSplit(Split):
         kind = label_type(len(self.classes))
         mapped = self._tables[encoding.name].take(file.values, mode="clip")
         if file.strange:
-            mapped[file.values < 0] = OUTSIDE
+            mapped[file.values < 0] = ignored_id(kind) if encoding.ignores_others else OUTSIDE
         bad = mapped < 0
         if not bad.any():
             return mapped.astype(kind), []

@@ -315,3 +315,116 @@ def test_class_names_are_compared_in_one_form(folder):
     write_classes(folder, classes=["caf\u00e9", "cafe\u0301"])
     with pytest.raises(DataError, match="two classes called 'caf\u00e9'"):
         load_dataset(str(folder))
+
+
+def test_words_are_classes_that_no_mask_has(folder):
+    write_classes(
+        folder, classes=["cat", "dog", "grass"], words=["tree", " wheel  chair"], unseen=["dog"]
+    )
+    dataset = load_dataset(str(folder))
+    assert dataset.classes == ("cat", "dog", "grass", "tree", "wheel chair")
+    assert dataset.unseen == (1, 3, 4)
+    assert set(np.unique(dataset.split("train").labels("a"))) <= {0, 1, 2, 255}
+    for words, error in ((["cat"], "two classes called 'cat'"), ([" "], "one of `words` is blank")):
+        write_classes(folder, classes=["cat", "dog", "grass"], words=words)
+        with pytest.raises(C2SError, match=error):
+            load_dataset(str(folder))
+
+
+def test_values_that_no_class_names_may_all_be_ignored(folder):
+    whole = load_dataset(str(folder)).split("train").labels("a")
+    assert 2 in whole
+    write_classes(folder, classes=["cat", "dog"])
+    with pytest.raises(DataError, match="label value 2, which is outside"):
+        load_dataset(str(folder)).split("train").labels("a")
+    write_classes(folder, classes=["cat", "dog"], ignore="others")
+    got = load_dataset(str(folder)).split("train").labels("a")
+    np.testing.assert_array_equal(got, np.where(whole == 2, 255, whole))
+    drawn = np.array([(9, 9, 9), (0, 0, 255), (0, 255, 0)], np.uint8)[np.minimum(whole, 2)]
+    Image.fromarray(drawn).save(folder / "masks/a.png")
+    colours = {"cat": [9, 9, 9], "dog": [0, 0, 255]}
+    write_classes(folder, classes=["cat", "dog"], colours=colours, ignore="others")
+    np.testing.assert_array_equal(load_dataset(str(folder)).split("train").labels("a"), got)
+    write_classes(folder, classes=["cat", "dog"], ignore="rest")
+    with pytest.raises(ConfigError, match="ignore"):
+        load_dataset(str(folder))
+
+
+def test_photos_without_a_mask_are_used_where_the_file_says_so(folder):
+    (folder / "masks/b.png").unlink()
+    with pytest.raises(DataError, match=r"1 of 3 .* no label map.*unlabelled: use"):
+        _ = load_dataset(str(folder)).split("train").ids
+    write_classes(folder, classes=["cat", "dog", "grass"], unlabelled="use")
+    split = load_dataset(str(folder)).split("train")
+    assert split.ids == ("a", "b", "c")
+    image, labels = split[1].read()
+    assert labels.shape == image.shape[:2]
+    assert (labels == 255).all()
+    assert [split.annotated(i) for i in split.ids] == [True, False, True]
+    report = check_split(split)
+    assert report.problems == []
+    assert any("1 photos have no label map" in note for note in report.notes)
+    before = split.identity(split.ids)
+    write_values(folder / "masks/b.png", split.labels("a"), (0, 1, 2))
+    again = load_dataset(str(folder)).split("train")
+    assert again.identity(again.ids) != before
+
+
+def test_each_split_may_have_folders_of_its_own(folder):
+    (folder / "images").rename(folder / "train")
+    (folder / "masks").rename(folder / "trainannot")
+    folders = {"images": "train", "masks": "trainannot"}
+    write_classes(folder, classes=["cat", "dog", "grass"], train=folders)
+    dataset = load_dataset(str(folder))
+    assert dataset.splits == ("train",)
+    image, labels = dataset.split("train")[0].read()
+    assert labels.shape == image.shape[:2]
+    write_classes(folder, classes=["cat", "dog", "grass"], train=folders, images="train")
+    with pytest.raises(ConfigError, match="go with neither `images`, `masks` nor `splits`"):
+        load_dataset(str(folder))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a",
+        "a.JPG",
+        "images/a.JPG",
+        "/data/mine/images/a.JPG",
+        "images\\a.JPG",
+        "images/a.JPG masks/a.png",
+        "/SegNet/mine/images/a.JPG /SegNet/mine/masks/a.png",
+        "a.JPG\ta.png",
+        "a masks/a.png",
+    ],
+)
+def test_lists_of_the_usual_forms(line, folder):
+    (folder / "train.txt").write_text(f"{line}\n\nb\r\n")
+    split = load_dataset(str(folder)).split("train")
+    assert split.ids == ("a", "b")
+    assert check_split(split).problems == []
+
+
+def test_a_list_may_pair_an_image_with_any_label_map(folder):
+    want = load_dataset(str(folder)).split("train").labels("a")
+    (folder / "masks/a.png").rename(folder / "masks/another name.png")
+    (folder / "train.txt").write_text("images/a.JPG masks/another name.png\n")
+    split = load_dataset(str(folder)).split("train")
+    np.testing.assert_array_equal(split.labels("a"), want)
+    first = split.identity(split.ids)
+    (folder / "train.txt").write_text("images/a.JPG masks/b.png\n")
+    assert load_dataset(str(folder)).split("train").ids == ("a",)
+    assert first["files"]
+    (folder / "train.txt").write_text("images/a.JPG masks/nowhere.png\n")
+    with pytest.raises(DataError, match=r"label map masks/nowhere\.png of a, which is not there"):
+        _ = load_dataset(str(folder)).split("train").ids
+    (folder / "train.txt").write_text("a 1\nb -1\n")
+    with pytest.raises(DataError, match=r"a number behind its images \('a 1'\)"):
+        _ = load_dataset(str(folder)).split("train").ids
+
+
+def test_names_with_spaces_in_a_list(folder):
+    (folder / "images/a.JPG").rename(folder / "images/my photo.JPG")
+    (folder / "masks/a.png").rename(folder / "masks/my photo.png")
+    (folder / "train.txt").write_text("my photo.JPG\nb.JPG\n")
+    assert load_dataset(str(folder)).split("train").ids == ("b", "my photo")

@@ -1,0 +1,85 @@
+"""Invariant: what other tools export becomes a folder that `c2s data check` takes, or is refused with what would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from c2s_cache import ConfigError
+
+if TYPE_CHECKING:
+    from c2s.datasets.convert import Conversion
+
+KINDS = (
+    "a COCO or panoptic JSON, another tool's data set YAML, or a folder of masks in colour (with labelmap.txt or "
+    "class_dict.csv) or of .mat files"
+)
+
+
+def convert_data(
+    source: Path,
+    out: Path,
+    images: Path | None,
+    masks: Path | None,
+    classes: str | None,
+    background: str | None,
+    split: str | None,
+) -> list[str]:
+    """Convert annotations into a folder of one's own; returns sentences on what was written and left out.
+
+    Raises:
+        ConfigError: it is no kind that can be converted, or see its reader.
+    """
+    from c2s.class_list import class_list, understood
+    from c2s.cli.folders import check_folder
+    from c2s.datasets.coco_json import EXPORTS, read_coco
+    from c2s.datasets.convert import write_classes
+    from c2s.datasets.dataset_yaml import read_folders, read_outlines
+    from c2s.datasets.mask_folder import read_mask_folder
+
+    check_folder(out)
+    kind = source.suffix.lower()
+    splits: dict[str, Conversion] | None
+    if source.is_dir():
+        names = [each[0] for each in class_list(classes, "--classes")] if classes else []
+        splits = {split or "train": read_mask_folder(source, images, names)}
+    elif kind == ".json":
+        splits = {split or _named_split(source): read_coco(source, images, masks, background)}
+    elif kind in (".yaml", ".yml"):
+        if (said := read_folders(source)) is not None:
+            write_classes(out, said)
+            return [f"{out}: {len(said['classes'])} classes; images and masks stay where they are."]
+        splits = read_outlines(source)
+    elif kind == ".xml":
+        raise ConfigError(f"{source} is XML, which is not read.", EXPORTS)
+    else:
+        splits = None
+    if splits is None:
+        raise ConfigError(f"{source} cannot be converted: expected {KINDS}.", EXPORTS)
+    return [
+        sentence
+        for name, conversion in splits.items()
+        for sentence in (*_write(conversion, out, name), *conversion.notes)
+    ] + [understood(next(iter(splits.values())).classes)]
+
+
+def _write(conversion: Conversion, out: Path, split: str) -> list[str]:
+    from c2s.terminal import bar
+
+    with bar(f"convert {split}", len(conversion.pairs), "images") as advance:
+        conversion.write(out, split, advance)
+    return [f"{out}: split {split}, {len(conversion.pairs):,} photos with their label maps."]
+
+
+def _named_split(file: Path) -> str:
+    """The split that a file name says, or "train"."""
+    return next((s for s in ("train", "val", "test") if s in file.stem.lower()), "train")
+
+
+def show(sentences: list[str], json_: bool) -> None:
+    """Print what was converted."""
+    import json
+
+    typer.echo(json.dumps({"said": sentences}) if json_ else "\n".join(sentences))

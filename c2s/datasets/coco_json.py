@@ -1,0 +1,190 @@
+"""Invariant: COCO's JSON files are read by what they hold: outlines and run lengths, or segments of a panoptic PNG."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from c2s.class_list import tidy
+from c2s.datasets.convert import Conversion, Pair, blank, photo_id, polygons_mask
+from c2s.datasets.list_file import tails
+from c2s_cache import ConfigError, DataError
+from c2s_cache.label_map import LabelMap
+from c2s_cache.picture import decode_image
+
+EXPORTS = "Label Studio exports COCO, CVAT exports COCO 1.0 or Segmentation mask 1.1; these can be converted."
+
+
+def read_coco(
+    file: Path, images: Path | None, masks: Path | None, background: str | None
+) -> Conversion:
+    """The annotations of a file in COCO's form, of instances or panoptic; also as Label Studio and CVAT export it.
+
+    Where things overlap the smaller one lies on top. A pixel without any is ignored, or of the class `background`.
+
+    Args:
+        file: the JSON file.
+        images: folder of the photos; default: looked for beside the file.
+        masks: folder of panoptic PNGs; default: the file's name without its ending.
+        background: name of a class, the last.
+
+    Raises:
+        DataError: the file is damaged or something else, or a photo or PNG is missing.
+        ConfigError: the photos are not found.
+    """
+    content = _load(file)
+    try:
+        named = {c["id"]: tidy(str(c["name"]), str(file)) for c in content["categories"]}
+        photos = {image["id"]: image for image in content["images"]}
+        by_image: dict[Any, list[Any]] = defaultdict(list)
+        for annotation in content["annotations"]:
+            if annotation["image_id"] not in photos:
+                raise DataError(
+                    f"{file} annotates an image {annotation['image_id']!r} that it does not list."
+                )
+            by_image[annotation["image_id"]].append(annotation)
+        ids = {category: i for i, category in enumerate(sorted(named))}
+        classes = (*(named[category] for category in sorted(named)), *filter(None, [background]))
+        folder = images or _photo_folder(file, [str(p["file_name"]) for p in photos.values()])
+        panoptic = any("segments_info" in a for a in content["annotations"])
+        pngs = (masks or file.with_suffix("")) if panoptic else file
+        pairs = {}
+        for key, photo in sorted(photos.items(), key=lambda item: str(item[1]["file_name"])):
+            name = _below(folder, str(photo["file_name"]))
+            draw = partial(_panoptic if panoptic else _instances, file, photo, by_image[key], ids)
+            fill = len(classes) - 1 if background else None
+            pairs[photo_id(name)] = Pair(
+                folder / name, partial(_filled, draw, len(classes), pngs, fill)
+            )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{file} is no COCO file: {error!r}.", EXPORTS) from error
+    boxes = sum(
+        not a.get("segmentation") and "segments_info" not in a for a in content["annotations"]
+    )
+    bare = sum(not by_image[key] for key in photos)
+    notes = [f"{boxes:,} annotations are boxes without an outline, and left out."] * bool(boxes)
+    notes += [f"{bare:,} photos have no annotation."] * bool(bare)
+    if len(pairs) != len(photos):
+        raise DataError(f"{file} lists {len(photos) - len(pairs)} photos twice, by their names.")
+    return Conversion(classes, pairs, tuple(notes))
+
+
+def _load(file: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(file.read_bytes())
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror}).") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file} is damaged or no JSON ({error}).") from error
+    if isinstance(content, dict) and {"images", "annotations", "categories"} <= set(content):
+        return content
+    what = "Label Studio's own form" if isinstance(content, list) else "no COCO file"
+    raise DataError(f"{file} is {what}: it has no images, annotations and categories.", EXPORTS)
+
+
+def _photo_folder(file: Path, names: list[str]) -> Path:
+    """Where the photos are, of the places where exports put them."""
+    split = file.stem.rpartition("_")[2]
+    for base in (file.parent, file.parent.parent):
+        for folder in (base / "images" / split, base / "images", base / split, base):
+            if names and any((folder / tail).is_file() for tail in tails(names[0])):
+                return folder
+    raise ConfigError(
+        f"the photos of {file} are not beside it ({names[0] if names else 'it lists none'}).",
+        "Name their folder with --images.",
+    )
+
+
+def _below(folder: Path, name: str) -> str:
+    """Path of a photo below the folder, which a file may name with other folders in front."""
+    for tail in tails(name):
+        if ".." not in tail.split("/") and (folder / tail).is_file():
+            return tail
+    raise DataError(f"{folder} has no photo {name}.", "Name the right folder with --images.")
+
+
+def _filled(draw: Any, classes: int, pngs: Path, fill: int | None) -> LabelMap:
+    labels: LabelMap = draw(classes, pngs)
+    if fill is not None:
+        labels[labels == np.iinfo(labels.dtype).max] = fill
+    return labels
+
+
+def _instances(
+    file: Path,
+    photo: Mapping[str, Any],
+    annotations: list[Mapping[str, Any]],
+    ids: Mapping[Any, int],
+    classes: int,
+    pngs: Path,
+) -> LabelMap:
+    height, width = int(photo["height"]), int(photo["width"])
+    labels = blank(height, width, classes)
+    found = []
+    for annotation in annotations:
+        if not annotation.get("segmentation"):
+            continue
+        try:
+            mask = _mask(annotation["segmentation"], height, width)
+            found.append((mask, ids[annotation["category_id"]]))
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise DataError(
+                f"{file}: annotation {annotation.get('id')} of {photo['file_name']} cannot be read ({error!r})."
+            ) from error
+    for mask, class_id in sorted(found, key=lambda pair: -int(pair[0].sum())):
+        labels[mask] = class_id
+    return labels
+
+
+def _mask(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
+    """Mask [H, W] of polygons, or of run lengths, written as numbers or packed."""
+    if isinstance(segmentation, list):
+        return polygons_mask(segmentation, height, width)
+    from c2s_pipeline.extras import require
+
+    if [*segmentation["size"]] != [height, width]:
+        raise ValueError(f"size {segmentation['size']} in an image of {height} x {width}")
+    mask = require("pycocotools.mask", "convert")
+    runs = segmentation
+    if isinstance(segmentation["counts"], list):
+        runs = mask.frPyObjects(segmentation, height, width)
+    inside: NDArray[np.bool_] = mask.decode(runs) > 0
+    return inside
+
+
+def _panoptic(
+    file: Path,
+    photo: Mapping[str, Any],
+    annotations: list[Mapping[str, Any]],
+    ids: Mapping[Any, int],
+    classes: int,
+    pngs: Path,
+) -> LabelMap:
+    """Of each segment its category: a segment's number is red + 256 green + 65536 blue of its pixels."""
+    labels = blank(int(photo["height"]), int(photo["width"]), classes)
+    for annotation in annotations:
+        png = pngs / str(annotation["file_name"])
+        try:
+            drawn = decode_image(png.read_bytes()).astype(np.uint32)
+        except OSError as error:
+            raise DataError(
+                f"panoptic PNG {png} cannot be read ({error.strerror}).",
+                "Name its folder with --masks.",
+            ) from error
+        if drawn.shape[:2] != labels.shape:
+            raise DataError(f"{png} is of another size than {file} says of {photo['file_name']}.")
+        number = drawn[..., 0] | drawn[..., 1] << 8 | drawn[..., 2] << 16
+        for segment in annotation["segments_info"]:
+            if segment["category_id"] not in ids:
+                raise DataError(
+                    f"{file}: {png.name} has the unknown category {segment['category_id']}."
+                )
+            labels[number == segment["id"]] = ids[segment["category_id"]]
+    return labels

@@ -1,0 +1,134 @@
+"""Invariant: a converted split appears whole or not at all; what it was made from is never touched."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from PIL import Image
+
+from c2s.class_list import require_each_once
+from c2s.datasets.custom import CLASSES_FILE
+from c2s.datasets.photos import SUFFIXES, without
+from c2s.strict_yaml import read_yaml
+from c2s_cache import ConfigError, DataError
+from c2s_cache.label_map import LabelMap, ignored_id, label_type
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A photo, and what makes its label map [H, W]: class numbers, the largest of their type ignored."""
+
+    photo: Path
+    labels: Callable[[], LabelMap]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A split to write in the layout of a folder of one's own.
+
+    Attributes:
+        classes: names, mask value 0 first.
+        pairs: by image id, in a fixed order.
+        notes: sentences on what was left out.
+    """
+
+    classes: tuple[str, ...]
+    pairs: Mapping[str, Pair]
+    notes: tuple[str, ...] = ()
+
+    def write(self, out: Path, split: str, advance: Callable[[int], None]) -> None:
+        """Write images/SPLIT, masks/SPLIT and classes.yaml; photos are linked where the file system can, else copied.
+
+        Raises:
+            ConfigError: the split is there already, or classes.yaml has other classes.
+            DataError: an annotation cannot be read, or the disk refuses.
+        """
+        require_each_once(self.classes, "the annotations")
+        self._check(out, split)
+        images, masks = out / "images" / split, out / "masks" / split
+        part = out / "masks" / f".{split}.part"
+        try:
+            shutil.rmtree(part, ignore_errors=True)
+            for image_id, pair in self.pairs.items():
+                file = part / f"{image_id}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pair.labels()).save(file)
+                photo = images / f"{image_id}{pair.photo.suffix}"
+                photo.parent.mkdir(parents=True, exist_ok=True)
+                _link(pair.photo, photo)
+                advance(1)
+            write_classes(out, {"classes": list(self.classes)})
+            part.replace(masks)
+        except OSError as error:
+            raise DataError(
+                f"{error.filename} cannot be written ({error.strerror}).",
+                "Free space or fix permissions, then run the same command again.",
+            ) from error
+
+    def _check(self, out: Path, split: str) -> None:
+        if (out / "masks" / split).exists():
+            raise ConfigError(
+                f"{out} has a split {split} already.",
+                "Name another with --split, or another --out.",
+            )
+        there = out / CLASSES_FILE
+        if there.exists() and read_yaml(there).get("classes") != list(self.classes):
+            raise ConfigError(f"{there} has other classes.", "Name another folder with --out.")
+
+
+def write_classes(out: Path, content: Mapping[str, object]) -> None:
+    """Write a classes.yaml.
+
+    Raises:
+        ConfigError: another one is there.
+    """
+    file = out / CLASSES_FILE
+    text = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
+    if file.exists():
+        if read_yaml(file) == dict(content):
+            return
+        raise ConfigError(f"{file} is there already.", "Name another folder with --out.")
+    out.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+
+
+def photo_id(path: str) -> str:
+    """What a photo is called below its folder, without its ending."""
+    return without(path, SUFFIXES) or path
+
+
+def blank(height: int, width: int, classes: int) -> LabelMap:
+    """A label map [H, W] in which nothing is annotated, of the type that so many classes need."""
+    kind = label_type(classes)
+    return np.full((height, width), ignored_id(kind), kind)
+
+
+def polygons_mask(polygons: list[list[float]], height: int, width: int) -> NDArray[np.bool_]:
+    """Mask [H, W] of polygons [x, y, x, y, ...] in pixels, as pycocotools fills them.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    from c2s_pipeline.extras import require
+
+    mask = require("pycocotools.mask", "convert")
+    whole = [p for p in polygons if len(p) >= 6]
+    if not whole:
+        return np.zeros((height, width), np.bool_)
+    filled: NDArray[np.bool_] = mask.decode(mask.merge(mask.frPyObjects(whole, height, width))) > 0
+    return filled
+
+
+def _link(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
