@@ -234,6 +234,11 @@ def test_features_of_another_kind_are_refused(source, folders, tiny_teacher, fea
         computer.compute(list(rows.ids[0]), 0, stages, InMemory())
 
 
+def test_cells_of_nothing_are_refused(source, tiny_teacher):
+    with pytest.raises(ConfigError, match=r"dense\.cells has no effect: nothing is imported"):
+        described(source, asked(tiny_teacher, None, dense={"cells": 8}))
+
+
 def test_other_tiers_are_refused(source, folders, tiny_teacher):
     request = asked(tiny_teacher, None, dense={"folder": folders[0], "tier": "int8"})
     with pytest.raises(ConfigError, match="imported features are kept in float16"):

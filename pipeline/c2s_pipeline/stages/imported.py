@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from c2s_cache import StageRecord
+from c2s_cache import ConfigError, StageRecord
 from c2s_pipeline.imported import folder_digest
 from c2s_pipeline.stages.base import Outline, Stage, StageSettings
 
@@ -50,6 +50,12 @@ class Importing(Stage):
     def brings(self, outline: Outline) -> bool:
         """See `Stage.brings`; a derived cache keeps what its base imported."""
         return self.folder is not None or bool(self._kept(outline))
+
+    def check(self, outline: Outline) -> None:
+        """See `Stage.check`; cells are those of what is imported."""
+        super().check(outline)
+        if self.settings.cells != ImportSettings().cells and not self.brings(outline):
+            raise ConfigError(f"{self.name}.cells has no effect: nothing is imported.")
 
     def given(self, outline: Outline) -> dict[str, Any]:
         """The digest of the folder."""
