@@ -66,16 +66,20 @@ def predict(
     out.mkdir(parents=True, exist_ok=True)
     write_file(out / FACTS, (json.dumps(facts, indent=2) + "\n").encode())
     lost: list[str] = []
+    several = 0
     with bar("predict", len(files), "images") as advance:
         for path in files:
             try:
-                _segment(path, model, names, out)
+                several += _segment(path, model, names, out)
             except UnreadableImage as error:
                 lost.append(str(error))
             else:
                 if not json_:
                     typer.echo(str(out / f"{path.stem}.png"))
             advance(1)
+    if several:
+        said = f"{several} images have several frames or pages; the first was taken."
+        typer.echo(f"note: {said}", err=True)
     if json_:
         typer.echo(json.dumps(facts))
     if lost:
@@ -135,8 +139,11 @@ def _check_outputs(given: list[Path], files: list[Path], out: Path) -> None:
         raise ConfigError(f"--out {out}: {out / FACTS} is a folder, where a file is to be written.")
 
 
-def _segment(path: Path, model: Predictor, names: list[str], out: Path) -> None:
+def _segment(path: Path, model: Predictor, names: list[str], out: Path) -> bool:
     """Write the label map (8 bits; 16 with more than 254 classes) and the overlay of one image.
+
+    Returns:
+        Whether its file has more frames or pages than the one that was taken.
 
     Raises:
         UnreadableImage: it cannot be read.
@@ -148,11 +155,12 @@ def _segment(path: Path, model: Predictor, names: list[str], out: Path) -> None:
     from c2s.datasets.image_file import image_bytes
     from c2s.evaluation.overlay import overlay
     from c2s_cache.label_map import label_type
-    from c2s_cache.picture import decode_image
+    from c2s_cache.picture import opened, rgb, undecodable
 
     encoded = image_bytes(path)
     try:
-        image = decode_image(encoded)
+        with opened(encoded, undecodable) as found:
+            image, more = rgb(found.image), found.more
     except UnreadableImage as error:
         raise UnreadableImage(f"{path}: {error.what}") from error
     labels = model.predict(image, str(path)).astype(label_type(len(names)))
@@ -161,6 +169,7 @@ def _segment(path: Path, model: Predictor, names: list[str], out: Path) -> None:
         content = io.BytesIO()
         picture.save(content, "png")
         write_file(file, content.getvalue())
+    return more
 
 
 def _outputs(path: Path, out: Path) -> tuple[Path, Path]:

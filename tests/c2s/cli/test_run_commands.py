@@ -355,6 +355,16 @@ def test_predict_takes_folders_and_goes_on_after_a_broken_photo(trained, tmp_pat
         invoke("predict", trained, "--run", trained, "--out", out)
 
 
+def test_predict_says_once_that_of_animated_photos_the_first_frame_is_taken(trained, tmp_path):
+    frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
+    files = [str(tmp_path / name) for name in ("a.gif", "b.tif")]
+    for file in files:
+        frames[0].save(file, save_all=True, append_images=frames[1:])
+    words = ["predict", *files, "--run", str(trained), "--out", str(tmp_path / "out")]
+    said = CliRunner().invoke(app, words).stderr
+    assert said.count("note: 2 images have several frames or pages; the first was taken.") == 1
+
+
 def test_predict_waits_for_no_pipe_or_device(trained, tmp_path, invoke):
     photos = tmp_path / "photos"
     photos.mkdir()
