@@ -148,6 +148,7 @@ class FoldConfig(_Words):
     )
     license: str | None = Field(
         default=None,
+        pattern=r"^[\w.+-]+$",
         description="licence for the model card [default: apache-2.0, or other if training started from "
         "weights that do not come with c2s]",
     )

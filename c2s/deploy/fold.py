@@ -146,6 +146,8 @@ def write_model(
         ModelError: something else is there, it cannot be written, or the export failed.
     """
     out = out.resolve()
+    if not out.name:
+        raise NotOurs(f"{out} is no folded model, and is left as it is.", "Choose another --out.")
     busy = ModelError(f"Another process is writing {out}.", "Wait for it, or choose another --out.")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

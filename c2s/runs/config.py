@@ -78,7 +78,7 @@ class TrainConfig(BaseModel):
     )
     student: str = Field(default="segformer-b4", description="name of a student")
     weights: str | None = Field(
-        default=None, description="pretrained weights of the student's backbone"
+        default=None, min_length=1, description="pretrained weights of the student's backbone"
     )
     method: Annotated[SerializeAsAny[MethodConfig], BeforeValidator(method_config)] = Field(
         default_factory=lambda: method_config({}),
@@ -106,13 +106,16 @@ class TrainConfig(BaseModel):
     )
 
     iterations: int | None = Field(
-        default=None, gt=0, description="default: the method's for the dataset, else 20 k"
+        default=None, gt=0, le=10**9, description="default: the method's for the dataset, else 20 k"
     )
     epochs: float | None = Field(
         default=None, gt=0, description="in place of iterations: passes over the cache's images"
     )
     batch_size: int = Field(
-        default=16, gt=0, description="of an iteration, over all devices and micro-batches together"
+        default=16,
+        gt=0,
+        le=1 << 16,
+        description="of an iteration, over all devices and micro-batches together",
     )
     accumulate: int = Field(
         default=1, gt=0, description="micro-batches in which an iteration is computed"
@@ -134,7 +137,7 @@ class TrainConfig(BaseModel):
     head_lr_mult: float = Field(
         default=10.0, gt=0, description="factor on lr for all that is not backbone"
     )
-    lr_mult: dict[str, float] = Field(
+    lr_mult: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default={},
         description="factor on lr of parameters whose name begins with a key (such as method. or "
         "student.decode_head.), in place of the two above; the longest key counts",
@@ -205,8 +208,10 @@ class TrainConfig(BaseModel):
     @field_validator("name")
     @classmethod
     def _of_one_folder(cls, name: str | None) -> str | None:
-        if name is not None and (name in ("", ".", "..") or set(name) & set("/\\\0")):
+        if name is not None and (name.strip() in ("", ".", "..") or set(name) & set("/\\")):
             raise ValueError("the name of a folder, not a path to one")
+        if name is not None and not name.isprintable():
+            raise ValueError("a name without line breaks, tabs and other control characters")
         return name
 
     @model_validator(mode="after")

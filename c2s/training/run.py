@@ -354,7 +354,15 @@ def build_module(
         method = config.method.build(facts)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return DistillationModule(student, method, config)
+    module = DistillationModule(student, method, config)
+    names = [name for name, _ in module.named_parameters()]
+    for start in config.lr_mult:
+        if not any(name.startswith(start) for name in names):
+            raise ConfigError(
+                f"lr_mult: no parameter's name begins with {start!r}.",
+                f"There are {', '.join(sorted({'.'.join(n.split('.')[:2]) + '.' for n in names}))}",
+            )
+    return module
 
 
 def _student(config: TrainConfig, dim: int, resumed: bool) -> Student:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from c2s.cli.app import LONGEST
+from c2s.deploy.fold import write_model
 from c2s.evaluation.evaluate import compute_device
 from c2s.evaluation.vocabulary import stored_embeddings
 from c2s_cache.errors import ConfigError
+from c2s_cache.ownership import NotOurs
 
 
 @pytest.mark.parametrize("value", ["0", "-5", "7", "12", "70000", "1e3", ""])
@@ -145,3 +148,35 @@ def test_a_folder_that_is_named_takes_no_root(c2s, tmp_path):
     for command in (("data", "check"), ("data", "show")):
         code, _, err = c2s(*command, "./mine", "--root", ".")
         assert (code, "Leave out --root" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("batch_size=100000", "batch_size"),
+        ("iterations=99999999999", "iterations"),
+        ("weights=", "weights"),
+        ("lr_mult={method.: -1}", "lr_mult"),
+        ("lr_mult={nosuch.: 2}", "no parameter's name begins with 'nosuch.'"),
+    ],
+)
+def test_settings_that_no_training_can_follow(c2s, tiny_cache, setting, said):
+    train = ("train", "--cache", tiny_cache, "--student", "shapes-net")
+    text = setting.replace("weights=", "weights=''")
+    code, _, err = c2s(*train, "--set", text)
+    assert (code, said in err, "Traceback" in err) == (2, True, False), err
+
+
+def test_names_of_runs_are_printable(c2s, tiny_cache):
+    code, _, err = c2s("train", "--cache", tiny_cache, "--name", "a\nb")
+    assert (code, "control characters" in err) == (2, True)
+
+
+def test_the_root_is_no_place_for_a_model():
+    with pytest.raises(NotOurs, match="is left as it is"):
+        write_model(None, Path("/"))
+
+
+def test_a_licence_is_a_name(c2s):
+    code, _, err = c2s("fold", "--run", "r", "--out", "o", "--license", "a\nb: c")
+    assert (code, "license" in err) == (2, True)

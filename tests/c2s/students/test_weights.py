@@ -63,6 +63,15 @@ def test_what_is_no_checkpoint_is_refused_and_never_unpickled(kind, tmp_path):
         read_checkpoint(path)
 
 
+@pytest.mark.parametrize(
+    "data", [b"", b"a: \xe9\n", b"x", b"\x80\x02.", bytes(range(256)), b"PK\x03\x04"]
+)
+def test_what_is_no_checkpoint_is_one_sentence(tmp_path, data):
+    (tmp_path / "w").write_bytes(data)
+    with pytest.raises(ConfigError, match=r"weights .*w are neither safetensors nor a checkpoint"):
+        read_checkpoint(tmp_path / "w")
+
+
 def test_what_is_not_there_is_named(tmp_path, monkeypatch):
     for name in ("none.pth", "", "deeper/still/none"):
         with pytest.raises(ConfigError, match=r"There are no encoder weights at"):
