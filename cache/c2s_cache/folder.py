@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -80,7 +81,7 @@ class Folder:
         """
         with self._reaching(name):
             if self.local is not None:
-                with open(f"{self.local}/{name}", "rb", buffering=0) as file:  # noqa: PTH123
+                with _opened(f"{self.local}/{name}") as file:
                     return file.read()
             files, root = self._store()
             data: bytes = files.cat_file(f"{root}/{name}")
@@ -148,11 +149,16 @@ class Folder:
         """
         with self._reaching(name):
             if self.local is not None:
-                with open(f"{self.local}/{name}", "rb", buffering=0) as file:  # noqa: PTH123
+                with _opened(f"{self.local}/{name}") as file:
                     return hashlib.file_digest(file, "sha256").hexdigest()
             files, root = self._store()
             with files.open(f"{root}/{name}", "rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _opened(path: str) -> FileIO:
+    """A file to read from; a pipe in its place is empty, and not waited for."""
+    return FileIO(path, opener=lambda p, flags: os.open(p, flags | getattr(os, "O_NONBLOCK", 0)))
 
 
 def _if_there(work: Callable[[str], T]) -> Callable[[str], T | None]:

@@ -90,6 +90,21 @@ def test_a_file_that_vanishes_after_opening_is_an_error(copy, array):
             assert f"c2s cache verify {copy} --quick" in str(caught.value)
 
 
+@pytest.mark.timeout(60)
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(copy):
+    file = files_of(copy, "masks/grid")[0]
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(CacheError, match="masks/grid"):
+        open_cache(copy).read_block(0, PATHS)
+    assert any("masks/grid" in finding.where for finding in verify(Cache(copy)))
+    receipt = copy / "receipts/masks/000000.json"
+    receipt.unlink()
+    os.mkfifo(receipt)
+    with pytest.raises(CacheError, match="000000"):
+        open_cache(copy)
+
+
 def test_text_is_proven_too(copy):
     cache = open_cache(copy)
     cache.once("text/embeddings")
