@@ -65,3 +65,36 @@ def test_masks_without_names_are_no_photos(tmp_path):
     (tmp_path / "own/masks").mkdir(parents=True)
     with pytest.raises(ConfigError, match=r"has masks, but no classes\.yaml"):
         load_dataset(str(tmp_path / "own"))
+
+
+def test_a_photo_without_a_mask_beside_others_is_all_latent(build, tiny_teacher, tmp_path):
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "mixed"
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    (folder / "classes.yaml").write_text("classes: [cat, dog]\nunlabelled: use\n")
+    for name in "abc":
+        picture = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(folder / f"images/{name}.jpg")
+    for name in "ac":
+        mask = np.zeros((40, 60), np.uint8)
+        mask[:, 20:] = 1
+        mask[20:] = 255
+        Image.fromarray(mask).save(folder / f"masks/{name}.png")
+    split = load_dataset(str(folder)).split("train")
+    wanted = request(tiny_teacher, text_embeddings=str(_two_rows(tmp_path)), block_rows=3)
+    cache = open_cache(build(split, wanted, tmp_path / "m.zarr").path)
+    block = cache.read_block(0, ["masks/grid", "regions/id", "labels/data"])
+    samples = [block.sample(row) for row in range(3)]
+    (alone,) = (s for s in samples if (s["labels/data"] == 255).all())
+    assert (alone["masks/grid"] != 255).all()
+    assert alone["regions/id"].min() >= 2  # latent ids begin at the number of classes
+    for sample in samples:
+        if sample is not alone:
+            assert {0, 1} <= set(sample["regions/id"].tolist())
+            assert (sample["masks/grid"] == 255).any()
+
+
+def _two_rows(folder):
+    np.save(folder / "rows.npy", np.eye(2, 32, dtype=np.float32))
+    return folder / "rows.npy"
