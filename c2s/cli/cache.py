@@ -131,6 +131,8 @@ def build(
     with BuildBar() as bar:
         report = run(source, request, out or usual, workers, bar, scheduler, update, append)
     report_build(report, json_)
+    if source.passed_over is not None:
+        typer.echo(f"note: {source.passed_over}", err=True)
 
 
 @app.command()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from c2s_cache.errors import ConfigError
 
 if TYPE_CHECKING:
+    from c2s.datasets.split import Split
     from c2s_pipeline.build.request import BuildRequest
-    from c2s_pipeline.source import ImageSource
 
 
 def cache_request(
@@ -26,7 +26,7 @@ def cache_request(
     methods: Sequence[str] = (),
     stages: Sequence[str] = (),
     **options: Any,
-) -> tuple[ImageSource, BuildRequest, Path]:
+) -> tuple[Split, BuildRequest, Path]:
     """What is asked for: the data set's split, the request, and where its cache lies by default.
 
     Args:

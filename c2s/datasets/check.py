@@ -201,8 +201,8 @@ def _present(split: FolderSplit, report: SplitReport) -> tuple[str, ...]:
     )
     for names, what, cure in groups:
         report.problems += [Problem(name, what, what, cure) for name in names]
-    if (passed_over := split.photos.passed_over) is not None:
-        report.notes.append(passed_over)
+    if split.passed_over is not None:
+        report.notes.append(split.passed_over)
     return tuple(sorted({*ids} - {*missing_images, *missing_labels}))
 
 

@@ -110,6 +110,11 @@ class FolderSplit(DescribedSplit):
             return ()
         return tuple(i for i in self.listed if self._label_path(i) is None)
 
+    @property
+    def passed_over(self) -> str | None:
+        """See `Split`."""
+        return self.photos.passed_over
+
     def annotated(self, image_id: str) -> bool:
         """See `Split`; without a label map may be photos of a data set that says `unlabelled: use`."""
         return not self.descriptor.unlabelled or self._label_path(image_id) is not None

@@ -72,6 +72,11 @@ class Split(Sequence[LabelledImage]):
         """Whether its images have label maps."""
         return True
 
+    @property
+    def passed_over(self) -> str | None:
+        """A sentence about files beside its images that are none by their names; None if there are none."""
+        return None
+
     def annotated(self, image_id: str) -> bool:
         """Whether an image of a split with label maps has one; of one that has none all pixels are ignored."""
         return True

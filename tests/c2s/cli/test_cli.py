@@ -95,9 +95,11 @@ def test_build_info_and_verify(c2s, coco_tree, tiny_teacher, scheduler):
     assert (code, "Traceback" in err) == (0, False), err
     assert "cache/coco.zarr: 6 images built" in out
     assert "c2s train --cache cache/coco.zarr" in out
-    code, out, _ = c2s(*build)
+    (root / "images/train2017/clip.mov").write_bytes(b"x")
+    code, out, err = c2s(*build)
     assert code == 0
     assert "nothing to do" in out
+    assert "note: 1 file is passed over, no photos by their names: 1 .mov." in err
     assert "c2s cache verify cache/coco.zarr --quick" in out
     code, out, _ = c2s(*build, "--json")
     assert json.loads(out)["built"] == 0
