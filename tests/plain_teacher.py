@@ -20,7 +20,7 @@ class Letters:
 
     def __init__(self, device):
         self.device = device
-        self._weights = torch.linspace(-1, 1, 128 * DIM, device=device).reshape(128, DIM).sin()
+        self._weights = torch.linspace(0, 999, 128 * DIM, device=device).reshape(128, DIM).sin()
 
     @property
     def digest(self):

@@ -125,7 +125,10 @@ def restore_text(path: Path, cache: Cache, info: RunInfo) -> None:
     try:
         _write_text(path, cache)
     except OSError as error:
-        raise RunError(f"{file} cannot be restored ({error.strerror or error}).") from error
+        raise RunError(
+            f"{file} cannot be restored ({error.strerror or error}).",
+            f"Remove it, then go on: c2s train --resume {path}",
+        ) from error
 
 
 def _write_text(path: Path, cache: Cache) -> str:

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import resource_tracker
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -237,7 +238,7 @@ class _Loader(DataLoader[Any]):
                 items = super().__iter__()
                 _RUNNING.add(items)
             ours = [remove for key, remove in named().items() if key not in before]
-            for number, item in enumerate(items):
+            for number, item in enumerate(_received(items)):
                 if number == self.num_workers - 1:  # every one has opened them
                     for remove in ours:
                         remove()
@@ -256,6 +257,25 @@ class _Loader(DataLoader[Any]):
 
     def check_worker_number_rationality(self) -> None:
         """More processes than cores are the default's or the user's choice."""
+
+
+def _received(items: Any) -> Iterator[Any]:
+    """What an iteration gives; that one of its processes was killed is the same error wherever it shows."""
+    while True:
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        except (
+            OSError,
+            EOFError,
+        ) as error:  # a batch's memory is fetched from the process, through a socket
+            processes = {p.sentinel: p for p in getattr(items, "_workers", ())}
+            for ended in wait(list(processes), timeout=5) if processes else ():
+                pid = processes[cast(int, ended)].pid
+                raise RuntimeError(f"DataLoader worker (pid {pid}) exited unexpectedly") from error
+            raise
+        yield item
 
 
 def _end(items: Any) -> None:

@@ -136,7 +136,9 @@ def _available(device: torch.device) -> int | None:
     if (free := _kib(MEMORY, "MemAvailable")) is None:
         return None
     try:
-        whole, used = ((GROUP / f"memory.{name}").read_text() for name in ("max", "current"))
+        whole, used = (
+            (GROUP / f"memory.{name}").read_text(encoding="utf-8") for name in ("max", "current")
+        )
         free = min(free, int(whole) - int(used)) if whole.strip() != "max" else free
     except (OSError, ValueError):
         pass  # no container, or one of another kind

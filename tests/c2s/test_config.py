@@ -164,10 +164,10 @@ POSITIVE = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 
 
 @given(
-    name=FOLDERS.filter(lambda name: name not in (".", "..")),
+    name=FOLDERS.filter(lambda name: name.strip() not in ("", ".", "..") and name.isprintable()),
     cache=NAMES,
     runs=NAMES,
-    weights=st.none() | NAMES,
+    weights=st.none() | NAMES.filter(bool),
     lr=POSITIVE,
     warmup=st.none() | st.integers(0),
     ema=st.none() | st.floats(0, 1, exclude_min=True, exclude_max=True),

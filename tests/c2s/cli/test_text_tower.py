@@ -113,7 +113,9 @@ def known(run: Run, name: str) -> np.ndarray:
 def test_weights_that_have_not_moved_are_found(learnt, want, monkeypatch):
     """Without a word, and without their image tower."""
     whole = []
-    monkeypatch.setattr(registry.OpenClipViT, "__init__", lambda *a: whole.append(a), raising=True)
+    monkeypatch.setattr(
+        registry.OpenClipTeacher, "__init__", lambda *a: whole.append(a), raising=True
+    )
     got = learnt.words()
     np.testing.assert_array_equal(got[[0, 2]], want)
     np.testing.assert_array_equal(got[1], known(open_run(learnt.run), "cat"))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from c2s.runs.checkpoint import RunError, saved_step
 from c2s.training import run
 from c2s.training.logs import read_metrics
-from c2s.training.stream import BatchStream
+from c2s.training.stream import BatchStream, _received
 from c2s_cache.errors import CacheError
 
 STEPS = 6
@@ -138,3 +138,22 @@ def test_a_loader_process_says_it_in_one_sentence(failing, tiny_views_cache, tmp
     assert caught.value.what == "labels/data of block 1 has changed."
     assert f"--resume {tmp_path / 'r'}" in str(caught.value)
     assert saved_step(tmp_path / "r") in (1, 2, 3)
+
+
+def test_a_batch_that_a_killed_process_still_held_is_the_loss_of_that_process():
+    process = multiprocessing.get_context("spawn").Process(target=print)
+    process.start()
+    process.kill()
+
+    class Items:
+        _workers = (process,)
+
+        def __next__(self):
+            raise ConnectionResetError(104, "Connection reset by peer")
+
+    with pytest.raises(RuntimeError, match=rf"DataLoader worker \(pid {process.pid}\) exited"):
+        next(_received(Items()))
+    process.join()
+    Items._workers = ()
+    with pytest.raises(ConnectionResetError):
+        next(_received(Items()))

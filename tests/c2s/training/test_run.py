@@ -108,7 +108,7 @@ def test_interrupt_and_resume_equal_an_uninterrupted_run(
 class Echo:
     """An online teacher that says what the cache says, and checks what it is shown."""
 
-    sizes = (16, 24)
+    looks = ((16, "bicubic"), (24, "bicubic"))
 
     def __init__(self, config, manifest):
         self.asked, cache = 0, open_cache(config.cache)
