@@ -69,8 +69,25 @@ def teacher_options(world: World) -> list[str]:
     """Of builds from photos: ViT-B/16 with random weights; the small bundled teacher in a rehearsal."""
     from c2s.shapes.defaults import TEACHER
 
-    full = ["--teacher", VIT, "--pretrained", "random"]
-    return world.size(["--teacher", TEACHER, "--set", "view_size=64"], full)
+    if not world.small:
+        return ["--teacher", VIT, "--pretrained", "random"]
+    rows = ["--text-embeddings", str(text_rows(world)), "--unchecked-text"]
+    return ["--teacher", TEACHER, "--set", "view_size=64", *rows]
+
+
+def text_rows(world: World) -> Path:
+    """Rows for COCO-Stuff's classes in a rehearsal, drawn at random: the bundled teacher knows none of their names, so
+    that it cannot tell them apart."""
+    from c2s.datasets.coco_stuff import DESCRIPTOR
+    from c2s.shapes.defaults import TEACHER
+    from c2s_pipeline.teachers.base import TeacherSpec
+    from c2s_pipeline.teachers.registry import load_teacher
+
+    with world.once("text.npy") as file:
+        if not file.is_file():
+            size = len(DESCRIPTOR.classes), load_teacher(TeacherSpec(TEACHER)).dim
+            np.save(file, np.random.default_rng(0).standard_normal(size).astype(np.float32))
+    return file
 
 
 def shapes_cache(world: World) -> Path:

@@ -12,7 +12,7 @@ from unittest import mock
 
 import torch
 
-from c2s.gpu.inputs import VIT, photo_cache, photos
+from c2s.gpu.inputs import VIT, photo_cache, photos, text_rows
 from c2s.gpu.machine import state, watched
 from c2s.gpu.world import Skipped, World
 
@@ -102,7 +102,7 @@ def _build(world: World, precision: str, dense_size: int | None) -> dict[str, An
 
     root = photos(world)
     settings: dict[str, Any] = {"precision": precision, "dense_size": dense_size}
-    settings |= world.size({"batch_size": 4, "block_rows": 8, "view_size": 64}, {})
+    settings |= rehearsed(world)
     name, weights = world.size((TEACHER, None), (VIT, "random"))
     products = product_rate(world, precision)
     count, rounds = world.size((8, 1), (384, 2))
@@ -139,6 +139,14 @@ def _build(world: World, precision: str, dense_size: int | None) -> dict[str, An
     }
 
 
+def rehearsed(world: World) -> dict[str, Any]:
+    """Settings of builds from photos in a rehearsal; none otherwise."""
+    if not world.small:
+        return {}
+    text = {"embeddings": text_rows(world), "check": False}
+    return {"batch_size": 4, "block_rows": 8, "view_size": 64, "text": text}
+
+
 def build_time(world: World) -> dict[str, Any]:
     """Where the time of a build goes: seconds of its threads per image, by what they do."""
     import distributed
@@ -154,7 +162,7 @@ def build_time(world: World) -> dict[str, Any]:
     from c2s_pipeline.teachers.image_teacher import ImageTeacher
 
     name, weights = world.size((TEACHER, None), (VIT, "random"))
-    settings = world.size({"batch_size": 4, "block_rows": 8, "view_size": 64, "limit": 8}, {})
+    settings = rehearsed(world) | world.size({"limit": 8}, {})
     precision = "bfloat16" if world.on_gpu else "float32"
     request = build_request(name, weights, "coco-stuff", precision=precision, **settings)
     source = load_dataset("coco-stuff", photos(world)).split("train")

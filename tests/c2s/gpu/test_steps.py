@@ -13,12 +13,13 @@ import pytest
 
 from c2s.gpu.agreement import agreement, cosine
 from c2s.gpu.builds import told
-from c2s.gpu.inputs import difference
+from c2s.gpu.inputs import difference, photo_cache
 from c2s.gpu.machine import machine, query, state, watched
-from c2s.gpu.speed import Spent, hour, product_rate, rate, vit_flops
+from c2s.gpu.speed import Spent, build_time, hour, product_rate, rate, vit_flops
 from c2s.gpu.steps import MACHINE, SETUP, STEPS
 from c2s.gpu.world import Command, Skipped, World, open_world, write_world
 from c2s.shapes.defaults import TEACHER
+from c2s_cache import open_cache
 
 
 @pytest.fixture
@@ -40,6 +41,14 @@ def test_the_world_is_the_same_in_every_process(world):
     write_world(world)
     assert open_world(world.folder) == world
     assert world.size("small", "full") == "small"
+
+
+@pytest.mark.slow
+def test_a_rehearsal_builds_from_photos(world):
+    """By the command and by the library, though its teacher knows no name of their classes."""
+    cache = open_cache(photo_cache(world))
+    assert (cache.manifest.rows, cache.manifest.num_classes) == (12, 171)
+    assert build_time(world)["images"] == 8
 
 
 def test_teachers_agree_with_themselves(world):
