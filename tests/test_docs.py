@@ -139,7 +139,7 @@ SMALL = {
     "cache plan": "--pretrained random --set view_size=64 --sample 2",
     "cache build": "--pretrained random --set view_size=64",
     "train": "--iterations 2 --batch-size 2 --workers 0",
-    "eval": "--split train --limit 1 --mode whole",
+    "eval": "--limit 1 --mode whole",
     "predict": "--mode whole",
 }
 """What makes the first steps small enough for a test, by command; nothing else is changed."""

@@ -163,7 +163,7 @@ class Descriptor:
         if split not in self.splits:
             raise DataError(
                 f"data set {self.name} has no split {split!r}.",
-                f"Splits: {', '.join(self.splits)}.",
+                f"Splits: {', '.join(self.splits)}; name one with --split.",
             )
         return self.splits[split]
 

@@ -6,7 +6,7 @@ import logging
 import shutil
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,6 @@ from c2s.runs.folder import (
     write_config,
 )
 from c2s.runs.run import open_run
-from c2s.runs.tensors import NotFinite
 from c2s.students import create
 from c2s.students.base import Student
 from c2s.students.registry import require_no_code
@@ -42,15 +41,15 @@ from c2s.text import cached_text
 from c2s.training import checkpoint_io
 from c2s.training.callbacks import Bar, Saver
 from c2s.training.datamodule import C2SDataModule
+from c2s.training.ending import lost, spoken, stated
 from c2s.training.logs import close_loggers, create_loggers, require_loggers
 from c2s.training.module import DistillationModule
 from c2s.training.online import TeacherFactory, TeacherInTheLoop
-from c2s.training.processes import ProcessLost, SeveralProcesses, cluster_environment, is_lost
-from c2s.training.schedule import lr_factor
+from c2s.training.processes import SeveralProcesses, cluster_environment
 from c2s.training.self_training import halfway_student
 from c2s.training.signals import Interrupted, StopRequest
 from c2s.training.validation import Validation, ValidationSetFactory
-from c2s_cache.errors import C2SError, ConfigError, of_gpu_memory, sentences
+from c2s_cache.errors import ConfigError
 from c2s_cache.reader import Cache, open_cache
 
 
@@ -151,7 +150,7 @@ def resume(
             f"(patience {config.validation.patience if config.validation else None}).",
             "It cannot be given more iterations; train a new run without validation.patience.",
         )
-    said = _stated(config, state.step, changes)
+    said = stated(config, state.step, changes)
     return _fit(config, cache, state.step, False, load_teacher, load_validation, said)
 
 
@@ -189,7 +188,7 @@ def _fit(
             for sentence in said:
                 Console(stderr=True, markup=False).print(sentence, highlight=False)
         with (
-            _sentences(path, data.config, trainer.world_size > 1),
+            spoken(path, data.config, trainer.world_size > 1),
             _nothing_left_unless(path, lambda: start > 0 or not first or saver.begun),
         ):
             try:
@@ -205,85 +204,6 @@ def _fit(
             stop.number,
         )
     return path
-
-
-def _way_on(path: Path, error: C2SError | None = None) -> str:
-    """The hint of an error that ended a training, and how the run goes on."""
-    step = saved_step(path)
-    hints = [] if error is None or error.hint is None else [error.hint]
-    lower = isinstance(error, NotFinite)
-    more = " --set lr=RATE with a lower rate, or --set precision=32-true" if lower else ""
-    if not path.exists():
-        hints.append(f"Nothing was saved: start the run again{' with' if lower else ''}{more}.")
-    elif step is None:
-        more = f" and{more}" if lower else ""
-        hints.append(f"There is no checkpoint yet: start the run again with --overwrite{more}.")
-    else:
-        hints.append(
-            f"The checkpoint of iteration {step} is kept. Continue with: c2s train --resume {path}{more}"
-        )
-    return sentences(*hints)
-
-
-def _stated(config: TrainConfig, step: int, changes: Mapping[str, tuple[Any, Any]]) -> list[str]:
-    """What a run that goes on with other settings does from now on."""
-    if not changes:
-        return []
-    said = [f"From iteration {step} on: {listed(changes)}."]
-    if "iterations" in changes:
-        before, total = changes["iterations"]
-        runs = (config.model_copy(update={"iterations": n}) for n in (before, total))
-        first, then = (lr_factor(step, run) for run in runs)
-        said.append(
-            f"The learning rate follows the schedule of {total} iterations: it goes on at {then:.3g} of its "
-            f"full value, where that of {before} had {first:.3g}."
-        )
-    return said
-
-
-def _lost(path: Path, what: str) -> ProcessLost:
-    """The error of the processes that are left, when one of several has ended."""
-    error = ProcessLost(f"The training cannot go on: {what}.")
-    return ProcessLost(error.what, _way_on(path, error))
-
-
-@contextmanager
-def _sentences(path: Path, config: TrainConfig, several: bool) -> Iterator[None]:
-    """Errors as the user is to read them, with how the run goes on."""
-    try:
-        yield
-    except RuntimeError as error:
-        if several and is_lost(error):
-            raise _lost(path, "another process of it has ended") from error
-        if "DataLoader worker" in str(error):
-            killed = C2SError(
-                f"A loader process was killed ({str(error).strip()}); memory may have run out.",
-                "Take fewer --workers, or a smaller --set view_cache_gib=GiB.",
-            )
-            raise C2SError(killed.what, _way_on(path, killed)) from error
-        if not of_gpu_memory(error):
-            raise
-        memory = C2SError(
-            f"GPU memory ran out at batch size {config.batch_size} and {config.image_size} pixels.",
-            "Take --set accumulate=2 (or 4, ...), precision=bf16-mixed or method.supervision=features.",
-        )
-        raise C2SError(memory.what, _way_on(path, memory)) from error
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        images = config.batch_size // (config.devices * config.nodes * config.accumulate)
-        alone = ConfigError(
-            f"{config.student} takes statistics over a batch, and a batch of {images} of {config.image_size} pixels "
-            "leaves one value to a channel.",
-            "Take --batch-size 2 or more for each process and micro-batch, or larger images.",
-        )
-        raise ConfigError(alone.what, _way_on(path, alone)) from error
-    except OSError as error:
-        raise C2SError(f"Training has stopped: {error}.", _way_on(path)) from error
-    except RunError:  # no checkpoint of this run, so none to go on from
-        raise
-    except C2SError as error:
-        raise type(error)(error.what, _way_on(path, error)) from error
 
 
 @contextmanager
@@ -394,7 +314,7 @@ def _trainer(config: TrainConfig, callbacks: list[pl.Callback], run: Path) -> pl
             accelerator=config.accelerator,
             devices=config.devices,
             num_nodes=config.nodes,
-            strategy=SeveralProcesses(partial(_lost, run)) if several else "auto",
+            strategy=SeveralProcesses(partial(lost, run)) if several else "auto",
             sync_batchnorm=several and on_gpu,
             precision=config.precision,
             deterministic="warn" if config.deterministic else None,

@@ -21,12 +21,7 @@ class OpenClipResNet(Tower):
 
     def __init__(self, visual: Any, name: str) -> None:
         super().__init__(visual, name)
-        self._image_size = one_side(visual.image_size, name, "images")
-
-    @property
-    def image_size(self) -> int:
-        """See `Tower`."""
-        return self._image_size
+        self.image_size = one_side(visual.image_size, name, "images")
 
     @property
     def dim(self) -> int:

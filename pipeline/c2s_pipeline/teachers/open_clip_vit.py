@@ -37,19 +37,9 @@ class OpenClipViT(TransformerTower):
             )
         visual.output_tokens = False
         self.blocks = visual.transformer.resblocks
-        self._image_size = one_side(visual.image_size, name, "images")
-        self._patch_size = one_side(visual.patch_size, name, "patches")
+        self.image_size = one_side(visual.image_size, name, "images")
+        self.patch_size = one_side(visual.patch_size, name, "patches")
         self.listen()
-
-    @property
-    def image_size(self) -> int:
-        """See `Tower`."""
-        return self._image_size
-
-    @property
-    def patch_size(self) -> int:
-        """See `Tower`."""
-        return self._patch_size
 
     @property
     def dim(self) -> int:

@@ -24,18 +24,9 @@ class TimmConvolution(Tower):
         super().__init__(visual, name)
         check_head(visual, name)
         self._trunk = visual.trunk
-        self._image_size = one_side(visual.image_size, name, "images")
+        self.image_size = one_side(visual.image_size, name, "images")
+        self.patch_size = int(self._trunk.feature_info[-1]["reduction"])
         self._last_axis = getattr(self._trunk, "output_fmt", "NCHW") == "NHWC"
-
-    @property
-    def image_size(self) -> int:
-        """See `Tower`."""
-        return self._image_size
-
-    @property
-    def patch_size(self) -> int:
-        """See `Tower`."""
-        return int(self._trunk.feature_info[-1]["reduction"])
 
     @property
     def dim(self) -> int:
@@ -58,7 +49,7 @@ class TimmConvolution(Tower):
         if hasattr(self._trunk, "set_input_size"):
             return TimmConvolution(sized(self.visual, size), self.name)
         other = TimmConvolution(self.visual, self.name)
-        other._image_size = size
+        other.image_size = size
         return other
 
     def embed(self, pixels: Tensor) -> Tensor:

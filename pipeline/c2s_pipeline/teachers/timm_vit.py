@@ -28,19 +28,9 @@ class TimmViT(TransformerTower):
         check_head(visual, name)
         self.blocks, self.prefix = trunk.blocks, int(trunk.num_prefix_tokens)
         self.rotated = getattr(trunk, "rope", None) is not None
-        self._image_size = one_side(visual.image_size, name, "images")
-        self._patch_size = int(trunk.feature_info[-1]["reduction"])
+        self.image_size = one_side(visual.image_size, name, "images")
+        self.patch_size = int(trunk.feature_info[-1]["reduction"])
         self.listen()
-
-    @property
-    def image_size(self) -> int:
-        """See `Tower`."""
-        return self._image_size
-
-    @property
-    def patch_size(self) -> int:
-        """See `Tower`."""
-        return self._patch_size
 
     @property
     def dim(self) -> int:

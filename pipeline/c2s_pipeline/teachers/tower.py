@@ -37,22 +37,16 @@ class Tower(ABC):
 
     Attributes:
         family: what such towers are called.
+        image_size: side T in pixels of the images that it embeds.
+        patch_size: side in pixels of what one cell of its dense features stands for.
     """
 
     family: ClassVar[str]
+    image_size: int
+    patch_size: int
 
     def __init__(self, visual: Any, name: str) -> None:
         self.visual, self.name = visual, name
-
-    @property
-    @abstractmethod
-    def image_size(self) -> int:
-        """Side T in pixels of the images that it embeds."""
-
-    @property
-    @abstractmethod
-    def patch_size(self) -> int:
-        """Side in pixels of what one cell of its dense features stands for."""
 
     @property
     @abstractmethod

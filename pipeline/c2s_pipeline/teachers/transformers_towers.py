@@ -23,18 +23,13 @@ class TransformersCLIP(TransformerTower):
         super().__init__(visual, name)
         self._tower, self._config = visual.vision_model, visual.config.vision_config
         self.blocks = self._tower.encoder.layers
-        self._size = size
+        self.patch_size = int(self._config.patch_size)
+        self.image_size, self._resized = size or self._native(), size is not None
         self.listen()
 
-    @property
-    def image_size(self) -> int:
-        """See `Tower`."""
-        return self._size or int(self._config.image_size)
-
-    @property
-    def patch_size(self) -> int:
-        """See `Tower`."""
-        return int(self._config.patch_size)
+    def _native(self) -> int:
+        """Side of the images that it was trained with."""
+        return int(self._config.image_size)
 
     @property
     def dim(self) -> int:
@@ -52,8 +47,7 @@ class TransformersCLIP(TransformerTower):
 
     def embed(self, pixels: Tensor) -> Tensor:
         """See `Tower.embed`."""
-        resized = self._size is not None
-        found = self.visual.get_image_features(pixels, interpolate_pos_encoding=resized)
+        found = self.visual.get_image_features(pixels, interpolate_pos_encoding=self._resized)
         pooled: Tensor = found.pooler_output
         return pooled
 
@@ -116,10 +110,9 @@ class TransformersSiglip2(TransformersSiglip):
 
     family = "transformers SigLIP2 NaFlex"
 
-    @property
-    def image_size(self) -> int:
-        """See `Tower`."""
-        return self._size or round(self._config.num_patches**0.5) * self.patch_size
+    def _native(self) -> int:
+        """The square grid of its positions."""
+        return int(self._config.num_patches**0.5 + 0.5) * self.patch_size
 
     def embed(self, pixels: Tensor) -> Tensor:
         """See `Tower.embed`."""

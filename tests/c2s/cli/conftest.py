@@ -1,10 +1,11 @@
-"""Two ways of running the command line."""
+"""Two ways of running the command line, and a run to name on it."""
 
 from __future__ import annotations
 
 import sys
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from c2s.cli import main
@@ -44,3 +45,20 @@ def invoke():
         return done.stdout
 
     return run
+
+
+FAST = ("--student", "segformer-b0", "--iterations", "2", "--batch-size", "2", "--workers", "0")
+"""Options of a training that takes seconds."""
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_cache, tmp_path_factory):
+    torch.set_num_threads(1)
+    runs = tmp_path_factory.mktemp("cli") / "runs"
+    path = runs / "segformer-b0-tiny-seed3"
+    done = CliRunner().invoke(
+        app, ["train", "--cache", str(tiny_cache), *FAST, "--seed", "3", "--runs", str(runs)]
+    )
+    assert done.exit_code == 0, done.exception
+    assert f"c2s eval --run {path} --dataset PATH/TO/tiny" in done.stdout
+    return path

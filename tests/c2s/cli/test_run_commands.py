@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +21,7 @@ from c2s.runs.checkpoint import RunError, saved_step, write_state
 from c2s.runs.folder import read_config
 from c2s.runs.run import open_run
 from c2s.students.registry import CodeError
-from c2s_cache.errors import C2SError, ConfigError, DataError, MissingExtra
+from c2s_cache.errors import C2SError, ConfigError
 
 FAST = ("--student", "segformer-b0", "--iterations", "2", "--batch-size", "2", "--workers", "0")
 
@@ -74,19 +72,6 @@ def test_a_plan_trains_nothing(tiny_cache, tmp_path, invoke, monkeypatch):
     with pytest.raises(ConfigError, match=r"would hold .* GiB of 0\.0 GiB memory"):
         invoke(*where)
     assert not (tmp_path / "runs").exists()
-
-
-@pytest.fixture(scope="module")
-def trained(tiny_cache, tmp_path_factory):
-    torch.set_num_threads(1)
-    runs = tmp_path_factory.mktemp("cli") / "runs"
-    path = runs / "segformer-b0-tiny-seed3"
-    done = CliRunner().invoke(
-        app, ["train", "--cache", str(tiny_cache), *FAST, "--seed", "3", "--runs", str(runs)]
-    )
-    assert done.exit_code == 0, done.exception
-    assert f"c2s eval --run {path} --dataset PATH/TO/tiny" in done.stdout
-    return path
 
 
 @dataclass
@@ -230,72 +215,6 @@ def test_eval_refuses_another_dataset(trained, invoke):
         invoke("eval", "--run", trained, "--dataset", "shapes")
 
 
-def test_predict_writes_labels_and_overlays(trained, tmp_path, invoke):
-    picture = tmp_path / "a photo.jpg"
-    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(picture)
-    out = tmp_path / "out"
-    invoke("predict", picture, "--run", trained, "--classes", "cow, sky", "--out", out)
-    labels = np.asarray(Image.open(out / "a photo.png"))
-    assert labels.shape == (40, 60)
-    assert set(np.unique(labels)) <= {0, 1}
-    assert (out / "a photo_overlay.png").is_file()
-
-
-@pytest.mark.parametrize(("count", "mode"), [(254, "L"), (300, "I;16")])
-def test_label_images_have_8_bits_up_to_254_classes_and_16_beyond(
-    trained, tmp_path, monkeypatch, invoke, count, mode
-):
-    """The last class wins everywhere."""
-    rows = np.zeros((count, 16), np.float32)
-    rows[:, 0] = np.linspace(-1, 1, count)
-    rows[:, 1] = 1
-    monkeypatch.setattr("c2s.text_tower.class_embeddings", lambda *_: rows)
-    same = lambda self, images: torch.ones(len(images), 16, 8, 8)  # noqa: E731
-    monkeypatch.setattr("c2s.students.segformer.SegFormer.forward", same)
-    picture = tmp_path / "x.png"
-    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(picture)
-    names = ", ".join(f"c{i}" for i in range(count))
-    invoke("predict", picture, "--run", trained, "--classes", names, "--out", tmp_path / "o")
-    with Image.open(tmp_path / "o" / "x.png") as labels:
-        assert labels.mode == mode
-        assert (np.asarray(labels) == count - 1).all()
-    with Image.open(tmp_path / "o" / "x_overlay.png") as drawn:
-        assert drawn.size == (120, 40 + 16)  # one class is named
-
-
-def test_a_class_may_have_several_names(trained, tmp_path, invoke):
-    """The best name counts, or their mean embedding; a list may stand in a file; predict.json repeats it."""
-    picture = tmp_path / "x.png"
-    colours = np.random.default_rng(0).integers(0, 256, (4, 6, 3)).astype(np.uint8)
-    Image.fromarray(colours.repeat(10, 0).repeat(10, 1)).save(picture)
-    names = open_run(trained).info.classes
-
-    def predicted(out, *options):
-        words = ("predict", picture, "--run", trained, "--out", tmp_path / out, "--device", "cpu")
-        invoke(*words, *options)
-        with Image.open(tmp_path / out / "x.png") as labels:
-            return np.asarray(labels)
-
-    alone = predicted("alone", "--classes", ", ".join(names))
-    groups = (f"{names[0]} | {names[3]}", f"{names[1]}|{names[2]}", f"{names[4]}|{names[5]}")
-    best = predicted("best", "--classes", ", ".join(groups))
-    assert not np.array_equal(best, alone)
-    mean = predicted("mean", "--classes", ", ".join(groups), "--synonyms", "mean")
-    rows = [[names[0], names[3]], [names[1], names[2]], [names[4], names[5]]]
-    (tmp_path / "list.yaml").write_text(json.dumps(rows))
-    np.testing.assert_array_equal(
-        predicted("file", "--classes", f"@{tmp_path / 'list.yaml'}"), best
-    )
-    facts = json.loads((tmp_path / "mean" / "predict.json").read_text())
-    assert facts["classes"] == [names[0], names[1], names[4]]
-    assert facts["config"]["classes"] == rows
-    (tmp_path / "again.yaml").write_text(json.dumps(facts["config"]))
-    words = ("predict", picture, "--out", tmp_path / "again", "--config", tmp_path / "again.yaml")
-    assert json.loads(invoke(*words, "--json")) == facts
-    with Image.open(tmp_path / "again" / "x.png") as labels:
-        np.testing.assert_array_equal(np.asarray(labels), mean)
-
-
 def test_eval_on_a_data_set_of_many_classes(trained, tmp_path, invoke):
     """Label maps of 16 bits, in which 255 is a class, from files to the score."""
     classes = [f"c{i}" for i in range(300)]
@@ -338,99 +257,6 @@ def test_eval_takes_names_for_the_classes_from_a_list(trained, other_dataset, tm
     (tmp_path / "names.yaml").write_text("- cat\n")
     with pytest.raises(ConfigError, match="names 1 classes; other has 3"):
         invoke(*across, f"@{tmp_path / 'names.yaml'}")
-
-
-def test_predict_takes_folders_and_goes_on_after_a_broken_photo(trained, tmp_path, invoke):
-    photos, out = tmp_path / "photos", tmp_path / "out"
-    photos.mkdir()
-    for name in ("b.png", "c.JPG"):
-        Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(photos / name)
-    (photos / "a.jpg").write_bytes(b"no picture")
-    (photos / "notes.txt").write_text("no picture either")
-    with pytest.raises(DataError, match=r"1 of 3 images .*a\.jpg: image cannot be decoded"):
-        invoke("predict", photos, "--run", trained, "--out", out)
-    written = {path.name for path in out.iterdir()}
-    assert written == {"b.png", "b_overlay.png", "c.png", "c_overlay.png", "predict.json"}
-    with pytest.raises(ConfigError, match="There is no image in"):
-        invoke("predict", trained, "--run", trained, "--out", out)
-
-
-def test_predict_says_once_that_of_animated_photos_the_first_frame_is_taken(trained, tmp_path):
-    frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
-    files = [str(tmp_path / name) for name in ("a.gif", "b.tif")]
-    for file in files:
-        frames[0].save(file, save_all=True, append_images=frames[1:])
-    words = ["predict", *files, "--run", str(trained), "--out", str(tmp_path / "out")]
-    said = CliRunner().invoke(app, words).stderr
-    assert said.count("note: 2 images have several frames or pages; the first was taken.") == 1
-
-
-def test_predict_waits_for_no_pipe_or_device(trained, tmp_path, invoke):
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    os.mkfifo(photos / "pipe.jpg")
-    with pytest.raises(DataError, match=r"pipe\.jpg is no regular file"):
-        invoke("predict", photos, "--run", trained, "--out", tmp_path / "out")
-    said = r"2 of 2 images .*pipe\.jpg is no regular file.*zero is no regular file"
-    named = (photos / "pipe.jpg", "/dev/zero")
-    with pytest.raises(DataError, match=said):
-        invoke("predict", *named, "--run", trained, "--out", tmp_path / "out")
-
-
-@pytest.fixture
-def photos(tmp_path):
-    """A folder of two photos, and digests of all its files."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for name, colour in (("a.png", "red"), ("b.jpg", "blue")):
-        Image.new("RGB", (40, 40), colour).save(folder / name)
-    return folder, lambda: {file.name: file.read_bytes() for file in folder.iterdir()}
-
-
-def test_no_output_of_predict_replaces_a_photo_or_becomes_one(trained, photos, tmp_path, invoke):
-    folder, content = photos
-    before = content()
-    (tmp_path / "link").symlink_to(folder)
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "a.png").symlink_to(folder / "a.png")
-    run = ("--run", trained, "--device", "cpu", "--out")
-    for out in (folder, tmp_path / "link", folder / "." / ".." / "photos"):
-        with pytest.raises(ConfigError, match="is the folder of photos itself"):
-            invoke("predict", folder, *run, out)
-    for out in (folder, tmp_path / "out"):
-        with pytest.raises(ConfigError, match=r"a\.png would replace an image"):
-            invoke("predict", folder / "a.png", *run, out)
-    Image.new("RGB", (40, 40)).save(folder / "b_overlay.jpg")
-    with pytest.raises(ConfigError, match=r"would both be written as b_overlay\.png"):
-        invoke("predict", folder, *run, tmp_path / "o")
-    (folder / "b_overlay.jpg").unlink()
-    assert content() == before
-    invoke("predict", folder / "b.jpg", *run, folder)  # beside it, and under names of its own
-    assert {*content()} - {*before} == {"b.png", "b_overlay.png", "predict.json"}
-
-
-def test_predict_says_which_classes_it_understood(trained, photos, tmp_path):
-    words = [
-        "predict",
-        str(photos[0] / "b.jpg"),
-        "--run",
-        str(trained),
-        "--out",
-        str(tmp_path / "o"),
-    ]
-    said = CliRunner().invoke(app, [*words, "--classes", "cow\nsky | cat"])
-    assert "2 classes: cow; sky | cat" in said.stderr
-    alone = CliRunner().invoke(app, [*words, "--classes", "cow"])
-    assert "1 class: cow. It fills every image" in alone.stderr
-    assert "class" not in CliRunner().invoke(app, words).stderr
-
-
-def test_predict_needs_the_text_tower_for_other_names(trained, tmp_path, monkeypatch, invoke):
-    monkeypatch.setitem(sys.modules, "c2s_pipeline.teachers.text", None)
-    with pytest.raises(MissingExtra, match=r"no text embedding of zebra.*c2s\[build\]"):
-        invoke(
-            "predict", "x.png", "--run", trained, "--classes", "zebra", "--out", tmp_path / "out"
-        )
 
 
 def test_a_wrong_setting_is_named(tiny_cache, invoke):
