@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -135,3 +136,8 @@ TREES: dict[str, Callable[[Path, np.random.Generator], dict[str, dict[str, Label
     "ade20k": make_ade20k,
     "cityscapes": make_cityscapes,
 }
+
+
+def write_classes(root: Path, **content: object) -> None:
+    """The `classes.yaml` of a folder of one's own."""
+    (root / "classes.yaml").write_text(yaml.safe_dump(content))
