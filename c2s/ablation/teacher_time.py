@@ -46,8 +46,10 @@ def _recorded(cache: str) -> float | None:
 
 
 def _build_rate(cache: str) -> float | None:
-    """Views per second of the commands that ran the teacher on the cache's views."""
-    full = [e for e in read_provenance(cache) if e.get("stages", {}).get("teacher")]
-    seconds = sum(float(e["seconds"]) for e in full)
-    rows = sum(int(e["stages"]["teacher"]) for e in full)
-    return rows * Cache(cache).manifest.views / seconds if seconds else None
+    """Views per second of the commands that computed all that the cache has of an image."""
+    m = Cache(cache).manifest
+    stages = [stage.name for stage in m.stages if not stage.once]
+    computed = [(e.get("stages", {}), float(e["seconds"])) for e in read_provenance(cache)]
+    whole = [(min(rows.get(s, 0) for s in stages), seconds) for rows, seconds in computed]
+    seconds = sum(spent for rows, spent in whole if rows)
+    return sum(rows for rows, _ in whole) * m.views / seconds if seconds else None

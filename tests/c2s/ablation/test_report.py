@@ -9,7 +9,7 @@ import pytest
 from c2s.ablation.plan import make_plan
 from c2s.ablation.report import costs, grid_facts, markdown
 from c2s.ablation.teacher_time import teacher_time
-from c2s_cache import C2SError
+from c2s_cache import C2SError, Cache
 
 SCORING = {"dataset": "tiny", "split": "val", "limit": None}
 
@@ -72,9 +72,11 @@ def test_teacher_time_is_what_the_builds_recorded(tiny_cache, tmp_path, tables):
     cache, derived = tmp_path / "a.zarr", tmp_path / "b.zarr"
     for path in (cache, derived):
         shutil.copytree(tiny_cache, path)
+    stages = [stage.name for stage in Cache(cache).manifest.stages if not stage.once]
     lines = [
-        {"seconds": 4.0, "stages": {"images": 8, "teacher": 8}},
-        {"seconds": 1.0, "stages": {"images": 2, "teacher": 2}},
+        {"seconds": 4.0, "stages": {**dict.fromkeys(stages, 8), "text": 1}},
+        {"seconds": 0.75, "stages": dict.fromkeys(stages, 2)},
+        {"seconds": 0.25, "stages": {stages[-1]: 10}},  # not all of what the teacher says
     ]
     (cache / "provenance.jsonl").write_text("".join(json.dumps(e) + "\n" for e in lines))
     assert teacher_time([str(cache), str(derived)], [])["cached_seconds"] is None
@@ -83,10 +85,10 @@ def test_teacher_time_is_what_the_builds_recorded(tiny_cache, tmp_path, tables):
     runs = [run for line in tables[1][:2] for run in line.runs]  # 4 runs of 4 iterations of 2
     assert teacher_time([str(cache), str(derived)], runs) == {
         "cached_seconds": 8.0,
-        "images_per_s": 2.0,
+        "images_per_s": 2.11,
         "views": 32,
-        "online_seconds": 16.0,
-        "saved_seconds": 8.0,
+        "online_seconds": 15.2,
+        "saved_seconds": 7.2,
     }
 
 
