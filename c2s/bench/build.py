@@ -20,17 +20,15 @@ from c2s.bench.inputs import build_request
 from c2s.bench.measure import Rates, alternate, device_name, result
 from c2s.bench.processes import Processes
 from c2s.datasets import load_dataset
-from c2s.methods.clip_to_seg.examples import GRID
-from c2s.methods.examples import BOX, FLIP, IMAGE, LABELS, PIXELS, source_map
 from c2s_cache import Cache, open_cache
 from c2s_cache.change import Change
-from c2s_cache.picture import decode_image
-from c2s_cache.pseudo_mask import pseudo_mask
-from c2s_cache.views import crop, crop_image
+from c2s_cache.manifest import USABLE
+from c2s_pipeline.batch import StoredBlock
+from c2s_pipeline.build.block import BlockComputer
 from c2s_pipeline.build.builder import build, load_teacher
 from c2s_pipeline.build.dask_cluster import connect
 from c2s_pipeline.devices import default_device
-from c2s_pipeline.stages.regions import RegionSettings, masked_regions
+from c2s_pipeline.source import ImageSource
 from c2s_pipeline.teachers.base import Teacher
 
 BATCHES = (4, 8, 16, 32, 64, 128)
@@ -53,8 +51,8 @@ def bench_build(
 
     Ours is everything that happens to an image: reading, decoding, cutting, teacher, clustering, masks,
     regions, compressing, writing, reading back, receipts. Left out is what a build pays once: starting
-    workers, loading the teacher, class sentences. The reference holds all inputs as pixels in memory,
-    dense views and regions, and takes what suits it best: the batch size, and one pass at a time that all
+    workers, loading the teacher, class sentences. The reference holds all that the teacher is shown as pixels in
+    memory, and takes what suits it best: the batch size, and one pass at a time that all
     cores share or as many passes side by side as there are cores.
 
     Args:
@@ -90,15 +88,16 @@ def bench_build(
         memory: list[int] = []
         ours()  # the worker loads its teacher; the cache says what the reference has to do
         model, _ = load_teacher(request)
-        dense, regions = _inputs(open_cache(last[0]), model)
-        batch, lanes = _best_way(model, regions if len(regions) else dense, trial)
-        usable = len(dense)
+        built = open_cache(last[0])
+        dense, whole = _inputs(built, source, model)
+        batch, lanes = _best_way(model, whole if len(whole) else dense, trial)
+        usable = int(np.count_nonzero(built.column(USABLE)))
 
         spent: list[float] = []
 
         def reference() -> int:
             before = processes.processor_seconds()
-            _forward(model, dense, regions, batch, lanes)
+            _forward(model, dense, whole, batch, lanes)
             spent.append((processes.processor_seconds() - before) / usable)
             return usable
 
@@ -108,7 +107,8 @@ def bench_build(
             "teacher": request.teacher.rpartition("/")[2],
             "dataset": dataset,
             "images": usable,
-            "regions per image": round(len(regions) / usable, 2),
+            "dense passes per image": round(len(dense) / usable, 2),
+            "other passes per image": round(len(whole) / usable, 2),
             "precision": request.precision,
             "dense size": model.dense_size,
             "device": device_name(),
@@ -162,28 +162,47 @@ class _Clock:
         self.spent.append((self._processes.processor_seconds() - self._before) / images)
 
 
-def _inputs(cache: Cache, teacher: Teacher) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Dense views uint8 [n, S, S, 3] and region images uint8 [R, T, T, 3] of a cache's rows."""
-    m = cache.manifest
-    config = RegionSettings.model_validate(m.stage("regions").settings)
-    dense: list[NDArray[np.uint8]] = []
-    regions: list[NDArray[np.uint8]] = []
+class _Listening:
+    """A teacher that keeps what it is shown."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        self._teacher = teacher
+        self.seen_densely: list[NDArray[np.uint8]] = []
+        self.seen_whole: list[NDArray[np.uint8]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._teacher, name)
+
+    def dense(self, images: NDArray[np.uint8]) -> Any:
+        self.seen_densely.append(images)
+        return self._teacher.dense(images)
+
+    def embed_images(self, images: NDArray[np.uint8], batch: int | None = None) -> Any:
+        self.seen_whole.append(images)
+        return self._teacher.embed_images(images, batch)
+
+
+def _inputs(
+    cache: Cache, source: ImageSource, teacher: Teacher
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """What a build of a cache shows the teacher: uint8 [n, S, S, 3] for dense features, [R, T, T, 3] for embeddings."""
+    m, listening = cache.manifest, _Listening(teacher)
+    stages = [stage.name for stage in m.stages if not stage.once]
+    computer = BlockComputer(m, source, lambda: listening, teacher.device.type)
     for number in range(cache.blocks):
-        block = cache.read_block(number, (*PIXELS, GRID))
-        for i in range(len(block)):
-            s = block.sample(i)
-            image, box, flip = decode_image(s[IMAGE].tobytes()), s[BOX], bool(s[FLIP])
-            view = crop(image, source_map(s, LABELS), box, flip, teacher.image_size)
-            pseudo = pseudo_mask(view.labels, s[GRID], len(m.classes), view.inside)
-            regions.append(masked_regions(view.image, pseudo, config)[1])
-            dense.append(crop_image(image, box, flip, teacher.dense_size))
-    return np.stack(dense), np.concatenate(regions)
+        stored = StoredBlock(cache, number, stages)
+        computer.compute(cache.ids(number), m.block_range(number).start, stages, stored)
+    sides = (teacher.dense_size, listening.seen_densely), (teacher.image_size, listening.seen_whole)
+    dense, whole = (
+        np.concatenate([np.zeros((0, s, s, 3), np.uint8), *shown]) for s, shown in sides
+    )
+    return dense, whole
 
 
 def _forward(
     teacher: Teacher,
     dense: NDArray[np.uint8],
-    regions: NDArray[np.uint8],
+    whole: NDArray[np.uint8],
     batch: int,
     lanes: int,
 ) -> None:
@@ -193,7 +212,7 @@ def _forward(
         for values in teacher.dense(images):
             values.cpu()
 
-    def masked(images: NDArray[np.uint8]) -> None:
+    def embedded(images: NDArray[np.uint8]) -> None:
         teacher.embed_images(images).cpu()
 
     before = torch.get_num_threads()
@@ -201,7 +220,7 @@ def _forward(
     torch.set_num_threads(threads)
     with ThreadPoolExecutor(lanes, "lane", torch.set_num_threads, (threads,)) as pool:
         jobs = [pool.submit(looked_at, part) for part in _parts(dense, batch)]
-        jobs += [pool.submit(masked, part) for part in _parts(regions, batch)]
+        jobs += [pool.submit(embedded, part) for part in _parts(whole, batch)]
         for job in jobs:
             job.result()
     torch.set_num_threads(before)

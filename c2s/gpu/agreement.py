@@ -61,6 +61,7 @@ def _good(row: dict[str, Any]) -> bool:
 def _of_teacher(
     world: World, name: str, weights: str | None, count: int, masks: dict[str, Any]
 ) -> list[dict[str, Any]]:
+    from c2s.bench.inputs import scenes
     from c2s_pipeline.clustering.latent import ClusterSettings
     from c2s_pipeline.teachers.base import TeacherSpec
     from c2s_pipeline.teachers.registry import load_teacher
@@ -97,24 +98,6 @@ def _of_teacher(
             }
         )
     return rows
-
-
-def scenes(count: int, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Shapes scenes as teachers see them: images uint8 [n, T, T, 3] and labels of seen classes [n, T, T]."""
-    from c2s.datasets import load_dataset
-    from c2s_cache.label_map import without
-    from c2s_cache.picture import decode_image
-    from c2s_cache.views import canonical_box, crop_image, crop_labels
-
-    source = load_dataset("shapes").split("train")
-    images, labels = [], []
-    for name in source.ids[:count]:
-        image = decode_image(source.encoded(name))
-        box = canonical_box(image.shape[0], image.shape[1], size)
-        known = without(source.labels(name), source.unseen)
-        images.append(crop_image(image, box, False, size))
-        labels.append(crop_labels(known, box, False, size))
-    return np.stack(images), np.stack(labels)
 
 
 def _answers(
@@ -166,14 +149,19 @@ def _tf32(on: bool) -> Iterator[None]:
 
 def clusters(world: World) -> dict[str, Any]:
     """K-means of the torch backend on both devices, on tokens of scenes and on ragged random ones."""
+    from c2s.bench.inputs import tokens_and_seeds
+    from c2s_pipeline.clustering.latent import ClusterSettings
     from c2s_pipeline.clustering.torch_kmeans import TorchKMeans
+    from c2s_pipeline.teachers.base import TeacherSpec
+    from c2s_pipeline.teachers.registry import load_teacher
 
     rng = np.random.default_rng(0)
     ragged = [
         rng.standard_normal((n, 64)).astype(np.float32) for n in (1, 5, 20, 31, 32, 33, 196, 1024)
     ]
     sets = {"ragged": (ragged, [np.concatenate([t[: 1 + len(t) // 3], t[:1] + 9]) for t in ragged])}
-    sets["scenes"] = _tokens(world.size(24, 400))
+    teacher = load_teacher(TeacherSpec(TEACHER, None), "cpu")
+    sets["scenes"] = tokens_and_seeds(teacher, ClusterSettings(), world.size(24, 400), 25)
     rows: list[dict[str, Any]] = []
     for name, (tokens, seeds) in sets.items():
         ours = TorchKMeans(world.device).fit(tokens, seeds, 10)
@@ -188,25 +176,6 @@ def clusters(world: World) -> dict[str, Any]:
     if wrong:
         raise Failed(f"K-means on {world.device} is not the CPU's: {wrong}.", {"rows": rows})
     return {"rows": rows}
-
-
-def _tokens(count: int) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
-    """Unannotated tokens and seeds of scenes, by the bundled teacher on the CPU."""
-    from c2s_pipeline.clustering.seeds import annotated_cells, initial_seeds
-    from c2s_pipeline.teachers.base import TeacherSpec
-    from c2s_pipeline.teachers.registry import load_teacher
-
-    teacher = load_teacher(TeacherSpec(TEACHER, None), "cpu")
-    images, labels = scenes(count, teacher.image_size)
-    inside = np.ones(labels.shape[1:], bool)
-    tokens, seeds = [], []
-    for features, known in zip(teacher.dense(images)[1].numpy(), labels, strict=True):
-        closed = annotated_cells(known, inside, teacher.grid)
-        found = initial_seeds(features, closed, (3, 7))
-        if len(found):
-            tokens.append(features[~closed])
-            seeds.append(found)
-    return tokens, seeds
 
 
 def one_step(world: World) -> dict[str, Any]:

@@ -120,13 +120,12 @@ def _build(world: World, precision: str, dense_size: int | None) -> dict[str, An
     what = facts["what"]
     teacher = load_teacher(TeacherSpec(name, weights, dense_size), "cpu")
     native, dense = (vit_flops(teacher, s) for s in (teacher.image_size, teacher.dense_size))
-    own = native if dense_size else 0.0  # a pass for the CLS token of the whole image
-    flops = dense + own + what["regions per image"] * native
+    flops = what["dense passes per image"] * dense + what["other passes per image"] * native
     reference = flops * facts["reference"] / 1e12
     return {
         "precision": precision,
         "dense size": teacher.dense_size,
-        "regions an image": what["regions per image"],
+        "passes beside an image": what["other passes per image"],
         "build, images/s": facts["ours"],
         "teacher, images/s": facts["reference"],
         "ratio": facts["ratio"],
