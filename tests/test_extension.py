@@ -122,6 +122,8 @@ def test_the_same_files_are_used_without_a_package(tmp_path: Path) -> None:
     said = follow("Without a package", package, tmp_path)
     (verified,) = (text for line, text in said.items() if " cache verify " in line)
     assert "cosine of tiles at least" in verified
+    (told,) = (text for line, text in said.items() if " cache info " in line)
+    assert "it can train python:c2s_example.tile_match:TileMatchConfig" in told
     unnamed = c2s("c2s cache verify code.zarr --quick", package, tmp_path)
     assert "Nothing here knows the stage tiles" in unnamed
     assert size(tmp_path / "out/photo.png") == (64, 64)

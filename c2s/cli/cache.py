@@ -12,44 +12,28 @@ import typer
 from c2s.cli.cache_options import (
     AddressArgument,
     AppendOption,
-    BatchSizeOption,
-    BlockRowsOption,
-    CleanNamesOption,
     ConfigOption,
-    DatasetOption,
-    DenseFeaturesOption,
-    DenseFromOption,
-    DenseOption,
-    DenseSizeOption,
     JsonOption,
-    LimitOption,
-    MaskPretrainedOption,
-    MasksFromOption,
-    MaskTeacherOption,
-    MethodOption,
     MovedMaskTeacherOption,
     MovedPretrainedOption,
     MovedTeacherOption,
     OutOption,
     OwnStageOption,
     PathArgument,
-    PretrainedOption,
-    RecipeOption,
     RootOption,
     SchedulerOption,
     SetOption,
     SplitFileOption,
-    SplitOption,
     StageOption,
-    TeacherOption,
-    TemplatesOption,
-    TextEmbeddingsOption,
-    UncheckedTextOption,
-    ViewsOption,
     WorkersOption,
     check_machine,
     local_path,
+    request_parameters,
+    stage_parameters,
+    stage_settings,
+    taking,
 )
+from c2s.cli.cache_request import cache_request
 from c2s_cache.errors import ConfigError, MissingExtra
 
 app = typer.Typer(help="Build, inspect and verify teacher caches.", no_args_is_help=True)
@@ -60,35 +44,10 @@ NO_TEACHER = "Or check all that needs no teacher: c2s cache verify --quick"
 
 
 @app.command()
+@taking(request_parameters(cache_request))
 def build(
-    dataset: DatasetOption,
-    root: RootOption = None,
     out: OutOption = None,
-    teacher: TeacherOption = None,
-    pretrained: PretrainedOption = None,
-    mask_teacher: MaskTeacherOption = None,
-    mask_pretrained: MaskPretrainedOption = None,
-    dense_from: DenseFromOption = None,
-    masks_from: MasksFromOption = None,
-    method: MethodOption = None,
-    stage: StageOption = None,
-    views: ViewsOption = None,
-    dense: DenseOption = None,
-    dense_size: DenseSizeOption = None,
-    dense_features: DenseFeaturesOption = None,
-    templates: TemplatesOption = None,
-    clean_names: CleanNamesOption = False,
-    text_embeddings: TextEmbeddingsOption = None,
-    unchecked_text: UncheckedTextOption = False,
-    split: SplitOption = "train",
-    split_file: SplitFileOption = None,
-    limit: LimitOption = None,
     workers: WorkersOption = None,
-    batch_size: BatchSizeOption = None,
-    block_rows: BlockRowsOption = None,
-    recipe: RecipeOption = None,
-    config: ConfigOption = None,
-    set_: SetOption = None,
     update: Annotated[
         bool,
         typer.Option(
@@ -99,33 +58,14 @@ def build(
     append: AppendOption = False,
     scheduler: SchedulerOption = None,
     json_: JsonOption = False,
+    **asked: Any,
 ) -> None:
     """Build the teacher cache of a data set, or resume a build where it stopped."""
     check_machine(workers, scheduler)
     from c2s.cli.build_report import report_build
-    from c2s.cli.cache_request import cache_request
     from c2s.terminal import BuildBar
 
-    source, request, usual = cache_request(
-        *(dataset, root, split, split_file, recipe, config, set_, clean_names, unchecked_text),
-        methods=method or (),
-        stages=stage or (),
-        teacher=teacher,
-        pretrained=pretrained,
-        mask_teacher=mask_teacher,
-        mask_pretrained=mask_pretrained,
-        dense_from=dense_from,
-        masks_from=masks_from,
-        views=views,
-        dense=dense,
-        dense_size=dense_size,
-        dense_features=dense_features,
-        templates=templates,
-        text_embeddings=text_embeddings,
-        limit=limit,
-        batch_size=batch_size,
-        block_rows=block_rows,
-    )
+    source, request, usual = cache_request(**asked)
     from c2s_pipeline.build.builder import build as run
 
     with BuildBar() as bar:
@@ -136,13 +76,12 @@ def build(
 
 
 @app.command()
+@taking(stage_parameters())
 def derive(
     path: PathArgument,
     out: Annotated[Path, typer.Option(parser=local_path, metavar="PATH", help="The new cache.")],
     set_: SetOption = None,
     config: ConfigOption = None,
-    dense: DenseOption = None,
-    templates: TemplatesOption = None,
     split_file: SplitFileOption = None,
     root: RootOption = None,
     stage: StageOption = None,
@@ -152,6 +91,7 @@ def derive(
     workers: WorkersOption = None,
     scheduler: SchedulerOption = None,
     json_: JsonOption = False,
+    **of_stages: Any,
 ) -> None:
     """Make a cache that differs from another in some settings; what these do not touch is shared.
 
@@ -159,7 +99,6 @@ def derive(
     """
     check_machine(workers, scheduler)
     from c2s.cli.build_report import report_build
-    from c2s.cli.cache_request import stage_settings
     from c2s.config import require_said_once, resolve
     from c2s.datasets import load_dataset
     from c2s.shapes.defaults import own_mask_teacher, own_teacher
@@ -181,7 +120,7 @@ def derive(
     labelled = None
     if split_file is not None:
         labelled = load_dataset(base.dataset, root, split_file).split(base.split)
-    groups = stage_settings({"dense": dense, "templates": templates})
+    groups = stage_settings(of_stages)
     options = {
         "teacher": teacher,
         "pretrained": pretrained,
@@ -205,11 +144,21 @@ def derive(
 
 
 @app.command()
-def info(path: AddressArgument, json_: JsonOption = False) -> None:
-    """Show what a cache holds, and whether it is complete."""
+def info(
+    path: AddressArgument,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="python:MODULE:CLASS of a method that no package brings: can the cache train it? May be given "
+            "several times."
+        ),
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Show what a cache holds, whether it is complete, and which methods can train from it."""
     from c2s.cli.cache_report import describe, print_report
 
-    facts = describe(path)
+    facts = describe(path, method or ())
     if json_:
         typer.echo(json.dumps(facts))
     else:
@@ -298,67 +247,23 @@ def _spot_check(
 
 
 @app.command()
+@taking(request_parameters(cache_request))
 def plan(
-    dataset: DatasetOption,
-    root: RootOption = None,
     out: OutOption = None,
-    teacher: TeacherOption = None,
-    pretrained: PretrainedOption = None,
-    mask_teacher: MaskTeacherOption = None,
-    mask_pretrained: MaskPretrainedOption = None,
-    dense_from: DenseFromOption = None,
-    masks_from: MasksFromOption = None,
-    method: MethodOption = None,
-    stage: StageOption = None,
-    views: ViewsOption = None,
-    dense: DenseOption = None,
-    dense_size: DenseSizeOption = None,
-    dense_features: DenseFeaturesOption = None,
-    templates: TemplatesOption = None,
-    clean_names: CleanNamesOption = False,
-    text_embeddings: TextEmbeddingsOption = None,
-    unchecked_text: UncheckedTextOption = False,
-    split: SplitOption = "train",
-    split_file: SplitFileOption = None,
-    limit: LimitOption = None,
     workers: WorkersOption = None,
-    batch_size: BatchSizeOption = None,
-    block_rows: BlockRowsOption = None,
-    recipe: RecipeOption = None,
-    config: ConfigOption = None,
-    set_: SetOption = None,
     append: AppendOption = False,
     sample: Annotated[int, typer.Option(min=1, help="Images that are tried.")] = 8,
     json_: JsonOption = False,
+    **asked: Any,
 ) -> None:
     """Project hours, disk and memory of a build, stage by stage, from a trial of a few images.
 
     It takes what the build will be given. Exit code 1 if it does not fit on this machine.
     """
-    from c2s.cli.cache_request import cache_request
     from c2s.cli.plan_report import report_plan
     from c2s.terminal import bar
 
-    source, request, usual = cache_request(
-        *(dataset, root, split, split_file, recipe, config, set_, clean_names, unchecked_text),
-        methods=method or (),
-        stages=stage or (),
-        teacher=teacher,
-        pretrained=pretrained,
-        mask_teacher=mask_teacher,
-        mask_pretrained=mask_pretrained,
-        dense_from=dense_from,
-        masks_from=masks_from,
-        views=views,
-        dense=dense,
-        dense_size=dense_size,
-        dense_features=dense_features,
-        templates=templates,
-        text_embeddings=text_embeddings,
-        limit=limit,
-        batch_size=batch_size,
-        block_rows=block_rows,
-    )
+    source, request, usual = cache_request(**asked)
     from c2s_pipeline.build.plan import plan_build
 
     place = out or usual

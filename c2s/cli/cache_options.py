@@ -1,13 +1,20 @@
-"""Options that several `c2s cache` commands share."""
+"""Options that several `c2s cache` commands share; those of stages are what their settings say."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
+from pydantic.fields import FieldInfo
 
 from c2s_cache.errors import ConfigError
+from c2s_pipeline.stages.registry import own
+
+CommandT = TypeVar("CommandT", bound=Callable[..., None])
 
 
 def local_path(value: str) -> Path:
@@ -47,19 +54,12 @@ SplitFileOption = Annotated[
 RootOption = Annotated[
     Path | None, typer.Option(help="Folder of the data set, or the one that holds it [C2S_DATA].")
 ]
-SplitOption = Annotated[str, typer.Option(help="Split to build from.")]
 OutOption = Annotated[
     Path | None,
     typer.Option(
         parser=local_path,
         metavar="PATH",
         help="Cache directory [default: cache/NAME.zarr, by the data set].",
-    ),
-]
-MethodOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Method whose stages are built; may be given several times [default: clip-to-seg]."
     ),
 ]
 StageOption = Annotated[
@@ -75,14 +75,8 @@ OwnStageOption = Annotated[
         help="python:MODULE:CLASS of a stage that no package brings; may be given several times.",
     ),
 ]
-ViewsOption = Annotated[
-    int | None,
-    typer.Option(
-        help="Views per image: 1 is CLIP's own canonical view, more are random views (resize ratio, "
-        "crop, flip; --set views.augment.ratio=[0.5,2.0]) that training replays [default: 1].",
-    ),
-]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+ConfigOption = Annotated[Path | None, typer.Option(help="YAML file of settings.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="key=value, e.g. masks.threshold=0.8.")
 ]
@@ -113,14 +107,8 @@ PretrainedOption = Annotated[
         "[default: openai]."
     ),
 ]
-MaskTeacherOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Another teacher, whose dense features masks are made of; it needs no text tower [default: --teacher]."
-    ),
-]
-MaskPretrainedOption = Annotated[
-    str | None, typer.Option(help="Weight tag or file of --mask-teacher.")
+DenseSizeOption = Annotated[
+    int | None, typer.Option(help="Input side of the dense pass [default: the native size].")
 ]
 MovedMaskTeacherOption = Annotated[
     str | None,
@@ -135,49 +123,6 @@ MovedTeacherOption = Annotated[
 MovedPretrainedOption = Annotated[
     str | None, typer.Option("--pretrained", help="Weight tag or file, if it is not where it was.")
 ]
-DenseOption = Annotated[
-    str | None, typer.Option(help="Dense feature tier: none, int8 or float16 [default: float16].")
-]
-DenseFromOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder of dense features [h, w, C] by image id (.npy, .npz, .safetensors, or a Zarr group), in place of "
-        "the teacher's."
-    ),
-]
-MasksFromOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder of masks by image id, whole numbers [h, w] or bool [n, h, w], in place of clustered ones."
-    ),
-]
-DenseSizeOption = Annotated[
-    int | None, typer.Option(help="Input side of the dense pass [default: the native size].")
-]
-TemplatesOption = Annotated[
-    str | None, typer.Option(help="single, zegclip15, imagenet80 or maskclip85 [default: single].")
-]
-DenseFeaturesOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Tokens that are clustered: plain, pooled, unprojected, penultimate, mid, value, maskclip, qq, kk, vv, "
-        "qq-kk or neighbour [default: plain, the paper's]."
-    ),
-]
-CleanNamesOption = Annotated[
-    bool, typer.Option("--clean-names", help='Prompt with "potted plant", not "pottedplant".')
-]
-TextEmbeddingsOption = Annotated[
-    Path | None,
-    typer.Option(help=".npy of class embeddings, a row per class, in place of the text tower."),
-]
-UncheckedTextOption = Annotated[
-    bool,
-    typer.Option(
-        "--unchecked-text",
-        help="Take these rows even if the teacher takes them for other classes.",
-    ),
-]
 AppendOption = Annotated[
     bool,
     typer.Option(
@@ -185,10 +130,68 @@ AppendOption = Annotated[
         help="Add the images that came to the data set since, in blocks of their own; what is there stays as it is.",
     ),
 ]
-LimitOption = Annotated[int | None, typer.Option(help="Only so many images of the split.")]
-BatchSizeOption = Annotated[int | None, typer.Option(help="Images per teacher pass.")]
-BlockRowsOption = Annotated[int | None, typer.Option(help="Images per block.")]
-RecipeOption = Annotated[
-    str | None, typer.Option(help="Named settings below --config and --set: paper or best.")
-]
-ConfigOption = Annotated[Path | None, typer.Option(help="YAML file of settings.")]
+
+
+@cache
+def _stage_settings() -> Mapping[str, tuple[str, str, str, FieldInfo]]:
+    """Settings of stages with an option of their own: by parameter, that option, stage, key and field."""
+    found = {}
+    for stage in own():
+        for key, field in stage.Settings.model_fields.items():
+            facts = field.json_schema_extra
+            if isinstance(facts, dict) and (name := str(facts.get("option", ""))):
+                parameter = name.removeprefix("--").replace("-", "_")
+                found[parameter] = (name, stage.name, key, field)
+    return found
+
+
+def stage_parameters() -> Iterator[Parameter]:
+    """Parameters of a command, the options of stages."""
+    for parameter, (name, _, _, field) in _stage_settings().items():
+        default: Any = None
+        kind: Any = field.annotation
+        if isinstance(field.default, bool):
+            kind, default = bool, False
+        elif kind is not int and kind != Path | None:
+            kind = str  # whatever it may be, the model reads it
+        said = "" if field.default is None or kind is bool else f" [default: {field.default}]"
+        info = typer.Option(name, help=f"{field.description}{said}.")
+        annotation: Any = Annotated[kind if kind is bool else kind | None, info]
+        yield Parameter(parameter, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def stage_settings(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Settings by stage of those `stage_parameters` that are given."""
+    groups: dict[str, dict[str, Any]] = {}
+    for parameter, (_, stage, key, field) in _stage_settings().items():
+        value = options.get(parameter)
+        if isinstance(field.default, bool):
+            value = not field.default if value else None
+        if value is not None:
+            groups.setdefault(stage, {})[key] = value
+    return groups
+
+
+def request_parameters(request: Callable[..., Any]) -> Iterator[Parameter]:
+    """Parameters of a command: those of `cache_request`, then those of stages."""
+    for parameter in signature(request, eval_str=True).parameters.values():
+        if parameter.kind is not Parameter.VAR_KEYWORD:
+            yield parameter.replace(kind=Parameter.KEYWORD_ONLY)
+    yield from stage_parameters()
+
+
+def taking(parameters: Iterator[Parameter]) -> Callable[[CommandT], CommandT]:
+    """Let a command `(own parameters, **options)` have these in place of the latter."""
+
+    def give(command: CommandT) -> CommandT:
+        own_ones = [
+            parameter.replace(kind=Parameter.KEYWORD_ONLY)
+            for parameter in signature(command, eval_str=True).parameters.values()
+            if parameter.kind is not Parameter.VAR_KEYWORD
+        ]
+        every = (*parameters, *own_ones)
+        command.__signature__ = Signature(every)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in every}
+        return command
+
+    return give

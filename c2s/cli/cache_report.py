@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from c2s.cli.build_report import remarks
@@ -11,11 +12,16 @@ from c2s_cache.provenance import read_provenance
 from c2s_pipeline.stages.registry import recorded_stages
 
 
-def describe(path: str) -> dict[str, Any]:
-    """Facts about a cache: request, completeness, bytes per stage, quarantine.
+def describe(path: str, further: Sequence[str] = ()) -> dict[str, Any]:
+    """Facts about a cache: request, completeness, bytes per stage, quarantine, and the methods that it can train.
+
+    Args:
+        path: of the cache.
+        further: methods that no package brings.
 
     Raises:
         CacheError: there is no cache at `path`.
+        ConfigError: there is no such method.
     """
     cache = Cache(path)
     m = cache.manifest
@@ -53,7 +59,7 @@ def describe(path: str) -> dict[str, Any]:
         "teacher": m.teacher.model_dump(mode="json"),
         "complete": all(s["complete"] for s in stages.values()),
         "stages": stages,
-        "methods": methods_of(m),
+        "methods": methods_of(m, further),
         "said": [*said, *remarks(cache)],
         "bytes_per_image": round(beyond / m.rows, 1),
         "quarantined": cache.quarantine,

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
+import typer
+
+from c2s.cli.cache_options import (
+    ConfigOption,
+    DatasetOption,
+    DenseSizeOption,
+    PretrainedOption,
+    RootOption,
+    SetOption,
+    SplitFileOption,
+    StageOption,
+    TeacherOption,
+    stage_settings,
+)
 from c2s_cache.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -13,29 +26,57 @@ if TYPE_CHECKING:
     from c2s_pipeline.build.request import BuildRequest
 
 
-def cache_request(
-    dataset: str,
-    root: Path | None,
-    split: str,
-    split_file: Path | None,
-    recipe: str | None,
-    config: Path | None,
-    assignments: list[str] | None,
-    clean_names: bool,
-    unchecked_text: bool,
-    methods: Sequence[str] = (),
-    stages: Sequence[str] = (),
-    **options: Any,
-) -> tuple[Split, BuildRequest, Path]:
-    """What is asked for: the data set's split, the request, and where its cache lies by default.
+class Asked(NamedTuple):
+    """The data set's split, the request, and where its cache lies by default."""
 
-    Args:
-        dataset, root, split, split_file: the data set.
-        recipe, config, assignments: settings below the options.
-        clean_names, unchecked_text: flags, off by default.
-        methods: whose stages are built; default: C2S alone.
-        stages: further ones.
-        options: fields of a request, and of `OPTIONS`; None leaves what is below.
+    source: Split
+    request: BuildRequest
+    usual: Path
+
+
+def cache_request(
+    dataset: DatasetOption,
+    root: RootOption = None,
+    teacher: TeacherOption = None,
+    pretrained: PretrainedOption = None,
+    mask_teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="Another teacher, whose dense features masks are made of; it needs no text tower "
+            "[default: --teacher]."
+        ),
+    ] = None,
+    mask_pretrained: Annotated[
+        str | None, typer.Option(help="Weight tag or file of --mask-teacher.")
+    ] = None,
+    dense_size: DenseSizeOption = None,
+    dense_features: Annotated[
+        str | None,
+        typer.Option(
+            help="Tokens that are clustered: plain, pooled, unprojected, penultimate, mid, value, maskclip, qq, kk, "
+            "vv, qq-kk or neighbour [default: plain, the paper's]."
+        ),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Method whose stages are built; may be given several times [default: clip-to-seg]."
+        ),
+    ] = None,
+    stage: StageOption = None,
+    split: Annotated[str, typer.Option(help="Split to build from.")] = "train",
+    split_file: SplitFileOption = None,
+    limit: Annotated[int | None, typer.Option(help="Only so many images of the split.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per teacher pass.")] = None,
+    block_rows: Annotated[int | None, typer.Option(help="Images per block.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Named settings below --config and --set: paper or best.")
+    ] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    **of_stages: Any,
+) -> Asked:
+    """What is asked for; `of_stages` are `stage_parameters`, and None leaves what is below.
 
     Raises:
         ConfigError: an option that has no effect, or that the request refuses.
@@ -50,7 +91,19 @@ def cache_request(
     from c2s_cache.label_map import label_type
     from c2s_pipeline.extras import require
 
-    require_said_once(assignments or (), {**options, **stage_settings(options)})
+    options: dict[str, Any] = {
+        "teacher": teacher,
+        "pretrained": pretrained,
+        "mask_teacher": mask_teacher,
+        "mask_pretrained": mask_pretrained,
+        "dense_size": dense_size,
+        "dense_features": dense_features,
+        "limit": limit,
+        "batch_size": batch_size,
+        "block_rows": block_rows,
+        **stage_settings(of_stages),
+    }
+    require_said_once(set_ or (), options)
     data = load_dataset(dataset, root, split_file)
     if root is not None and data.root is None:
         raise ConfigError(
@@ -67,40 +120,11 @@ def cache_request(
     from c2s_pipeline.build.request import request_model
     from c2s_pipeline.stages.registry import name_of
 
-    options["prompts"] = data.prompts if clean_names else None
-    options["check_text"] = False if unchecked_text else None
-    suited = {
-        "view_size": data.protocol.view_size,
-        **build_defaults(dataset, options["teacher"]),
-    }
-    defaults = suited
-    for method in methods or (DEFAULT,):
-        defaults = merge(defaults, load_recipe(recipe, method).build)
-    built = stages_of(methods or (DEFAULT,))
-    asked = tuple(dict.fromkeys([*built, *(name_of(stage) for stage in stages)]))
-    given = {key: value for key, value in options.items() if key not in OPTIONS}
-    given |= {"stages": asked, **stage_settings(options)}
-    request = resolve(request_model(), defaults, config, assignments or (), given)
-    return source, request, Path("cache") / f"{data.short}.zarr"
-
-
-OPTIONS = {
-    "views": ("views", "count"),
-    "dense": ("dense", "tier"),
-    "templates": ("text", "templates"),
-    "text_embeddings": ("text", "embeddings"),
-    "prompts": ("text", "prompts"),
-    "check_text": ("text", "check"),
-    "dense_from": ("dense", "folder"),
-    "masks_from": ("masks", "folder"),
-}
-"""Options of the command line that are a setting of a stage."""
-
-
-def stage_settings(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Settings by stage of those options that are given."""
-    groups: dict[str, dict[str, Any]] = {}
-    for option, (stage, key) in OPTIONS.items():
-        if options.get(option) is not None:
-            groups.setdefault(stage, {})[key] = options[option]
-    return groups
+    methods = method or (DEFAULT,)
+    defaults = {"view_size": data.protocol.view_size, **build_defaults(dataset, teacher)}
+    for name in methods:
+        defaults = merge(defaults, load_recipe(recipe, name).build)
+    wanted = (*stages_of(methods), *(name_of(reference) for reference in stage or ()))
+    options["stages"] = tuple(dict.fromkeys(wanted))
+    request = resolve(request_model(), defaults, config, set_ or (), options)
+    return Asked(source, request, Path("cache") / f"{data.short}.zarr")

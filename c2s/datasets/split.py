@@ -58,6 +58,11 @@ class Split(Sequence[LabelledImage]):
         """All class names, seen and unseen, in id order."""
 
     @property
+    def prompts(self) -> tuple[str, ...]:
+        """The same names as a sentence wants them."""
+        return self.classes
+
+    @property
     @abstractmethod
     def unseen(self) -> tuple[int, ...]:
         """Ids of the unseen classes."""
@@ -136,6 +141,11 @@ class DescribedSplit(Split):
     def classes(self) -> tuple[str, ...]:
         """All class names in id order."""
         return self.descriptor.classes
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The same names as a sentence wants them."""
+        return self.descriptor.prompts
 
     @property
     def unseen(self) -> tuple[int, ...]:

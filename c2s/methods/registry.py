@@ -87,13 +87,14 @@ def stages_of(methods: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(s for method in classes for s in (*method.stages, *method.beside)))
 
 
-def methods_of(manifest: Manifest) -> list[str]:
-    """Names of the methods that a cache has the stages for.
+def methods_of(manifest: Manifest, further: Iterable[str] = ()) -> list[str]:
+    """Names of the methods that a cache has the stages for, of all that are known and of `further` ones.
 
     Raises:
         ConfigError: one of them cannot be imported.
     """
-    return [n for n in names() if set(method_class(n).stages) <= set(manifest.stage_names)]
+    every = dict.fromkeys([*names(), *further])
+    return [n for n in every if set(method_class(n).stages) <= set(manifest.stage_names)]
 
 
 def run_defaults(method: str, dataset: str, student: str | None) -> dict[str, Any]:

@@ -25,6 +25,10 @@ class SplitInfo(Protocol):
         """All class names, seen and unseen, in id order."""
 
     @property
+    def prompts(self) -> tuple[str, ...]:
+        """The same names as a sentence wants them."""
+
+    @property
     def unseen(self) -> tuple[int, ...]:
         """Ids of the classes whose annotations training must never see."""
 

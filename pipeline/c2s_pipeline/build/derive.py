@@ -58,6 +58,14 @@ class RecordedSplit:
         return self.manifest.classes
 
     @property
+    def prompts(self) -> tuple[str, ...]:
+        """The data set alone knows them."""
+        raise ConfigError(
+            "text.clean_names: only the data set knows these names, and a cache is derived without it.",
+            "Write them: --set text.prompts=[NAME, NAME, ...]",
+        )
+
+    @property
     def labelled(self) -> bool:
         """What label maps it has, the base has."""
         return True

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from c2s_cache import Cache, DamagedError, DataError, MismatchError, Part, UnreadableImage
-from c2s_cache.label_map import size_mismatch, without
-from c2s_cache.manifest import USABLE
-from c2s_cache.picture import decode_image
+from c2s_cache import Block, Cache, DamagedError, DataError, MismatchError, Part
+from c2s_pipeline.batch import StoredBlock
+from c2s_pipeline.build.block import BlockComputer
 from c2s_pipeline.build.request import BuildRequest
 from c2s_pipeline.source import ImageSource
+from c2s_pipeline.stages.registry import recorded_stages
+from c2s_pipeline.teachers.registry import load_teacher
 
 NAMED = 5
 """Images that a message names."""
@@ -81,7 +81,7 @@ def rows_of(source: ImageSource, request: BuildRequest, out: Path, append: bool)
         return new_rows(source, request)  # another request, which is refused with the difference
     known = _known(source, cache)
     held = {image_id for ids in known for image_id in ids}
-    _require_kept(source, cache, known, held)
+    _require_kept(source, cache, request, known, held)
     count = None if request.limit is None else request.limit - m.rows
     later = _shuffled([i for i in source.ids if i not in held], m.seed, len(known))[:count]
     if not later:
@@ -132,7 +132,11 @@ def _known(source: ImageSource, cache: Cache) -> tuple[tuple[str, ...], ...]:
 
 
 def _require_kept(
-    source: ImageSource, cache: Cache, known: Sequence[Sequence[str]], held: set[str]
+    source: ImageSource,
+    cache: Cache,
+    request: BuildRequest,
+    known: Sequence[Sequence[str]],
+    held: set[str],
 ) -> None:
     """Refuse images of a cache that the data set no longer has, or has otherwise."""
     where = f"{cache} holds {len(held):,} images of {source.name}/{source.split}"
@@ -143,43 +147,27 @@ def _require_kept(
         raise DataError(f"{where}, and {_named(gone)} no longer there.", hint)
     parts = zip(cache.manifest.parts, known, strict=True)
     if any(source.identity(sorted(ids)) != part.source for part, ids in parts):
-        edited = list(_edited(source, cache))
+        edited = list(_edited(source, cache, request))
         what = f"{_named(edited)} not as they were" if edited else "their files were edited"
         raise DataError(f"{where}, and {what}.", hint)
 
 
-def _edited(source: ImageSource, cache: Cache) -> Iterator[str]:
-    """Images of a cache whose file or label map differs from what is stored, and those that can be used only now."""
+def _edited(source: ImageSource, cache: Cache, request: BuildRequest) -> Iterator[str]:
+    """Images of a cache that the data set gives otherwise than they are stored, or that can be used only now."""
     m = cache.manifest
-    labelled = source.labelled and "labels/data" in m.arrays
-    paths = ["images/digest", *(["labels/data"] if labelled else [])]
-    numbers = set(cache.written(m.owners[USABLE]))
-    if labelled:
-        numbers &= set(cache.written(m.owners["labels/data"]))
-    for number in sorted(numbers):
-        block = cache.read_block(number, paths)
-        for at, image_id in enumerate(cache.ids(number)):
-            try:
-                file = source.encoded(image_id)
-                labels = source.labels(image_id) if labelled else None
-                usable = _usable(file, labels)
-            except UnreadableImage:
-                usable = False
-            if usable != bool(block.arrays[USABLE][at]):
+    stages = recorded_stages(m).values()
+    names = [stage.name for stage in stages if stage.sourced and stage.wanted(source)]
+    paths = [path for name in names for path in m.stage(name).arrays]
+    items = set(paths) - {m.arrays[path].end for path in paths}
+    computer = BlockComputer(m, source, lambda: load_teacher(request.spec))
+    for number in sorted(set.intersection(*(set(cache.written(name)) for name in names))):
+        ids, start = cache.ids(number), m.block_range(number).start
+        made = computer.compute(ids, start, names, StoredBlock(cache, number, names)).stages
+        anew = Block(m, start, {p: v for arrays in made.values() for p, v in arrays.items()})
+        stored = cache.read_block(number, paths)
+        for at, image_id in enumerate(ids):
+            if not all(np.array_equal(anew.item(p, at), stored.item(p, at)) for p in items):
                 yield image_id
-            elif usable:
-                stored = block.item("images/digest", at).tobytes()
-                same = hashlib.sha256(file).digest() == stored
-                if labels is not None:
-                    seen = without(labels, m.unseen).reshape(-1)
-                    same = same and np.array_equal(seen, block.item("labels/data", at))
-                if not same:
-                    yield image_id
-
-
-def _usable(file: bytes, labels: NDArray[np.uint8] | None) -> bool:
-    height, width = decode_image(file).shape[:2]
-    return labels is None or size_mismatch(labels, height, width) is None
 
 
 def _digest(ids: Sequence[str]) -> str:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
 
 BackendName = Literal["torch", "sklearn", "cuml"]
+Sets = Sequence[NDArray[np.float32]]
+"""Vectors float32 [n, D] of each image."""
 
 
 @runtime_checkable
@@ -26,12 +28,7 @@ class KMeansBackend(Protocol):
     index of a seed or of one of those that are left when seeds that win no token at first are dropped.
     """
 
-    def fit(
-        self,
-        tokens: Sequence[NDArray[np.float32]],
-        seeds: Sequence[NDArray[np.float32]],
-        iterations: int,
-    ) -> list[NDArray[np.intp]]: ...
+    def fit(self, tokens: Sets, seeds: Sets, iterations: int) -> list[NDArray[np.intp]]: ...
 
 
 class SklearnKMeans:
@@ -43,12 +40,7 @@ class SklearnKMeans:
         # Finding the loaded thread pools takes milliseconds, so it is done once.
         self._pools = require("threadpoolctl", "build").ThreadpoolController()
 
-    def fit(
-        self,
-        tokens: Sequence[NDArray[np.float32]],
-        seeds: Sequence[NDArray[np.float32]],
-        iterations: int,
-    ) -> list[NDArray[np.intp]]:
+    def fit(self, tokens: Sets, seeds: Sets, iterations: int) -> list[NDArray[np.intp]]:
         """See `KMeansBackend`."""
         with self._pools.limit(limits=1):
             return [self._fit(t, s, iterations) for t, s in zip(tokens, seeds, strict=True)]
@@ -73,12 +65,7 @@ class CumlKMeans:
     def __init__(self) -> None:
         self._cluster = require("cuml.cluster", "gpu")
 
-    def fit(
-        self,
-        tokens: Sequence[NDArray[np.float32]],
-        seeds: Sequence[NDArray[np.float32]],
-        iterations: int,
-    ) -> list[NDArray[np.intp]]:
+    def fit(self, tokens: Sets, seeds: Sets, iterations: int) -> list[NDArray[np.intp]]:
         """See `KMeansBackend`."""
         return [self._fit(t, s, iterations) for t, s in zip(tokens, seeds, strict=True)]
 
@@ -121,10 +108,7 @@ def winning(tokens: NDArray[np.float32], seeds: NDArray[np.float32]) -> NDArray[
 
 
 def cluster(
-    tokens: Sequence[NDArray[np.float32]],
-    seeds: Sequence[NDArray[np.float32]],
-    iterations: int,
-    backend: KMeansBackend,
+    tokens: Sets, seeds: Sets, iterations: int, backend: KMeansBackend
 ) -> list[tuple[NDArray[np.intp], NDArray[np.float32]]]:
     """K-means of a batch of images from explicit seeds; empty clusters are dropped (Sec. III-B).
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from c2s_cache import (
     ArrayRecord,
@@ -61,6 +61,19 @@ class StageSettings(BaseModel):
         return {}
 
 
+def option(name: str, words: str, default: Any = None, **facts: Any) -> Any:
+    """A setting that `c2s cache build`, `plan` and `derive` have an option of its own for; one of a bool is a flag
+    that turns it round.
+
+    Args:
+        name: of the option, `--like-this`.
+        words: its help, without the default.
+        default: of the setting.
+        facts: what else `pydantic.Field` takes.
+    """
+    return Field(default=default, description=words, json_schema_extra={"option": name}, **facts)
+
+
 @dataclass(frozen=True)
 class Outline:
     """What is known of a cache before its stages are recorded: the data set, the teacher, the side of the students'
@@ -99,6 +112,7 @@ class Stage(ABC):
         uses: stages that it depends on where the cache has them.
         facts: attributes of the manifest that decide its bytes, beside its settings.
         default: it is part of a cache whose request names no stages.
+        sourced: its values are what the data set itself has, and nothing else.
         once: it is computed once, by `compute_once`, and not for every block.
         live: its values can be computed anew from stored ones and compared, by the teacher.
         blank: by path, what stands in place of a value for rows that cannot be used; 0 where nothing is said.
@@ -111,6 +125,7 @@ class Stage(ABC):
     uses: ClassVar[tuple[str, ...]] = ()
     facts: ClassVar[tuple[str, ...]] = ()
     default: ClassVar[bool] = True
+    sourced: ClassVar[bool] = False
     once: ClassVar[bool] = False
     live: ClassVar[bool] = False
     blank: ClassVar[Mapping[str, int]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +24,7 @@ from c2s_pipeline.stages.base import (
     Likeness,
     Outline,
     cosine,
+    option,
 )
 from c2s_pipeline.stages.images import image_sizes
 from c2s_pipeline.stages.imported import Importing, ImportSettings
@@ -38,7 +40,15 @@ MIN_COSINE = {"float16": 0.999, "int8": 0.99}
 class DenseSettings(ImportSettings):
     """`tier` in which tokens are stored: "float16" rounds them, "int8" saves half of that, "none" stores nothing."""
 
-    tier: Literal["none", "int8", "float16"] = "float16"
+    tier: Literal["none", "int8", "float16"] = option(
+        "--dense", "Dense feature tier: none, int8 or float16", default="float16"
+    )
+    folder: Path | None = option(
+        "--dense-from",
+        "Folder of dense features [h, w, C] by image id (.npy, .npz, .safetensors, or a Zarr group), in place of the "
+        "teacher's",
+        exclude=True,
+    )
 
 
 class Dense(Importing):

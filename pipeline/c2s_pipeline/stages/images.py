@@ -22,6 +22,7 @@ class Images(Stage):
 
     name = "images"
     facts = ("parts", "block_rows")
+    sourced = True
     inspected = ("images/data", "images/digest")
 
     def arrays(self, outline: Outline) -> dict[str, ArrayRecord]:

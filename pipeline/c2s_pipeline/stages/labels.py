@@ -23,6 +23,7 @@ class Labels(Stage):
     name = "labels"
     needs = ("images",)
     facts = ("unseen", "num_classes")
+    sourced = True
     inspected = ("labels/data", "labels/ignored")
 
     def wanted(self, source: SplitInfo) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from c2s_pipeline.clustering.kmeans import BackendName, create_backend
 from c2s_pipeline.clustering.latent import ClusterSettings, check_windows, latent_grids
 from c2s_pipeline.clustering.seeds import annotated_cells
 from c2s_pipeline.imported import read_array
-from c2s_pipeline.stages.base import DENSE_FACTS, Items, Likeness, Outline
+from c2s_pipeline.stages.base import DENSE_FACTS, Items, Likeness, Outline, option
 from c2s_pipeline.stages.dense import TOKENS, dense_passes, dense_tokens, stores_float16
 from c2s_pipeline.stages.images import image_sizes
 from c2s_pipeline.stages.imported import Importing, ImportSettings
@@ -32,6 +33,11 @@ class MaskSettings(ImportSettings, ClusterSettings):
     """Settings of the clustering, and the `backend` of K-means: torch, sklearn or cuml."""
 
     backend: BackendName = "torch"
+    folder: Path | None = option(
+        "--masks-from",
+        "Folder of masks by image id, whole numbers [h, w] or bool [n, h, w], in place of clustered ones",
+        exclude=True,
+    )
 
 
 class Masks(Importing):

@@ -16,9 +16,8 @@ _named: dict[str, tuple[str, type[Stage]]] = {}
 """Stages given as `python:module:Class` in this process: that reference and the class, by name."""
 
 
-@cache
-def _installed() -> dict[str, type[Stage]]:
-    """The stages of c2s, then those of other packages that are installed."""
+def own() -> tuple[type[Stage], ...]:
+    """The stages of c2s."""
     from c2s_pipeline.stages.cells import Cells
     from c2s_pipeline.stages.dense import Dense
     from c2s_pipeline.stages.global_cls import GlobalCLS
@@ -29,8 +28,13 @@ def _installed() -> dict[str, type[Stage]]:
     from c2s_pipeline.stages.text import Text
     from c2s_pipeline.stages.views import Views
 
-    own = (Images, Labels, Views, GlobalCLS, Cells, Dense, Masks, Regions, Text)
-    found: dict[str, type[Stage]] = {stage.name: stage for stage in own}
+    return (Images, Labels, Views, GlobalCLS, Cells, Dense, Masks, Regions, Text)
+
+
+@cache
+def _installed() -> dict[str, type[Stage]]:
+    """The stages of c2s, then those of other packages that are installed."""
+    found = {stage.name: stage for stage in own()}
     for entry in entry_points(group=GROUP):
         stage = _checked(loaded(entry, "stage"), entry.value)
         if stage.name != entry.name:

@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from c2s_cache import ArrayRecord, Block, ConfigError, StageRecord
 from c2s_cache.integrity import Finding
 from c2s_cache.text_rows import require_told_apart
 from c2s_pipeline.source import SplitInfo
-from c2s_pipeline.stages.base import Once, Outline, Stage, StageSettings
+from c2s_pipeline.stages.base import Once, Outline, Stage, StageSettings, option
 from c2s_pipeline.teachers.templates import template_set
 
 PATH = "text/embeddings"
@@ -24,20 +23,38 @@ NOT_BESIDE = "the embeddings are imported"
 
 
 class TextSettings(StageSettings):
-    """The class embeddings are those of `prompts` (default: the class names) in the template set `templates` (a name,
-    or sentences with one `{}` each), or come from the file `embeddings`, whose rows a trained teacher must take for
-    their classes unless `check` is off."""
+    """The class embeddings are those of `prompts` (default: the class names, or with `clean_names` what the data set
+    has in their place for sentences) in the template set `templates` (a name, or sentences with one `{}` each), or come
+    from the file `embeddings`, whose rows a trained teacher must take for their classes unless `check` is off."""
 
     prompts: tuple[str, ...] | None = None
-    templates: str | tuple[str, ...] = "single"
-    embeddings: Path | None = Field(default=None, exclude=True)
-    check: bool = Field(default=True, exclude=True)
+    templates: str | tuple[str, ...] = option(
+        "--templates", "single, zegclip15, imagenet80 or maskclip85", default="single"
+    )
+    clean_names: bool = option(
+        "--clean-names",
+        'Prompt with "potted plant", not "pottedplant"',
+        default=False,
+        exclude=True,
+    )
+    embeddings: Path | None = option(
+        "--text-embeddings",
+        ".npy of class embeddings, a row per class, in place of the text tower",
+        exclude=True,
+    )
+    check: bool = option(
+        "--unchecked-text",
+        "Take these rows even if the teacher takes them for other classes",
+        default=True,
+        exclude=True,
+    )
 
     def idle(self) -> Mapping[str, str]:
         """See `StageSettings.idle`."""
         if self.embeddings is None:
-            return {"check": "no file of embeddings brings the text"}
-        return {"prompts": NOT_BESIDE, "templates": NOT_BESIDE}
+            named = {} if self.prompts is None else {"clean_names": "the names are given"}
+            return {"check": "no file of embeddings brings the text", **named}
+        return dict.fromkeys(("prompts", "templates", "clean_names"), NOT_BESIDE)
 
 
 class Text(Stage):
@@ -60,7 +77,7 @@ class Text(Stage):
     def check(self, outline: Outline) -> None:
         """See `Stage.check`; there must be a prompt for each class, and a template."""
         super().check(outline)
-        prompts, classes = self.settings.prompts, outline.source.classes
+        prompts, classes = self._prompts(outline), outline.source.classes
         if prompts is not None and len(prompts) != len(classes):
             raise ConfigError(
                 f"text.prompts has {len(prompts)} names for the {len(classes)} classes."
@@ -78,9 +95,15 @@ class Text(Stage):
             settings["templates"] = list(
                 template_set(chosen) if isinstance(chosen, str) else chosen
             )
-        if self.settings.prompts in (None, tuple(outline.source.classes)):
+        prompts = self._prompts(outline)
+        if prompts is None or prompts == outline.source.classes:
             settings.pop("prompts", None)
+        else:
+            settings["prompts"] = list(prompts)
         return settings
+
+    def _prompts(self, outline: Outline) -> tuple[str, ...] | None:
+        return outline.source.prompts if self.settings.clean_names else self.settings.prompts
 
     def given(self, outline: Outline) -> dict[str, Any]:
         """The digest of imported rows; a derived cache keeps those of its base where no others are asked for."""
@@ -110,9 +133,10 @@ class Text(Stage):
         from c2s_pipeline.teachers.text import class_embeddings, say_cut
 
         classes, settings = build.manifest.classes, self.settings
-        names = settings.prompts or classes
+        asked = build.manifest.stage(self.name).settings
+        names = tuple(asked.get("prompts", classes))
         if settings.embeddings is None:
-            sentences = build.manifest.stage(self.name).settings["templates"]
+            sentences = asked["templates"]
             rows = class_embeddings(build.teacher.text, names, sentences, build.progress)
             say_cut(build.teacher.text, names, sentences)
         else:

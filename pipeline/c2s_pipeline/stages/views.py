@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from c2s_cache import ArrayRecord
 from c2s_cache.augment import AugmentConfig, draw_view, view_rng
 from c2s_cache.manifest import Interpolation
 from c2s_cache.views import canonical_box, crop_image, crop_labels, inside_image
 from c2s_pipeline.batch import Batch
-from c2s_pipeline.stages.base import Items, Outline, Stage, StageSettings
+from c2s_pipeline.stages.base import Items, Outline, Stage, StageSettings, option
 from c2s_pipeline.stages.images import image
 from c2s_pipeline.stages.labels import label_maps
 
@@ -24,7 +23,14 @@ class ViewsSettings(StageSettings):
     """`count` views per image: 1 is the canonical one, CLIP's own preprocessing; more are drawn at random, as `augment`
     says, of the side at which students see them."""
 
-    count: int = Field(default=1, ge=1, le=1000)
+    count: int = option(
+        "--views",
+        "Views per image: 1 is CLIP's own canonical view, more are random views (resize ratio, crop, flip; --set "
+        "views.augment.ratio=[0.5,2.0]) that training replays",
+        default=1,
+        ge=1,
+        le=1000,
+    )
     augment: AugmentConfig = AugmentConfig()
 
     def idle(self) -> Mapping[str, str]:

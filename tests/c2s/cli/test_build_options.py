@@ -65,7 +65,7 @@ def test_an_option_without_effect_beside_imported_text(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("text.npy", np.ones((8, 8), np.float32))
     for more, key in (
-        (("--clean-names",), "prompts"),
+        (("--clean-names",), "clean_names"),
         (("--templates", "imagenet80"), "templates"),
     ):
         said = refused(*BUILD, "--text-embeddings", "text.npy", *more)
