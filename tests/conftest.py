@@ -21,15 +21,16 @@ from c2s.cpu_runtime import prepare
 install_import_hook(
     [
         "c2s_pipeline.clustering",
-        "c2s.methods.feature_map",
+        *(f"c2s.methods.{name}" for name in ("feature_map", "pixel_loss", "fused_pixel_loss")),
         *(
             f"c2s.methods.clip_to_seg.{name}"
             for name in (
                 *("method", "self_training", "latent_embedding", "residual"),
                 *("global_distillation", "local_distillation", "dense_distillation"),
-                *("pixel_loss", "fused_pixel_loss"),
             )
         ),
+        "c2s.methods.clip_rc.method",
+        "c2s.methods.clip_rc.recovery",
     ],
     "beartype.beartype",
 )

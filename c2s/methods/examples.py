@@ -18,7 +18,7 @@ from c2s.methods.batch import Batch
 from c2s_cache.block import Sample
 from c2s_cache.manifest import IGNORE, Interpolation
 from c2s_cache.picture import decode_image
-from c2s_cache.views import Crop, crop, crop_image
+from c2s_cache.views import Crop, crop, crop_image, crop_labels
 
 IMAGE, SIZE, LABELS, BOX, FLIP = (
     *("images/data", "images/size", "labels/data"),
@@ -26,6 +26,8 @@ IMAGE, SIZE, LABELS, BOX, FLIP = (
 )
 PIXELS = frozenset({IMAGE, SIZE, LABELS, BOX, FLIP})
 """What cutting a view needs; a cache without labels has none to cut."""
+IGNORED = "labels/ignored"
+"""Pixels that the data set itself ignores: for a self-training and nothing else."""
 
 TeacherOutput = Mapping[str, NDArray[Any]]
 """What the teacher says of one view: array path -> what a cache holds there."""
@@ -150,6 +152,18 @@ def stacked(arrays: Sequence[NDArray[Any]], dtype: type) -> Tensor:
     """Arrays of one shape [...] as a tensor [B, ...] of another type."""
     # Converted here, not by torch, which would wake the threads that the training step is using.
     return torch.from_numpy(np.stack(arrays, dtype=dtype))
+
+
+def unseen_pixels(view: CutView) -> NDArray[np.bool_] | None:
+    """Pixels of a view without a label that the data set has one for: bool [S, S]; None if not known."""
+    sample, labels = view.sample, view.crop.labels
+    if IGNORED not in sample:
+        return None
+    ignored = source_map(sample, IGNORED).view(np.uint8)
+    # 0 or 1, and 255 on padding
+    shown = crop_labels(ignored, sample[BOX], bool(sample[FLIP]), labels.shape[0])
+    unseen: NDArray[np.bool_] = (labels == IGNORE) & (shown == 0)
+    return unseen
 
 
 def padded(arrays: Sequence[NDArray[Any]], fill: int, dtype: type) -> Tensor:

@@ -6,13 +6,13 @@ from c2s.methods.clip_to_seg.global_distillation import CLSBank, aggregate, info
 from c2s.methods.clip_to_seg.latent_embedding import LatentEmbedding, latent_ids
 from c2s.methods.clip_to_seg.local_distillation import local_info_nce, region_means
 from c2s.methods.clip_to_seg.method import ClipToSeg
-from c2s.methods.clip_to_seg.pixel_loss import (
+from c2s.methods.clip_to_seg.self_training import SelfTraining
+from c2s.methods.pixel_loss import (
     class_scores,
     cross_entropy_loss,
     dice_loss,
     focal_loss,
 )
-from c2s.methods.clip_to_seg.self_training import SelfTraining
 
 __all__ = [
     "CLSBank",

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from c2s.methods.batch import Batch
 from c2s.methods.examples import (
-    BOX,
-    FLIP,
+    IGNORED,
     LABELS,
     PIXELS,
     CutView,
@@ -22,17 +21,14 @@ from c2s.methods.examples import (
     TrainingExample,
     batch_fields,
     padded,
-    source_map,
     stacked,
+    unseen_pixels,
     view_fields,
 )
-from c2s_cache.manifest import IGNORE
 from c2s_cache.pseudo_mask import pseudo_mask
-from c2s_cache.views import crop_labels
 
 GLOBAL_CLS, GRID = "global_cls/cls", "masks/grid"
 REGION_CLS, REGION_ID = "regions/cls", "regions/id"
-IGNORED = "labels/ignored"
 TOKENS, SCALE = "dense/tokens", "dense/scale"
 DENSE = frozenset({TOKENS, SCALE})
 TAUGHT = frozenset({GLOBAL_CLS, GRID, REGION_CLS, REGION_ID})
@@ -119,7 +115,7 @@ class ClipToSegExamples:
             region_cls=teacher[REGION_CLS],
             region_ids=teacher[REGION_ID],
             dense=_dense(teacher) if TOKENS in self.paths else None,
-            unseen=_unseen(view),
+            unseen=unseen_pixels(view),
         )
 
     def collate(self, examples: Sequence[ClipToSegExample]) -> ClipToSegBatch:
@@ -146,15 +142,3 @@ def _dense(teacher: TeacherOutput) -> NDArray[np.floating]:
         return tokens
     decoded: NDArray[np.float32] = tokens * teacher[SCALE].astype(np.float32)[..., None]
     return decoded
-
-
-def _unseen(view: CutView) -> NDArray[np.bool_] | None:
-    """Pixels of a view without a label that the data set has one for: bool [S, S]; None if not known."""
-    sample, labels = view.sample, view.crop.labels
-    if IGNORED not in sample:
-        return None
-    ignored = source_map(sample, IGNORED).view(np.uint8)
-    # 0 or 1, and 255 on padding
-    shown = crop_labels(ignored, sample[BOX], bool(sample[FLIP]), labels.shape[0])
-    unseen: NDArray[np.bool_] = (labels == IGNORE) & (shown == 0)
-    return unseen

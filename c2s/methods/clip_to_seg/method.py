@@ -14,7 +14,6 @@ from c2s.methods.batch import Batch
 from c2s.methods.clip_to_seg.config import ClipToSegConfig
 from c2s.methods.clip_to_seg.dense_distillation import dense_distillation
 from c2s.methods.clip_to_seg.examples import ClipToSegBatch
-from c2s.methods.clip_to_seg.fused_pixel_loss import pixel_losses
 from c2s.methods.clip_to_seg.global_distillation import (
     CLSBank,
     aggregation_weights,
@@ -28,9 +27,10 @@ from c2s.methods.clip_to_seg.local_distillation import (
     reduce_regions,
     region_weights,
 )
-from c2s.methods.clip_to_seg.pixel_loss import class_scores
 from c2s.methods.clip_to_seg.residual import ResidualProjector
 from c2s.methods.feature_map import FeatureMap
+from c2s.methods.fused_pixel_loss import pixel_losses
+from c2s.methods.pixel_loss import class_scores
 
 
 class Pooled(NamedTuple):

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import TypeCheckError
 
 from c2s.methods.clip_to_seg import info_nce, region_means
-from c2s.methods.clip_to_seg.pixel_loss import dice_loss
 from c2s.methods.feature_map import FeatureMap
+from c2s.methods.pixel_loss import dice_loss
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
+from c2s.methods import fused_pixel_loss as fused
 from c2s.methods.clip_to_seg import LossWeights
-from c2s.methods.clip_to_seg import fused_pixel_loss as fused
-from c2s.methods.clip_to_seg.fused_pixel_loss import pixel_losses
-from c2s.methods.clip_to_seg.pixel_loss import cross_entropy_loss, dice_loss, focal_loss
+from c2s.methods.fused_pixel_loss import pixel_losses
+from c2s.methods.pixel_loss import cross_entropy_loss, dice_loss, focal_loss
 
 WEIGHTS = LossWeights(focal=20.0, dice=3.0, ce=0.5)
 PLAIN = {"focal": focal_loss, "dice": dice_loss, "ce": cross_entropy_loss}

@@ -9,13 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from c2s.methods.clip_to_seg.pixel_loss import (
+from c2s.methods.feature_map import FeatureMap
+from c2s.methods.pixel_loss import (
     class_scores,
     cross_entropy_loss,
     dice_loss,
     focal_loss,
 )
-from c2s.methods.feature_map import FeatureMap
 
 
 def sigmoid(x):

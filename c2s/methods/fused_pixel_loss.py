@@ -6,7 +6,7 @@ losses pass over them about a hundred times; in closed form, with the gradient t
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as functional
@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from c2s.methods.clip_to_seg.config import LossWeights
-from c2s.methods.clip_to_seg.pixel_loss import FOCAL_ALPHA, present_masks
+from c2s.methods.pixel_loss import FOCAL_ALPHA, present_masks
 
 CHUNK_BYTES = 2**28
 """Scores at the target's resolution that are worked on at a time; four maps of this size are held."""
@@ -24,11 +23,25 @@ CPU_CHUNK_BYTES = 2**22
 """The same on a CPU, whose caches hold less."""
 
 
+@runtime_checkable
+class PixelWeights(Protocol):
+    """Weights of the three losses."""
+
+    @property
+    def focal(self) -> float: ...
+    @property
+    def dice(self) -> float: ...
+    @property
+    def ce(self) -> float: ...
+
+
 def pixel_losses(
     scores: Float[Tensor, "B C h w"],
     target: Int[Tensor, "B H W"],
     absent: Bool[Tensor, "B C"],
-    weights: LossWeights,
+    weights: PixelWeights,
+    negative: bool = False,
+    masks: Float[Tensor, ""] | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
     """Focal, dice and cross-entropy (Eq. 7) at the resolution of the target, and their weighted sum.
 
@@ -40,6 +53,9 @@ def pixel_losses(
         target: int64 [B, H, W], -1 = not supervised.
         absent: bool [B, C], channels that an image does not have, maybe all; no target names one.
         weights: of the three losses.
+        negative: pixels that are not supervised are negatives of every channel in focal and dice, as in the released
+            code of the ZegCLIP family, and not left out.
+        masks: what focal and dice are divided by; default: the number of pairs of image and channel in this batch.
 
     Returns:
         Scalars "pixel", the sum, through which the gradient goes, and "focal", "dice" and "ce" without one.
@@ -49,7 +65,7 @@ def pixel_losses(
         none = scores.sum()
         return {"pixel": none, **dict.fromkeys(names, none.detach())}
     total, parts = _PixelLosses.apply(
-        scores, target, absent, tuple(getattr(weights, n) for n in names)
+        scores, target, absent, tuple(getattr(weights, n) for n in names), negative, masks
     )
     return {"pixel": total, **dict(zip(names, parts.unbind(), strict=True))}
 
@@ -70,10 +86,14 @@ class _PixelLosses(Function):
         target: Tensor,
         absent: Tensor,
         weights: tuple[float, float, float],
+        negative: bool,
+        masks: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         channels, (height, width) = scores.shape[1], target.shape[1:]
+        if masks is None:
+            masks = present_masks(target, channels).sum()
         counts = _Counts(
-            present_masks(target, channels).sum().clamp(min=1).to(scores.dtype),
+            masks.clamp(min=1).to(scores.dtype),
             (target >= 0).sum().clamp(min=1).to(scores.dtype),
         )
         chunk = CPU_CHUNK_BYTES if scores.device.type == "cpu" else CHUNK_BYTES
@@ -85,7 +105,7 @@ class _PixelLosses(Function):
                 coarse = scores[turn].detach().requires_grad_()
                 fine = _brought_up(coarse, height, width)
             found, slope = _losses_and_gradient(
-                fine.detach(), target[turn], absent[turn], counts, weights
+                fine.detach(), target[turn], absent[turn], counts, weights, negative
             )
             losses += found
             slopes += torch.autograd.grad(fine, coarse, slope)
@@ -98,9 +118,9 @@ class _PixelLosses(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         (slope,) = ctx.saved_tensors
-        return slope * grad, None, None, None
+        return slope * grad, None, None, None, None, None
 
 
 def _brought_up(scores: Tensor, height: int, width: int) -> Tensor:
@@ -116,21 +136,23 @@ def _losses_and_gradient(
     absent: Tensor,
     counts: _Counts,
     weights: tuple[float, float, float],
+    negative: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Some images' share of the three losses, and the gradient of their weighted sum.
 
-    With p = sigmoid(x) and u = p^2 softplus(x), a supervised pixel has in every channel the slope
+    With p = sigmoid(x) and u = p^2 softplus(x), a pixel that counts, supervised or a negative, has in every channel the
+    slope
 
         focal: k (1 - alpha) (2 (1 - p) u + p^3), k = 1 / (pixels of its image x masks)
         dice:  c p (1 - p), c = (2 overlap + 1) / (sum p + sum t + 1)^2 / masks
-        cross-entropy: softmax(x) / pixels of the batch
+        cross-entropy: softmax(x) / pixels of the batch, of a supervised one
 
-    and in its own channel the focal loss of a positive in place of a negative's, -2 p (1 - p) / (sum p +
-    sum t + 1) / masks, and -1 / pixels of the batch beside them.
+    and a supervised one in its own channel the focal loss of a positive in place of a negative's, -2 p (1 - p) / (sum p
+    + sum t + 1) / masks, and -1 / pixels of the batch beside them.
 
     Args:
         x: scores [b, C, H, W], which are overwritten.
-        target, absent, weights: as for `pixel_losses`.
+        target, absent, weights, negative: as for `pixel_losses`.
         counts: of the batch.
 
     Returns:
@@ -140,7 +162,8 @@ def _losses_and_gradient(
     x.masked_fill_(absent[:, :, None, None], torch.finfo(x.dtype).min / 4)
     index = target.clamp(min=0)[:, None]
     supervised = (target >= 0).to(x.dtype)
-    mask = supervised.flatten(1)[:, :, None]  # [b, H W, 1]
+    own_mask = supervised.flatten(1)[:, :, None]  # [b, H W, 1]
+    mask = torch.ones_like(own_mask) if negative else own_mask
     per_mask = 1 / counts.masks
     k = per_mask / mask.sum(1).clamp(min=1)  # [b, 1]
     focal_weight, dice_weight, ce_weight = weights
@@ -148,7 +171,7 @@ def _losses_and_gradient(
     own_x = x.gather(1, index)
     log_softmax = x.log_softmax(1)
     own_log = log_softmax.gather(1, index)
-    cross_entropy = -torch.bmm(own_log.flatten(2), mask).sum() / counts.pixels
+    cross_entropy = -torch.bmm(own_log.flatten(2), own_mask).sum() / counts.pixels
     u = functional.softplus(x)
     p = x.sigmoid_()
     u.mul_(p).mul_(p)
@@ -156,9 +179,9 @@ def _losses_and_gradient(
     own_p = p.gather(1, index)
     own_q = 1 - own_p
     below = functional.softplus(-own_x)  # -log p; softplus(x) is x more
-    negative = (1 - FOCAL_ALPHA) * own_p.square() * (own_x + below)
+    as_negative = (1 - FOCAL_ALPHA) * own_p.square() * (own_x + below)
     positive = FOCAL_ALPHA * own_q.square() * below
-    exchanged = torch.bmm((positive - negative).flatten(2), mask)[:, 0]  # [b, 1]
+    exchanged = torch.bmm((positive - as_negative).flatten(2), own_mask)[:, 0]  # [b, 1]
     all_negative = torch.bmm(u.flatten(2), mask).sum(1)
     focal = (k * ((1 - FOCAL_ALPHA) * all_negative + exchanged)).sum()
 
@@ -177,11 +200,13 @@ def _losses_and_gradient(
     slope = torch.addcmul(-c, p, f)
     torch.addcmul(c, slope, p, out=slope)
     slope.addcmul_(u, f, value=-2).mul_(p).addcmul_(u, f, value=2)
-    slope.addcmul_(log_softmax.exp_(), e)
+    slope.addcmul_(log_softmax.exp_(), e * supervised[:, None])
     of_negative = (1 - FOCAL_ALPHA) * own_p.square() * (2 * own_q * (own_x + below) + own_p)
     of_positive = -FOCAL_ALPHA * own_q.square() * (2 * own_p * below + own_q)
     of_overlap = (2 * dice_weight * scale / area).gather(1, index.flatten(1)).view_as(own_p)
     own = focal_weight * k[:, :, None, None] * (of_positive - of_negative)
-    slope.scatter_add_(1, index, own - of_overlap * own_p * own_q - e)
-    slope.mul_(supervised[:, None])
+    own = (own - of_overlap * own_p * own_q - e) * supervised[:, None]
+    slope.scatter_add_(1, index, own)
+    if not negative:
+        slope.mul_(supervised[:, None])
     return torch.stack([focal, dice, cross_entropy]), slope
