@@ -106,7 +106,7 @@ class StageContract(ABC):
         """An item for each row, or view of it, of their shape, and of a type that goes into theirs; no infinity."""
         manifest, found = self.manifest(), self.anew()
         arrays = self.record().arrays
-        ends = {array.end for array in arrays.values()}
+        ends = set() if self.stage().once else {array.end for array in arrays.values()}
         assert found.keys() == arrays.keys() - ends
         for path, items in found.items():
             array, views = arrays[path], manifest.views if manifest.per_view(path) else 1

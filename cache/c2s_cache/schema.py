@@ -22,8 +22,8 @@ UNBOUNDED, SHARD = 2**40, 16384
 class ArraySpec:
     """One array of a cache as Zarr has it: its stage, path, axes and chunking.
 
-    Of an array that is not computed once, axis 0 counts rows, `block_rows` of them in a shard, or blocks, one in a
-    shard (ragged: the values of all rows of a block run on along axis 1).
+    Axis 0 counts rows, `block_rows` of them in a shard, or blocks, one in a shard (ragged: the values of all rows of a
+    block run on along axis 1). An array that is computed once is one shard; a ragged one has block 0 alone.
     """
 
     stage: str
@@ -57,14 +57,15 @@ def array_specs(manifest: Manifest) -> tuple[ArraySpec, ...]:
 
 def _spec(m: Manifest, stage: StageRecord, path: str, array: ArrayRecord) -> ArraySpec:
     item = tuple(m.axes[name] for name in array.axes)
-    if stage.once:
+    if stage.once and array.end is None:
         dims, shape, shards, chunks = array.axes, item, item, item
     elif array.end is None:
         dims, shape = ("row", *array.axes), (m.extent, *item)
         shards, chunks = (m.block_rows, *item), (array.chunk or m.block_rows, *item)
     else:
         shard = array.shard or SHARD
-        dims, shape = ("block", "slot", *array.axes), (m.blocks, UNBOUNDED, *item)
+        blocks = 1 if stage.once else m.blocks
+        dims, shape = ("block", "slot", *array.axes), (blocks, UNBOUNDED, *item)
         shards, chunks = (1, shard, *item), (1, array.chunk or shard, *item)
     return ArraySpec(stage.name, path, dims, shape, shards, chunks, array.dtype, array.zstd)
 

@@ -26,9 +26,10 @@ def own() -> tuple[type[Stage], ...]:
     from c2s_pipeline.stages.masks import Masks
     from c2s_pipeline.stages.regions import Regions
     from c2s_pipeline.stages.text import Text
+    from c2s_pipeline.stages.tower import Tower
     from c2s_pipeline.stages.views import Views
 
-    return (Images, Labels, Views, GlobalCLS, Cells, Dense, Masks, Regions, Text)
+    return (Images, Labels, Views, GlobalCLS, Cells, Dense, Masks, Regions, Text, Tower)
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +51,11 @@ class PairedTeacher:
             dense_features=masks.dense_features,
             mask_teacher=masks,
         )
+
+    @property
+    def tower(self) -> Any:
+        """The first one's image tower, if it is of a family of c2s."""
+        return getattr(self._teacher, "tower", None)
 
     @property
     def text(self) -> TextEncoder:
