@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 from c2s.cli import app
 from c2s.cli.settings import EvalConfig, FoldConfig, PredictConfig
+from c2s.methods.registry import method_class
 from c2s.runs.config import TrainConfig, ValidationConfig
 from c2s_pipeline.build.request import request_model
 
@@ -117,6 +118,14 @@ def shown(default: Any) -> str:
     return f"`{default}`"
 
 
+def documented(page: str, headings: list[str]) -> list[tuple[str, str]]:
+    """Keys and defaults in the tables of a page's sections."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    sections = {h: body for part in text.split("\n## ")[1:] for h, body in [part.split("\n", 1)]}
+    bodies = "".join(body for h, body in sections.items() if h.startswith(tuple(headings)))
+    return sorted(re.findall(r"^\| `([\w.]+)` \| ([^|]*) \|", bodies, re.MULTILINE))
+
+
 @pytest.mark.parametrize(
     ("model", "headings"),
     [
@@ -128,11 +137,14 @@ def shown(default: Any) -> str:
     ],
 )
 def test_the_page_of_settings_is_the_code(model: type[BaseModel], headings: list[str]) -> None:
-    page = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
-    sections = {h: body for part in page.split("\n## ")[1:] for h, body in [part.split("\n", 1)]}
-    bodies = "".join(body for h, body in sections.items() if h.startswith(tuple(headings)))
-    rows = re.findall(r"^\| `([\w.]+)` \| ([^|]*) \|", bodies, re.MULTILINE)
-    assert sorted(rows) == sorted((key, shown(default)) for key, default in settings_of(model))
+    found = documented("docs/settings.md", headings)
+    assert found == sorted((key, shown(default)) for key, default in settings_of(model))
+
+
+@pytest.mark.parametrize(("method", "page"), [("clip-rc", "docs/clip-rc.md")])
+def test_the_page_of_a_method_has_its_settings(method: str, page: str) -> None:
+    settings = settings_of(method_class(method), "method.")
+    assert documented(page, ["Settings"]) == sorted((key, shown(value)) for key, value in settings)
 
 
 SMALL = {

@@ -21,13 +21,21 @@ OF_THE_FORMAT = "what the format itself says (SPEC 4): "
 OF_DATA_SETS = "folders and keys of layouts on disk"
 ALLOWED = {
     "c2s/methods/examples.py": (
-        {"images/data", "images/size", "labels/data", "views/box", "views/flip"},
+        {"images/data", "images/size", "labels/data", "labels/ignored", "views/box", "views/flip"},
         OF_THE_FORMAT + "where the pixels of a view lie, for every method",
     ),
     "c2s/text.py": (
         {"text", "text/embeddings"},
         OF_THE_FORMAT + "where class embeddings lie, for every method",
     ),
+    "c2s/students/clip_tower.py": (
+        {"tower/weights"},
+        OF_THE_FORMAT + "where the image tower lies, for students that are made of it",
+    ),
+    "c2s/students/prompted_clip.py": ({"tower"}, "a key of the student's architecture"),
+    "c2s/bench/step_split.py": ({"tower"}, "a part of a student, and of a step"),
+    "pipeline/c2s_pipeline/teachers/paired.py": ({"tower"}, "an attribute of teachers"),
+    "pipeline/c2s_pipeline/teachers/vit_weights.py": ({"tower"}, "an attribute of teachers"),
     "c2s/annotation.py": (
         {"labels"},
         OF_THE_FORMAT + "receipts of label maps say what they annotate",

@@ -190,7 +190,7 @@ def _evaluate(path: Path, scoring: Scoring) -> dict[str, Any]:
     check_classes(run, data.classes, scoring.dataset)
     device = "cpu" if run.config.accelerator == "cpu" else "auto"
     model = predictor(run, device=device, protocol=data.protocol)
-    return evaluate(model, items, run.vocabulary).as_dict()
+    return evaluate(model, items, run.vocabulary, seen_offsets=(run.seen_offset,)).as_dict()
 
 
 def _indifferent(config: TrainConfig) -> dict[str, Any]:

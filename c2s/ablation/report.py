@@ -27,10 +27,10 @@ def grid_facts(
     """Results of a grid as JSON values.
 
     Returns:
-        `name`, `title`, `note`, `rows` and `order`. A row has `name`, `student`, `runs` (one per seed
-        that is done: `seed`, scores in per cent, `seconds` of training, `run`), their means under the
-        names of the scores, `spread` (standard deviations; from two seeds on), `paper`, and
-        `direction`. `order` counts the pairs of rows that the paper's hIoU orders, and how many of
+        `name`, `title`, `note`, `paper` (what its figures are of), `rows` and `order`. A row has `name`,
+        `student`, `runs` (one per seed that is done: `seed`, scores in per cent, `seconds` of training,
+        `run`), their means under the names of the scores, `spread` (standard deviations; from two seeds
+        on), `paper`, and `direction`. `order` counts the pairs of rows that the paper's hIoU orders, and how many of
         them ours orders alike.
     """
     rows = [_row(line, outcomes) for line in lines]
@@ -46,6 +46,7 @@ def grid_facts(
         "name": grid.name,
         "title": grid.title or grid.name,
         "note": grid.note,
+        "paper": grid.paper and grid.paper.told,
         "rows": rows,
         "order": order,
     }
@@ -88,7 +89,8 @@ def unlike_paper(grid: Grid, lines: Sequence[Line], dataset: str) -> str | None:
     found = [dataset] if dataset != paper.dataset else []
     for run in (run for line in lines if line.row.paper for run in line.runs):
         found += [run.student] if run.student != paper.student else []
-        found += ["no --weights"] if run.weights in (None, "random") else []
+        unpretrained = run.weights == "random" or (run.weights is None and not paper.given)
+        found += ["no --weights"] if unpretrained else []
         found += [f"{run.total} iterations"] if run.total != paper.iterations else []
         found += [f"batches of {run.batch_size}"] if run.batch_size != paper.batch_size else []
     return ", ".join(dict.fromkeys(found)) or None
@@ -177,8 +179,7 @@ def _below(grid: Mapping[str, Any]) -> str:
             parts.append("(±): within the spread over seeds.")
     if grid.get("unlike_paper") and any(row["paper"] for row in grid["rows"]):
         parts.append(
-            "Not comparable with the paper's figures, which are of coco-stuff, segformer-b4 from an ImageNet "
-            f"encoder, 40000 iterations of 16 images; here: {grid['unlike_paper']}."
+            f"Not comparable with the paper's figures, which are of {grid['paper']}; here: {grid['unlike_paper']}."
         )
     if grid["note"]:
         parts.append(grid["note"])

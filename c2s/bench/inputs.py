@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from c2s.config import resolve
 from c2s.datasets import load_dataset
+from c2s.methods.registry import DEFAULT, stages_of
 from c2s.shapes.defaults import build_defaults
 from c2s.terminal import BuildBar
 from c2s_cache import Cache, open_cache
@@ -43,18 +44,23 @@ def build_request(
 
 @contextmanager
 def cache_of(
-    path: Path | None, images: int, teacher: str | None = None, pretrained: str | None = None
+    path: Path | None,
+    images: int,
+    teacher: str | None = None,
+    pretrained: str | None = None,
+    method: str = DEFAULT,
 ) -> Iterator[Cache]:
     """The cache at `path`, or else a temporary one of so many Shapes scenes, by the bundled teacher or
-    the one that is named."""
+    the one that is named, for a method."""
     if path is not None:
         yield open_cache(path)
         return
     with TemporaryDirectory(prefix="c2s-bench-") as folder:
         out = Path(folder) / "shapes.zarr"
         source = load_dataset("shapes").split("train")
+        request = build_request(teacher, pretrained, limit=images, stages=stages_of([method]))
         with BuildBar() as bar:
-            build(source, build_request(teacher, pretrained, limit=images), out, progress=bar)
+            build(source, request, out, progress=bar)
         yield open_cache(out)
 
 

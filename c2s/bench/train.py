@@ -12,17 +12,20 @@ import torch
 
 from c2s.bench.inputs import cache_of
 from c2s.bench.measure import alternate, device_name, result
+from c2s.bench.step_split import step_split
+from c2s.config import merge
 from c2s.evaluation.evaluate import compute_device
 from c2s.methods.batch import Batch
 from c2s.methods.examples import CutView
-from c2s.methods.registry import DEFAULT, run_defaults
+from c2s.methods.registry import DEFAULT, method_config, run_defaults
 from c2s.online import load_online_teacher
 from c2s.runs.config import TrainConfig, load_config
+from c2s.students.prompted_clip import PromptedCLIP
 from c2s.training.datamodule import C2SDataModule
 from c2s.training.run import build_module
 from c2s.training.stream import loader
 from c2s.training.trial import training_step
-from c2s_cache import C2SError, Cache
+from c2s_cache import C2SError, Cache, ConfigError
 
 StudentOption = Literal["compile", "channels_last"]
 ONLINE_SHARE = 5
@@ -44,16 +47,19 @@ def bench_train(
     advance: Callable[[int], None] | None = None,
     precision: Literal["32-true", "bf16-mixed"] = "32-true",
     held_there: bool = False,
+    method: str = DEFAULT,
 ) -> dict[str, Any]:
     """Iterations per second: forward, losses, backward, optimizer step, and what feeds them.
 
     `ratio` compares batches streamed from the cache with the same batches held in memory: what the
     loader costs. `labels_only_ratio` compares with the student on labels alone, streamed too: what
-    distillation costs. `online_ratio` compares with `--teacher online` on the same views, or is None, and
-    `online_reason` says why. For every student option, `<option>_ratio` compares with it on against the
-    same batches in memory without it. With `held_there`, `held_there_ratio` compares with batches that lie on
-    the device already: what nothing but the step costs. Optimizer and student are those of a run; checkpoints
-    and logs are left out. `peak_memory_mib` is the GPU memory of every side.
+    distillation costs (the first row of the method's main table). `online_ratio` compares with `--teacher
+    online` on the same views, or is None, and `online_reason` says why. For every student option,
+    `<option>_ratio` compares with it on against the same batches in memory without it. With `held_there`,
+    `held_there_ratio` compares with batches that lie on the device already: what nothing but the step
+    costs. Optimizer and student are those of a run; checkpoints and logs are left out.
+    `peak_memory_mib` is the GPU memory of every side. Of a prompted CLIP, `step_ms` says what the parts
+    of a step take.
 
     Args:
         cache: default a temporary one of Shapes scenes.
@@ -69,9 +75,11 @@ def bench_train(
         precision: of all sides.
         held_there: also time steps on batches that the device holds.
         advance: called after every round.
+        method: whose training.
     """
-    with cache_of(cache, images, teacher, pretrained) as opened:
-        defaults = run_defaults(DEFAULT, opened.manifest.dataset, student)
+    with cache_of(cache, images, teacher, pretrained, method) as opened:
+        defaults = run_defaults(method, opened.manifest.dataset, student)
+        defaults = merge(defaults, {"method": {"name": method}})
         options: dict[str, Any] = {
             "student": student,
             "batch_size": batch_size,
@@ -84,8 +92,8 @@ def bench_train(
         m = opened.manifest
         config = config.resolved(m)
         table = next(iter(config.method.tables().values()))
-        baseline = table.rows[0].train["method"]
-        plain = config.model_copy(update={"method": config.method.model_copy(update=baseline)})
+        baseline = method_config(merge(config.method.model_dump(), table.rows[0].train["method"]))
+        plain = config.model_copy(update={"method": baseline})
         data = C2SDataModule(config, opened)
         held = list(islice(_loaded(data, steps), steps))
         total = steps * (rounds + 1)
@@ -104,16 +112,20 @@ def bench_train(
             sides["held there"] = _Side(config, data, there * (rounds + 1), steps)
         reason = None
         try:
+            if not data.examples.teacher_paths:
+                raise ConfigError(f"{method} asks the teacher nothing while it trains")
             weights = teacher if teacher and ":" in teacher else pretrained
             asked = config.model_copy(update={"teacher": "online", "teacher_weights": weights})
             sides["online"] = _online(opened, asked, max(1, steps // ONLINE_SHARE), rounds)
         except C2SError as error:
             reason = str(error)
         rates = alternate(sides, rounds, advance=advance)
+        split = sides["memory"].split(held[0], rounds, advance)
         peaks = {name: side.peak_mib for name, side in sides.items() if side.peak_mib is not None}
         online = rates["online"].median if "online" in rates else None
         what = {
             "cache": str(cache or "shapes"),
+            "method": method,
             "student": config.student,
             "batch": config.batch_size,
             "view": f"{config.image_size} px",
@@ -134,6 +146,7 @@ def bench_train(
                 else {}
             ),
             **({"peak_memory_mib": peaks} if peaks else {}),
+            **({"step_ms": split} if split else {}),
         }
         return result("train", rates, "streamed", "memory", "iterations/s", what, **more)
 
@@ -170,6 +183,15 @@ class _Side:
         self._optimizer = self._module.configure_optimizers()["optimizer"]
         self._batches = iter(batches)
         self._weights = torch.cuda.memory_allocated() - before
+
+    def split(
+        self, batch: Batch | list[CutView], rounds: int, advance: Callable[[int], None] | None
+    ) -> dict[str, float] | None:
+        """What the parts of a step take, of a prompted CLIP."""
+        if not isinstance(self._module.student, PromptedCLIP):
+            return None
+        there = self._data.transfer_batch_to_device(batch, self._device, 0)
+        return step_split(self._module, self._optimizer, there, rounds, advance)
 
     def __call__(self) -> int:
         start = torch.cuda.memory_allocated()

@@ -89,6 +89,7 @@ def train(
     cache: CacheOption = None,
     teacher: TeacherOption = None,
     pretrained: PretrainedOption = None,
+    method: Annotated[str, typer.Option(help="Whose training.")] = "clip-to-seg",
     student: Annotated[str | None, typer.Option(help="Student [default: the data set's].")] = None,
     images: int = _images(500),
     steps: Annotated[int, typer.Option(min=1, help="Iterations per round.")] = 20,
@@ -106,13 +107,20 @@ def train(
     ] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Training from a cache against batches in memory, labels alone, and CLIP in the loop."""
+    """Training from a cache against batches in memory, labels alone, and CLIP in the loop.
+
+    Of clip-rc it also says what the parts of a step take.
+    """
     from c2s.bench.train import StudentOption, bench_train
 
     asked: list[StudentOption] = ["compile"] if compile_ else []
     asked += ["channels_last"] if channels_last else []
     options = (student, images, steps, batch_size, workers, rounds, image_size, asked)
-    _run("train", json_, lambda tick: bench_train(cache, teacher, pretrained, *options, tick))
+    _run(
+        "train",
+        json_,
+        lambda tick: bench_train(cache, teacher, pretrained, *options, tick, method=method),
+    )
 
 
 @app.command()

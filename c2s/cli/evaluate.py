@@ -59,17 +59,19 @@ def evaluate(
     from c2s.evaluation.evaluate import evaluate as measure
     from c2s.evaluation.evaluate import predictor
     from c2s.runs.run import open_run
+    from c2s.students.base import FeatureStudent
     from c2s.terminal import bar
 
     if out is not None and out.suffix not in (".json", ".csv"):
         raise ConfigError(f"--out {out} must end in .json or .csv.")
     if out is not None:
         check_file(out)
-    if asked.folded and any(asked.seen_offset):
-        raise ConfigError("--seen-offset acts on cosines, which a folded model does not have.")
     data = load_dataset(asked.dataset, asked.root)
     opened = open_run(asked.run, allow_code)
     words = data_vocabulary(opened, data, asked.vocabulary, asked.teacher_weights)
+    offsets = asked.seen_offset or (0.0 if words.foreign else opened.seen_offset,)
+    if asked.folded and any(offsets) and isinstance(opened.student, FeatureStudent):
+        raise ConfigError("--seen-offset acts on cosines, which a folded model does not have.")
     if asked.synonyms == "mean":
         words = words.averaged()
     if words.foreign:
@@ -95,7 +97,7 @@ def evaluate(
             model,
             items,
             words,
-            seen_offsets=asked.seen_offset,
+            seen_offsets=offsets,
             ignored=ignored,
             advance=advance,
         )
@@ -111,7 +113,7 @@ def evaluate(
         "split": asked.split,
         "setting": setting,
         "mode": asked.mode,
-        "seen_offset": asked.seen_offset[0],
+        "seen_offset": offsets[0],
         "folded": asked.folded,
         "paper": paper,
         "config": asked.model_dump(mode="json"),

@@ -89,12 +89,13 @@ class EvalConfig(_Words):
     )
     split: str = Field(default="val", description="split to evaluate on")
     mode: ModeField = "slide"
-    seen_offset: Annotated[tuple[float, ...], BeforeValidator(_offsets)] = Field(
-        default=(0.0,),
+    seen_offset: Annotated[tuple[float, ...] | None, BeforeValidator(_offsets)] = Field(
+        default=None,
         min_length=1,
         description="calibration: subtracted from the scores of seen classes. Several values (0,0.02,0.05 or "
         "0:0.1:0.02) are scored from one pass; the first is the result, the others stand beside it. "
-        "Choose on another split than the one you report",
+        "Choose on another split than the one you report [default: the method's own; on other classes than the "
+        "run's 0]",
     )
     vocabulary: str | None = Field(
         default=None,

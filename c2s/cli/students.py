@@ -20,8 +20,8 @@ def list_(dim: DimOption = 512, size: SizeOption = 512, json_: JsonOption = Fals
     """List the students and what they cost, and how to name models of other libraries."""
     from dataclasses import asdict
 
+    from c2s.methods.cost import student_cost
     from c2s.students.adapters.libraries import LIBRARY_STUDENTS
-    from c2s.students.cost import student_cost
     from c2s.students.registry import NAMES, names
 
     costs = {name: student_cost(name, dim, size) for name in NAMES}
@@ -42,14 +42,20 @@ def show(
     name: Annotated[str, typer.Argument(help="Student, of c2s or of another library.")],
     dim: DimOption = 512,
     size: SizeOption = 512,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="key=value of its method, e.g. bridge=4 of prompted-clip; or classes=N."
+        ),
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Show what a student costs: parameters, multiply-accumulates (GFLOPs as the field counts)."""
     from dataclasses import asdict
 
-    from c2s.students.cost import student_cost
+    from c2s.methods.cost import student_cost
 
-    facts = {"name": name, "dim": dim, **asdict(student_cost(name, dim, size))}
+    facts = {"name": name, "dim": dim, **asdict(student_cost(name, dim, size, set_ or ()))}
     if json_:
         typer.echo(json.dumps(facts))
         return

@@ -22,7 +22,7 @@ from c2s.demo.picture import draw_predictions
 from c2s.demo.teacher_report import region_accuracy
 from c2s.methods.grid import Grid
 from c2s.methods.recipes import load_recipe
-from c2s.methods.registry import DEFAULT, method_class
+from c2s.methods.registry import DEFAULT, method_class, stages_of
 from c2s.shapes.defaults import BUILD, TEACHER_FOLDER
 from c2s.terminal import BuildBar, print_table
 from c2s_cache import C2SError, ConfigError
@@ -68,7 +68,8 @@ def run(
     for chosen in recipes.values():
         changes = merge(changes, chosen.build)
     console.rule(f"1 of 3: the teacher's cache, once ({cache})")
-    request = resolve(request_model(), BUILD, None, (), {**changes, "limit": images})
+    asked_for = {**changes, "limit": images, "stages": stages_of(methods)}
+    request = resolve(request_model(), BUILD, None, (), asked_for)
     with BuildBar() as progress:
         built = build(load_dataset("shapes").split("train"), request, cache, progress=progress)
     teacher = {"folder": TEACHER_FOLDER.name, **region_accuracy(TEACHER_FOLDER, 200, "val")}

@@ -185,9 +185,8 @@ def evaluate(
         model: scores the classes of the vocabulary.
         items: labelled images whose ids are those of the vocabulary.
         vocabulary: names of the classes, and which are unseen.
-        seen_offsets: gamma, subtracted from the scores of the seen classes (0.1 on ZegCLIP's own
-            scores is usual in the inductive setting; here 0 unless asked for). To be chosen on other
-            images than those that are reported.
+        seen_offsets: gamma, subtracted from the scores of the seen classes; a run's own protocol is
+            `Run.seen_offset`. Others are to be chosen on other images than those that are reported.
         ignored: ids of classes that are left out: never predicted, their pixels not counted.
         advance: called with 1 after every item, e.g. to move a bar.
 

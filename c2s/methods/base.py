@@ -16,8 +16,10 @@ from c2s.methods.batch import Batch
 from c2s.methods.examples import Examples
 from c2s.methods.grid import Grid
 from c2s.students.base import Student
+from c2s.students.registry import create
 from c2s.vocabulary import Vocabulary
 from c2s_cache.manifest import Manifest
+from c2s_cache.reader import Cache
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class MethodConfig(BaseModel, ABC):
         defaults: nested values of a run's settings that replace the general ones.
         by_dataset: the same, for caches of a data set.
         any_view: nothing that it reads belongs to a view, so that views may be drawn anew without a teacher.
+        seen_offset: what its test protocol takes off the scores of seen classes, in the inductive setting.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -78,6 +81,7 @@ class MethodConfig(BaseModel, ABC):
     defaults: ClassVar[Mapping[str, Any]] = {}
     by_dataset: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     any_view: ClassVar[bool] = False
+    seen_offset: ClassVar[float] = 0.0
 
     @classmethod
     def folder(cls) -> Path:
@@ -96,6 +100,27 @@ class MethodConfig(BaseModel, ABC):
     def read_stages(self) -> tuple[str, ...]:
         """The stages that a cache must have under these settings."""
         return self.stages
+
+    def new_student(self, name: str, weights: str | None, cache: Cache) -> Student:
+        """A student to begin with.
+
+        Args:
+            name: of the student.
+            weights: pretrained ones of its backbone; see `c2s.students.create`.
+            cache: that it will be trained from, with the stages that the method reads.
+
+        Raises:
+            ConfigError: it cannot be made.
+        """
+        return create(name, cache.manifest.teacher.dim, weights)
+
+    def blank_student(self, name: str, dim: int) -> Student:
+        """A student of random weights that these settings make, of width D, without a cache: to count what it costs.
+
+        Raises:
+            ConfigError: it cannot be made.
+        """
+        return create(name, dim, "random")
 
     @abstractmethod
     def examples(self, manifest: Manifest, transductive: bool = False) -> Examples[Any]:

@@ -15,7 +15,8 @@ SCORES = ("hIoU", "sIoU", "uIoU")
 
 
 class PaperRun(BaseModel):
-    """What a paper's rows are of, beside pretrained weights."""
+    """What a paper's rows are of; `weights` are those that its students begin with, as a sentence goes on,
+    and `given` whether ours begin with the like without being asked to."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -23,6 +24,14 @@ class PaperRun(BaseModel):
     student: str
     iterations: int
     batch_size: int
+    weights: str = "from an ImageNet encoder"
+    given: bool = False
+
+    @property
+    def told(self) -> str:
+        """In words."""
+        schedule = f"{self.iterations} iterations of {self.batch_size} images"
+        return f"{self.dataset}, {self.student} {self.weights}, {schedule}"
 
 
 class Row(BaseModel):

@@ -18,7 +18,10 @@ from c2s_cache.plugins import CODE, imported, loaded
 
 DEFAULT = "clip-to-seg"
 GROUP = "c2s.methods"
-METHODS = {"clip-to-seg": "c2s.methods.clip_to_seg.config:ClipToSegConfig"}
+METHODS = {
+    "clip-to-seg": "c2s.methods.clip_to_seg.config:ClipToSegConfig",
+    "clip-rc": "c2s.methods.clip_rc.config:ClipRCConfig",
+}
 """Where the configurations of c2s's own methods lie."""
 
 

@@ -49,6 +49,11 @@ class Run:
     student: Student
 
     @property
+    def seen_offset(self) -> float:
+        """What the method's test protocol takes off the scores of seen classes."""
+        return 0.0 if self.config.self_train is not None else self.config.method.seen_offset
+
+    @property
     def vocabulary(self) -> Vocabulary:
         """The classes of its own data set."""
         names = tuple((name,) for name in self.info.prompts)

@@ -18,6 +18,7 @@ NAMES = (
     "vit-b",
     *(f"segformer-b{n}" for n in range(6)),
     "shapes-net",
+    "prompted-clip",
 )
 
 GROUP = "c2s.students"
@@ -87,6 +88,15 @@ def create(
         from c2s.students.shapes_net import ShapesNet
 
         return ShapesNet(dim, weights)
+    if name == "prompted-clip":
+        from c2s.students.prompted_clip import PromptedCLIP
+
+        if weights not in (None, "random"):
+            raise ConfigError(
+                f"prompted-clip takes its tower from the cache, so --weights {weights} cannot act.",
+                "Leave --weights out.",
+            )
+        return PromptedCLIP(dim, architecture)
     pretrained = None if weights == "random" else weights
     family, _, size = name.partition("-")
     if family == "segnext":

@@ -13,7 +13,6 @@ from torch import Tensor
 from c2s.methods.base import Facts, Method, MethodConfig
 from c2s.methods.batch import Batch
 from c2s.methods.examples import Examples, cut_view
-from c2s.students import create
 from c2s.students.base import Student, normalize_images
 from c2s.testing import shapes
 from c2s.text import cached_text
@@ -73,7 +72,7 @@ class MethodContract(ABC):
     def student(self) -> Student:
         """A student of its kind."""
         torch.manual_seed(0)
-        return create(self.student_name, self.cache().manifest.teacher.dim, "random").train()
+        return self.config().new_student(self.student_name, "random", self.cache()).train()
 
     def step(
         self, method: Method, batch: Batch, student: Student | None = None

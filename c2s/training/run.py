@@ -226,7 +226,8 @@ def _validation(
     if load is None:
         raise ConfigError("validation needs a function that finds images (load_validation).")
     size = config.image_size or cache.manifest.view_size
-    return Validation(config.validation, load(config, cache.manifest), cache, size)
+    offset = config.method.seen_offset if config.self_train is None else 0.0
+    return Validation(config.validation, load(config, cache.manifest), cache, size, offset)
 
 
 def _teacher(
@@ -263,7 +264,7 @@ def build_module(
     config = config.resolved(cache.manifest)
     pl.seed_everything(config.seed, workers=False, verbose=False)
     unseen = None
-    student = _student(config, cache.manifest.teacher.dim, resumed)
+    student = _student(config, cache, resumed)
     if config.self_train is not None:
         if not resumed:
             weights = halfway_student(config.self_train, cache.manifest)
@@ -285,18 +286,19 @@ def build_module(
     return module
 
 
-def _student(config: TrainConfig, dim: int, resumed: bool) -> Student:
+def _student(config: TrainConfig, cache: Cache, resumed: bool) -> Student:
     """A new student; or that of a run to continue or start from, as it says, still without its weights.
 
     Raises:
         ConfigError: it cannot be made, or is none of the method's.
     """
+    method = config.method
     known = config.runs / config.run_name if resumed else config.self_train
     if known is None:
-        student = create(config.student, dim, config.weights)
+        student = method.new_student(config.student, config.weights, cache)
     else:
+        dim = cache.manifest.teacher.dim
         student = create(config.student, dim, "random", read_info(known).architecture)
-    method = config.method
     if not isinstance(student, method.kind):
         raise ConfigError(
             f"The method {method.name} trains a {method.kind.__name__}; {config.student} is a "

@@ -60,12 +60,19 @@ class Validation(IterationCallback):
         data: the images.
         cache: text embeddings of all classes, and which are unseen.
         image_size: side of the training views in pixels.
+        seen_offset: taken off the scores of seen classes, where the unseen ones take part.
     """
 
     def __init__(
-        self, config: ValidationConfig, data: ValidationSet, cache: Cache, image_size: int
+        self,
+        config: ValidationConfig,
+        data: ValidationSet,
+        cache: Cache,
+        image_size: int,
+        seen_offset: float = 0.0,
     ) -> None:
         self.config, self.data, self.size = config, data, image_size
+        self.seen_offset = seen_offset
         manifest, text = cache.manifest, cached_text(cache, "all")
         self.words = Vocabulary(manifest.classes, text.embeddings, manifest.unseen)
         self.best, self.waited = -1.0, 0  # any score is better
@@ -114,9 +121,13 @@ class Validation(IterationCallback):
         every, seen = (ConfusionMatrix(classes) for _ in range(2))
         only_seen = torch.zeros(classes, device=module.device)
         only_seen[list(unseen)] = math.inf
+        offset = None
+        if self.seen_offset:
+            offset = torch.full((classes,), self.seen_offset, device=module.device)
+            offset[list(unseen)] = 0
         for item in self.data.items[trainer.global_rank :: trainer.world_size]:
             image, labels = item.read()
-            best, best_seen = predictor.best(image, [None, only_seen], item.id)
+            best, best_seen = predictor.best(image, [offset, only_seen], item.id)
             every.update(labels, best)
             seen.update(without(labels, unseen), best_seen)
         student.train(training)

@@ -246,7 +246,7 @@ def test_what_the_system_refuses_is_one_sentence(c2s, monkeypatch, error, said):
     def refused(*arguments):
         raise error
 
-    monkeypatch.setattr("c2s.students.cost.student_cost", refused)
+    monkeypatch.setattr("c2s.methods.cost.student_cost", refused)
     assert c2s("students", "list") == (1, "", said)
 
 
@@ -255,6 +255,6 @@ def test_a_bug_of_our_own_shows_where_it_is(c2s, monkeypatch, error):
     def wrong(*arguments):
         raise error
 
-    monkeypatch.setattr("c2s.students.cost.student_cost", wrong)
+    monkeypatch.setattr("c2s.methods.cost.student_cost", wrong)
     with pytest.raises(type(error)):
         c2s("students", "list")

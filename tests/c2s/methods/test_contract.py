@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from c2s.methods.registry import method_class
+from c2s.methods.registry import method_class, method_config
 from c2s.testing import MethodContract
 
 
 class TestClipToSeg(MethodContract):
     def config(self):
         return method_class("clip-to-seg")(name="clip-to-seg")
+
+
+class TestClipRC(MethodContract):
+    student_name = "prompted-clip"
+
+    def config(self):
+        small = {"prompts": 2, "bridge": 4, "heads": 4, "ffn": 32}
+        return method_config({"name": "clip-rc", **small})

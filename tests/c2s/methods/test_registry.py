@@ -45,7 +45,7 @@ def test_a_package_brings_a_method_by_an_entry_point(monkeypatch):
         return [entry] if (group, name) == (registry.GROUP, "whole") else []
 
     monkeypatch.setattr(registry, "entry_points", entry_points)
-    assert registry.names() == ("clip-to-seg", "whole")
+    assert registry.names() == (*registry.METHODS, "whole")
     assert load_config(cache="x", settings=["method.name=whole"]).method.name == "whole"
 
 

@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import ConvNextConfig, DPTConfig, MobileViTConfig, UperNetConfig
 
+from c2s.methods.cost import student_cost
 from c2s.students import create
 from c2s.students.base import FeatureStudent
-from c2s.students.cost import student_cost
 from c2s.testing import StudentContract
 
 DIM = 24

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from c2s.methods.cost import student_cost
 from c2s.students import NAMES, create
 from c2s.students.base import initialise_convolutions, parameter_groups, to_multiple
-from c2s.students.cost import student_cost
 from c2s_cache.errors import ConfigError
 
 

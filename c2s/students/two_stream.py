@@ -1,0 +1,75 @@
+"""Decoder of two streams that look at each other: class queries and image patches (CLIP-RC, Eq. 7)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+DROPOUT = 0.1
+STD = 0.02
+
+
+class CrossAttentionLayer(nn.Module):
+    """Attention of one stream to the other and an MLP, each with a residual connection and a norm behind it.
+
+    Args:
+        dim: D.
+        heads: of the attention; a divisor of D.
+        ffn: width of the MLP.
+    """
+
+    def __init__(self, dim: int, heads: int, ffn: int) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(dim, heads, dropout=DROPOUT, batch_first=True)
+        self.norm1 = nn.LayerNorm(dim)
+        self.linear1 = nn.Linear(dim, ffn)
+        self.linear2 = nn.Linear(ffn, dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(DROPOUT)
+
+    def forward(self, own: Tensor, other: Tensor) -> Tensor:
+        """own [B, n, D] and other [B, m, D] -> [B, n, D]."""
+        seen, _ = self.attention(own, other, other, need_weights=False)
+        own = self.norm1(own + self.dropout(seen))
+        hidden = self.dropout(F.relu(self.linear1(own)))
+        out: Tensor = self.norm2(own + self.dropout(self.linear2(hidden)))
+        return out
+
+
+class TwoStreamDecoder(nn.Module):
+    """q <- D_q(q, I), I <- D_v(I, q), side by side: both layers see what the other stream was before.
+
+    Args:
+        dim, heads, ffn: of every layer; see `CrossAttentionLayer`.
+        layers: of each stream; 0: none.
+    """
+
+    def __init__(self, dim: int, heads: int, ffn: int, layers: int) -> None:
+        super().__init__()
+        self.query_layers, self.patch_layers = (
+            nn.ModuleList([CrossAttentionLayer(dim, heads, ffn) for _ in range(layers)])
+            for _ in range(2)
+        )
+        initialise(self)
+
+    def forward(self, queries: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries [B, n, D] and patches [B, N, D] -> the same, decoded."""
+        for to_queries, to_patches in zip(self.query_layers, self.patch_layers, strict=True):
+            queries, patches = to_queries(queries, patches), to_patches(patches, queries)
+        return queries, patches
+
+
+def initialise(module: nn.Module) -> None:
+    """Linear layers and attentions truncated normal, biases 0; the MLPs of a patch stream add nothing at first."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.trunc_normal_(part.weight, std=STD)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        if isinstance(part, nn.MultiheadAttention):
+            nn.init.trunc_normal_(part.in_proj_weight, std=STD)
+    for part in module.modules():
+        if isinstance(part, TwoStreamDecoder):
+            for layer in part.patch_layers:
+                assert isinstance(layer, CrossAttentionLayer)
+                nn.init.zeros_(layer.linear2.weight)
