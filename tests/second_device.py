@@ -41,6 +41,8 @@ class OtherDevice(Exception):
 class There(torch.Tensor):
     """A tensor of the second device."""
 
+    is_meta = False  # libraries give tensors without values for those that say so
+
     @staticmethod
     def __new__(cls, held):
         return torch.Tensor._make_wrapper_subclass(
