@@ -39,6 +39,10 @@ fewer), on whether they are stored last, and on whether the result is small. `_g
 more, few are taken only where none of that matters, and 16 are whole vectors: every class gets the very bits
 that it would get together with all others."""
 
+LONGEST = 16
+"""Times the short side that an image may be long; a longer one is cut, so that no strip takes the memory of all that
+its short side is brought to."""
+
 BAND = 2**22
 """Pixels whose best classes are looked for together."""
 
@@ -106,14 +110,13 @@ class Predictor:
         labels: NDArray[np.int64] = self.best(image, [None], name)[0].astype(np.int64)
         return labels
 
-    @torch.inference_mode()
-    @plain_torch()
     def best(
         self, image: NDArray[np.uint8], penalties: Sequence[Tensor | None], name: str = "the image"
     ) -> NDArray[np.int16]:
         """Best class of every pixel under each of several penalties, from one pass of the model.
 
-        The scores at the image's size are looked at a few classes at a time and never held together.
+        The scores at the image's size are looked at a few classes at a time and never held together. A strip goes
+        through the model in parts, each with one short side more at its ends.
 
         Args:
             image: uint8 RGB [H, W, 3].
@@ -127,6 +130,24 @@ class Predictor:
         Raises:
             ScoresError: a score is not finite.
         """
+        height, width = image.shape[:2]
+        along = int(width > height)
+        short, length = min(height, width), max(height, width)
+        step = LONGEST * short if length > LONGEST * short else length
+        found = []
+        for first in range(0, length, step):
+            start, stop = max(0, first - short), min(length, first + step + short)
+            part = image.swapaxes(0, along)[start:stop].swapaxes(0, along)
+            labels = self._best(part, penalties, name).swapaxes(1, 1 + along)
+            found.append(labels[:, first - start : first - start + step].swapaxes(1, 1 + along))
+        return np.concatenate(found, 1 + along)
+
+    @torch.inference_mode()
+    @plain_torch()
+    def _best(
+        self, image: NDArray[np.uint8], penalties: Sequence[Tensor | None], name: str
+    ) -> NDArray[np.int16]:
+        """The same of an image that is not cut."""
         windows = self._windows(image)
         finite = torch.stack([v for _, held in windows for v in held.aminmax()]).isfinite().all()
         height, width = image.shape[:2]

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from c2s.evaluation.classifier import Classifier
-from c2s.evaluation.inference import Predictor, resized, window_starts
+from c2s.evaluation.inference import LONGEST, Predictor, resized, window_starts
 from c2s.evaluation.overlay import overlay, palette
 from c2s.students.base import FeatureStudent, normalize_images
 from c2s_cache.errors import ConfigError
@@ -137,6 +137,26 @@ def test_overlaps_are_averaged():
     assert scores[:, 0, 0].tolist() == [1, 0]
     assert scores[:, 0, 20].tolist() == [0.5, 0.5]
     assert scores[:, 0, 47].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_strip_goes_through_the_model_in_parts(turned):
+    class Sizes(Colours):
+        longest = 0
+
+        def forward(self, images):
+            self.longest = max(self.longest, *images.shape[-2:])
+            return super().forward(images)
+
+    student, length = Sizes(), 2 * LONGEST * 2 + 10
+    picture = np.random.default_rng(0).integers(0, 256, (2, length, 3), dtype=np.uint8)
+    picture = picture.swapaxes(0, 1) if turned else picture
+    predictor = Predictor(Classifier(student, embeddings()), 32, "whole")
+    found = predictor.predict(picture)
+    assert student.longest == 16 * (LONGEST + 2) * 2
+    want = predictor.scores(picture).argmax(0)
+    assert student.longest == 16 * max(picture.shape)
+    np.testing.assert_array_equal(found, want)
 
 
 @pytest.mark.parametrize("windows", [1, 2, 3, 50])
