@@ -153,7 +153,7 @@ def grow_cache(path: Path, rows: int, seed: int = 1) -> Path:
     """Add a part of so many scenes to such a cache."""
     before = read_manifest(path)
     part = Part(source={"drawn": seed}, order="1" * 64, rows=rows)
-    manifest = before.of((*before.parts, part))
+    manifest = Manifest(**dict(before) | {"parts": (*before.parts, part)})
     create_cache(path, manifest)
     writer, rng = BlockWriter(path), np.random.default_rng(seed)
     for block in range(before.blocks, manifest.blocks):

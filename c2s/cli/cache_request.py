@@ -83,7 +83,7 @@ def cache_request(
         MissingExtra: of the libraries that a build needs, one is not installed.
         DataError: see `load_dataset`.
     """
-    from c2s.config import merge, require_said_once, resolve
+    from c2s.config import gathered, merge, require_said_once, resolve
     from c2s.datasets import load_dataset
     from c2s.methods.recipes import load_recipe
     from c2s.methods.registry import DEFAULT, stages_of
@@ -127,4 +127,5 @@ def cache_request(
     wanted = (*stages_of(methods), *(name_of(reference) for reference in stage or ()))
     options["stages"] = tuple(dict.fromkeys(wanted))
     request = resolve(request_model(), defaults, config, set_ or (), options)
+    request.require_effect(gathered({}, config, set_ or (), options))
     return Asked(source, request, Path("cache") / f"{data.short}.zarr")

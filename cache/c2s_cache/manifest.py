@@ -117,7 +117,7 @@ class StageRecord(_Model):
     Attributes:
         name: of the stage.
         settings: what was asked for.
-        given: digests of what came from outside, beside the data set.
+        given: digests of what came from outside, beside the data set; a list has one for each part.
         facts: attributes of the manifest that its bytes depend on, such as "teacher.digest".
         upstream: stages that it depends on.
         once: whether it is computed once, with block 0, and not for every block.
@@ -133,6 +133,11 @@ class StageRecord(_Model):
     once: bool = False
     axes: dict[str, int] = {}
     arrays: dict[str, ArrayRecord]
+
+    def first(self, parts: int) -> StageRecord:
+        """What it was when the cache had so many parts."""
+        given = {k: v[:parts] if isinstance(v, list) else v for k, v in self.given.items()}
+        return self.model_copy(update={"given": given})
 
 
 class Part(_Model):
@@ -307,12 +312,11 @@ class Manifest(_Model):
 
     def first(self, parts: int) -> Manifest:
         """What the manifest was when the cache had so many parts, at most as many as it has."""
-        return self if parts >= len(self.parts) else self.of(self.parts[:parts])
-
-    def of(self, parts: tuple[Part, ...]) -> Manifest:
-        """The same with other parts."""
+        if parts >= len(self.parts):
+            return self
         values = {name: getattr(self, name) for name in type(self).model_fields}
-        return Manifest(**values | {"parts": parts})
+        stages = tuple(stage.first(parts) for stage in self.stages)
+        return Manifest(**values | {"parts": self.parts[:parts], "stages": stages})
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:

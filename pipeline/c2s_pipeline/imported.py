@@ -4,7 +4,7 @@ fingerprint of what is made of it."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +23,26 @@ class Beside:
     Args:
         source: the data set.
         folders: by stage.
+        parts: image ids of each part of a cache; empty in a worker, which asks for no digest.
     """
 
-    def __init__(self, source: ImageSource, folders: Mapping[str, Path]) -> None:
-        self.source, self.folders = source, dict(folders)
+    def __init__(
+        self,
+        source: ImageSource,
+        folders: Mapping[str, Path],
+        parts: Sequence[Sequence[str]] = (),
+    ) -> None:
+        self.source, self.folders, self.parts = source, dict(folders), parts
+
+    def __reduce__(self) -> tuple[type[Beside], tuple[ImageSource, Mapping[str, Path]]]:
+        return type(self), (self.source, self.folders)
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("source", "folders"):  # while it is unpickled
-            raise AttributeError(name)
         return getattr(self.source, name)
 
-
-def beside(source: ImageSource, folders: Mapping[str, Path]) -> ImageSource:
-    """The data set as it is, or with these folders."""
-    found: ImageSource = Beside(source, folders) if folders else source
-    return found
+    def digests(self, stage: str) -> list[str]:
+        """Of each part, hex SHA-256 over the names and contents of the files for its images."""
+        return [_digest(self.folders[stage], ids) for ids in self.parts]
 
 
 def read_array(source: ImageSource, stage: str, image_id: str) -> NDArray[Any]:
@@ -104,13 +109,15 @@ def any_array(folder: Path) -> NDArray[Any]:
     raise ConfigError(f"{folder} holds no array ({', '.join(ENDINGS)}, or a Zarr group).")
 
 
-def folder_digest(folder: Path) -> str:
-    """Hex SHA-256 over the names and contents of all files of a folder."""
-    hasher = hashlib.sha256()
-    for file in sorted(f for f in folder.rglob("*") if f.is_file()):
-        hasher.update(f"{file.relative_to(folder).as_posix()}\n".encode())
-        with file.open("rb") as opened:
-            hasher.update(hashlib.file_digest(opened, "sha256").digest())
+def _digest(folder: Path, ids: Iterable[str]) -> str:
+    hasher, group = hashlib.sha256(), _is_group(folder)
+    for image_id in sorted(ids):
+        file = _file(folder, image_id)
+        files = sorted((folder / image_id).rglob("*")) if group else [file] if file else []
+        for each in (f for f in files if f.is_file()):
+            hasher.update(f"{each.relative_to(folder).as_posix()}\n".encode())
+            with each.open("rb") as opened:
+                hasher.update(hashlib.file_digest(opened, "sha256").digest())
     return hasher.hexdigest()
 
 

@@ -10,8 +10,9 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
-from small_builds import InMemory, no_teacher
+from small_builds import InMemory, contents, no_teacher
 
+from c2s.datasets import FolderSplit
 from c2s_cache import ConfigError, DataError, Manifest, MismatchError, open_cache
 from c2s_cache.integrity import verify
 from c2s_cache.views import crop_labels, source_cells
@@ -23,7 +24,7 @@ from c2s_pipeline.build.request import build_request, make_manifest, recorded_re
 from c2s_pipeline.build.resources import Machine, Silent
 from c2s_pipeline.build.rows import new_rows
 from c2s_pipeline.clustering.imported_masks import imported_grid, mask_map
-from c2s_pipeline.imported import check_ids, folder_digest, read_array
+from c2s_pipeline.imported import Beside, check_ids, read_array
 from c2s_pipeline.stages.registry import recorded_stages
 from c2s_pipeline.teachers.registry import load_teacher
 
@@ -123,13 +124,25 @@ def test_pickles_and_several_arrays_are_refused(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_a_digest_tells_names_and_values_apart(tmp_path):
+def test_a_digest_tells_names_and_values_of_its_images_apart(tmp_path):
+    def digests(*parts):
+        return Beside(object(), {"dense": tmp_path}, parts).digests("dense")
+
     np.save(tmp_path / "a.npy", np.zeros(3))
-    before = folder_digest(tmp_path)
+    (before,) = digests("a")
+    np.save(tmp_path / "b.npy", np.zeros(3))
+    assert digests("a", "b")[0] == before
+    assert len({*digests("a", "b", "ab")}) == 3
     np.save(tmp_path / "a.npy", np.ones(3))  # of the same size
-    after = folder_digest(tmp_path)
-    (tmp_path / "a.npy").rename(tmp_path / "b.npy")
-    assert len({before, after, folder_digest(tmp_path)}) == 3
+    assert digests("a") != [before]
+    group = zarr.open_group(tmp_path / "group", mode="w")
+    group.create_array("a", data=np.zeros(3))
+    of_group = Beside(object(), {"dense": tmp_path / "group"}, ["a"])
+    first = of_group.digests("dense")
+    group.create_array("b", data=np.zeros(3))
+    assert of_group.digests("dense") == first
+    group["a"][...] = 1
+    assert of_group.digests("dense") != first
 
 
 @pytest.fixture
@@ -161,8 +174,8 @@ def asked(teacher, features=None, masks=None, **more):
 
 
 def described(source, request) -> Manifest:
-    info = load_teacher(request.spec).info()
-    return make_manifest(source, request, new_rows(source, request).parts, info)
+    info, rows = load_teacher(request.spec).info(), new_rows(source, request)
+    return make_manifest(imports(source, request, rows), request, rows.parts, info)
 
 
 def test_fingerprints_are_those_of_the_folders(source, folders, tiny_teacher):
@@ -264,6 +277,9 @@ def test_a_cache_of_imports_is_whole_and_can_be_derived_from(
     assert verify(derived) == []
     for name in ("dense", "masks"):
         assert derived.manifest.fingerprints[name] == cache.manifest.fingerprints[name]
+    masks = changed.masks.model_copy(update={"threshold": 0.5})
+    with pytest.raises(ConfigError, match=r"masks\.threshold has no effect: masks was imported"):
+        derive(out, changed.model_copy(update={"masks": masks}), tmp_path / "c.zarr", machine)
     np.save(folders[1] / source.ids[0], np.zeros((3, 3), int))
     again = partial(build_cache, source, asked(tiny_teacher, *folders), out, scheduler=scheduler)
     with pytest.raises(MismatchError, match="masks"):
@@ -271,3 +287,36 @@ def test_a_cache_of_imports_is_whole_and_can_be_derived_from(
     (folders[1] / f"{source.ids[0]}.npy").unlink()
     with pytest.raises(ConfigError, match=f"nothing for 1 of the images, such as {source.ids[0]}"):
         again()
+
+
+@pytest.mark.slow
+def test_a_cache_of_imports_grows(source, folders, tiny_teacher, tmp_path, scheduler):
+    """What is there stays, to the byte; of what came, the folders hold something, too."""
+    held, out = source.ids[-1], tmp_path / "a.zarr"
+    folder, labels = source.image_file(held).parent, source.label_file(held)[0]
+    kept = {}
+    for file in (source.image_file(held), labels, *(f / f"{held}.npy" for f in folders)):
+        kept[file] = file.read_bytes()
+        file.unlink()
+    build = partial(build_cache, out=out, scheduler=scheduler)
+    first = FolderSplit(source.descriptor, source.root, "train")
+    build(first, asked(tiny_teacher, *folders))
+    before, prints = contents(out), [open_cache(out).manifest.fingerprint("masks", 0)]
+    for file, data in kept.items():
+        file.write_bytes(data)
+    assert folder.is_dir()
+    (folders[1] / f"{held}.npy").unlink()
+    with pytest.raises(ConfigError, match=f"nothing for 1 of the images, such as {held}"):
+        build(source, asked(tiny_teacher, *folders), append=True)
+    (folders[1] / f"{held}.npy").write_bytes(kept[folders[1] / f"{held}.npy"])
+    report = build(source, asked(tiny_teacher, *folders), append=True)
+    assert (report.built, report.reused) == (1, len(source.ids) - 1)
+    cache = open_cache(out)
+    assert verify(cache) == []
+    now = contents(out)
+    changed = {f for f in before if now[f] != before[f]}
+    assert not [f for f in changed if not f.endswith("zarr.json") and "receipts/metadata" not in f]
+    assert prints == [cache.manifest.fingerprint("masks", 0)]
+    np.save(folders[1] / first.ids[0], np.zeros((3, 3), int))
+    with pytest.raises(MismatchError, match="masks"):
+        build(source, asked(tiny_teacher, *folders))

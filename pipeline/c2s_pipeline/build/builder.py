@@ -30,7 +30,7 @@ from c2s_pipeline.build.rows import Rows, new_rows, rows_of
 from c2s_pipeline.build.task import PROGRESS_TOPIC, BlockReport, BlockTask, build_block
 from c2s_pipeline.devices import default_device
 from c2s_pipeline.extras import require
-from c2s_pipeline.imported import beside, check_ids
+from c2s_pipeline.imported import Beside, check_ids
 from c2s_pipeline.memory import peak_memory
 from c2s_pipeline.source import ImageSource
 from c2s_pipeline.stages.base import Once
@@ -112,7 +112,7 @@ def imports(source: ImageSource, request: BuildRequest, rows: Rows) -> ImageSour
     """
     for folder in request.folders.values():
         check_ids(folder, chain.from_iterable(rows.ids))
-    return beside(source, request.folders)
+    return Beside(source, request.folders, rows.ids) if request.folders else source
 
 
 def compute_once(

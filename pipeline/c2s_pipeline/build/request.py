@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -65,6 +65,18 @@ class BuildRequest(BaseModel):
         """A stage with the settings of this request."""
         settings: StageSettings | None = getattr(self, name, None)
         return known()[name](settings)
+
+    def require_effect(self, said: Mapping[str, Any]) -> None:
+        """Refuse what a user says that a stage of the cache would not look at.
+
+        Args:
+            said: nested settings, without defaults.
+
+        Raises:
+            ConfigError: names the first of them.
+        """
+        for name in self.asked():
+            self.stage(name).require_effect(said)
 
     @property
     def folders(self) -> dict[str, Path]:

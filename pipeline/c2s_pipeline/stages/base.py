@@ -165,6 +165,9 @@ class Stage(ABC):
         """Whether there is anything to compute: false if the data set, or a setting, has nothing for this stage."""
         return True
 
+    def require_effect(self, said: Mapping[str, Any]) -> None:  # noqa: B027 (most have nothing to refuse)
+        """Refuse what a user says, nested settings without defaults, that has no effect on it: raise `ConfigError`."""
+
     def check(self, outline: Outline) -> None:
         """Refuse settings that do not fit.
 

@@ -60,6 +60,8 @@ class Dense(Importing):
     needs = ("views",)
     facts = DENSE_FACTS
     live = True
+    acting = ("tier",)
+    of_teacher = ("mask_teacher", "mask_pretrained", "dense_size", "dense_features")
 
     def wanted(self, source: SplitInfo) -> bool:
         """Not in the tier "none"."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from c2s_cache import ConfigError, StageRecord
-from c2s_pipeline.imported import folder_digest
+from c2s_pipeline.imported import Beside
 from c2s_pipeline.stages.base import Outline, Stage, StageSettings
 
 DIGEST = "imported"
@@ -27,10 +28,14 @@ class Importing(Stage):
 
     Attributes:
         imported: whether one did, of a stage that a cache has.
+        acting: settings that act on what is imported, too.
+        of_teacher: fields of a request that say how a teacher gives what may be imported.
     """
 
     settings: Any
     imported: bool = False
+    acting: tuple[str, ...] = ()
+    of_teacher: tuple[str, ...] = ()
 
     @classmethod
     def recorded(cls, record: StageRecord) -> Stage:
@@ -52,16 +57,37 @@ class Importing(Stage):
         return self.folder is not None or bool(self._kept(outline))
 
     def check(self, outline: Outline) -> None:
-        """See `Stage.check`; cells are those of what is imported."""
+        """See `Stage.check`; cells are those of what is imported, on which no other setting of a derived cache acts."""
         super().check(outline)
+        if self.folder is None and self._kept(outline):
+            usual = type(self.settings)()
+            for key in type(self.settings).model_fields.keys() - {"folder", "cells"}:
+                if getattr(self.settings, key) != getattr(usual, key):
+                    raise ConfigError(
+                        f"{self.name}.{key} has no effect: {self.name} was imported into the cache."
+                    )
         if self.settings.cells != ImportSettings().cells and not self.brings(outline):
             raise ConfigError(f"{self.name}.cells has no effect: nothing is imported.")
 
+    def require_effect(self, said: Mapping[str, Any]) -> None:
+        """See `Stage.require_effect`: how it would be computed has no meaning where it is imported."""
+        if self.folder is None:
+            return
+        own = (key for key in said.get(self.name, ()) if key not in ("folder", "cells"))
+        idle = [f"{self.name}.{key}" for key in own if key not in self.acting]
+        idle += [key for key in self.of_teacher if said.get(key) is not None]
+        if idle:
+            raise ConfigError(
+                f"{idle[0]} has no effect: {self.name} comes from {self.folder}.",
+                f"Leave out {'it' if len(idle) == 1 else ', '.join(idle)}, or the folder.",
+            )
+
     def given(self, outline: Outline) -> dict[str, Any]:
-        """The digest of the folder."""
+        """Digests of what the folder holds for the images of each part."""
         if self.folder is None:
             return self._kept(outline)
-        return {DIGEST: folder_digest(self.folder)}
+        assert isinstance(outline.source, Beside)
+        return {DIGEST: outline.source.digests(self.name)}
 
     def _kept(self, outline: Outline) -> dict[str, Any]:
         base = outline.base

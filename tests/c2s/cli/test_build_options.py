@@ -43,6 +43,15 @@ def refused(*arguments):
             ("--set", "views.augment.ratio=[0.9,1.1]"),
             "views.augment has no effect: a single view is",
         ),
+        (
+            ("--masks-from", "m", "--set", "masks.threshold=0.5"),
+            "masks.threshold has no effect: masks comes from m.",
+        ),
+        (
+            ("--dense-from", "d", "--dense-features", "kk", "--dense-size", "64"),
+            "dense_size has no effect: dense comes from d. Leave out dense_size, dense_features, or the folder.",
+        ),
+        (("--dense-from", "d", "--mask-teacher", "RN50"), "mask_teacher has no effect: dense"),
         (("--stage", "tokens"), "There is no stage 'tokens'"),
         (("--stage", "python:nowhere:Stage"), "cannot be imported"),
     ],
@@ -92,13 +101,15 @@ def test_of_a_derivation(tmp_path, monkeypatch, options, says):
 CHOICES = (
     *("--teacher", "ViT-B-32", "--pretrained", "random", "--views", "3", "--dense", "int8"),
     *("--mask-teacher", "RN50", "--mask-pretrained", "random"),
-    *("--dense-from", "features", "--masks-from", "masks"),
     *("--dense-size", "64", "--dense-features", "value", "--templates", "imagenet80"),
     *("--method", "clip-to-seg", "--stage", "dense"),
     *("--clean-names", "--split", "val", "--split-file", "split.yaml", "--limit", "5"),
     *("--batch-size", "3", "--block-rows", "7", "--recipe", "best", "--set", "seed=9"),
 )
-IMPORTED = ("--text-embeddings", "text.npy", "--unchecked-text", "--config", "config.yaml")
+IMPORTED = (
+    *("--text-embeddings", "text.npy", "--unchecked-text", "--config", "config.yaml"),
+    *("--dense-from", "features", "--masks-from", "masks"),
+)
 """Options of a build, each with a value that is not its default."""
 ELSEWHERE = {"--root", "--out", "--workers", "--scheduler", "--update", "--append", "--json"}
 """Options that do not decide what is built."""
