@@ -152,12 +152,12 @@ def init(
     typer.echo(
         f"{folder}: {draft.pairs:,} photos in {draft.images} have a label map in {draft.masks}; "
         f"{draft.looked:,} of these were looked at."
+        + (f" Splits: {', '.join(draft.splits)}." if draft.splits else "")
     )
     typer.echo(draft.text.rstrip())
     if draft.unused:
         typer.echo(
-            f"note: other folders with pictures are no part of it: {', '.join(draft.unused)}. Splits lie below one "
-            "folder of photos and one of label maps, such as images/train and images/val.",
+            f"note: other folders with pictures are no part of it: {', '.join(draft.unused)}.",
             err=True,
         )
     if not draft.named:
@@ -171,7 +171,7 @@ def convert(
     source: Annotated[
         Path,
         typer.Argument(
-            help="COCO or panoptic JSON (Label Studio and CVAT export it, too), LightlyTrain's or ultralytics' YAML, "
+            help="COCO or panoptic JSON, Label Studio's JSON, CVAT's XML, LightlyTrain's or ultralytics' YAML, "
             "or a folder of masks in colour with labelmap.txt or class_dict.csv, or of .mat files."
         ),
     ],
@@ -188,7 +188,7 @@ def convert(
     ] = None,
     background: Annotated[
         str | None,
-        typer.Option(help="Class of pixels that no annotation of COCO covers [default: ignored]."),
+        typer.Option(help="Class of pixels that no annotation covers [default: ignored]."),
     ] = None,
     split: Annotated[
         str | None,

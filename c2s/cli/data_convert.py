@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from c2s.datasets.convert import Conversion
 
 KINDS = (
-    "a COCO or panoptic JSON, another tool's data set YAML, or a folder of masks in colour (with labelmap.txt or "
-    "class_dict.csv) or of .mat files"
+    "a COCO, panoptic or Label Studio JSON, CVAT's XML, another tool's data set YAML, or a folder of masks in colour "
+    "(with labelmap.txt or class_dict.csv) or of .mat files"
 )
+ARCHIVES = (".zip", ".gz", ".tgz", ".tar", ".7z", ".rar")
 
 
 def convert_data(
@@ -34,30 +35,42 @@ def convert_data(
     """
     from c2s.class_list import class_list, understood
     from c2s.cli.folders import check_folder
-    from c2s.datasets.coco_json import EXPORTS, read_coco
+    from c2s.datasets.coco_json import read_coco, read_json
     from c2s.datasets.convert import write_classes
+    from c2s.datasets.cvat_xml import read_cvat
     from c2s.datasets.dataset_yaml import read_folders, read_outlines
+    from c2s.datasets.label_studio import read_label_studio
     from c2s.datasets.mask_folder import read_mask_folder
 
     check_folder(out)
     kind = source.suffix.lower()
+    names = [each[0] for each in class_list(classes, "--classes")] if classes else []
+    called = split or _named_split(source)
     splits: dict[str, Conversion] | None
     if source.is_dir():
-        names = [each[0] for each in class_list(classes, "--classes")] if classes else []
-        splits = {split or "train": read_mask_folder(source, images, names)}
+        splits = read_mask_folder(source, images, names, split)
     elif kind == ".json":
-        splits = {split or _named_split(source): read_coco(source, images, masks, background)}
+        content = read_json(source)
+        if isinstance(content, list):
+            splits = {called: read_label_studio(source, content, images, names, background)}
+        elif isinstance(content, dict):
+            splits = {called: read_coco(source, content, images, masks, background)}
+        else:
+            splits = None
     elif kind in (".yaml", ".yml"):
         if (said := read_folders(source)) is not None:
             write_classes(out, said)
             return [f"{out}: {len(said['classes'])} classes; images and masks stay where they are."]
         splits = read_outlines(source)
     elif kind == ".xml":
-        raise ConfigError(f"{source} is XML, which is not read.", EXPORTS)
+        splits = read_cvat(source, images, background, called)
     else:
         splits = None
     if splits is None:
-        raise ConfigError(f"{source} cannot be converted: expected {KINDS}.", EXPORTS)
+        raise ConfigError(
+            f"{source} cannot be converted: expected {KINDS}.",
+            "Unpack it first, and name what is in it." if kind in ARCHIVES else None,
+        )
     return [
         sentence
         for name, conversion in splits.items()

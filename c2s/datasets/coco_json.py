@@ -13,17 +13,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c2s.class_list import tidy
-from c2s.datasets.convert import Conversion, Pair, blank, photo_id, polygons_mask
-from c2s.datasets.list_file import tails
-from c2s_cache import ConfigError, DataError
+from c2s.datasets.convert import (
+    Conversion,
+    Pair,
+    blank,
+    painted,
+    photo_folder,
+    photo_id,
+    polygons_mask,
+    require_photo,
+    smaller_last,
+)
+from c2s_cache import DataError
 from c2s_cache.label_map import LabelMap
 from c2s_cache.picture import decode_image
 
-EXPORTS = "Label Studio exports COCO, CVAT exports COCO 1.0 or Segmentation mask 1.1; these can be converted."
-
 
 def read_coco(
-    file: Path, images: Path | None, masks: Path | None, background: str | None
+    file: Path,
+    content: Mapping[str, Any],
+    images: Path | None,
+    masks: Path | None,
+    background: str | None,
 ) -> Conversion:
     """The annotations of a file in COCO's form, of instances or panoptic; also as Label Studio and CVAT export it.
 
@@ -31,15 +42,17 @@ def read_coco(
 
     Args:
         file: the JSON file.
+        content: what it holds.
         images: folder of the photos; default: looked for beside the file.
         masks: folder of panoptic PNGs; default: the file's name without its ending.
         background: name of a class, the last.
 
     Raises:
-        DataError: the file is damaged or something else, or a photo or PNG is missing.
+        DataError: it is something else, or a photo or PNG is missing.
         ConfigError: the photos are not found.
     """
-    content = _load(file)
+    if not {"images", "annotations", "categories"} <= set(content):
+        raise DataError(f"{file} is no COCO file: it has no images, annotations and categories.")
     try:
         named = {c["id"]: tidy(str(c["name"]), str(file)) for c in content["categories"]}
         photos = {image["id"]: image for image in content["images"]}
@@ -52,19 +65,19 @@ def read_coco(
             by_image[annotation["image_id"]].append(annotation)
         ids = {category: i for i, category in enumerate(sorted(named))}
         classes = (*(named[category] for category in sorted(named)), *filter(None, [background]))
-        folder = images or _photo_folder(file, [str(p["file_name"]) for p in photos.values()])
+        folder = images or photo_folder(file, [str(p["file_name"]) for p in photos.values()][:1])
         panoptic = any("segments_info" in a for a in content["annotations"])
         pngs = (masks or file.with_suffix("")) if panoptic else file
         pairs = {}
         for key, photo in sorted(photos.items(), key=lambda item: str(item[1]["file_name"])):
-            name = _below(folder, str(photo["file_name"]))
+            name = require_photo(folder, str(photo["file_name"]))
             draw = partial(_panoptic if panoptic else _instances, file, photo, by_image[key], ids)
             fill = len(classes) - 1 if background else None
             pairs[photo_id(name)] = Pair(
                 folder / name, partial(_filled, draw, len(classes), pngs, fill)
             )
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{file} is no COCO file: {error!r}.", EXPORTS) from error
+        raise DataError(f"{file} is no COCO file: {error!r}.") from error
     boxes = sum(
         not a.get("segmentation") and "segments_info" not in a for a in content["annotations"]
     )
@@ -76,45 +89,22 @@ def read_coco(
     return Conversion(classes, pairs, tuple(notes))
 
 
-def _load(file: Path) -> Mapping[str, Any]:
+def read_json(file: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        DataError: it is damaged or none.
+    """
     try:
-        content = json.loads(file.read_bytes())
+        return json.loads(file.read_bytes())
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror}).") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file} is damaged or no JSON ({error}).") from error
-    if isinstance(content, dict) and {"images", "annotations", "categories"} <= set(content):
-        return content
-    what = "Label Studio's own form" if isinstance(content, list) else "no COCO file"
-    raise DataError(f"{file} is {what}: it has no images, annotations and categories.", EXPORTS)
-
-
-def _photo_folder(file: Path, names: list[str]) -> Path:
-    """Where the photos are, of the places where exports put them."""
-    split = file.stem.rpartition("_")[2]
-    for base in (file.parent, file.parent.parent):
-        for folder in (base / "images" / split, base / "images", base / split, base):
-            if names and any((folder / tail).is_file() for tail in tails(names[0])):
-                return folder
-    raise ConfigError(
-        f"the photos of {file} are not beside it ({names[0] if names else 'it lists none'}).",
-        "Name their folder with --images.",
-    )
-
-
-def _below(folder: Path, name: str) -> str:
-    """Path of a photo below the folder, which a file may name with other folders in front."""
-    for tail in tails(name):
-        if ".." not in tail.split("/") and (folder / tail).is_file():
-            return tail
-    raise DataError(f"{folder} has no photo {name}.", "Name the right folder with --images.")
 
 
 def _filled(draw: Any, classes: int, pngs: Path, fill: int | None) -> LabelMap:
-    labels: LabelMap = draw(classes, pngs)
-    if fill is not None:
-        labels[labels == np.iinfo(labels.dtype).max] = fill
-    return labels
+    return painted(draw(classes, pngs), (), fill)
 
 
 def _instances(
@@ -126,7 +116,6 @@ def _instances(
     pngs: Path,
 ) -> LabelMap:
     height, width = int(photo["height"]), int(photo["width"])
-    labels = blank(height, width, classes)
     found = []
     for annotation in annotations:
         if not annotation.get("segmentation"):
@@ -138,9 +127,7 @@ def _instances(
             raise DataError(
                 f"{file}: annotation {annotation.get('id')} of {photo['file_name']} cannot be read ({error!r})."
             ) from error
-    for mask, class_id in sorted(found, key=lambda pair: -int(pair[0].sum())):
-        labels[mask] = class_id
-    return labels
+    return painted(blank(height, width, classes), smaller_last(found))
 
 
 def _mask(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from PIL import Image
 
 from c2s.class_list import require_each_once
 from c2s.datasets.custom import CLASSES_FILE
+from c2s.datasets.list_file import tails
 from c2s.datasets.photos import SUFFIXES, without
 from c2s.strict_yaml import read_yaml
 from c2s_cache import ConfigError, DataError
@@ -104,10 +105,60 @@ def photo_id(path: str) -> str:
     return without(path, SUFFIXES) or path
 
 
+def photo_folder(file: Path, wanted: Sequence[str]) -> Path:
+    """Where the photos of an export lie: of the places where tools put them, the first that has one of these.
+
+    Raises:
+        ConfigError: none has.
+    """
+    split = file.stem.rpartition("_")[2]
+    for base in (file.parent, file.parent.parent):
+        places = (f"images/{split}", "images", "photos", split, ".")
+        for folder in (base / place for place in places):
+            if any(find_photo(folder, name) is not None for name in wanted):
+                return folder
+    raise ConfigError(
+        f"the photos of {file} are not beside it ({wanted[0] if wanted else 'it lists none'}).",
+        "Name their folder with --images.",
+    )
+
+
+def find_photo(folder: Path, name: str) -> str | None:
+    """Path of a photo below the folder, which a file may name with other folders in front; None: it is not there."""
+    below = (tail for tail in tails(name) if ".." not in tail.split("/"))
+    return next((tail for tail in below if (folder / tail).is_file()), None)
+
+
+def require_photo(folder: Path, name: str) -> str:
+    """As `find_photo`. Raises `DataError` if it is not there."""
+    found = find_photo(folder, name)
+    if found is None:
+        raise DataError(f"{folder} has no photo {name}.", "Name the right folder with --images.")
+    return found
+
+
+Region = tuple[NDArray[np.bool_], int]
+"""A mask [H, W] and its class id."""
+
+
 def blank(height: int, width: int, classes: int) -> LabelMap:
     """A label map [H, W] in which nothing is annotated, of the type that so many classes need."""
     kind = label_type(classes)
     return np.full((height, width), ignored_id(kind), kind)
+
+
+def painted(labels: LabelMap, regions: Sequence[Region], background: int | None = None) -> LabelMap:
+    """The label map with regions on it, later ones on top; what stays ignored becomes the class `background`."""
+    for mask, class_id in regions:
+        labels[mask] = class_id
+    if background is not None:
+        labels[labels == ignored_id(labels.dtype)] = background
+    return labels
+
+
+def smaller_last(regions: Sequence[Region]) -> list[Region]:
+    """Regions of which nothing says how they lie: smaller ones are taken to lie on top."""
+    return sorted(regions, key=lambda region: -int(region[0].sum()))
 
 
 def polygons_mask(polygons: list[list[float]], height: int, width: int) -> NDArray[np.bool_]:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from c2s.class_list import tidy
 from c2s.config import sentences, shown, validated
 from c2s.datasets.descriptor import Descriptor, LabelEncoding, SplitLayout
+from c2s.datasets.export import find_export
 from c2s.datasets.hub import class_names, hub_layouts
 from c2s.datasets.partition import unseen_ids
 from c2s.datasets.photos import SUFFIXES, is_hidden, list_photos, walk, without
@@ -173,7 +174,7 @@ def _photos(root: Path) -> Descriptor:
     """A folder of photos alone: no label maps, no class names; all of them are the split "train".
 
     Raises:
-        ConfigError: it has label maps, whose classes nobody names, or holds no photo.
+        ConfigError: it has label maps or another tool's annotations, or holds no photo.
     """
     write = "a list of class names or a mapping of mask values to names"
     if (root / "masks").is_dir():
@@ -189,6 +190,11 @@ def _photos(root: Path) -> Descriptor:
             f"{root} is no data set: it has no {CLASSES_FILE} and no photo.{said}",
             f"Put photos there; or photos into images/, label maps into masks/, and a {CLASSES_FILE} with "
             f"`classes:`, {write}.",
+        )
+    if (export := find_export(root)) is not None:
+        raise ConfigError(
+            f"{root} has no {CLASSES_FILE}, but another tool's annotations: {export}.",
+            f"Convert them: c2s data convert {export} --out FOLDER. To use the photos alone, move that file away.",
         )
     name = root.resolve().name
     splits = {"train": SplitLayout((".",), ())}

@@ -8,7 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from c2s.datasets.convert import Conversion, Pair, blank, polygons_mask
+from c2s.datasets.convert import (
+    Conversion,
+    Pair,
+    blank,
+    find_photo,
+    painted,
+    photo_id,
+    polygons_mask,
+    smaller_last,
+)
 from c2s.datasets.custom import USUAL_SPLITS
 from c2s.datasets.photos import list_photos
 from c2s.strict_yaml import read_yaml
@@ -56,46 +65,70 @@ def read_outlines(file: Path) -> dict[str, Conversion] | None:
     """Splits of ultralytics' YAML, with outlines in text files beside the images; None: it is none.
 
     Raises:
-        ConfigError: a split is no folder of images.
-        DataError: a line of an outline cannot be read.
+        ConfigError: a split is neither a folder of images nor a list of them.
+        DataError: a line of an outline cannot be read, or an image of a list is not there.
     """
     content = read_yaml(file)
     names = content.get("names")
-    if names is None or not any(isinstance(content.get(s), str) for s in USUAL_SPLITS):
+    if names is None or not any(isinstance(content.get(s), str | list) for s in USUAL_SPLITS):
         return None
     listed = names if isinstance(names, list) else [names[k] for k in sorted(names, key=int)]
     classes = tuple(map(str, listed))
     base = file.parent / Path(str(content.get("path") or ".")).expanduser()
-    base = base if base.is_dir() else file.parent
+    bases = [folder for folder in (base, file.parent, file.parent.parent) if folder.is_dir()]
     return {
-        split: _outlined(file, base / content[split], classes)
+        split: _outlined(file, bases, content[split], classes)
         for split in USUAL_SPLITS
-        if isinstance(content.get(split), str)
+        if content.get(split)
     }
 
 
-def _outlined(file: Path, images: Path, classes: tuple[str, ...]) -> Conversion:
-    if not images.is_dir():
-        raise ConfigError(f"{file}: there is no folder of images {images}.")
-    parts = list(images.parts)
-    if "images" not in parts:
+def _outlined(file: Path, bases: list[Path], given: Any, classes: tuple[str, ...]) -> Conversion:
+    pairs: dict[str, Pair] = {}
+    bare = 0
+    for one in given if isinstance(given, list) else [given]:
+        for image_id, photo in _photos(file, bases, str(one)).items():
+            if image_id in pairs:
+                raise DataError(f"{file}: a split has two images called {image_id}.")
+            text = _text_file(file, photo)
+            bare += not text.is_file()
+            pairs[image_id] = Pair(photo, partial(_draw, photo, text, len(classes)))
+    return Conversion(classes, pairs, (f"{bare:,} photos have no annotation.",) * bool(bare))
+
+
+def _photos(file: Path, bases: list[Path], given: str) -> dict[str, Path]:
+    """Photos by id, of a folder of them or of a text file that lists them."""
+    ways = (given, given.removeprefix("../"))  # Roboflow's begins beside the folder that holds it
+    for place in (base / way for way in ways for base in bases):
+        if place.is_dir():
+            return {i: place / path for i, path in sorted(list_photos(place).files.items())}
+        if place.suffix == ".txt" and place.is_file():
+            break
+    else:
+        raise ConfigError(f"{file}: there is no folder of images {bases[0] / given}.")
+    photos = {}
+    for line in filter(None, map(str.strip, read_text(place, "the list").splitlines())):
+        found = next((b / p for b in bases if (p := find_photo(b, line)) is not None), None)
+        if found is None:
+            raise DataError(f"{place} lists {line}, which is not below {bases[0]}.")
+        photos[photo_id(found.as_posix().rpartition("/images/")[2])] = found
+    return photos
+
+
+def _text_file(file: Path, photo: Path) -> Path:
+    """Where the outlines of a photo are: in labels, as the photo is in images."""
+    parts = photo.parts
+    if "images" not in parts[:-1]:
         raise ConfigError(
-            f"{file}: {images} has no folder images on the way, whose text files lie in labels."
+            f"{file}: {photo.parent} has no folder images on the way, whose text files lie in labels."
         )
     last = len(parts) - 1 - parts[::-1].index("images")
-    labels = Path(*parts[:last], "labels", *parts[last + 1 :])
-    pairs, bare = {}, 0
-    for image_id, path in sorted(list_photos(images).files.items()):
-        text = labels / f"{image_id}.txt"
-        bare += not text.is_file()
-        pairs[image_id] = Pair(images / path, partial(_draw, images / path, text, len(classes)))
-    return Conversion(classes, pairs, (f"{bare:,} photos have no annotation.",) * bool(bare))
+    return Path(*parts[:last], "labels", *parts[last + 1 :]).with_suffix(".txt")
 
 
 def _draw(photo: Path, text: Path, classes: int) -> LabelMap:
     """Label map of outlines `class x y x y ...`, from 0 to 1 of the photo's sides; smaller ones on top."""
     height, width = decode_image(photo.read_bytes()).shape[:2]
-    labels = blank(height, width, classes)
     found = []
     for line in read_text(text, "the outlines").splitlines() if text.is_file() else ():
         try:
@@ -111,6 +144,4 @@ def _draw(photo: Path, text: Path, classes: int) -> LabelMap:
             raise DataError(f"{text}: {line[:80]!r} is no class and its outline.")
         corners = np.array(places).reshape(-1, 2) * (width, height)
         found.append((polygons_mask([corners.reshape(-1).tolist()], height, width), int(number)))
-    for mask, class_id in sorted(found, key=lambda pair: -int(pair[0].sum())):
-        labels[mask] = class_id
-    return labels
+    return painted(blank(height, width, classes), smaller_last(found))

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,20 +17,21 @@ from c2s.datasets.check import in_threads
 from c2s.datasets.custom import CLASSES_FILE
 from c2s.datasets.descriptor import LabelEncoding
 from c2s.datasets.label_file import RESIZED, read_label_file
-from c2s.datasets.photos import Listing, is_hidden, list_photos
+from c2s.datasets.pairing import FolderPair, find_pair
 from c2s_cache import ConfigError, DataError
 from c2s_cache.picture import Picture, opened, rgb, undecodable
 from c2s_cache.text_file import read_text
 
 LOOKED = 300
 """Label maps that are looked at, at even distances."""
-COMPARED = 5
 MOST_COLOURS = 256
 NAME_FILES = (
     *("class_dict.csv", "labelmap.txt", "label_colors.txt", "classes.txt", "codes.txt"),
     *("labels.txt", "names.txt", "class_names.txt", "id2label.json"),
 )
 """Files beside the folders of images that name classes: CamVid's on Kaggle, CVAT's, CamVid's own, and usual ones."""
+
+NOTHING = ("void", "unlabelled", "unlabeled", "ignore", "ignored", "null", "none", "unknown")
 
 Colour = tuple[int, int, int]
 
@@ -51,7 +52,9 @@ class Draft:
 
     Attributes:
         text: to write.
-        images, masks: folders; files that are there, and label maps that were looked at.
+        images, masks: folders, with * where splits have their own.
+        pairs, looked: photos that have a label map, and label maps that were looked at.
+        splits: names of the splits that have their own folders or lists.
         seen: values or colours, those that classes have first.
         named: whether a file told the names.
         unused: other folders of pictures.
@@ -62,19 +65,9 @@ class Draft:
     masks: str
     pairs: int
     looked: int
+    splits: Sequence[str]
     seen: Sequence[Seen]
     named: bool
-    unused: Sequence[str]
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """Folders whose files belong together, and what follows an image's id in the name of its label map."""
-
-    images: str
-    masks: str
-    suffix: str
-    files: Sequence[Path]
     unused: Sequence[str]
 
 
@@ -89,36 +82,50 @@ def draft_classes(root: Path) -> Draft:
         raise ConfigError(f"{root / CLASSES_FILE} is there already.", f"See: c2s data check {root}")
     if not root.is_dir():
         raise DataError(f"there is no folder {root} to look at.")
-    pair = _pair(root)
-    step = max(1, -(-len(pair.files) // LOOKED))
-    files = pair.files[::step]
+    pair = find_pair(root)
+    step = max(1, -(-len(pair.label_files) // LOOKED))
+    files = pair.label_files[::step]
     drawn = _are_drawn(files)
     seen = _seen(files, drawn)
     names, source = _names(root, seen)
     lines = [
-        f"# Written by c2s data init from {len(files)} of {len(pair.files)} label maps.",
+        f"# Written by c2s data init from {len(files)} of {len(pair.label_files)} label maps.",
         f"# Names are from {source}." if source else "# Put in what each class shows, in words.",
+        *_layout_lines(pair),
     ]
-    for key, value, usual in (
-        ("images", pair.images, "images"),
-        ("masks", pair.masks, "masks"),
-        ("mask_suffix", pair.suffix, ".png"),
-    ):
-        lines += [f"{key}: {json.dumps(value, ensure_ascii=False)}"] * (value != usual)
     lines += (
         _drawn_lines(seen, names, len(files)) if drawn else _number_lines(seen, names, len(files))
     )
     lines.append("# unseen: [...]  # names of classes whose annotation training must not see")
     return Draft(
-        "\n".join(lines) + "\n",
-        pair.images,
-        pair.masks,
-        len(pair.files),
-        len(files),
-        seen,
-        bool(source),
-        pair.unused,
+        text="\n".join(lines) + "\n",
+        images=pair.images,
+        masks=pair.masks,
+        pairs=len(pair.label_files),
+        looked=len(files),
+        splits=tuple(pair.folders or pair.lists),
+        seen=seen,
+        named=bool(source),
+        unused=pair.unused,
     )
+
+
+def _layout_lines(pair: FolderPair) -> list[str]:
+    """What a classes.yaml says of folders, endings and lists that are not the usual ones."""
+    lines = []
+    for split, (images, masks) in pair.folders.items():
+        lines.append(
+            f"{split}: {{images: {json.dumps(images, ensure_ascii=False)}, "
+            f"masks: {json.dumps(masks, ensure_ascii=False)}}}"
+        )
+    said = {"mask_suffix": (pair.suffix, ".png")}
+    if not pair.folders:
+        said |= {"images": (pair.images, "images"), "masks": (pair.masks, "masks")}
+    for key, (value, usual) in said.items():
+        lines += [f"{key}: {json.dumps(value, ensure_ascii=False)}"] * (value != usual)
+    if pair.lists:
+        lines += ["splits:", *(f"  {s}: {json.dumps(f)}" for s, f in pair.lists.items())]
+    return lines
 
 
 def _number_lines(seen: Sequence[Seen], names: Mapping[int | Colour, str], files: int) -> list[str]:
@@ -127,7 +134,7 @@ def _number_lines(seen: Sequence[Seen], names: Mapping[int | Colour, str], files
     others = [s.value for s in seen if isinstance(s.value, int) and s.value != 255]
     void = len(others) > 1 and max(others) < 4 * len(others)
     for one in seen:
-        about = _about(one, seen, files)
+        about = _about(one, seen, files) + _hint(names[one.value])
         if one.value == 255 and void:
             lines.append(f"  # 255 is of no class, unless it stands here: {about}")
         else:
@@ -138,7 +145,9 @@ def _number_lines(seen: Sequence[Seen], names: Mapping[int | Colour, str], files
 def _drawn_lines(seen: Sequence[Seen], names: Mapping[int | Colour, str], files: int) -> list[str]:
     """`classes:` and `colours:` of label maps that are drawn in colour."""
     lines = ["classes:"]
-    lines += [f"  - {_quoted(names[s.value])}  # {_about(s, seen, files)}" for s in seen]
+    for one in seen:
+        name = names[one.value]
+        lines.append(f"  - {_quoted(name)}  # {_about(one, seen, files)}{_hint(name)}")
     lines += [
         "colours:",
         *(
@@ -148,6 +157,15 @@ def _drawn_lines(seen: Sequence[Seen], names: Mapping[int | Colour, str], files:
         ),
     ]
     return lines
+
+
+def _hint(name: str) -> str:
+    """What to do about a class whose name may say that it is none."""
+    return (
+        ', and if it means "no label", delete it and write ignore: others'
+        if name.strip().lower() in NOTHING
+        else ""
+    )
 
 
 def _quoted(name: str) -> str:
@@ -163,72 +181,6 @@ def _about(one: Seen, seen: Sequence[Seen], files: int) -> str:
     return (
         f"{share:.2g} % of the pixels, in {one.files} of {files} label maps, such as {one.example}"
     )
-
-
-def _pair(root: Path) -> _Pair:
-    """The two folders of which most files belong together, the one with fewer colours being of label maps."""
-    folders = {".": list_photos(root, deep=False)}
-    for entry in sorted(os.scandir(root), key=lambda e: e.name):
-        if entry.is_dir() and not is_hidden(entry.name):
-            folders[entry.name] = list_photos(root / entry.name)
-    found: list[tuple[int, str, str, str]] = []
-    for images, listing in folders.items():
-        for masks, others in folders.items():
-            best = _between(listing, others, images == masks)
-            if best is not None:
-                found.append((best[1], images, masks, best[0]))
-    found.sort(key=lambda f: (-f[0], f[3] != "", f[1:]))
-    for count, images, masks, between in found:
-        if count < found[0][0]:
-            break
-        paths = {
-            i: folders[masks].files[i + between]
-            for i in folders[images].files
-            if i + between in folders[masks].files
-        }
-        photos = [root / images / folders[images].files[i] for i in paths]
-        labels = [root / masks / path for path in paths.values()]
-        if _colours(labels[:COMPARED]) < _colours(photos[:COMPARED]):
-            ending = Counter(path.suffix for path in labels).most_common(1)[0][0]
-            have = [name for name, listing in folders.items() if listing.files]
-            unused = [name for name in have if name not in (images, masks)]
-            return _Pair(images, masks, between + ending, labels, unused)
-    have = [f"{name}/ ({len(f.files):,} pictures)" for name, f in folders.items() if f.files]
-    raise DataError(
-        f"{root} holds no two folders of photos and label maps that belong together by their names: it has "
-        f"{', '.join(have) or 'no pictures'}.",
-        "A label map is called as its photo is: images/a.jpg and masks/a.png, or a_mask.png. Other annotations are "
-        "converted: c2s data convert --help",
-    )
-
-
-def _between(images: Listing, masks: Listing, same: bool) -> tuple[str, int] | None:
-    """What stands between an image's id and the ending of its label map, and how many images have one."""
-    ids = list(images.files)
-    known = sorted(masks.files)
-    tried: Counter[str] = Counter()
-    for image_id in ids[:: max(1, len(ids) // 50)]:
-        tried.update(name[len(image_id) :] for name in known if name.startswith(image_id))
-    counts = {
-        between: sum(i + between in masks.files for i in ids)
-        for between, _ in tried.most_common(5)
-        if (between or not same) and "/" not in between
-    }
-    best = max(counts, key=lambda b: (counts[b], -len(b)), default=None)
-    return None if best is None else (best, counts[best])
-
-
-def _colours(files: Iterable[Path]) -> float:
-    """Colours that pictures have on average; many of those that cannot be read."""
-    counts = []
-    for file in files:
-        try:
-            with opened(file.read_bytes(), undecodable) as picture:
-                found = picture.image.convert("RGB").getcolors(1 << 24)
-        except (DataError, OSError):
-            found = None
-        counts.append(len(found) if found else 1 << 24)
-    return float(np.mean(counts)) if counts else float(1 << 24)
 
 
 def _are_drawn(files: Sequence[Path]) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from c2s.datasets.descriptor import Descriptor, LabelEncoding, SplitLayout
+from c2s.datasets.export import find_export
 from c2s.datasets.image_file import image_bytes
 from c2s.datasets.list_file import Entry, read_list, tails
 from c2s.datasets.photos import SUFFIXES, Listing, is_hidden, list_photos, utf8, walk, without
@@ -132,7 +133,8 @@ class FolderSplit(DescribedSplit):
         said = f"{self._label_folders[0]} holds {count:,} {ending or 'without ending'}."
         if ending in SUFFIXES:
             return f"{said} Say in classes.yaml how their names end after the photo's: mask_suffix: {ending}"
-        return f"{said} Convert them: c2s data convert --help"
+        export = find_export(self.root)
+        return f"{said} Convert them: c2s data convert {export or '--help'}"
 
     @property
     def without_listing(self) -> tuple[str, ...]:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from c2s.class_list import tidy
 from c2s.datasets.convert import Conversion, Pair
+from c2s.datasets.custom import USUAL_SPLITS
 from c2s.datasets.descriptor import LabelEncoding
 from c2s.datasets.label_file import read_label_file, strangers
-from c2s.datasets.photos import list_photos
+from c2s.datasets.list_file import read_list
+from c2s.datasets.photos import SUFFIXES, list_photos
 from c2s_cache import ConfigError, DataError
 from c2s_cache.label_map import LabelMap, label_type
 from c2s_cache.text_file import read_text
@@ -22,18 +26,24 @@ from c2s_cache.text_file import read_text
 PALETTES = ("labelmap.txt", "class_dict.csv")
 """Files of names and colours, as CVAT's export "Segmentation mask" and copies of CamVid have them."""
 MASKS = ("SegmentationClass", "masks", "labels", "")
-PHOTOS = ("JPEGImages", "images")
+PHOTOS = ("JPEGImages", "images", "photos")
+FEW = 8
+TASK = re.compile(r"task-\d+-annotation-\d+-")
+"""How Label Studio names the PNG files of brushed regions."""
 
 Colours = Mapping[tuple[int, int, int], int]
 
 
-def read_mask_folder(folder: Path, images: Path | None, names: Sequence[str]) -> Conversion:
+def read_mask_folder(
+    folder: Path, images: Path | None, names: Sequence[str], split: str | None
+) -> dict[str, Conversion]:
     """Masks drawn in the colours of a palette file beside them, or the label maps in MATLAB files.
 
     Args:
         folder: of the masks, or the one that holds them and the photos.
-        images: folder of the photos, where it is another than JPEGImages or images in it.
-        names: of the values of MATLAB files, 0 first.
+        images: folder of the photos, where it is another than JPEGImages, images or photos in it.
+        names: of the values of MATLAB files, 0 first; default: the list of names that one of these files holds.
+        split: what to call all of them; default: as the lists in ImageSets/Segmentation say, or else "train".
 
     Raises:
         ConfigError: there is neither, or the names or photos are missing.
@@ -44,11 +54,20 @@ def read_mask_folder(folder: Path, images: Path | None, names: Sequence[str]) ->
     places = (folder / name for name in MASKS if (folder / name).is_dir())
     masks = next((place for place in places if any(place.rglob(f"*{ending}"))), None)
     if masks is None:
+        if any(TASK.match(file.name) for file in folder.glob("*.png")):
+            raise ConfigError(
+                f"{folder} holds PNG files of Label Studio, whose names do not say of which photos they are.",
+                "Export JSON from Label Studio; brushed regions are in it.",
+            )
         raise ConfigError(
             f"{folder} has neither .mat files nor a {' or '.join(PALETTES)} beside masks in colour.",
-            "Masks of class numbers need no converting: c2s data init FOLDER.",
+            "Masks of class numbers need no converting: c2s data init FOLDER. Of another export name the file of "
+            "annotations.",
         )
-    if palette is None and not names:
+    if palette is not None:
+        names, colours = read_palette(palette)
+    names = names or _names_beside(masks)
+    if not names:
         raise ConfigError(
             f"{masks} names no classes: MATLAB files hold numbers.",
             "Say the names of the values, 0 first: --classes @names.txt",
@@ -56,12 +75,13 @@ def read_mask_folder(folder: Path, images: Path | None, names: Sequence[str]) ->
     photos = images or next((p for n in PHOTOS if (p := folder / n).is_dir()), None)
     if photos is None:
         raise ConfigError(f"there are no photos in {folder}.", "Name their folder with --images.")
-    if palette is not None:
-        names, colours = read_palette(palette)
     there, pairs = list_photos(photos).files, {}
     for image_id, path in sorted(list_photos(masks, (ending,)).files.items()):
         if image_id not in there:
-            raise DataError(f"{photos} has no photo {image_id} for {masks / path}.")
+            raise DataError(
+                f"{photos} has no photo {image_id} for {masks / path}.",
+                "Name the folder of the masks themselves, and that of their photos with --images.",
+            )
         read = (
             partial(_numbers, masks / path)
             if palette is None
@@ -69,7 +89,19 @@ def read_mask_folder(folder: Path, images: Path | None, names: Sequence[str]) ->
         )
         pairs[image_id] = Pair(photos / there[image_id], partial(_typed, read, len(names)))
     bare = len(there) - len(pairs)
-    return Conversion(tuple(names), pairs, (f"{bare:,} photos have no mask.",) * bool(bare))
+    notes = (f"{bare:,} photos have no mask.",) * bool(bare)
+    lists = {s: folder / "ImageSets/Segmentation" / f"{s}.txt" for s in USUAL_SPLITS}
+    if split is not None or not lists["train"].is_file():
+        return {split or "train": Conversion(tuple(names), pairs, notes)}
+    splits = {}
+    for name, file in lists.items():
+        if file.is_file():
+            listed = [entry.image_id for entry in read_list(file, lambda: there, SUFFIXES)]
+            if missing := [image_id for image_id in listed if image_id not in pairs]:
+                raise DataError(f"{file} names {missing[0]}, which has no mask in {masks}.")
+            splits[name] = Conversion(tuple(names), {i: pairs[i] for i in sorted(listed)}, notes)
+            notes = ()
+    return splits
 
 
 def read_palette(file: Path) -> tuple[tuple[str, ...], Colours]:
@@ -119,6 +151,28 @@ def _coloured(file: Path, colours: Colours) -> NDArray[np.integer]:
 
 def _numbers(file: Path) -> NDArray[np.integer]:
     """The label map of a MATLAB file: the largest array [H, W] of whole numbers in it, or in a struct of it."""
+    found = [v for v in _arrays(file) if v.ndim == 2 and v.dtype.kind in "buif"]
+    whole = [v for v in found if v.size and v.min() >= 0 and (v == np.floor(v)).all()]
+    if not whole:
+        raise DataError(f"{file} holds no label map: no array [H, W] of whole numbers.")
+    largest: NDArray[np.integer] = max(whole, key=lambda v: v.size).astype(np.int64)
+    return largest
+
+
+def _names_beside(masks: Path) -> tuple[str, ...]:
+    """The longest list of names in a MATLAB file: of the few in the folders above, or of the first mask itself."""
+    folders = [sorted(place.glob("*.mat")) for place in (masks, *masks.parents[:2])]
+    few = [file for files in folders if len(files) <= FEW for file in files]
+    for file in (*few, *sorted(masks.rglob("*.mat"))[:1]):
+        lists = [v for v in _arrays(file) if v.ndim == 1 and all(isinstance(n, str) for n in v)]
+        longest = max(lists, key=lambda names: names.size, default=np.empty(0))
+        if longest.size > 1:
+            return tuple(tidy(str(name), str(file)) for name in longest)
+    return ()
+
+
+def _arrays(file: Path) -> Iterator[NDArray[Any]]:
+    """The arrays of a MATLAB file, and those in structs of it."""
     from c2s_pipeline.extras import require
 
     loadmat = require("scipy.io", "convert").loadmat
@@ -126,15 +180,10 @@ def _numbers(file: Path) -> NDArray[np.integer]:
         content = loadmat(str(file), simplify_cells=True)
     except Exception as error:  # damaged files end in many ways, some of them of scipy's own
         raise DataError(f"{file} is damaged or no MATLAB file ({error}).") from error
-    waiting, found = [v for k, v in content.items() if not k.startswith("__")], []
+    waiting = [v for k, v in content.items() if not k.startswith("__")]
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
             waiting += value.values()
-        elif isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype.kind in "buif":
-            found.append(value)
-    whole = [v for v in found if v.size and v.min() >= 0 and (v == np.floor(v)).all()]
-    if not whole:
-        raise DataError(f"{file} holds no label map: no array [H, W] of whole numbers.")
-    largest: NDArray[np.integer] = max(whole, key=lambda v: v.size).astype(np.int64)
-    return largest
+        elif isinstance(value, np.ndarray):
+            yield value

@@ -120,7 +120,12 @@ def load_dataset(
         if root is not None and is_folder_name(name):
             raise ConfigError(f"{name} is the folder of a data set itself.", "Leave out --root.")
         if not found.is_dir():
-            raise DataError(f"there is no folder {found} to read a data set from.")
+            raise DataError(
+                f"there is no folder {found} to read a data set from.",
+                f"What another tool exported is converted first: c2s data convert {found} --out FOLDER"
+                if found.is_file()
+                else None,
+            )
         descriptor = describe_folder(found)
     else:
         near = difflib.get_close_matches(name, NAMES, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -156,6 +157,50 @@ def test_masks_in_colour(palette, world):
         converted(root, root / "wrong")
 
 
+def test_lists_of_masks_in_colour_are_splits(world):
+    """As CVAT exports subsets."""
+    root, maps = world
+    (root / "val2017").rename(root / "JPEGImages")
+    (root / "SegmentationClass").mkdir()
+    for name, labels in maps.items():
+        drawn = np.array([(9, 9, 9), (0, 0, 0)], np.uint8)[(labels == OUTSIDE).astype(int)]
+        Image.fromarray(drawn).save(root / f"SegmentationClass/{name}.png")
+    (root / "labelmap.txt").write_text("thing:9,9,9::\nbackground:0,0,0::\n")
+    (root / "ImageSets/Segmentation").mkdir(parents=True)
+    for split, name in (("train", "a"), ("val", "b")):
+        (root / f"ImageSets/Segmentation/{split}.txt").write_text(f"{name}\n")
+    want = {n: (m == OUTSIDE).astype(np.uint8) for n, m in maps.items()}
+    converted(root, root / "out")
+    require_same(root / "out", {"a": want["a"]}, "train", ("thing", "background"))
+    require_same(root / "out", {"b": want["b"]}, "val", ("thing", "background"))
+    converted(root, root / "all", split="train")
+    require_same(root / "all", want, "train", ("thing", "background"))
+    (root / "ImageSets/Segmentation/val.txt").write_text("c\n")
+    with pytest.raises(DataError, match="names c, which has no mask"):
+        converted(root, root / "other")
+
+
+def test_names_in_a_matlab_file(world):
+    """As clothing co-parsing has them beside its label maps, and COCO-Stuff in each of them."""
+    root, maps = world
+    (root / "annotations/pixel-level").mkdir(parents=True)
+    for name, labels in maps.items():
+        savemat(root / f"annotations/pixel-level/{name}.mat", {"groundtruth": labels})
+    (root / "val2017").rename(root / "photos")
+    listed = np.array(CLASSES, dtype=object).reshape(1, -1)
+    savemat(root / "label_list.mat", {"label_list": listed})
+    with pytest.raises(DataError, match=r"no photo pixel-level/a .* that of their photos"):
+        converted(root / "annotations", root / "out", images=root / "photos")
+    converted(root / "annotations/pixel-level", root / "out", images=root / "photos")
+    require_same(root / "out", maps, "train")
+    (root / "label_list.mat").unlink()
+    for name, labels in maps.items():
+        content = {"S": labels, "names": listed, "captions": np.array(["a b", "c"], dtype=object)}
+        savemat(root / f"annotations/pixel-level/{name}.mat", content)
+    converted(root / "annotations/pixel-level", root / "each", images=root / "photos")
+    require_same(root / "each", maps, "train")
+
+
 @pytest.mark.parametrize("form", ["GTcls", "LabelMap"])
 def test_label_maps_of_matlab(form, world):
     root, maps = world
@@ -216,6 +261,24 @@ def test_yaml_of_outlines(world):
     (root / "data.yaml").write_text(yaml.safe_dump(content))
     converted(root / "data.yaml", root / "out")
     require_same(root / "out", maps, "val")
+    (root / "list.txt").write_text("./images/val/b.jpg\ndata/images/val/a.jpg\n")
+    (root / "config").mkdir()
+    for place, given in (
+        ("data.yaml", "list.txt"),
+        ("data.yaml", ["images/val"]),
+        ("config/data.yaml", "../images/val"),
+        ("config/data.yaml", "images/val"),
+    ):
+        (root / place).write_text(yaml.safe_dump({"train": given, "names": list(CLASSES)}))
+        converted(root / place, root / "again")
+        named = {f"val/{n}" if given == "list.txt" else n: m for n, m in maps.items()}
+        require_same(root / "again", named, "train")
+        shutil.rmtree(root / "again")
+    (root / "list.txt").write_text("images/val/c.jpg\n")
+    (root / "data.yaml").write_text(yaml.safe_dump({"train": "list.txt", "names": list(CLASSES)}))
+    with pytest.raises(DataError, match=r"lists images/val/c\.jpg, which is not below"):
+        converted(root / "data.yaml", root / "other")
+    (root / "data.yaml").write_text(yaml.safe_dump(content))
     (root / "labels/val/a.txt").write_text("0 0.5 0.5 0.1 0.1\n")
     with pytest.raises(DataError, match="holds boxes, not outlines"):
         converted(root / "data.yaml", root / "other")
@@ -225,16 +288,20 @@ def test_yaml_of_outlines(world):
     ("name", "content", "message"),
     [
         ("x.json", "[1", "is damaged or no JSON"),
-        ("x.json", "[]", r"Label Studio's own form.*exports COCO"),
+        ("x.json", "[]", "has no region"),
+        ("x.json", "[3]", "is no export of Label Studio"),
+        ("x.json", "{}", "is no COCO file: it has no images"),
+        ("x.json", "3", "cannot be converted: expected"),
         ("x.json", '{"images": [], "annotations": [], "categories": [{}]}', "is no COCO file"),
         (
             "x.json",
             '{"images": [{"id": 1}], "annotations": [{"image_id": 2}], "categories": []}',
             "does not list",
         ),
-        ("x.xml", "<annotations/>", r"is XML.*CVAT exports COCO"),
+        ("x.xml", "<annotations/>", "is no export of CVAT"),
         ("x.yaml", "a: b", "cannot be converted: expected"),
-        ("x.zip", "", "cannot be converted: expected"),
+        ("x.zip", "", "cannot be converted: expected.*Unpack it first"),
+        ("x/task-3-annotation-7-by-1-tag-cat-0.png", "", "PNG files of Label Studio.*Export JSON"),
         ("x/readme", "", "has neither .mat files nor a labelmap.txt"),
     ],
 )
@@ -243,7 +310,7 @@ def test_what_cannot_be_converted_is_one_sentence(name, content, message, tmp_pa
     file.parent.mkdir(exist_ok=True)
     file.write_text(content)
     with pytest.raises(C2SError, match=message) as caught:
-        converted(file.parent if name == "x/readme" else file, tmp_path / "out")
+        converted(file.parent if name.startswith("x/") else file, tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 

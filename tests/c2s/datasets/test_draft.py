@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from pictures import photo
@@ -10,6 +12,7 @@ from PIL import Image
 from c2s.datasets import load_dataset
 from c2s.datasets.check import check_split
 from c2s.datasets.draft import draft_classes
+from c2s.datasets.export import find_export
 from c2s_cache import ConfigError, DataError
 
 VALUES = np.array([[0, 0, 3, 3], [0, 7, 7, 3]], np.uint8).repeat(8, 0).repeat(8, 1)
@@ -152,18 +155,109 @@ def test_names_of_values_come_from_the_list_beside_them(tmp_path, file, text):
     assert (draft.named, dataset.classes) == (True, ("Void", "Animal", "Archway"))
 
 
-def test_folders_of_further_splits_are_said_to_be_left_out(tmp_path):
-    for split, count in (("train", 3), ("val", 1)):
-        fill(tmp_path, split, f"{split}_labels", [Image.fromarray(VALUES)] * count, between="_L")
-    draft, _ = described(tmp_path)
-    assert (draft.images, draft.masks) == ("train", "train_labels")
-    assert draft.unused == ["val", "val_labels"]
+@pytest.mark.parametrize(
+    ("images", "masks", "between", "splits"),
+    [
+        ("{}", "{}annot", "", ("train", "val", "test")),
+        ("{}", "{}_labels", "_L", ("train", "val")),
+        ("{}/images", "{}/masks", "", ("train", "valid", "test")),
+        ("{}", "{}", "_mask", ("train", "valid")),
+        ("images/{}", "annotations/{}", "", ("training", "validation")),
+        ("{}_images", "{}_masks", "", ("Train", "Val")),
+        ("{}2017", "maps/{}2017", "", ("train", "val")),
+    ],
+)
+def test_folders_of_each_split_are_found(tmp_path, images, masks, between, splits):
+    for i, split in enumerate(splits):
+        pictures = [Image.fromarray(VALUES)] * (3 - i)
+        fill(tmp_path, images.format(split), masks.format(split), pictures, between)
+    draft, dataset = described(tmp_path)
+    assert dataset.splits == tuple(draft.splits) == ("train", "val", "test")[: len(splits)]
+    assert (draft.pairs, draft.unused) == (sum(range(4 - len(splits), 4)), [])
+    for i, split in enumerate(dataset.splits):
+        assert len(dataset.split(split).ids) == 3 - i
+        np.testing.assert_array_equal(
+            dataset.split(split).labels("p0"), np.searchsorted([0, 3, 7], VALUES)
+        )
+
+
+def test_the_usual_folders_of_splits_need_no_saying(tmp_path):
+    for split in ("train", "val"):
+        fill(tmp_path, f"images/{split}", f"masks/{split}", [Image.fromarray(VALUES)] * 2)
+    draft, dataset = described(tmp_path)
+    assert dataset.splits == ("train", "val")
+    assert not {"train:", "images:"} & {*draft.text.split()}
+
+
+def test_lists_of_splits_are_found_where_voc_has_them(tmp_path):
+    fill(tmp_path, "JPEGImages", "SegmentationClass", [Image.fromarray(VALUES)] * 3)
+    (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
+    (tmp_path / "ImageSets/Segmentation/train.txt").write_text("p0\np2\n")
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_text("p1\n")
+    draft, dataset = described(tmp_path)
+    assert tuple(draft.splits) == dataset.splits == ("train", "val")
+    assert dataset.split("train").ids == ("p0", "p2")
+
+
+def test_a_split_without_label_maps_is_said_to_be_left_out(tmp_path):
+    for split in ("train", "val", "test"):
+        fill(tmp_path, split, f"{split}annot", [Image.fromarray(VALUES)] * 2)
+    shutil.rmtree(tmp_path / "testannot")
+    draft, dataset = described(tmp_path)
+    assert dataset.splits == ("train", "val")
+    assert draft.unused == ["test"]
+
+
+def test_annotations_of_another_tool_are_pointed_to(tmp_path):
+    """Instead of taking their photos for photos alone."""
+    photo(np.random.default_rng(0), 8, 8).save(tmp_path / "a.jpg")
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/data.yaml").write_text("path: ..\ntrain: images\nnames: [cat]\n")
+    asked = r"c2s data convert .*config/data\.yaml --out"
+    with pytest.raises(DataError, match=asked):
+        draft_classes(tmp_path)
+    with pytest.raises(ConfigError, match=asked):
+        load_dataset(str(tmp_path))
+    with pytest.raises(DataError, match=asked):
+        load_dataset(str(tmp_path / "config/data.yaml"))
+    (tmp_path / "config/data.yaml").unlink()
+    assert load_dataset(str(tmp_path)).split("train").ids == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "known"),
+    [
+        ("a.json", '{"info": {}, "images": [{"file_name": "a.jpg"}], "annotations": []}', True),
+        ("a.json", '[{"id": 1, "annotations": [{"result": [{"original_width": 3', True),
+        ("a.json", '[{"image": "a.jpg", "tag": [{"rle": [], "brushlabels": ["x"]}]}]', True),
+        ("a.xml", "<?xml?>\n<annotations><version>1.1</version><meta>", True),
+        ("a.yml", "train: {images: a, masks: b}\nval: {}\nclasses: [a]\n", True),
+        ("metadata.json", '{"images": 3, "title": "Holiday"}', False),
+        ("notes.xml", "<notes/>", False),
+        ("classes.yaml", "names: train: masks: classes:", False),
+    ],
+)
+def test_exports_are_known_by_what_they_say(tmp_path, name, text, known):
+    (tmp_path / name).write_text(text)
+    assert find_export(tmp_path) == (tmp_path / name if known else None)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/a.mat").write_text("MATLAB 5.0 MAT-file")
+    assert find_export(tmp_path) == (tmp_path / name if known else tmp_path / "sub")
 
 
 def test_a_list_that_does_not_name_all_is_not_taken(tmp_path):
     fill(tmp_path, "images", "masks", [Image.fromarray(VALUES)])
     (tmp_path / "classes.txt").write_text("a\nb\n")
     assert not draft_classes(tmp_path).named
+
+
+def test_a_class_that_may_be_no_label_is_pointed_out(tmp_path):
+    fill(tmp_path, "images", "masks", [drawn(VALUES)])
+    (tmp_path / "class_dict.csv").write_text("name,r,g,b\nA,64,128,64\nB,192,0,128\nVoid,0,0,0\n")
+    hints = [line for line in described(tmp_path)[0].text.splitlines() if "no label" in line]
+    assert len(hints) == 1
+    assert hints[0].startswith("  - Void")
+    assert hints[0].endswith('means "no label", delete it and write ignore: others')
 
 
 def test_names_that_yaml_would_read_otherwise_are_kept(tmp_path):
