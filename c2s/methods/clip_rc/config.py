@@ -1,4 +1,4 @@
-"""Invariant: every switch and reading of the paper is a value here; those of the model are the student's own."""
+"""What CLIP-RC asks of a cache, of the student and of the rest of the program."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict
 
 from c2s.methods.base import Facts, Method, MethodConfig
 from c2s.methods.clip_rc.examples import LabelExamples
+from c2s.methods.clip_rc.method import ClipRC
 from c2s.methods.clip_rc.paper import paper_row
-from c2s.methods.clip_rc.recovery import RecoveryLoss
+from c2s.methods.clip_rc.settings import ClipRCSettings
 from c2s.methods.grid import Grid
 from c2s.students.base import Student
 from c2s.students.clip_tower import stored_tower
@@ -24,27 +25,6 @@ from c2s_cache.manifest import Manifest
 from c2s_cache.reader import Cache
 from c2s_cache.tower import TowerInfo
 
-
-class MaskWeights(BaseModel):
-    """Weights of the two losses of masks; the paper's alpha is in them. Cross-entropy has no part in it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    ce: ClassVar[float] = 0.0
-    focal: float = Field(default=100.0, ge=0)
-    dice: float = Field(default=1.0, ge=0)
-
-
-class RecoveryConfig(BaseModel):
-    """The recovery decoder and its loss (Eq. 9 and 10); `weight` is the paper's beta, 0: there is none."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    weight: float = Field(default=2.0, ge=0)
-    loss: RecoveryLoss = "l1"
-    layers: int = Field(default=1, ge=0, le=12)
-
-
 MANY: Mapping[str, Any] = {
     "prompts": 100,
     "weights": {"focal": 200.0, "dice": 3.0},
@@ -54,8 +34,8 @@ MANY: Mapping[str, Any] = {
 SMALL: Mapping[str, Any] = {"prompts": 4, "bridge": 4, "heads": 4, "ffn": 512}
 
 
-class ClipRCConfig(Prompting, MethodConfig):
-    """CLIP-RC. The defaults are the full method on VOC (last row of Table 5)."""
+class ClipRCConfig(ClipRCSettings, MethodConfig):
+    """The configuration of CLIP-RC, found by its name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -85,12 +65,6 @@ class ClipRCConfig(Prompting, MethodConfig):
     }
 
     name: Literal["clip-rc"] = "clip-rc"
-    unlabelled: Literal["negative", "ignored"] = Field(
-        default="negative",
-        description="pixels without a label: negatives of every class, as in the released code, or left out",
-    )
-    weights: MaskWeights = MaskWeights()
-    recovery: RecoveryConfig = RecoveryConfig()
 
     @classmethod
     def tables(cls) -> Mapping[str, Grid]:
@@ -138,8 +112,6 @@ class ClipRCConfig(Prompting, MethodConfig):
 
     def build(self, facts: Facts) -> Method:
         """The method's module: inductive from the seen classes, transductive with the unseen ones."""
-        from c2s.methods.clip_rc.method import ClipRC
-
         return ClipRC(self, facts)
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from c2s.methods.base import Facts, Method
 from c2s.methods.batch import Batch
-from c2s.methods.clip_rc.config import ClipRCConfig
 from c2s.methods.clip_rc.examples import LabelBatch
 from c2s.methods.clip_rc.recovery import RecoveryDecoder, recovery_loss
+from c2s.methods.clip_rc.settings import ClipRCSettings
 from c2s.methods.fused_pixel_loss import pixel_losses
 from c2s.methods.pixel_loss import present_masks
 from c2s.students.prompted_clip import Prompted
@@ -33,7 +33,7 @@ class ClipRC(Method):
     text: Tensor
     channel: Tensor
 
-    def __init__(self, config: ClipRCConfig, facts: Facts) -> None:
+    def __init__(self, config: ClipRCSettings, facts: Facts) -> None:
         super().__init__()
         self.config = config
         self.seen = len(facts.seen.ids)

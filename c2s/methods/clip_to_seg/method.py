@@ -11,7 +11,6 @@ from torch import Tensor
 
 from c2s.methods.base import Facts, Method
 from c2s.methods.batch import Batch
-from c2s.methods.clip_to_seg.config import ClipToSegConfig
 from c2s.methods.clip_to_seg.dense_distillation import dense_distillation
 from c2s.methods.clip_to_seg.examples import ClipToSegBatch
 from c2s.methods.clip_to_seg.global_distillation import (
@@ -28,6 +27,7 @@ from c2s.methods.clip_to_seg.local_distillation import (
     region_weights,
 )
 from c2s.methods.clip_to_seg.residual import ResidualProjector
+from c2s.methods.clip_to_seg.settings import ClipToSegSettings
 from c2s.methods.feature_map import FeatureMap
 from c2s.methods.fused_pixel_loss import pixel_losses
 from c2s.methods.pixel_loss import class_scores
@@ -63,7 +63,7 @@ class ClipToSeg(Method):
     text: Tensor
     channel: Tensor
 
-    def __init__(self, config: ClipToSegConfig, facts: Facts) -> None:
+    def __init__(self, config: ClipToSegSettings, facts: Facts) -> None:
         super().__init__()
         self.config = config
         self.first_latent_id = facts.first_latent_id

@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from c2s.methods.base import Facts
-from c2s.methods.clip_to_seg.config import ClipToSegConfig
 from c2s.methods.clip_to_seg.examples import ClipToSegBatch
 from c2s.methods.clip_to_seg.method import ClipToSeg
+from c2s.methods.clip_to_seg.settings import ClipToSegSettings
 from c2s.methods.feature_map import FeatureMap
 
 
@@ -31,7 +31,7 @@ class SelfTraining(ClipToSeg):
 
     unseen_ids: Tensor
 
-    def __init__(self, config: ClipToSegConfig, facts: Facts) -> None:
+    def __init__(self, config: ClipToSegSettings, facts: Facts) -> None:
         assert facts.unseen is not None
         every = replace(facts, seen=facts.seen + facts.unseen)
         super().__init__(config.model_copy(update={"latent_embedding": False}), every)
