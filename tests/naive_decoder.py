@@ -8,9 +8,9 @@ import torch
 def naive_layer(layer, own, other):
     """Cross-attention, head by head and token by token."""
     a, dim = layer.attention, own.shape[-1]
-    heads, wide = a.num_heads, dim // a.num_heads
-    wq, wk, wv = a.in_proj_weight.split(dim)
-    bq, bk, bv = a.in_proj_bias.split(dim)
+    heads, wide = a.heads, dim // a.heads
+    wq, wk, wv = (part.weight for part in (a.q, a.k, a.v))
+    bq, bk, bv = (part.bias for part in (a.q, a.k, a.v))
     out = []
     for i in range(len(own)):
         joined = []
@@ -22,7 +22,7 @@ def naive_layer(layer, own, other):
             joined.append(
                 sum(s * (wv[part] @ o + bv[part]) for s, o in zip(share, other, strict=True))
             )
-        seen = a.out_proj.weight @ torch.cat(joined) + a.out_proj.bias
+        seen = a.out.weight @ torch.cat(joined) + a.out.bias
         x = naive_norm(layer.norm1, own[i] + seen)
         hidden = (layer.linear1.weight @ x + layer.linear1.bias).clamp(min=0)
         out.append(naive_norm(layer.norm2, x + layer.linear2.weight @ hidden + layer.linear2.bias))

@@ -73,11 +73,10 @@ class CLIPTower(nn.Module):
         """
         patches = self.vit.patch_embed.proj(images)
         size = (patches.shape[2], patches.shape[3])
-        positions = self.vit.pos_embed[:, 1:]
-        if size != (self.grid, self.grid):
-            square = rearrange(positions, "one (r c) d -> one d r c", r=self.grid)
-            resized = F.interpolate(square, size, mode="bilinear", align_corners=False)
-            positions = resized.flatten(2).mT
+        square = rearrange(self.vit.pos_embed[:, 1:], "one (r c) d -> one d r c", r=self.grid)
+        # At the tower's own grid this changes no bit; a question would fix the sides of an exported program.
+        resized = F.interpolate(square, size, mode="bilinear", align_corners=False)
+        positions = resized.flatten(2).mT
         return self.class_token, patches.flatten(2).mT + positions, size
 
     @property

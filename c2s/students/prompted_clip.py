@@ -120,7 +120,7 @@ class PromptedCLIP(Student):
         tower's own pooling, of a region; it has no further tokens and no mask.
         """
         shape, vit = self.shape, self.backbone.vit
-        count, bridge, batch = shape.prompts, self._tokens, len(images)
+        count, bridge, batch = shape.prompts, self._tokens, images.shape[0]
         token, patches, size = self.backbone.embedded(images)
         parts = [token.expand(batch, -1, -1), patches]
         if bridge:

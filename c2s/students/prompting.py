@@ -47,7 +47,7 @@ class Prompting(BaseModel):
     @model_validator(mode="after")
     def _fit(self) -> Self:
         if math.isqrt(self.bridge) ** 2 != self.bridge:
-            raise ValueError(f"bridge={self.bridge} is no square number: 1, 4, 16, 64, ...")
+            raise ValueError(f"bridge={self.bridge} is no square number, such as 1, 4, 16 or 64")
         if len(set(self.fuse)) < len(self.fuse):
             raise ValueError("fuse names one thing twice")
         if not self.bridge and (self.descriptor != "global" or "bridge" in self.fuse):

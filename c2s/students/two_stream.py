@@ -3,10 +3,36 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 DROPOUT = 0.1
 STD = 0.02
+
+
+class CrossAttention(nn.Module):
+    """Attention of one stream to the other.
+
+    torch's own turns the tokens round on the way, which ties an exported program to the size of its batch.
+
+    Args:
+        dim: D.
+        heads: a divisor of D.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q, self.k, self.v, self.out = (nn.Linear(dim, dim) for _ in range(4))
+
+    def forward(self, own: Tensor, other: Tensor) -> Tensor:
+        """own [B, n, D] and other [B, m, D] -> [B, n, D]."""
+        asked = ((self.q, own), (self.k, other), (self.v, other))
+        q, k, v = (rearrange(f(x), "b n (h c) -> b h n c", h=self.heads) for f, x in asked)
+        dropout = DROPOUT if self.training else 0.0
+        seen = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        out: Tensor = self.out(rearrange(seen, "b h n c -> b n (h c)"))
+        return out
 
 
 class CrossAttentionLayer(nn.Module):
@@ -20,7 +46,7 @@ class CrossAttentionLayer(nn.Module):
 
     def __init__(self, dim: int, heads: int, ffn: int) -> None:
         super().__init__()
-        self.attention = nn.MultiheadAttention(dim, heads, dropout=DROPOUT, batch_first=True)
+        self.attention = CrossAttention(dim, heads)
         self.norm1 = nn.LayerNorm(dim)
         self.linear1 = nn.Linear(dim, ffn)
         self.linear2 = nn.Linear(ffn, dim)
@@ -29,8 +55,7 @@ class CrossAttentionLayer(nn.Module):
 
     def forward(self, own: Tensor, other: Tensor) -> Tensor:
         """own [B, n, D] and other [B, m, D] -> [B, n, D]."""
-        seen, _ = self.attention(own, other, other, need_weights=False)
-        own = self.norm1(own + self.dropout(seen))
+        own = self.norm1(own + self.dropout(self.attention(own, other)))
         hidden = self.dropout(F.relu(self.linear1(own)))
         out: Tensor = self.norm2(own + self.dropout(self.linear2(hidden)))
         return out
@@ -60,14 +85,11 @@ class TwoStreamDecoder(nn.Module):
 
 
 def initialise(module: nn.Module) -> None:
-    """Linear layers and attentions truncated normal, biases 0; the MLPs of a patch stream add nothing at first."""
+    """Linear layers truncated normal, their biases 0; the MLPs of a patch stream add nothing at first."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.trunc_normal_(part.weight, std=STD)
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)
-        if isinstance(part, nn.MultiheadAttention):
-            nn.init.trunc_normal_(part.in_proj_weight, std=STD)
+            nn.init.zeros_(part.bias)
     for part in module.modules():
         if isinstance(part, TwoStreamDecoder):
             for layer in part.patch_layers:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from naive_decoder import naive_decoder
 
+from c2s.evaluation.classifier import Classifier
 from c2s.methods.cost import student_cost
 from c2s.students import create
 from c2s.students.prompted_clip import Encoded, PromptedCLIP, attention_mask, patch_cells
@@ -323,6 +324,19 @@ def test_sizes_that_do_not_fit_are_refused_in_one_sentence(settings, says):
 def test_weights_from_elsewhere_are_refused():
     with pytest.raises(ConfigError, match="takes its tower from the cache"):
         create("prompted-clip", 512, "weights.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", ["tok", "avg"])
+@torch.no_grad()
+def test_an_exported_program_takes_batches_and_images_of_any_size(pool):
+    rows, columns = (32 * torch.export.Dim(name) for name in ("rows", "columns"))
+    model = Classifier(student(openai_tower(pool)), words())
+    free = ({0: torch.export.Dim("batch"), 2: rows, 3: columns},)
+    program = torch.export.export(model, (images(96, 128),), dynamic_shapes=free).module()
+    for count, size in ((1, (64, 160)), (3, (32 * 4, 32 * 3))):
+        asked = images(*size, count=count)
+        torch.testing.assert_close(program(asked), model(asked), rtol=1e-4, atol=1e-5)
 
 
 def test_a_decoder_of_no_layers_changes_nothing():
