@@ -26,10 +26,18 @@ class ShapesSplit(Split):
     Args:
         split: split name.
         unseen: ids of the unseen classes; default: the world's own.
+        name: of the data set: the same scenes may have classes of other names.
+        classes: these names.
     """
 
-    def __init__(self, split: str, unseen: tuple[int, ...] | None = None) -> None:
-        self._split = split
+    def __init__(
+        self,
+        split: str,
+        unseen: tuple[int, ...] | None = None,
+        name: str = "shapes",
+        classes: tuple[str, ...] = scenes.CLASSES,
+    ) -> None:
+        self._split, self._name, self._classes = split, name, classes
         own = tuple(sorted(scenes.CLASSES.index(name) for name in scenes.UNSEEN))
         self._unseen = own if unseen is None else unseen
 
@@ -41,17 +49,22 @@ class ShapesSplit(Split):
     @property
     def name(self) -> str:
         """Data set name."""
-        return "shapes"
+        return self._name
 
     @property
     def classes(self) -> tuple[str, ...]:
         """All class names in id order."""
-        return scenes.CLASSES
+        return self._classes
 
     @property
     def unseen(self) -> tuple[int, ...]:
         """Ids of the unseen classes."""
         return self._unseen
+
+    @property
+    def instanced(self) -> bool:
+        """Every thing that was drawn is one."""
+        return True
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -62,7 +75,8 @@ class ShapesSplit(Split):
         """
         if self._split not in COUNTS:
             raise DataError(
-                f"data set shapes has no split {self.split!r}.", f"Splits: {', '.join(COUNTS)}."
+                f"data set {self.name} has no split {self.split!r}.",
+                f"Splits: {', '.join(COUNTS)}.",
             )
         return tuple(f"{self.split}-{i:06d}" for i in range(COUNTS[self.split]))
 
@@ -83,6 +97,10 @@ class ShapesSplit(Split):
     def labels(self, image_id: str) -> NDArray[np.uint8]:
         """Label map uint8 [64, 64] over all classes; every pixel is annotated."""
         return self._scene(image_id).labels.copy()
+
+    def instances(self, image_id: str) -> NDArray[np.uint8]:
+        """See `Split.instances`."""
+        return self._scene(image_id).instances.copy()
 
     def _scene(self, image_id: str) -> scenes.Scene:
         split, _, index = image_id.rpartition("-")

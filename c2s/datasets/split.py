@@ -78,6 +78,11 @@ class Split(Sequence[LabelledImage]):
         return True
 
     @property
+    def instanced(self) -> bool:
+        """Whether it tells things of one class apart."""
+        return False
+
+    @property
     def passed_over(self) -> str | None:
         """A sentence about files beside its images that are none by their names; None if there are none."""
         return None
@@ -97,6 +102,14 @@ class Split(Sequence[LabelledImage]):
     @abstractmethod
     def labels(self, image_id: str) -> LabelMap:
         """Label map [H, W] over all classes, of the type that `label_type` gives so many."""
+
+    def instances(self, image_id: str) -> NDArray[np.integer]:
+        """Number of the thing at every pixel [H, W], 0 = none: the pixels of one class and number are one thing.
+
+        Raises:
+            DataError: the split tells no things apart.
+        """
+        raise DataError(f"{self.name} does not tell things of one class apart.")
 
     def __len__(self) -> int:
         return len(self.ids)

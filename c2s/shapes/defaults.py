@@ -15,10 +15,12 @@ BUILD: dict[str, Any] = {
     "teacher": TEACHER,
     "view_size": 64,
     "masks": {"threshold": 0.7},
+    "segments": {"fill": "zero", "masking": "frame"},
     "block_rows": 250,
     "batch_size": 25,
 }
-"""Settings of the Shapes cache; the merging threshold was chosen on the "dev" scenes."""
+"""Settings of the Shapes cache; the merging threshold was chosen on the "dev" scenes, and its teacher knows regions on
+black in their place."""
 TRAIN: dict[str, Any] = {
     "student": "shapes-net",
     "iterations": 300,

@@ -25,6 +25,11 @@ THINGS = (
 )  # fmt: skip
 STUFF = ("stripes", "dots", "checks", "bricks", "waves", "sand")
 CLASSES = THINGS + STUFF
+RENAMED = (
+    "round", "quad", "wedge", "asterisk", "crux", "annulus", "cardioid", "sickle", "vane", "flash",
+    "bands", "speckles", "gingham", "wall", "billows", "grit",
+)  # fmt: skip
+"""Words for the same classes, which no caption or training of a student has."""
 UNSEEN = ("star", "ring", "dots", "bricks")
 SEEN = tuple(name for name in CLASSES if name not in UNSEEN)
 SPLITS = ("web", "train", "val", "dev")
@@ -56,12 +61,14 @@ class Scene:
     Attributes:
         image: uint8 [64, 64, 3], RGB.
         labels: uint8 [64, 64], index into CLASSES of every pixel.
+        instances: uint8 [64, 64], 1 on the background, 2, 3, ... on the things in the order in which they are drawn.
         caption: one sentence naming what is visible.
         colours: colour word of each visible class; None for stuff and for a class in two colours.
     """
 
     image: NDArray[np.uint8]
     labels: NDArray[np.uint8]
+    instances: NDArray[np.uint8]
     caption: str
     colours: dict[str, str | None]
 
@@ -85,16 +92,18 @@ def render(split: str, index: int, classes: Sequence[str] = CLASSES) -> Scene:
     zoom = float(rng.uniform(1.0, 2.2)) if split == "web" and rng.random() < 0.5 else 1.0
     image, labels = _background(rng, stuff, zoom)
     colours: dict[str, str | None] = {}
-    for _ in range(int(rng.integers(1, 4))):
+    instances = np.ones_like(labels)
+    for number in range(2, 2 + int(rng.integers(1, 4))):
         name = things[rng.integers(len(things))]
-        colour = _draw_thing(rng, image, labels, name, zoom)
+        colour, where = _draw_thing(rng, image, name, zoom)
+        labels[where], instances[where] = CLASSES.index(name), number
         colours[name] = colour if colours.get(name, colour) == colour else None
     image += rng.normal(0.0, 3.0, image.shape).astype(np.float32)
     counts = np.bincount(labels.ravel(), minlength=len(CLASSES))
     visible = [i for i in np.argsort(-counts) if counts[i] >= MIN_AREA * SIZE * SIZE]
     found = {CLASSES[i]: colours.get(CLASSES[i]) for i in visible}
     pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
-    return Scene(pixels, labels, _caption(rng, found), found)
+    return Scene(pixels, labels, instances, _caption(rng, found), found)
 
 
 # --- captions ---
@@ -218,9 +227,9 @@ _STUFF_COVER: dict[str, Cover] = {
 
 
 def _draw_thing(
-    rng: np.random.Generator, image: FloatArray, labels: NDArray[np.uint8], name: str, zoom: float
-) -> str:
-    """Draw one shape over `image` and `labels` in place; returns its colour word."""
+    rng: np.random.Generator, image: FloatArray, name: str, zoom: float
+) -> tuple[str, NDArray[np.bool_]]:
+    """Draw one shape over `image` in place; returns its colour word and its pixels, bool [64, 64]."""
     colour = list(COLOURS)[rng.integers(len(COLOURS))]
     radius = float(rng.uniform(11.0, 20.0)) * zoom
     centre = rng.uniform(-24, 24, 2).astype(np.float32)
@@ -233,8 +242,8 @@ def _draw_thing(
     shade = 1.0 - 0.12 * np.clip(1 + distance / 3, 0, 1)  # a slightly darker rim
     body = np.clip(base, 40, 255) * shade[..., None]
     image[:] = _blend(image, body, np.clip(0.5 - distance, 0, 1))
-    labels[distance < 0] = CLASSES.index(name)
-    return colour
+    inside: NDArray[np.bool_] = distance < 0
+    return colour, inside
 
 
 def _rotated(

@@ -36,6 +36,10 @@ class SplitInfo(Protocol):
     def labelled(self) -> bool:
         """Whether its images have label maps."""
 
+    @property
+    def instanced(self) -> bool:
+        """Whether it tells things of one class apart."""
+
 
 class ImageSource(SplitInfo, Protocol):
     """One split of a labelled data set. Implementations are small, picklable and open files lazily."""
@@ -52,3 +56,6 @@ class ImageSource(SplitInfo, Protocol):
 
     def labels(self, image_id: str) -> NDArray[np.uint8]:
         """Label map uint8 [H, W] over all classes, 255 = not annotated. Raises `DataError`."""
+
+    def instances(self, image_id: str) -> NDArray[np.integer]:
+        """Number of the thing at every pixel [H, W], 0 = none, where the split is `instanced`. Raises `DataError`."""

@@ -71,6 +71,11 @@ class RecordedSplit:
         return True
 
     @property
+    def instanced(self) -> bool:
+        """What it tells apart, the base does."""
+        return "instances" in self.manifest.stage_names
+
+    @property
     def unseen(self) -> tuple[int, ...]:
         """Ids of the unseen classes."""
         return self.manifest.unseen

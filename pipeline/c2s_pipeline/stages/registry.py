@@ -22,14 +22,20 @@ def own() -> tuple[type[Stage], ...]:
     from c2s_pipeline.stages.dense import Dense
     from c2s_pipeline.stages.global_cls import GlobalCLS
     from c2s_pipeline.stages.images import Images
+    from c2s_pipeline.stages.instances import Instances
     from c2s_pipeline.stages.labels import Labels
     from c2s_pipeline.stages.masks import Masks
     from c2s_pipeline.stages.regions import Regions
+    from c2s_pipeline.stages.segments import Segments
     from c2s_pipeline.stages.text import Text
     from c2s_pipeline.stages.tower import Tower
     from c2s_pipeline.stages.views import Views
+    from c2s_pipeline.stages.words import Words
 
-    return (Images, Labels, Views, GlobalCLS, Cells, Dense, Masks, Regions, Text, Tower)
+    return (
+        *(Images, Labels, Instances, Segments, Views),
+        *(GlobalCLS, Cells, Dense, Masks, Regions, Text, Words, Tower),
+    )
 
 
 @cache
