@@ -14,7 +14,7 @@ from torch import Tensor, nn
 IMAGENET_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
 IMAGENET_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
 """Of the images that most backbones were pretrained on, RGB, in units of pixel / 255."""
-UNDECAYED = ("pos_embed", "position", "cls_token")
+UNDECAYED = ("pos_embed", "position", "cls_token", "level_embed", "queries_")
 """Parts of names of parameters without weight decay, beside those of one axis."""
 
 
@@ -122,7 +122,7 @@ def parameter_groups(
     """Optimizer groups of the stock schedule.
 
     Head and method learn at `head_lr_mult` times the backbone's rate; no weight decay on norms,
-    biases, position embeddings and class tokens.
+    biases, embeddings of positions, levels and queries, and class tokens.
 
     Args:
         model: a module with the child `student` and, optionally, other children (the method's).

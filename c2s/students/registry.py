@@ -19,6 +19,7 @@ NAMES = (
     *(f"segformer-b{n}" for n in range(6)),
     "shapes-net",
     "prompted-clip",
+    "mask2former:shapes",
 )
 
 GROUP = "c2s.students"
@@ -69,7 +70,8 @@ def create(
         name: one of `names`, or a model of another library: one of `LIBRARY_STUDENTS`.
         dim: D, width of the features.
         weights: pretrained weights of the backbone, as the student's class documents; "random" for
-            none; None for the default (the shipped ones for shapes-net, random for all others).
+            none; None for the default (the shipped ones for shapes-net and mask2former:shapes, random for all
+            others).
         architecture: `architecture` of an earlier student of that name, if it had one.
 
     Raises:
@@ -77,7 +79,7 @@ def create(
     """
     for entry in entry_points(group=GROUP, name=name):
         name = f"{CODE}{entry.value}"
-    if ":" in name:
+    if ":" in name and name not in NAMES:
         from c2s.students.adapters import create_adapted
 
         given = None if weights == "random" else weights
@@ -97,6 +99,10 @@ def create(
                 "Leave --weights out.",
             )
         return PromptedCLIP(dim, architecture)
+    if name == "mask2former:shapes":
+        from c2s.students.mask2former import ShapesMask2Former
+
+        return ShapesMask2Former(dim, weights)
     pretrained = None if weights == "random" else weights
     family, _, size = name.partition("-")
     if family == "segnext":

@@ -16,6 +16,7 @@ LIBRARY_STUDENTS = {
     "hf": "hf:FOLDER_OR_HUB_ID",
     "torchvision": "torchvision:MODEL",
     "timm": "timm:ENCODER",
+    "mask2former": "mask2former:ENCODER_OF_TIMM",
     "python": "python:MODULE:FACTORY",
 }
 """Names of students of other libraries, by prefix."""

@@ -71,13 +71,8 @@ def build(name: str, dim: int, weights: str | None, config: Any = None) -> Libra
     Raises:
         ConfigError: no such encoder, it gives no feature maps, or the weights cannot be had or do not fit.
     """
-    if not timm.is_model(name):
-        near = get_close_matches(name, timm.list_models(), 5)
-        hint = f"Near it are {', '.join(near)}." if near else None
-        raise ConfigError(f"timm has no encoder {name!r}.", hint)
-    with making(f"timm:{name}", weights):
-        facts = timm.get_pretrained_cfg(name, allow_unregistered=False)
-        encoder = _encoder(name, _pretrained(name, weights))
+    encoder = encoder_of(name, weights, f"timm:{name}")
+    facts = timm.get_pretrained_cfg(name, allow_unregistered=False)
     multiple = max(encoder.feature_info.reduction())
     rigid = facts.fixed_input_size and not _runs(encoder, 2 * multiple, 3 * multiple)
     input = InputSpec(
@@ -85,6 +80,25 @@ def build(name: str, dim: int, weights: str | None, config: Any = None) -> Libra
     )
     model = Pyramid(encoder, dim)
     return LibraryStudent(model, model.encoder, input)
+
+
+def encoder_of(name: str, weights: str | None, what: str) -> Any:
+    """An encoder that gives feature maps.
+
+    Args:
+        name: of it.
+        weights: as for `build`.
+        what: is to be made of it, for messages.
+
+    Raises:
+        ConfigError: as for `build`.
+    """
+    if not timm.is_model(name):
+        near = get_close_matches(name, timm.list_models(), 5)
+        hint = f"Near it are {', '.join(near)}." if near else None
+        raise ConfigError(f"timm has no encoder {name!r}.", hint)
+    with making(what, weights):
+        return _encoder(name, _pretrained(name, weights))
 
 
 def _pretrained(name: str, weights: str | None) -> dict[str, Any]:
