@@ -73,7 +73,7 @@ def data_vocabulary(
     if source is None:
         check_classes(run, data.classes, data.name)
         return run.vocabulary
-    names: Names = tuple((prompt,) for prompt in data.prompts)
+    names = data.names
     if source.startswith(FILE):
         names = class_list(source, "--vocabulary")
         if len(names) != len(data.classes):

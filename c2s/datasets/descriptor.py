@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from c2s.class_list import Names
 from c2s_cache import DataError
 from c2s_cache.label_map import MOST_CLASSES
 
@@ -53,12 +54,14 @@ class SplitLayout:
         lists: alternatives of files that together list the image ids, one per line; the first
             alternative that is complete counts. None given: every image of the folder belongs.
         expected: images in the official split; several where releases differ, empty where unknown.
+        instances: folders of maps that number the things of an image, PNG files named like it; 0: none.
     """
 
     images: tuple[str, ...]
     labels: tuple[str, ...]
     lists: tuple[tuple[str, ...], ...] = ()
     expected: tuple[int, ...] = ()
+    instances: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ class Descriptor:
         folder: its official folder.
         classes: names in id order, as the field writes them.
         prompts: the same names as a sentence wants them ("pottedplant" -> "potted plant").
+        names: of every class all names that it may be asked by; default: its prompt.
         unseen: ids of the classes whose annotations training must never see.
         splits: layout by split name.
         encodings: of the label maps, in order of preference.
@@ -131,12 +135,14 @@ class Descriptor:
     encodings: tuple[LabelEncoding, ...]
     download: str
     prompts: tuple[str, ...] = ()
+    names: Names = ()
     image_suffixes: tuple[str, ...] = (".jpg", ".jpeg", ".png")
     protocol: TestProtocol = TestProtocol()
     unlabelled: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompts", self.prompts or self.classes)
+        object.__setattr__(self, "names", self.names or tuple((p,) for p in self.prompts))
         if len(self.classes) > MOST_CLASSES:
             raise DataError(
                 f"{self.name} has {len(self.classes):,} classes; at most {MOST_CLASSES:,} are possible."

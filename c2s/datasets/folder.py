@@ -10,10 +10,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from c2s.datasets.descriptor import Descriptor, LabelEncoding, SplitLayout
 from c2s.datasets.export import find_export
 from c2s.datasets.image_file import image_bytes
+from c2s.datasets.label_file import read_label_file
 from c2s.datasets.list_file import Entry, read_list, tails
 from c2s.datasets.photos import SUFFIXES, Listing, is_hidden, list_photos, utf8, walk, without
 from c2s.datasets.split import DescribedSplit
@@ -21,6 +23,7 @@ from c2s_cache import DataError
 from c2s_cache.label_map import LabelMap, ignored_id, label_type
 from c2s_cache.picture import decode_image
 
+NUMBERS = LabelEncoding("instances", ".png", {})
 UNLABELLED = "To use photos without one, whose pixels are then of no known class: unlabelled: use"
 
 
@@ -49,6 +52,11 @@ class FolderSplit(DescribedSplit):
     def labelled(self) -> bool:
         """Whether its images have label maps; photos alone have none."""
         return bool(self._layout.labels)
+
+    @cached_property
+    def instanced(self) -> bool:
+        """Whether there is a folder of maps that number its things."""
+        return any((self.root / folder).is_dir() for folder in self._layout.instances)
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
@@ -158,7 +166,8 @@ class FolderSplit(DescribedSplit):
             if self.labelled and (found := self._label_path(image_id)) is not None:
                 label_size = os.stat(found[0]).st_size  # noqa: PTH116
                 encodings.add(found[1].name)
-            hasher.update(f"{image_id} {size} {label_size}\n".encode())
+            things = f" {self.instance_file(image_id).stat().st_size}" if self.instanced else ""
+            hasher.update(f"{image_id} {size} {label_size}{things}\n".encode())
         return {
             "dataset": self.name,
             "split": self.split,
@@ -177,6 +186,26 @@ class FolderSplit(DescribedSplit):
         none = label_type(len(self.classes))
         size = decode_image(self.encoded(image_id)).shape[:2]
         return np.full(size, ignored_id(none), none)
+
+    def instances(self, image_id: str) -> NDArray[np.integer]:
+        """See `Split.instances`."""
+        if not self.instanced:
+            return super().instances(image_id)
+        file = self.instance_file(image_id)
+        return read_label_file(file.read_bytes(), str(file), NUMBERS).values
+
+    def instance_file(self, image_id: str) -> Path:
+        """The map that numbers the things of an image.
+
+        Raises:
+            DataError: there is none.
+        """
+        places = [self.root / folder for folder in self._layout.instances]
+        files = [place / f"{image_id}{NUMBERS.suffix}" for place in places]
+        found = next((file for file in files if file.is_file()), None)
+        if found is None:
+            raise DataError(f"there is no instance map {files[0]}.", self.descriptor.remedy)
+        return found
 
     def label_bytes(self, image_id: str) -> tuple[bytes, LabelEncoding, str]:
         """See `DescribedSplit`."""

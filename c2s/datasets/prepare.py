@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from c2s.datasets import context, voc
+from c2s.datasets import coco_panoptic, context, context_full, vipseg, voc
 from c2s.datasets.check import in_threads
 from c2s.datasets.context_json import read_annotations
 from c2s.datasets.folder import FolderSplit, NotThere
+from c2s.datasets.panoptic_json import read_panoptic
 from c2s.datasets.registry import Dataset
 from c2s_cache import ConfigError, DataError
 from c2s_cache.text_file import read_text
@@ -31,10 +32,10 @@ SBD_FOLDERS = (
 
 @dataclass(frozen=True)
 class LabelJob:
-    """One label map to write: `values()` gives it, uint8 [H, W]."""
+    """One label map to write: `values()` gives it, uint8 or uint16 [H, W]."""
 
     target: Path
-    values: Callable[[], NDArray[np.uint8]]
+    values: Callable[[], NDArray[np.integer]]
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,9 @@ def plan_preparation(dataset: Dataset) -> Preparation:
         "context": _context,
         "context-bg": _context,
         "cityscapes": _preferred_form,
+        "coco-panoptic": _panoptic,
+        "context-459": _all_of_context,
+        "vipseg": _frames,
     }
     if dataset.name not in planners:
         raise ConfigError(
@@ -149,6 +153,81 @@ def _context(dataset: Dataset) -> Preparation:
             jobs.append(LabelJob(target, partial(annotations.label_map, image_id)))
     ids = {file: annotations.split_ids(split) for file, split in lists.items()}
     return Preparation(jobs, ids, present)
+
+
+def _panoptic(dataset: Dataset) -> Preparation:
+    """Label maps and numbered segments of the splits whose annotations are there."""
+    root = _root(dataset)
+    there = [s for s in dataset.splits if (root / f"annotations/panoptic_{s}2017.json").is_file()]
+    if not there:
+        what = f"there is no {root}/annotations/panoptic_val2017.json, nor that of train."
+        raise DataError(what, coco_panoptic.DESCRIPTOR.remedy)
+    jobs, present = list[LabelJob](), 0
+    for split in there:
+        name = f"panoptic_{split}2017"
+        source = read_panoptic(root / f"annotations/{name}.json", root / f"annotations/{name}")
+        for image_id in sorted(source.segments):
+            pairs = (
+                (coco_panoptic.LABELS, source.label_map),
+                (coco_panoptic.INSTANCES, source.instance_map),
+            )
+            for folder, draw in pairs:
+                target = root / folder / f"{split}2017/{image_id}.png"
+                if target.exists():
+                    present += 1
+                else:
+                    jobs.append(LabelJob(target, partial(draw, image_id)))
+    return Preparation(jobs, present=present)
+
+
+def _all_of_context(dataset: Dataset) -> Preparation:
+    """Label maps of 459 classes from MATLAB files; the lists are those of the data set `context`."""
+    root = _root(dataset)
+    files = sorted((root / context_full.SOURCE).glob("*.mat"))
+    folder = root / context_full.FOLDER
+    have = {f.stem for f in folder.glob("*.png")} if folder.is_dir() else set()
+    if not files and not have:
+        what = f"there are no MATLAB files in {root / context_full.SOURCE}."
+        raise DataError(what, context_full.DESCRIPTOR.remedy)
+    jobs = [
+        LabelJob(folder / f"{f.stem}.png", partial(_label_map, f))
+        for f in files
+        if f.stem not in have
+    ]
+    return Preparation(jobs, present=len(have))
+
+
+def _label_map(file: Path) -> NDArray[np.uint16]:
+    """What LabelMap of a MATLAB file of PASCAL Context says: uint16 [H, W]."""
+    from scipy.io import loadmat
+
+    try:
+        values = np.asarray(loadmat(str(file))["LabelMap"]).astype(np.uint16)
+    except Exception as error:  # damaged files end in many ways, some of them of scipy's own
+        raise DataError(f"{file} is damaged or has no LabelMap ({error}).") from error
+    if values.ndim != 2:
+        raise DataError(f"{file} has a LabelMap of shape {values.shape}, expected [H, W].")
+    return values
+
+
+def _frames(dataset: Dataset) -> Preparation:
+    """Lists of the frames of each split, from its list of videos."""
+    root = _root(dataset)
+    lists: dict[Path, Sequence[str]] = {}
+    for split in dataset.splits:
+        target = root / vipseg.LISTS / f"{split}.txt"
+        if target.exists():
+            continue
+        videos = root / vipseg.VIDEOS.format(split=split)
+        if not videos.is_file():
+            raise DataError(f"there is no {videos}.", vipseg.DESCRIPTOR.remedy)
+        masks = root / vipseg.MASKS
+        lists[target] = [
+            f"{video}/{mask.stem}"
+            for video in sorted(set(read_text(videos, "the list").split()))
+            for mask in sorted((masks / video).glob("*.png"))
+        ]
+    return Preparation([], lists)
 
 
 def _voc(dataset: Dataset) -> Preparation:

@@ -7,7 +7,18 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from c2s.datasets import ade20k, cityscapes, coco_stuff, context, voc
+from c2s.class_list import Names
+from c2s.datasets import (
+    ade20k,
+    ade20k_full,
+    cityscapes,
+    coco_panoptic,
+    coco_stuff,
+    context,
+    context_full,
+    vipseg,
+    voc,
+)
 from c2s.datasets.custom import CLASSES_FILE, describe_folder, is_folder_name
 from c2s.datasets.descriptor import Descriptor, HubLayout, TestProtocol
 from c2s.datasets.folder import FolderSplit
@@ -15,6 +26,7 @@ from c2s.datasets.hub import HubSplit
 from c2s.datasets.partition import read_split_file
 from c2s.datasets.shapes import COUNTS, ShapesSplit
 from c2s.datasets.split import Split
+from c2s.shapes import scenes
 from c2s.strict_yaml import read_yaml
 from c2s_cache import ConfigError, DataError
 
@@ -28,23 +40,30 @@ FOLDERS: dict[str, Descriptor] = {
         context.WITH_BACKGROUND,
         ade20k.DESCRIPTOR,
         cityscapes.DESCRIPTOR,
+        coco_panoptic.DESCRIPTOR,
+        ade20k_full.DESCRIPTOR,
+        context_full.DESCRIPTOR,
+        vipseg.DESCRIPTOR,
     )
 }
-NAMES = ("shapes", *FOLDERS)
+SHAPES = {"shapes": scenes.CLASSES, "shapes-renamed": scenes.RENAMED}
+"""Names of the classes of the Shapes world, by data set."""
+NAMES = ("shapes", *FOLDERS, "shapes-renamed")
 
 
 @dataclass(frozen=True)
 class Dataset:
     """A data set at hand: its names and classes, and its splits.
 
-    `short` names its cache; `prompts` are the class names as a sentence wants them; `protocol` says
-    how the field trains and tests on it.
+    `short` names its cache; `prompts` are the class names as a sentence wants them, `names` all that a class may be
+    asked by; `protocol` says how the field trains and tests on it.
     """
 
     name: str
     short: str
     classes: tuple[str, ...]
     prompts: tuple[str, ...]
+    names: Names
     unseen: tuple[int, ...]
     splits: tuple[str, ...]
     protocol: TestProtocol
@@ -58,7 +77,7 @@ class Dataset:
             DataError: there is no such split, or the data are not there.
         """
         if self.descriptor is None:
-            return ShapesSplit(name, self.unseen)
+            return ShapesSplit(name, self.unseen, self.name, self.classes)
         if isinstance(self.descriptor.splits.get(name), HubLayout):
             return HubSplit(self.descriptor, name)
         return self.folder_split(name)
@@ -95,10 +114,10 @@ def load_dataset(
         ConfigError: unknown name, or a wrong classes.yaml or split file.
         DataError: a folder was named that does not exist.
     """
-    if name == "shapes":
+    if name in SHAPES:
         if root is not None:
             data_root(root)
-        split = ShapesSplit("train")
+        split = ShapesSplit("train", None, name, SHAPES[name])
         unseen = read_split_file(split_file, split.classes) if split_file else split.unseen
         protocol = TestProtocol(view_size=64, stride=53, short_side=64)
         return Dataset(
@@ -106,6 +125,7 @@ def load_dataset(
             short=name,
             classes=split.classes,
             prompts=split.classes,
+            names=tuple((c,) for c in split.classes),
             unseen=unseen,
             splits=tuple(COUNTS),
             protocol=protocol,
@@ -141,6 +161,7 @@ def load_dataset(
         short=descriptor.short,
         classes=descriptor.classes,
         prompts=descriptor.prompts,
+        names=descriptor.names,
         unseen=descriptor.unseen,
         splits=tuple(descriptor.splits),
         protocol=descriptor.protocol,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, overload
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from c2s.datasets.descriptor import OUTSIDE, Descriptor, LabelEncoding
 from c2s.datasets.label_file import LabelError, LabelFile, read_label_file, strangers
+from c2s.datasets.synonym_list import synonyms_of
 from c2s_cache import DataError
 from c2s_cache.label_map import LabelMap, ignored_id, label_type, size_mismatch
 from c2s_cache.picture import decode_image
@@ -76,6 +77,11 @@ class Split(Sequence[LabelledImage]):
     def labelled(self) -> bool:
         """Whether its images have label maps."""
         return True
+
+    @property
+    def synonyms(self) -> Mapping[str, tuple[str, ...]]:
+        """Words that stand for classes beside their names: a list that is shipped, or none."""
+        return synonyms_of(self.name)
 
     @property
     def instanced(self) -> bool:

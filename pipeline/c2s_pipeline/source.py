@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,6 +39,10 @@ class SplitInfo(Protocol):
     @property
     def instanced(self) -> bool:
         """Whether it tells things of one class apart."""
+
+    @property
+    def synonyms(self) -> Mapping[str, tuple[str, ...]]:
+        """Words that stand for classes beside their names, by class name."""
 
 
 class ImageSource(SplitInfo, Protocol):

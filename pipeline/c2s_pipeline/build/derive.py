@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,7 +73,12 @@ class RecordedSplit:
     @property
     def instanced(self) -> bool:
         """What it tells apart, the base does."""
-        return "instances" in self.manifest.stage_names
+        return True
+
+    @property
+    def synonyms(self) -> Mapping[str, tuple[str, ...]]:
+        """Of a data set that is not at hand they are not known."""
+        return {}
 
     @property
     def unseen(self) -> tuple[int, ...]:

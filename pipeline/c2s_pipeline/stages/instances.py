@@ -26,6 +26,7 @@ class Instances(Stage):
     name = "instances"
     needs = ("labels",)
     default = False
+    sourced = True
     inspected = (MAP,)
 
     def wanted(self, source: SplitInfo) -> bool:

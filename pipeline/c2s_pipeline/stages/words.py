@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from c2s_cache import ArrayRecord, Block, ConfigError
 from c2s_cache.integrity import Finding
@@ -18,10 +17,11 @@ EMBEDDINGS, CLASS = "words/embeddings", "words/class"
 
 
 class WordSettings(StageSettings):
-    """Words by class name, beside the name itself; those of classes that are unseen are passed over. `text.prompts`
-    and `text.templates` say what the name itself is and what sentences the words stand in."""
+    """`synonyms` are words by class name, beside the name itself (default: those that the data set has); those of
+    classes that are unseen are passed over. The stage `text` says what the name itself is in a sentence, and what
+    sentences the words stand in."""
 
-    synonyms: Mapping[str, tuple[str, ...]] = Field(default={})
+    synonyms: Mapping[str, tuple[str, ...]] | None = None
 
 
 class Words(Stage):
@@ -43,7 +43,7 @@ class Words(Stage):
     def check(self, outline: Outline) -> None:
         """See `Stage.check`; a word stands for one class, whether that is seen or not."""
         super().check(outline)
-        classes, synonyms = outline.source.classes, self.settings.synonyms
+        classes, synonyms = outline.source.classes, self._synonyms(outline)
         unknown = next((c for c in synonyms if c not in classes), None)
         if unknown is not None:
             what = f"words.synonyms: {outline.source.name} has no class {unknown!r}."
@@ -54,8 +54,12 @@ class Words(Stage):
         """The synonyms of the seen classes, in the order of the classes."""
         source = outline.source
         seen = [c for i, c in enumerate(source.classes) if i not in source.unseen]
-        kept = {c: list(self.settings.synonyms[c]) for c in seen if self.settings.synonyms.get(c)}
-        return {"synonyms": kept}
+        synonyms = self._synonyms(outline)
+        return {"synonyms": {c: list(synonyms[c]) for c in seen if synonyms.get(c)}}
+
+    def _synonyms(self, outline: Outline) -> Mapping[str, tuple[str, ...]]:
+        given = self.settings.synonyms
+        return outline.source.synonyms if given is None else given
 
     def axes(self, outline: Outline) -> dict[str, int]:
         """The names of the seen classes, and their synonyms."""

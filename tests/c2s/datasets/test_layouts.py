@@ -136,7 +136,10 @@ def test_the_fields_classes_and_splits(name, classes, unseen):
 
 
 def test_names_are_fixed():
-    assert NAMES == ("shapes", "voc", "coco-stuff", "context", "context-bg", "ade20k", "cityscapes")
+    assert (
+        *("shapes", "voc", "coco-stuff", "context", "context-bg", "ade20k", "cityscapes"),
+        *("coco-panoptic", "ade20k-full", "context-459", "vipseg", "shapes-renamed"),
+    ) == NAMES
 
 
 def test_context_categories_are_those_of_the_public_converters():
