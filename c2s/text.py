@@ -12,6 +12,7 @@ from c2s_cache.reader import Cache
 
 TEXT = "text"
 EMBEDDINGS = "text/embeddings"
+WORDS, OF_CLASS = "words/embeddings", "words/class"
 
 
 def cached_text(cache: Cache, which: Literal["seen", "unseen", "all"] = "seen") -> Vocabulary:
@@ -30,6 +31,23 @@ def cached_text(cache: Cache, which: Literal["seen", "unseen", "all"] = "seen") 
     embeddings = cache.once(EMBEDDINGS)[list(ids)]
     unseen = tuple(i for i in ids if i in m.unseen)
     return Vocabulary(tuple(m.classes[i] for i in ids), embeddings, unseen, ids=ids)
+
+
+def cached_words(cache: Cache) -> Vocabulary | None:
+    """The seen classes of a cache with all words that stand for each, its name first; None: it has no such stage.
+
+    Raises:
+        DamagedError: the file differs from its receipt.
+    """
+    m = cache.manifest
+    if WORDS not in m.arrays:
+        return None
+    synonyms, (_, prompts) = m.stage("words").settings["synonyms"], sentences_of(m)
+    names = tuple((prompts[i], *synonyms.get(m.classes[i], ())) for i in m.seen)
+    embeddings, classes = cache.once(WORDS), cache.once(OF_CLASS)
+    kept = np.isin(classes, m.seen)
+    seen = tuple(m.classes[i] for i in m.seen)
+    return Vocabulary(seen, embeddings[kept], names=names, ids=m.seen)
 
 
 def sentences_of(manifest: Manifest) -> tuple[tuple[str, ...], tuple[str, ...]]:

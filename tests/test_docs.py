@@ -141,7 +141,9 @@ def test_the_page_of_settings_is_the_code(model: type[BaseModel], headings: list
     assert found == sorted((key, shown(default)) for key, default in settings_of(model))
 
 
-@pytest.mark.parametrize(("method", "page"), [("clip-rc", "docs/clip-rc.md")])
+@pytest.mark.parametrize(
+    ("method", "page"), [("clip-rc", "docs/clip-rc.md"), ("gkc", "docs/gkc.md")]
+)
 def test_the_page_of_a_method_has_its_settings(method: str, page: str) -> None:
     settings = settings_of(method_class(method), "method.")
     assert documented(page, ["Settings"]) == sorted((key, shown(value)) for key, value in settings)

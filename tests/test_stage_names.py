@@ -25,8 +25,8 @@ ALLOWED = {
         OF_THE_FORMAT + "where the pixels of a view lie, for every method",
     ),
     "c2s/text.py": (
-        {"text", "text/embeddings"},
-        OF_THE_FORMAT + "where class embeddings lie, for every method",
+        {"text", "text/embeddings", "words", "words/embeddings", "words/class"},
+        OF_THE_FORMAT + "where embeddings of classes and words lie, for every method",
     ),
     "c2s/students/clip_tower.py": (
         {"tower/weights"},
@@ -52,7 +52,7 @@ ALLOWED = {
     "c2s/bench/codecs.py": ({"dense"}, "measures how the values of this stage are compressed"),
     "c2s/online.py": ({"views"}, "hands on views that the loader has cut for the teacher"),
     "c2s/demo/picture.py": ({"masks"}, "draws the pseudo masks"),
-    "c2s/shapes/defaults.py": ({"masks"}, "a recipe: settings for the Shapes world"),
+    "c2s/shapes/defaults.py": ({"masks", "segments"}, "a recipe: settings for the Shapes world"),
     "c2s/gpu/agreement.py": (
         {"dense", "masks", "regions"},
         "compares what the default stages compute on two devices",
@@ -67,7 +67,10 @@ ALLOWED = {
     ),
     "c2s/gpu/inputs.py": ({"images/train2017"}, OF_DATA_SETS),
     "c2s/evaluation/classifier.py": ({"text"}, "a buffer of a module"),
-    "pipeline/c2s_pipeline/teachers/registry.py": ({"dense"}, "a method of teachers"),
+    "pipeline/c2s_pipeline/teachers/registry.py": (
+        {"dense", "instances"},
+        "methods of teachers, and of classes",
+    ),
 }
 """By file, the names that are right there, and why."""
 

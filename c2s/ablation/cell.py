@@ -7,10 +7,12 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from c2s.evaluation.confusion import METRICS
+from c2s.methods.grid import column
 from c2s.runs.checkpoint import RunError, read_state, saved_step
 from c2s.runs.config import TrainConfig
 from c2s.runs.folder import read_config
@@ -24,6 +26,8 @@ from c2s_cache.receipt import write_atomic
 if TYPE_CHECKING:
     from c2s.datasets import Dataset
     from c2s.datasets.split import LabelledImage
+    from c2s.runs.run import Run
+    from c2s.vocabulary import Vocabulary
 
 INDIFFERENT = frozenset(
     {
@@ -45,12 +49,20 @@ are known by their fingerprints, wherever they lie."""
 
 @dataclass(frozen=True)
 class Scoring:
-    """What finished runs are scored on: a split of a data set, all of it or its first images."""
+    """What finished runs are scored on: a split of a data set, all of it or its first images, and that of other data
+    sets, among whose own classes pixels are told apart."""
 
     dataset: str
     root: Path | None = None
     split: str = "val"
     limit: int | None = None
+    others: tuple[str, ...] = ()
+
+    @property
+    def each(self) -> tuple[Scoring, ...]:
+        """On every data set by itself, the first one's first."""
+        alone = replace(self, others=())
+        return (alone, *(replace(alone, dataset=name) for name in self.others))
 
     @property
     def file(self) -> str:
@@ -96,8 +108,7 @@ def stored_scores(config: TrainConfig, scoring: Scoring) -> dict[str, Any] | Non
     try:
         if not _same(_stored(path, config), config) or not _trained(path, config):
             return None
-        found: dict[str, Any] = json.loads((path / scoring.file).read_bytes())
-        return found
+        return _joined(scoring, [json.loads((path / s.file).read_bytes()) for s in scoring.each])
     except (RunError, OSError, ValueError, RecursionError):
         return None
 
@@ -115,7 +126,8 @@ def run_cell(config: TrainConfig, scoring: Scoring) -> dict[str, Any]:
         scoring: what to score on.
 
     Returns:
-        `EvalResult.as_dict()` with `seconds` of training; also in the run folder, under `scoring.file`.
+        `EvalResult.as_dict()` with `seconds` of training, and its figures on other data sets as "mIoU@context"; also
+        in the run folder, each data set's under its `Scoring.file`.
 
     Raises:
         C2SError: see `c2s.training.run` and `c2s.evaluation.evaluate`.
@@ -126,10 +138,19 @@ def run_cell(config: TrainConfig, scoring: Scoring) -> dict[str, Any]:
         if stored is not None:
             return stored
         _train(config, path)
-        result = {**_evaluate(path, scoring), "seconds": training_seconds(path, config.batch_size)}
-        (path / scoring.file).parent.mkdir(exist_ok=True)
-        write_atomic(path / scoring.file, (json.dumps(result, indent=2) + "\n").encode())
-        return result
+        seconds, results = training_seconds(path, config.batch_size), []
+        for number, each in enumerate(scoring.each):
+            results.append({**_evaluate(path, each, across=number > 0), "seconds": seconds})
+            (path / each.file).parent.mkdir(exist_ok=True)
+            write_atomic(path / each.file, (json.dumps(results[-1], indent=2) + "\n").encode())
+        return _joined(scoring, results)
+
+
+def _joined(scoring: Scoring, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The first data set's result, and of the others their figures under the name of the column."""
+    first, *others = results
+    found = zip(scoring.others, others, strict=True)
+    return first | {column(d, name): result[name] for d, result in found for name in METRICS}
 
 
 @contextmanager
@@ -180,17 +201,33 @@ def _trained(path: Path, config: TrainConfig) -> bool:
     return state.complete or state.step >= config.total
 
 
-def _evaluate(path: Path, scoring: Scoring) -> dict[str, Any]:
-    """Scores of a run as `c2s eval` gives them, and `images_per_s`."""
-    from c2s.evaluation.evaluate import check_classes, evaluate, predictor
+def _evaluate(path: Path, scoring: Scoring, across: bool) -> dict[str, Any]:
+    """Scores of a run as `c2s eval` gives them, and `images_per_s`; across data sets by the names of its classes."""
+    from c2s.evaluation.evaluate import evaluate, predictor
     from c2s.runs.run import open_run
 
     data, items = scoring.images()
     run = open_run(path, allow_code=True)  # its student is the plan's, which was asked for
-    check_classes(run, data.classes, scoring.dataset)
+    words = _named(run, data) if across else _own(run, data)
     device = "cpu" if run.config.accelerator == "cpu" else "auto"
-    model = predictor(run, device=device, protocol=data.protocol)
-    return evaluate(model, items, run.vocabulary, seen_offsets=(run.seen_offset,)).as_dict()
+    model = predictor(run, words, device=device, protocol=data.protocol)
+    offset = 0.0 if across else run.seen_offset
+    return evaluate(model, items, words, seen_offsets=(offset,)).as_dict()
+
+
+def _own(run: Run, data: Dataset) -> Vocabulary:
+    from c2s.evaluation.evaluate import check_classes
+
+    check_classes(run, data.classes, data.name)
+    return run.vocabulary
+
+
+def _named(run: Run, data: Dataset) -> Vocabulary:
+    from c2s.evaluation.vocabulary import foreign_vocabulary
+    from c2s.text_tower import class_embeddings
+
+    embeddings = class_embeddings(run, [name for names in data.names for name in names])
+    return foreign_vocabulary(run, data.names, embeddings, data.classes)
 
 
 def _indifferent(config: TrainConfig) -> dict[str, Any]:

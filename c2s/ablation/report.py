@@ -14,32 +14,41 @@ from rich import box
 from rich.table import Table
 
 from c2s.ablation.plan import Line
-from c2s.methods.grid import SCORES, Grid
+from c2s.methods.grid import Grid
 from c2s_cache import C2SError
 from c2s_cache.receipt import write_atomic
 
-COLUMNS = ("row", *SCORES, "s", "paper: h / s / u", "as paper")
-
 
 def grid_facts(
-    grid: Grid, lines: Sequence[Line], outcomes: Mapping[str, dict[str, Any] | C2SError]
+    grid: Grid,
+    lines: Sequence[Line],
+    outcomes: Mapping[str, dict[str, Any] | C2SError],
+    others: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Results of a grid as JSON values.
 
+    Args:
+        grid: whose lines were run.
+        lines: its rows, with every student.
+        outcomes: scores by run, or why there are none.
+        others: further data sets that runs were scored on.
+
     Returns:
-        `name`, `title`, `note`, `paper` (what its figures are of), `rows` and `order`. A row has `name`,
-        `student`, `runs` (one per seed that is done: `seed`, scores in per cent, `seconds` of training,
-        `run`), their means under the names of the scores, `spread` (standard deviations; from two seeds
-        on), `paper`, and `direction`. `order` counts the pairs of rows that the paper's hIoU orders, and how many of
-        them ours orders alike.
+        `name`, `title`, `note`, `paper` (what its figures are of), `columns`, `rows` and `order`. A row has `name`,
+        `student`, `runs` (one per seed that is done: `seed`, scores in per cent, `seconds` of training, `run`), their
+        means under the names of the `columns`, `spread` (standard deviations; from two seeds on), `paper` (the figures
+        of those columns that the paper has), and `direction`. `order` counts the pairs of rows that the paper's figures
+        order, and how many of them ours order alike, by the first column that both have.
     """
-    rows = [_row(line, outcomes) for line in lines]
+    columns = grid.shown(others)
+    rows = [_row(line, grid, columns, outcomes) for line in lines]
+    judged = next((c for c in columns if c in grid.columns), "")
     for student in dict.fromkeys(line.student for line in lines):
-        _compare([row for row in rows if row["student"] == student])
+        _compare([row for row in rows if row["student"] == student], judged)
     pairs = [
-        (a["hIoU"] - b["hIoU"]) * (a["paper"]["hIoU"] - b["paper"]["hIoU"])
-        for a, b in combinations([r for r in rows if r["paper"] and r["hIoU"] is not None], 2)
-        if a["student"] == b["student"] and a["paper"]["hIoU"] != b["paper"]["hIoU"]
+        (a[judged] - b[judged]) * (a["paper"][judged] - b["paper"][judged])
+        for a, b in combinations([r for r in rows if r["paper"] and r[judged] is not None], 2)
+        if a["student"] == b["student"] and a["paper"][judged] != b["paper"][judged]
     ]
     order = {"pairs": len(pairs), "alike": sum(p > 0 for p in pairs)}
     return {
@@ -47,17 +56,23 @@ def grid_facts(
         "title": grid.title or grid.name,
         "note": grid.note,
         "paper": grid.paper and grid.paper.told,
+        "columns": list(columns),
         "rows": rows,
         "order": order,
     }
 
 
-def _row(line: Line, outcomes: Mapping[str, dict[str, Any] | C2SError]) -> dict[str, Any]:
+def _row(
+    line: Line,
+    grid: Grid,
+    columns: Sequence[str],
+    outcomes: Mapping[str, dict[str, Any] | C2SError],
+) -> dict[str, Any]:
     runs = []
     for config in line.runs:
         found = outcomes.get(config.run_name)
         if isinstance(found, dict):
-            scores = {k: found[k] for k in (*SCORES, "seconds")}
+            scores = {k: found[k] for k in (*columns, "seconds")}
             runs.append(
                 {
                     "seed": config.seed,
@@ -66,17 +81,18 @@ def _row(line: Line, outcomes: Mapping[str, dict[str, Any] | C2SError]) -> dict[
                     "run": str(config.runs / config.run_name),
                 }
             )
-    values = {k: [r[k] for r in runs if r[k] is not None] for k in (*SCORES, "seconds")}
+    values = {k: [r[k] for r in runs if r[k] is not None] for k in (*columns, "seconds")}
     means = {k: round(fmean(v), 2) if v else None for k, v in values.items()}
-    spread = {k: round(stdev(values[k]), 2) for k in SCORES if len(values[k]) > 1}
-    paper = line.row.paper
+    spread = {k: round(stdev(values[k]), 2) for k in columns if len(values[k]) > 1}
+    paper = dict(zip(grid.columns, line.row.paper or (), strict=False))
+    paper = {k: v for k, v in paper.items() if k in columns}
     return {
         "name": line.row.name,
         "student": line.student,
         **means,
         "spread": spread,
         "runs": runs,
-        "paper": None if paper is None else dict(zip(SCORES, paper, strict=True)),
+        "paper": paper or None,
         "direction": None,
     }
 
@@ -96,22 +112,22 @@ def unlike_paper(grid: Grid, lines: Sequence[Line], dataset: str) -> str | None:
     return ", ".join(dict.fromkeys(found)) or None
 
 
-def _compare(rows: list[dict[str, Any]]) -> None:
-    """Say of each row whether its hIoU lies on the paper's side of the paper's best row.
+def _compare(rows: list[dict[str, Any]], judged: str) -> None:
+    """Say of each row whether its figure in a column lies on the paper's side of the paper's best row.
 
     `direction` gets `alike`, and `within_spread`: whether the difference is below the standard
     deviations of the two rows, added in quadrature (None with one seed).
     """
-    known = [r for r in rows if r["paper"] and r["hIoU"] is not None]
+    known = [r for r in rows if r["paper"] and r[judged] is not None]
     if not known:
         return
-    best = max(known, key=lambda r: r["paper"]["hIoU"])
+    best = max(known, key=lambda r: r["paper"][judged])
     for row in known:
-        theirs = row["paper"]["hIoU"] - best["paper"]["hIoU"]
-        ours = row["hIoU"] - best["hIoU"]
+        theirs = row["paper"][judged] - best["paper"][judged]
+        ours = row[judged] - best[judged]
         if row is best or theirs == 0:
             continue
-        spreads = [r["spread"].get("hIoU") for r in (row, best)]
+        spreads = [r["spread"].get(judged) for r in (row, best)]
         within = None if None in spreads else abs(ours) < math.hypot(*spreads)
         row["direction"] = {"alike": ours * theirs > 0, "within_spread": within}
 
@@ -188,18 +204,24 @@ def _below(grid: Mapping[str, Any]) -> str:
 
 def _columns(grid: Mapping[str, Any]) -> list[str]:
     """Without the paper's columns where no row has them."""
-    if any(row["paper"] for row in grid["rows"]):
-        return list(COLUMNS)
-    return list(COLUMNS[: 2 + len(SCORES)])
+    found, theirs = ["row", *grid["columns"], "s"], _of_paper(grid)
+    return [*found, f"paper: {' / '.join(theirs)}", "as paper"] if theirs else found
+
+
+def _of_paper(grid: Mapping[str, Any]) -> list[str]:
+    """Columns that the paper has for some row."""
+    known = {k for row in grid["rows"] for k in row["paper"] or {}}
+    return [k for k in grid["columns"] if k in known]
 
 
 def _texts(row: Mapping[str, Any], grid: Mapping[str, Any]) -> list[str]:
     several = len({r["student"] for r in grid["rows"]}) > 1
     name = f"{row['name']} ({row['student']})" if several else row["name"]
-    ours = [_figure(row[k], row["spread"].get(k)) for k in SCORES]
+    ours = [_figure(row[k], row["spread"].get(k)) for k in grid["columns"]]
     seconds = "-" if row["seconds"] is None else f"{row['seconds']:.0f}"
-    paper = " / ".join(f"{row['paper'][k]:.1f}" for k in SCORES) if row["paper"] else "-"
-    return [name, *ours, seconds, paper, _direction(row["direction"])][: len(_columns(grid))]
+    paper = [f"{row['paper'][k]:.1f}" for k in _of_paper(grid)] if row["paper"] else ["-"]
+    found = [name, *ours, seconds, " / ".join(paper), _direction(row["direction"])]
+    return found[: len(_columns(grid))]
 
 
 def _direction(facts: Mapping[str, Any] | None) -> str:

@@ -125,12 +125,17 @@ def _facts(
     return {
         "grids": [
             {
-                **grid_facts(grid, lines, outcomes),
+                **grid_facts(grid, lines, outcomes, scoring.others),
                 "unlike_paper": unlike_paper(grid, lines, scoring.dataset),
             }
             for grid, lines in plan.tables
         ],
-        "scoring": {"dataset": scoring.dataset, "split": scoring.split, "limit": scoring.limit},
+        "scoring": {
+            "dataset": scoring.dataset,
+            "others": list(scoring.others),
+            "split": scoring.split,
+            "limit": scoring.limit,
+        },
         "caches": {request.cache: {}, **{str(p): c for p, c in plan.derived.items()}},
         "teacher": teacher_time(caches, plan.runs),
         "failed": {name: str(o) for name, o in outcomes.items() if isinstance(o, C2SError)},

@@ -22,7 +22,9 @@ def ablate(
     ] = "clip-to-seg",
     table: Annotated[
         list[str] | None,
-        typer.Option(help="Table of the method's paper (of C2S IV to XI), or all. Repeatable."),
+        typer.Option(
+            help="Table of the method's paper (of C2S IV to XI, of GKC 4 to 7b), or all. Repeatable."
+        ),
     ] = None,
     grid: Annotated[
         list[Path] | None, typer.Option(help="YAML file of rows of your own. Repeatable.")
@@ -39,6 +41,10 @@ def ablate(
     batch_size: Annotated[int | None, typer.Option(help="Images per iteration.")] = None,
     dataset: Annotated[
         str | None, typer.Option(help="Data set to score on [default: the cache's].")
+    ] = None,
+    on: Annotated[
+        list[str] | None,
+        typer.Option(help="Further data set to score on, by the names of its classes. Repeatable."),
     ] = None,
     root: Annotated[
         Path | None, typer.Option(help="Its folder, or the one that holds it [C2S_DATA].")
@@ -94,7 +100,7 @@ def ablate(
         allow_code,
     )
     manifest = read_manifest(cache)
-    scoring = Scoring(dataset or manifest.dataset, root, split, limit)
+    scoring = Scoring(dataset or manifest.dataset, root, split, limit, tuple(on or ()))
     plan = make_plan(grids, request)
     for settings in plan.runs:
         asked = settings.student in (student or ()) or f"student={settings.student}" in (set_ or ())
@@ -123,13 +129,15 @@ def _grids(method: str, tables: list[str], files: list[Path]) -> list[Grid]:
     from c2s.methods.registry import method_class
 
     known = method_class(method).tables()
-    names = list(known) if "all" in tables else [name.upper() for name in tables]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ConfigError(
-            f"the paper has no ablation table {unknown[0]!r}.",
-            f"Tables: {', '.join([*known, 'all']) if known else 'none'}.",
-        )
+    names = list(known) if "all" in tables else []
+    for asked in tables:
+        found = [n for n in known if asked.upper() in (n.upper(), n.rstrip("ab"))]
+        if asked != "all" and not found:
+            raise ConfigError(
+                f"the paper has no ablation table {asked!r}.",
+                f"Tables: {', '.join([*known, 'all']) if known else 'none'}.",
+            )
+        names += [name for name in found if name not in names]
     if not names and not files:
         raise ConfigError("c2s ablate needs --table NAME or --grid FILE.")
     return [*(known[name] for name in names), *(read_grid(file) for file in files)]

@@ -15,7 +15,12 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for cache, runs, results and pictures.")] = Path(
         "runs/demo"
     ),
-    recipe: Annotated[str, typer.Option(help="Settings of all rows: paper, or best.")] = "best",
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Settings of all rows [default: best, or paper where a method has none]."
+        ),
+    ] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(help="Whose main table, or all [default: clip-to-seg]. Repeatable."),

@@ -21,8 +21,8 @@ from c2s.datasets import load_dataset
 from c2s.demo.picture import draw_predictions
 from c2s.demo.teacher_report import region_accuracy
 from c2s.methods.grid import Grid
-from c2s.methods.recipes import load_recipe
-from c2s.methods.registry import DEFAULT, method_class, stages_of
+from c2s.methods.recipes import load_recipe, recipe_names
+from c2s.methods.registry import DEFAULT, method_class, method_config, stages_of
 from c2s.shapes.defaults import BUILD, TEACHER_FOLDER
 from c2s.terminal import BuildBar, print_table
 from c2s_cache import C2SError, ConfigError
@@ -34,7 +34,7 @@ from c2s_pipeline.build.request import request_model
 def run(
     seeds: int,
     out: Path,
-    recipe: str = "best",
+    recipe: str | None = None,
     images: int | None = None,
     limit: int | None = None,
     settings: Sequence[str] = (),
@@ -48,7 +48,7 @@ def run(
     Args:
         seeds: runs per row, with seeds 0, 1, ...
         out: folder.
-        recipe: settings of all rows, and of the cache.
+        recipe: settings of all rows, and of the cache; default: each method's `best`, or else `paper`.
         images: scenes of the cache; default: all of the split.
         limit: held-out scenes to score on; default: all.
         settings: "key=value" of the runs, above the recipe.
@@ -62,20 +62,21 @@ def run(
     """
     console = Console(stderr=True)
     started = time.monotonic()
-    recipes = {method: load_recipe(recipe, method) for method in methods}
+    named = {method: recipe or _usual(method) for method in methods}
+    recipes = {method: load_recipe(name, method) for method, name in named.items()}
     grids = {method: _main_table(method) for method in methods}
     cache, changes = out / "shapes.zarr", dict[str, Any]()
     for chosen in recipes.values():
         changes = merge(changes, chosen.build)
     console.rule(f"1 of 3: the teacher's cache, once ({cache})")
-    asked_for = {**changes, "limit": images, "stages": stages_of(methods)}
+    asked_for = {**changes, "limit": images, "stages": _stages(grids)}
     request = resolve(request_model(), BUILD, None, (), asked_for)
     with BuildBar() as progress:
         built = build(load_dataset("shapes").split("train"), request, cache, progress=progress)
     teacher = {"folder": TEACHER_FOLDER.name, **region_accuracy(TEACHER_FOLDER, 200, "val")}
     scoring, found, tables = Scoring("shapes", limit=limit), {}, []
     for method, grid in grids.items():
-        console.rule(f"2 of 3: {grid.title}, {method}, recipe {recipe}, from the cache")
+        console.rule(f"2 of 3: {grid.title}, {method}, recipe {named[method]}, from the cache")
         asked = Request(
             str(cache), out, recipes[method], settings=settings, seeds=seeds, method=method
         )
@@ -85,7 +86,7 @@ def run(
         (found[method],) = facts["grids"]
         tables.append(grid_table(found[method], facts["scoring"]))
     results: dict[str, Any] = {
-        "recipe": recipe,
+        "recipe": ", ".join(dict.fromkeys(named.values())),
         "rows": [row for method, grid in found.items() for row in _rows(method, grid)],
         "build": {"images": built.rows, "built": built.built, "seconds": built.seconds},
         "teacher": teacher,
@@ -108,6 +109,19 @@ def run(
         highlight=False,
     )
     return results
+
+
+def _usual(method: str) -> str:
+    return "best" if "best" in recipe_names(method) else "paper"
+
+
+def _stages(grids: Mapping[str, Grid]) -> tuple[str, ...]:
+    """What methods are built with, and rows read beside it."""
+    rows = [
+        (method, row.train.get("method", {})) for method, grid in grids.items() for row in grid.rows
+    ]
+    read = [method_config({"name": method, **own}).read_stages() for method, own in rows]
+    return tuple(dict.fromkeys((*stages_of(grids), *(s for stages in read for s in stages))))
 
 
 def _main_table(method: str) -> Grid:

@@ -17,6 +17,7 @@ from c2s.methods.examples import Examples
 from c2s.methods.grid import Grid
 from c2s.students.base import Student
 from c2s.students.registry import create
+from c2s.text import cached_text, cached_words
 from c2s.vocabulary import Vocabulary
 from c2s_cache.manifest import Manifest
 from c2s_cache.reader import Cache
@@ -30,11 +31,24 @@ class Facts:
         seen: the seen classes, those that have embeddings; none where a cache has no class names.
         first_latent_id: N, the number of all classes; latent class u has id N + u in a pseudo mask.
         unseen: the unseen classes, of a method that may know them.
+        words: the seen classes with all words that stand for each, where the cache has any.
+        logit_scale: of the teacher's training, if it is known.
+        student: which the method is to drive.
     """
 
     seen: Vocabulary
     first_latent_id: int
     unseen: Vocabulary | None = None
+    words: Vocabulary | None = None
+    logit_scale: float | None = None
+    student: Student | None = None
+
+    @classmethod
+    def of(cls, cache: Cache, student: Student, unseen: Vocabulary | None = None) -> Facts:
+        """What a method may know that trains a student from a cache; of unseen classes, what is given."""
+        m = cache.manifest
+        scale, seen = m.teacher.logit_scale, cached_text(cache, "seen")
+        return cls(seen, m.num_classes, unseen, cached_words(cache), scale, student)
 
 
 class Method(nn.Module, ABC):

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from c2s.config import resolve
 from c2s_cache.errors import ConfigError
 
 SCORES = ("hIoU", "sIoU", "uIoU")
 """Of a row, in per cent, in the papers' order."""
+ACROSS = "mIoU"
+"""Of a row on another data set than the cache's."""
+
+
+def column(dataset: str, score: str = ACROSS) -> str:
+    """What a score on another data set is called: "mIoU@context"."""
+    return f"{score}@{dataset}"
 
 
 class PaperRun(BaseModel):
@@ -41,7 +49,7 @@ class Row(BaseModel):
         name: as the table shows it.
         train: nested values of `TrainConfig` that are this row's.
         build: nested values of `BuildRequest` that are this row's; they need a cache of their own.
-        paper: hIoU, sIoU, uIoU in per cent, where the paper has this row.
+        paper: the figures of the grid's `columns` in per cent, where the paper has this row.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,7 +57,7 @@ class Row(BaseModel):
     name: str
     train: dict[str, Any] = {}
     build: dict[str, Any] = {}
-    paper: tuple[float, float, float] | None = None
+    paper: tuple[float, ...] | None = None
 
 
 class Grid(BaseModel):
@@ -60,6 +68,7 @@ class Grid(BaseModel):
         title: of the table.
         rows: at least one, names distinct.
         students: empty: the student that suits the cache's data set.
+        columns: what the paper's figures are: scores on the cache's data set, or on another one ("mIoU@context").
         seeds: runs per row and student, with seeds 0, 1, ...
         train: nested values of `TrainConfig` for all rows, above the recipe.
         note: one line below the table.
@@ -72,10 +81,26 @@ class Grid(BaseModel):
     title: str = ""
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
     students: tuple[str, ...] = ()
+    columns: Annotated[tuple[str, ...], Field(min_length=1)] = SCORES
     seeds: Annotated[int, Field(ge=1)] = 1
     train: dict[str, Any] = {}
     note: str = ""
     paper: PaperRun | None = None
+
+    @model_validator(mode="after")
+    def _aligned(self) -> Grid:
+        for row in self.rows:
+            if row.paper is not None and len(row.paper) != len(self.columns):
+                raise ValueError(
+                    f"row {row.name!r} has {len(row.paper)} figures of the paper for {len(self.columns)} columns"
+                )
+        return self
+
+    def shown(self, others: Sequence[str]) -> tuple[str, ...]:
+        """Columns of its table where rows are scored on these further data sets, too."""
+        own = tuple(c for c in self.columns if c.partition("@")[2] in others)
+        bare = {c.partition("@")[2] for c in own}
+        return (*SCORES, *own, *(column(name) for name in others if name not in bare))
 
 
 def read_grid(file: Path) -> Grid:

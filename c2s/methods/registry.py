@@ -21,6 +21,7 @@ GROUP = "c2s.methods"
 METHODS = {
     "clip-to-seg": "c2s.methods.clip_to_seg.config:ClipToSegConfig",
     "clip-rc": "c2s.methods.clip_rc.config:ClipRCConfig",
+    "gkc": "c2s.methods.gkc.config:GKCConfig",
 }
 """Where the configurations of c2s's own methods lie."""
 

@@ -15,7 +15,6 @@ from c2s.methods.batch import Batch
 from c2s.methods.examples import Examples, cut_view
 from c2s.students.base import Student, normalize_images
 from c2s.testing import shapes
-from c2s.text import cached_text
 from c2s_cache import Cache
 from c2s_pipeline.stages.registry import closed
 
@@ -38,7 +37,7 @@ class MethodContract(ABC):
     def cache(self, beside: bool = True) -> Cache:
         """A cache with its stages, and those beside them."""
         config = self.config()
-        known = closed((*self.further, *config.stages, *(config.beside if beside else ())))
+        known = closed((*self.further, *config.read_stages(), *(config.beside if beside else ())))
         return shapes.shapes_cache(known)
 
     def examples(self, beside: bool = True) -> Examples[Any]:
@@ -66,8 +65,7 @@ class MethodContract(ABC):
         """Its module, with the seen classes of the cache."""
         torch.manual_seed(0)
         cache = self.cache(beside)
-        facts = Facts(cached_text(cache), cache.manifest.num_classes)
-        return self.config().build(facts).train()
+        return self.config().build(Facts.of(cache, self.student())).train()
 
     def student(self) -> Student:
         """A student of its kind."""
@@ -94,7 +92,7 @@ class MethodContract(ABC):
             examples, manifest = self.examples(beside), self.cache(beside).manifest
             assert examples.teacher_paths <= examples.paths <= manifest.arrays.keys()
             owners = {manifest.owners[path] for path in examples.teacher_paths}
-            assert owners <= set(config.stages)
+            assert owners <= set(config.read_stages())
             assert examples.pixel_bytes >= 3
 
     def test_a_batch_has_a_row_for_each_view(self) -> None:

@@ -39,7 +39,7 @@ class C2SDataModule(pl.LightningDataModule):
         teacher: TeacherInTheLoop | None = None,
     ) -> None:
         super().__init__()
-        self.cache = cache or open_cache(config.cache, config.method.stages, config.parts)
+        self.cache = cache or open_cache(config.cache, config.method.read_stages(), config.parts)
         manifest = self.cache.manifest
         self.config = config.resolved(manifest)
         self.teacher = teacher

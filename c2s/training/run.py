@@ -271,8 +271,7 @@ def build_module(
             load_weights(student, weights, config.self_train, config.self_train / HALFWAY)
         unseen = cached_text(cache, "unseen")
     try:
-        facts = Facts(cached_text(cache, "seen"), cache.manifest.num_classes, unseen)
-        method = config.method.build(facts)
+        method = config.method.build(Facts.of(cache, student, unseen))
     except ValueError as error:
         raise ConfigError(str(error)) from error
     module = DistillationModule(student, method, config)

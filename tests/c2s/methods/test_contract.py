@@ -17,3 +17,17 @@ class TestClipRC(MethodContract):
     def config(self):
         small = {"prompts": 2, "bridge": 4, "heads": 4, "ffn": 32}
         return method_config({"name": "clip-rc", **small})
+
+
+class TestGKC(MethodContract):
+    student_name = "mask2former:shapes"
+
+    def config(self):
+        return method_class("gkc")(name="gkc", points=200)
+
+
+class TestGKCWithLatentRegions(TestGKC):
+    def config(self):
+        return method_class("gkc")(
+            name="gkc", points=0, tokens="regions", teacher_token="global", latent="regions"
+        )

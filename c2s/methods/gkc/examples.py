@@ -1,0 +1,141 @@
+"""Invariant: what GKC reads of a cache is named here; without latent regions nothing of it belongs to a view."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from c2s.methods.batch import Batch
+from c2s.methods.examples import (
+    BOX,
+    FLIP,
+    PIXELS,
+    CutView,
+    TeacherOutput,
+    TrainingExample,
+    batch_fields,
+    padded,
+    source_map,
+    stacked,
+    view_fields,
+)
+from c2s_cache.manifest import IGNORE, Manifest
+from c2s_cache.pseudo_mask import pseudo_mask
+from c2s_cache.views import crop_labels
+
+ID, CLASS, MAP = "segments/id", "segments/class", "instances/map"
+TOKEN = {"spatial": "segments/spatial", "global": "segments/cls"}
+REGION_CLS, REGION_ID, GRID = "regions/cls", "regions/id", "masks/grid"
+NONE, LATENT = -1, -2
+"""In place of the class of a segment: there is none, or it is a region of a class that nobody annotated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GKCExample(TrainingExample):
+    """One view in numpy; fields as in `GKCBatch`, without the batch axis, N not padded."""
+
+    segments: NDArray[np.int16]
+    classes: NDArray[np.int16]
+    tokens: NDArray[np.float16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GKCBatch(Batch):
+    """Views of B images with their segments and the teacher's token of each.
+
+    Attributes:
+        segments: int64 [B, S, S], number of the segment at every pixel, -1: none.
+        classes: int64 [B, N], class id of each segment, -1 in padded slots, -2 of a latent region.
+        tokens: float32 [B, N, D], not normalised, zero in padded slots.
+    """
+
+    segments: Tensor
+    classes: Tensor
+    tokens: Tensor
+
+
+class GKCExamples:
+    """What GKC learns from a view: the segments that it shows.
+
+    Args:
+        manifest: of the cache.
+        segments: whether annotated segments have the tokens of the stage of that name, or those of the regions.
+        token: "spatial" or "global", of the former.
+        latent: whether the regions of no annotated class are segments, too.
+    """
+
+    def __init__(self, manifest: Manifest, segments: bool, token: str, latent: bool) -> None:
+        self.first_latent_id = manifest.num_classes
+        self.segments, self.latent = segments, latent
+        self.token = TOKEN[token]
+        own, taught = set[str](), set[str]()
+        if segments:
+            own = {ID, CLASS, self.token}
+            if "instances" in manifest.stage("segments").upstream:
+                own.add(MAP)
+        if latent or not segments:
+            taught = {REGION_CLS, REGION_ID, *({GRID} if latent else ())}
+        self.teacher_paths = frozenset(taught)
+        self.paths = (PIXELS & manifest.arrays.keys()) | own | taught
+        self.pixel_bytes = 5  # three of colour, two of segments
+
+    def example(self, view: CutView, teacher: TeacherOutput) -> GKCExample:
+        """Segments that the view does not show are left out: their masks would be empty."""
+        numbers, ids, classes, tokens = self._annotated(view, teacher)
+        slots = _slots(numbers, ids)
+        if self.latent:
+            region_ids = teacher[REGION_ID]
+            new = np.flatnonzero(region_ids >= self.first_latent_id)
+            labels, inside = view.crop.labels, view.crop.inside
+            pseudo = pseudo_mask(labels, teacher[GRID], self.first_latent_id, inside)
+            more = _slots(np.where(slots >= 0, NONE, pseudo), region_ids[new])
+            slots = np.where(more >= 0, more + len(ids), slots)
+            classes = np.concatenate([classes, np.full(len(new), LATENT, np.int16)])
+            tokens = np.concatenate([tokens, teacher[REGION_CLS][new]])
+        shown = np.unique(slots[slots >= 0])
+        renumbered = np.full(len(classes) + 1, NONE, np.int16)  # the last: no segment
+        renumbered[shown] = np.arange(len(shown))
+        return GKCExample(
+            **view_fields(view),
+            segments=renumbered[slots],
+            classes=classes[shown],
+            tokens=tokens[shown],
+        )
+
+    def _annotated(
+        self, view: CutView, teacher: TeacherOutput
+    ) -> tuple[NDArray[np.integer], NDArray[np.int16], NDArray[np.int16], NDArray[np.float16]]:
+        """What tells the pixels of annotated segments, [S, S]; and of each its value there, class and token."""
+        sample, labels = view.sample, view.crop.labels
+        known = np.where(labels == IGNORE, NONE, labels.astype(np.int16))
+        if not self.segments:
+            ids = teacher[REGION_ID]
+            seen = np.flatnonzero(ids < self.first_latent_id)
+            return known, ids[seen], ids[seen], teacher[REGION_CLS][seen]
+        if MAP in self.paths:
+            place = (sample[BOX], bool(sample[FLIP]), labels.shape[0])
+            numbers = crop_labels(source_map(sample, MAP), *place)  # 255 on padding
+            known = np.where(numbers == IGNORE, 0, numbers).astype(np.int16)
+        return known, sample[ID], sample[CLASS], sample[self.token]
+
+    def collate(self, examples: Sequence[GKCExample]) -> GKCBatch:
+        """Segments are padded to the largest number among the views (at least one slot)."""
+        return GKCBatch(
+            **batch_fields(examples),
+            segments=stacked([e.segments for e in examples], np.int64),
+            classes=padded([e.classes for e in examples], NONE, np.int64),
+            tokens=padded([e.tokens for e in examples], 0, np.float32),
+        )
+
+
+def _slots(values: NDArray[np.integer], ids: NDArray[np.integer]) -> NDArray[np.int16]:
+    """Place in `ids` of every value, -1 of one that is not there."""
+    largest = int(max(values.max(initial=0), ids.max(initial=0)))
+    table = np.full(largest + 2, NONE, np.int16)  # the last: of -1
+    table[ids] = np.arange(len(ids))
+    found: NDArray[np.int16] = table[values]
+    return found

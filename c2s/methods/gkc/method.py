@@ -1,0 +1,223 @@
+"""The objective of GKC: matched queries learn masks, classes in several words, and the teacher's tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from c2s.methods.base import Facts, Method
+from c2s.methods.batch import Batch
+from c2s.methods.gkc.distillation import distil
+from c2s.methods.gkc.diversification import Words, draw
+from c2s.methods.gkc.examples import LATENT, NONE, GKCBatch
+from c2s.methods.gkc.mask_loss import at_points, brought_to, mask_losses, uncertain_points
+from c2s.methods.gkc.matching import Matches, cost, likelihood, match
+from c2s.methods.gkc.settings import GKCSettings
+from c2s.students.query import Queries, QueryStudent
+
+CLIP_SCALE = 100.0
+"""Of cosines in Eq. 1 where the teacher has none of its own."""
+COSTS = (5.0, 5.0, 2.0)
+"""Weights of binary cross-entropy, dice and class in the matching: Mask2Former's, whatever those of the losses are."""
+
+
+class GKC(Method):
+    """Queries matched to segments, set after set, with the same losses and weights for each set.
+
+    Args:
+        config: the settings.
+        facts: the seen classes, their words, the teacher's logit scale, and the student that is to learn.
+    """
+
+    text: Tensor
+    channel: Tensor
+
+    def __init__(self, config: GKCSettings, facts: Facts) -> None:
+        super().__init__()
+        self.config = config
+        student = facts.student
+        assert isinstance(student, QueryStudent)
+        ids, text = list(facts.seen.ids), torch.from_numpy(facts.seen.embeddings)
+        channel = torch.full((facts.first_latent_id + 1,), NONE)  # the last: of no class
+        channel[ids] = torch.arange(len(ids))
+        self.register_buffer("text", text.float(), persistent=False)
+        self.register_buffer("channel", channel, persistent=False)
+        self.score_scale = config.synonyms.scale or facts.logit_scale or CLIP_SCALE
+        if config.synonyms.how != "off":
+            assert facts.words is not None
+            self.words = Words(facts.words)
+        if config.distillation != "none" and config.student_token == "prior":
+            dim = text.shape[1]
+            self.distilled = nn.ModuleList(
+                nn.Linear(student.width, dim) for _ in range(student.sets)
+            )
+        if config.distillation == "text":
+            self.text_scale = nn.Parameter(torch.ones(()))
+
+    def forward(
+        self, student: Callable[..., Queries], images: Tensor, batch: Batch
+    ) -> dict[str, Tensor]:
+        """Losses "bce", "dice", "ce" and "distillation", each the sum over the sets, and their weighted sum "loss"."""
+        assert isinstance(batch, GKCBatch)
+        return self.losses(student(images), batch)
+
+    def losses(self, found: Queries, batch: GKCBatch) -> dict[str, Tensor]:
+        """See `forward`.
+
+        Args:
+            found: what the student's queries say; computed upon in float32 whatever the precision.
+            batch: the batch, on the same device.
+        """
+        with torch.autocast(batch.tokens.device.type, enabled=False):
+            masks = F.one_hot(batch.segments + 1, batch.classes.shape[1] + 1)[..., 1:]
+            masks = masks.permute(0, 3, 1, 2).float()  # [B, N, S, S]
+            channels = self.channel[batch.classes.clamp(min=NONE)]
+            number = _mean_number((batch.classes != NONE).sum())
+            pairs = self._matches(found, masks, channels, batch.classes)
+            sums = {name: found.embeddings[0].new_zeros(()) for name in ("bce", "dice", "ce")}
+            sums["distillation"] = sums["bce"]
+            for i, matches in enumerate(pairs):
+                drawn = self._drawn(matches, channels, batch)
+                bce, dice = self._mask_losses(found.masks[i].float(), masks, matches, number)
+                sums["bce"], sums["dice"] = sums["bce"] + bce, sums["dice"] + dice
+                sums["ce"] = sums["ce"] + self._class_loss(
+                    found, i, matches, channels, batch, drawn
+                )
+                if self.config.distillation != "none":
+                    term = self._distillation(found, i, matches, channels, batch, drawn)
+                    sums["distillation"] = sums["distillation"] + term
+            weights = self.config.weights
+            total = sum(getattr(weights, name) * value for name, value in sums.items())
+        return {"loss": torch.as_tensor(total), **sums}
+
+    @torch.no_grad()
+    def _matches(
+        self, found: Queries, masks: Tensor, channels: Tensor, classes: Tensor
+    ) -> list[Matches]:
+        """Pairs of every set, by the plain class names; the costs of all sets leave the device together."""
+        points = self.config.points
+        costs = []
+        for logits, embeddings in zip(found.masks, found.embeddings, strict=True):
+            if points:
+                place = torch.rand(1, points, 2, device=masks.device).expand(len(masks), -1, -1)
+                sampled = at_points(logits.float(), place), at_points(masks, place)
+            else:
+                sampled = logits.float().flatten(2), brought_to(masks, *logits.shape[-2:])
+            likely = likelihood(found.logits(embeddings, self.text).softmax(-1), channels)
+            costs.append(cost(*sampled, likely, COSTS))
+        together = torch.stack(costs).flatten(0, 1)
+        pairs = match(together, (classes != NONE).repeat(len(costs), 1))
+        sets = pairs.image // len(masks)
+        return [
+            Matches(*(v[sets == i] for v in (pairs.image % len(masks), pairs.query, pairs.segment)))
+            for i in range(len(costs))
+        ]
+
+    def _mask_losses(
+        self, logits: Tensor, masks: Tensor, matches: Matches, number: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        image, query, segment = matches
+        if not len(image):
+            return logits.sum() * 0, logits.sum() * 0
+        ours, theirs = logits[image, query], masks[image, segment]  # [M, h, w], [M, S, S]
+        config = self.config
+        if config.points:
+            points = uncertain_points(ours, config.points, config.oversample, config.important)
+            values = at_points(ours[:, None], points)[:, 0]
+            wanted = at_points(theirs[:, None], points)[:, 0]
+        else:
+            values = ours.flatten(1)
+            wanted = brought_to(theirs[:, None], *ours.shape[-2:])[:, 0]
+        return mask_losses(values, wanted, number)
+
+    def _drawn(self, matches: Matches, channels: Tensor, batch: GKCBatch) -> Tensor | None:
+        """A word for each matched segment, float32 [M, D], where words are drawn; of latent ones anything."""
+        settings = self.config.synonyms
+        if settings.how != "random":
+            return None
+        image, _, segment = matches
+        of_class = channels[image, segment].clamp(min=0)
+        scores = self.words.scores(batch.tokens[image, segment], of_class, self.score_scale)
+        there = self.words.there[of_class]
+        chosen = draw(scores, there, settings.sampling, settings.threshold)
+        return self.words.drawn(of_class, chosen)
+
+    def _class_loss(
+        self,
+        found: Queries,
+        i: int,
+        matches: Matches,
+        channels: Tensor,
+        batch: GKCBatch,
+        drawn: Tensor | None,
+    ) -> Tensor:
+        """Cross-entropy over the seen classes and no object, of all queries but those that answer for a latent
+        region, those that are dropped, and those of images without a segment."""
+        image, query, segment = matches
+        embeddings, how = found.embeddings[i], self.config.synonyms.how
+        plain = found.logits(embeddings, self.text)  # [B, Q, C + 1]
+        target = torch.full(plain.shape[:2], len(self.text), device=plain.device)
+        target[(batch.classes == NONE).all(1)] = -100
+        of_class = channels[image, segment]
+        dropped = torch.rand(len(of_class), device=plain.device) < self.config.region_dropout
+        target[image, query] = torch.where(dropped | (of_class < 0), -100, of_class)
+        logits = plain
+        if how in ("average", "maximum"):
+            every = found.logits(embeddings, self.words.embeddings.flatten(0, 1))
+            classes = self.words.logits(every[..., :-1], how)
+            logits = torch.cat([classes, every[..., -1:]], -1)
+        elif drawn is not None:
+            vectors = F.normalize(embeddings[image, query].float(), dim=-1)
+            known = of_class >= 0
+            at = (image[known], query[known], of_class[known])
+            worded = found.scale * (vectors * drawn).sum(-1)[known]
+            logits = plain.index_put(at, worded)
+        loss = self._cross_entropy(logits, target)
+        if self.config.plain_weight:
+            ratio = self.config.plain_weight / max(self.config.weights.ce, 1e-12)
+            loss = loss + ratio * self._cross_entropy(plain, target)
+        return loss
+
+    def _cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
+        """A mean by weight; 0 where there is no target."""
+        weight = torch.ones(logits.shape[-1], device=logits.device)
+        weight[-1] = self.config.nothing_weight
+        counted = weight[target.clamp(min=0)] * (target >= 0)
+        terms = F.cross_entropy(logits.mT, target, weight, reduction="none")
+        return terms.sum() / counted.sum().clamp(min=1e-12)
+
+    def _distillation(
+        self,
+        found: Queries,
+        i: int,
+        matches: Matches,
+        channels: Tensor,
+        batch: GKCBatch,
+        drawn: Tensor | None,
+    ) -> Tensor:
+        image, query, segment = matches
+        config = self.config
+        if config.student_token == "prior":
+            ours = self.distilled[i](found.shared[i][image, query].float())
+        else:
+            ours = found.embeddings[i][image, query]
+        texts = self.text[channels[image, segment].clamp(min=0)] if drawn is None else drawn
+        latent = batch.classes[image, segment] == LATENT
+        scale = self.text_scale if config.distillation == "text" else self.text.new_ones(())
+        tokens = batch.tokens[image, segment]
+        return distil(
+            config.distillation, ours, tokens, texts, image, latent, scale, config.distance
+        )
+
+
+def _mean_number(count: Tensor) -> Tensor:
+    """Segments of a process, on average over all of a training; at least 1."""
+    number = count.float()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(number)
+        number = number / torch.distributed.get_world_size()
+    return number.clamp(min=1)

@@ -1,0 +1,306 @@
+"""The objective: Mask2Former's losses where its extras are off, and what each extra changes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import Mask2FormerConfig
+from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
+
+from c2s.methods.base import Facts
+from c2s.methods.gkc import GKCBatch, GKCConfig
+from c2s.methods.gkc.examples import LATENT, NONE
+from c2s.students.query import Queries, QueryStudent
+from c2s.vocabulary import Vocabulary, unit_norm
+
+B, Q, N, S, D, C, SETS = 2, 7, 3, 32, 8, 4, 2
+PLAIN = {"distillation": "none", "synonyms": {"how": "off"}, "region_dropout": 0.0}
+SEEN = (0, 2, 3, 5)  # ids of the C seen classes
+
+
+class Stub(QueryStudent):
+    backbone = torch.nn.Identity()
+
+    def decode(self, images):
+        raise NotImplementedError
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def facts(counts=(1, 2, 3, 1)):
+    rng = np.random.default_rng(0)
+    rows = unit_norm(rng.normal(size=(sum(counts), D)))
+    first = np.cumsum((0, *counts[:-1]))
+    names = tuple("abcd")
+    seen = Vocabulary(names, rows[first], ids=SEEN)
+    words = tuple(tuple(f"{n}{i}" for i in range(k)) for n, k in zip(names, counts, strict=True))
+    every = Vocabulary(names, rows, names=words, ids=SEEN)
+    return Facts(seen, 6, None, every, 10.0, Stub(D, 16, SETS))
+
+
+def build(**settings):
+    torch.manual_seed(3)
+    return GKCConfig(**settings).build(facts())
+
+
+def queries():
+    torch.manual_seed(1)
+    parts = {"masks": (B, Q, 8, 8), "shared": (B, Q, 16), "embeddings": (B, Q, D)}
+    made = {n: tuple(2 * torch.randn(*s) for _ in range(SETS)) for n, s in parts.items()}
+    return Queries(**made, nothing=torch.randn(D), scale=torch.tensor(5.0))
+
+
+def batch(classes=((0, 5, NONE), (3, 2, 0))):
+    torch.manual_seed(2)
+    segments = torch.full((B, S, S), NONE)
+    segments[:, 2:14, 3:20], segments[:, 16:30, 4:12] = 0, 1
+    segments[1, 18:29, 16:30] = 2
+    classes = torch.tensor(classes)
+    for i in range(B):
+        segments[i][(classes[i] == NONE)[segments[i].clamp(min=0)]] = NONE
+    image = torch.zeros(B, 3, S, S, dtype=torch.uint8)
+    return GKCBatch(image=image, segments=segments, classes=classes, tokens=torch.randn(B, N, D))
+
+
+def same_points(monkeypatch):
+    """Random points are the same for every mask, whoever draws them, as long as they are as many."""
+    monkeypatch.setattr(torch, "rand", lambda *shape, device=None: _points(shape))
+
+
+def _points(shape):
+    if len(shape) < 3:
+        return torch.full(shape, 0.5)
+    drawn = np.random.default_rng(shape[-2]).random(shape[-2:], np.float32)
+    return torch.from_numpy(drawn).expand(*shape).contiguous()
+
+
+def transformers_losses(found, data, method, points):
+    config = Mask2FormerConfig(num_labels=C, train_num_points=points)
+    loss = Mask2FormerLoss(config, {})
+    masks, labels = [], []
+    for i in range(B):
+        there = torch.nonzero(data.classes[i] != NONE)[:, 0]
+        masks.append(torch.stack([(data.segments[i] == n).float() for n in there]))
+        labels.append(method.channel[data.classes[i, there]])
+    total = {}
+    for logits, embeddings in zip(found.masks, found.embeddings, strict=True):
+        classes = found.logits(embeddings, method.text)
+        for name, value in loss(logits, classes, masks, labels).items():
+            total[name] = total.get(name, 0) + value
+    return total
+
+
+def test_without_its_extras_the_losses_are_mask2formers(monkeypatch):
+    same_points(monkeypatch)
+    method, found, data = build(points=50, **PLAIN), queries(), batch()
+    got = method.losses(found, data)
+    want = transformers_losses(found, data, method, 50)
+    torch.testing.assert_close(got["bce"], want["loss_mask"])
+    torch.testing.assert_close(got["dice"], want["loss_dice"])
+    torch.testing.assert_close(got["ce"], want["loss_cross_entropy"])
+    torch.testing.assert_close(got["loss"], 5 * got["bce"] + 5 * got["dice"] + 2 * got["ce"])
+    assert float(got["distillation"]) == 0
+
+
+def test_points_are_most_of_them_uncertain():
+    from c2s.methods.gkc.mask_loss import at_points, uncertain_points
+
+    logits = torch.linspace(-4, 4, 64)[None, None].expand(1, 64, 64).contiguous()
+    points = uncertain_points(logits, 400, 3.0, 0.75)
+    values = at_points(logits[:, None], points)[:, 0].abs()
+    assert points.shape == (1, 400, 2)
+    assert float(values[:, :300].max()) < 1.5
+    assert float(values[:, 300:].max()) > 3
+
+
+def test_all_cells_are_looked_at_where_there_are_no_points():
+    """A mask that a query draws exactly, cell by cell, costs next to nothing."""
+    method, data = build(points=0, **PLAIN), batch()
+    found = queries()
+    wanted = F.one_hot(data.segments + 1, N + 1)[..., 1:].permute(0, 3, 1, 2).float()
+    cells = F.adaptive_avg_pool2d(wanted, 8)
+    drawn = cells.clamp(1e-4, 1 - 1e-4)
+    exact = torch.cat([torch.logit(drawn), torch.full((B, Q - N, 8, 8), -9.0)], 1)
+    perfect = Queries((exact,) * SETS, found.shared, found.embeddings, found.nothing, found.scale)
+    losses = method.losses(perfect, data)
+    assert float(losses["dice"]) < 0.35 < float(method.losses(found, data)["dice"])
+    entropy = -(cells * drawn.log() + (1 - cells) * (1 - drawn).log())
+    there = (data.classes != NONE)[..., None, None]
+    mean = float((entropy * there).sum() / (there.sum() * 64))
+    assert float(losses["bce"]) == pytest.approx(SETS * mean, rel=1e-3)
+
+
+def test_a_drawn_word_stands_for_its_class_where_its_segment_is_matched():
+    data, found = batch(((3, 3, NONE), (3, NONE, NONE))), queries()
+    plain = build(points=0, **PLAIN).losses(found, data)
+    worded = build(
+        points=0, **PLAIN | {"synonyms": {"how": "random", "sampling": "score", "scale": 1e-6}}
+    )
+    found_words = worded.words
+    channel = worded.channel[3]
+    assert int(found_words.there[channel].sum()) == 3
+    seen = set()
+    for seed in range(12):
+        torch.manual_seed(seed)
+        ce = worded.losses(found, data)["ce"]
+        seen.add(round(float(ce), 5))
+    assert len(seen) > 3
+    only = build(points=0, **PLAIN | {"synonyms": {"how": "random", "threshold": 0.99}})
+    only.words.there[channel] = torch.tensor([True, False, False])
+    torch.testing.assert_close(only.losses(found, data)["ce"], plain["ce"])
+
+
+@pytest.mark.parametrize("how", ["average", "maximum"])
+def test_words_together_are_one_class(how):
+    """By loops over the logits of all words."""
+    method, found, data = build(points=0, **PLAIN | {"synonyms": {"how": how}}), queries(), batch()
+    plain = build(points=0, **PLAIN)
+    got, counts = method.losses(found, data)["ce"], (1, 2, 3, 1)
+    pairs = method._matches(
+        found, _masks(data), method.channel[data.classes.clamp(min=NONE)], data.classes
+    )
+    rows = facts().words.embeddings
+    starts = np.cumsum((0, *counts))
+    total = 0.0
+    for i in range(SETS):
+        target = torch.full((B, Q), C)
+        image, query, segment = pairs[i]
+        target[image, query] = method.channel[data.classes[image, segment]]
+        above, below = 0.0, 0.0
+        for b in range(B):
+            for q in range(Q):
+                v = F.normalize(found.embeddings[i][b, q], dim=0)
+                each = [5.0 * float(torch.from_numpy(w) @ v) for w in rows]
+                groups = [each[starts[c] : starts[c + 1]] for c in range(C)]
+                logits = [np.mean(g) if how == "average" else max(g) for g in groups]
+                logits.append(5.0 * float(F.normalize(found.nothing, dim=0) @ v))
+                weight = 0.1 if target[b, q] == C else 1.0
+                above -= weight * float(torch.tensor(logits).log_softmax(0)[target[b, q]])
+                below += weight
+        total += above / below
+    assert float(got) == pytest.approx(total, rel=1e-4)
+    assert float(plain.losses(found, data)["ce"]) != pytest.approx(total, rel=1e-3)
+
+
+def _masks(data):
+    return F.one_hot(data.segments + 1, N + 1)[..., 1:].permute(0, 3, 1, 2).float()
+
+
+def test_a_segment_that_is_dropped_has_no_class_loss(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda *shape, device=None: torch.zeros(shape))
+    found, data = queries(), batch()
+    dropped = build(points=0, **PLAIN | {"region_dropout": 0.5})
+    none = build(points=0, **PLAIN)
+    pairs = none._matches(
+        found, _masks(data), none.channel[data.classes.clamp(min=NONE)], data.classes
+    )
+    total = 0.0
+    for i in range(SETS):
+        log = found.logits(found.embeddings[i], none.text).log_softmax(-1)[..., -1]
+        free = torch.ones(B, Q, dtype=torch.bool)
+        free[pairs[i].image, pairs[i].query] = False
+        total -= float(log[free].mean())
+    assert float(dropped.losses(found, data)["ce"]) == pytest.approx(total, rel=1e-5)
+
+
+def test_queries_of_latent_regions_are_not_taught_that_nothing_is_there():
+    """They have masks and tokens, and whatever their class logits are changes no class loss."""
+    method = build(points=0, latent="regions", **PLAIN | {"distillation": "text"})
+    found, data = queries(), batch(((0, LATENT, NONE), (LATENT, LATENT, NONE)))
+    pairs = method._matches(
+        found, _masks(data), method.channel[data.classes.clamp(min=NONE)], data.classes
+    )
+    image, query, segment = pairs[-1]
+    assert int((data.classes[image, segment] == LATENT).sum()) == 3
+    for tensor in found.embeddings:
+        tensor.requires_grad_()
+    losses = method.losses(found, data)
+    (gradient,) = torch.autograd.grad(losses["ce"], found.embeddings[-1], retain_graph=True)
+    latent = data.classes[image, segment] == LATENT
+    assert float(gradient[image[latent], query[latent]].abs().max()) == 0
+    assert float(gradient[image[~latent], query[~latent]].abs().min()) > 0
+    other = batch(((0, LATENT, NONE), (LATENT, LATENT, NONE)))
+    moved = GKCBatch(
+        **{**vars(other), "tokens": other.tokens + (other.classes == LATENT)[..., None]}
+    )
+    again = method.losses(found, moved)
+    assert not torch.equal(again["distillation"], losses["distillation"])
+
+
+def test_images_without_a_segment_teach_nothing():
+    found, data = queries(), batch(((0, 2, NONE), (NONE, NONE, NONE)))
+    for tensor in (*found.embeddings, *found.masks, *found.shared):
+        tensor.requires_grad_()
+    method = build(points=0, synonyms={"how": "random"})
+    losses = method.losses(found, data)
+    losses["loss"].backward()
+    assert all(bool(v.isfinite()) for v in losses.values())
+    for tensor in (*found.embeddings, *found.masks):
+        assert float(tensor.grad[1].abs().max()) == 0
+        assert float(tensor.grad[0].abs().max()) > 0
+    nothing = batch(((NONE,) * 3,) * 2)
+    assert float(method.losses(queries(), nothing)["loss"].detach()) == 0
+
+
+def test_a_second_class_loss_has_the_plain_names():
+    found, data = queries(), batch()
+    one = build(points=0, **PLAIN)
+    two = build(points=0, plain_weight=3.0, **PLAIN)
+    first, second = one.losses(found, data), two.losses(found, data)
+    torch.testing.assert_close(second["loss"] - first["loss"], 3 * first["ce"])
+
+
+@pytest.mark.parametrize("token", ["prior", "post"])
+def test_what_is_distilled(token):
+    found, data = queries(), batch()
+    method = build(points=0, student_token=token, **PLAIN | {"distillation": "vanilla"})
+    pairs = method._matches(
+        found, _masks(data), method.channel[data.classes.clamp(min=NONE)], data.classes
+    )
+    total = 0.0
+    for i, (image, query, segment) in enumerate(pairs):
+        ours = found.embeddings[i][image, query]
+        if token == "prior":
+            ours = method.distilled[i](found.shared[i][image, query])
+        far = F.normalize(ours, dim=-1) - F.normalize(data.tokens[image, segment], dim=-1)
+        total += float(far.square().sum(-1).mean().detach())
+    assert float(method.losses(found, data)["distillation"].detach()) == pytest.approx(
+        total, rel=1e-4
+    )
+
+
+def test_settings_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="tokens=regions: regions have global tokens"):
+        GKCConfig(tokens="regions")
+    assert GKCConfig().any_view
+    assert not GKCConfig(latent="regions").any_view
+    assert not GKCConfig(tokens="regions", teacher_token="global").any_view
+    assert set(GKCConfig().read_stages()) == set(GKCConfig.stages)
+    assert "words" not in GKCConfig(synonyms={"how": "off"}).read_stages()
+    assert "segments" not in GKCConfig(tokens="regions", teacher_token="global").read_stages()
+    assert {"masks", "regions"} <= set(GKCConfig(latent="regions").read_stages())
+
+
+def test_segments_are_counted_on_average_over_processes(monkeypatch):
+    from c2s.methods.gkc import method as module
+
+    def added(tensor):
+        tensor += 5  # of the other process
+
+    fake = SimpleNamespace(
+        is_available=lambda: True,
+        is_initialized=lambda: True,
+        all_reduce=added,
+        get_world_size=lambda: 2,
+    )
+    monkeypatch.setattr(module.torch, "distributed", fake)
+    assert float(module._mean_number(torch.tensor(2))) == 3.5
+    monkeypatch.undo()
+    assert float(module._mean_number(torch.tensor(0))) == 1
