@@ -45,9 +45,10 @@ ALLOWED = {
     "c2s/cli/masks_report.py": ({"masks"}, "counts true masks, in JSON"),
     "c2s/cli/app.py": ({"masks"}, "the name of that command"),
     "pipeline/c2s_pipeline/mask_quality.py": (
-        {"dense", "masks", "views"},
+        {"masks", "views"},
         "`c2s masks` measures what this stage makes",
     ),
+    "pipeline/c2s_pipeline/mask_views.py": ({"dense", "views"}, "and clusters what these hold"),
     "c2s/bench/cluster.py": ({"masks"}, "measures the clustering of this stage"),
     "c2s/bench/codecs.py": ({"dense"}, "measures how the values of this stage are compressed"),
     "c2s/online.py": ({"views"}, "hands on views that the loader has cut for the teacher"),

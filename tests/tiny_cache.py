@@ -13,7 +13,8 @@ from PIL import Image
 
 from c2s.methods.clip_to_seg.examples import IGNORED
 from c2s.methods.clip_to_seg.examples import PATHS as TRAINING
-from c2s_cache.manifest import ArrayRecord, Manifest, Part, StageRecord, TeacherInfo, read_manifest
+from c2s_cache.manifest import ArrayRecord, Manifest, Part, StageRecord, TeacherInfo
+from c2s_cache.manifest_file import read_manifest
 from c2s_cache.pseudo_mask import pseudo_mask
 from c2s_cache.views import crop_labels, inside_image
 from c2s_cache.writer import BlockWriter, create_cache

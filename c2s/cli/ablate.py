@@ -81,7 +81,7 @@ def ablate(
     from c2s.cli.folders import check_folder
     from c2s.methods.recipes import load_recipe
     from c2s.students.registry import require_no_code
-    from c2s_cache.manifest import read_manifest
+    from c2s_cache.manifest_file import read_manifest
 
     check_folder(out)
     grids = _grids(method, table or [], grid or [])

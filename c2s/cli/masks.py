@@ -102,7 +102,8 @@ def score(
     from c2s_pipeline.build.builder import load_teacher
     from c2s_pipeline.build.request import request_model
     from c2s_pipeline.clustering.kmeans import create_backend
-    from c2s_pipeline.mask_quality import cached_views, score_cache, score_settings, teacher_views
+    from c2s_pipeline.mask_quality import score_cache, score_settings
+    from c2s_pipeline.mask_views import cached_views, teacher_views
     from c2s_pipeline.stages.registry import recorded_stages
 
     swept: dict[str, list[Any] | None] = {

@@ -244,7 +244,7 @@ def _spoken_once(config: TrainConfig, work: Callable[[], Path]) -> Path | None:
 
 def _say_unlike(build: Mapping[str, Any], recipe: str | None, cache: str) -> None:
     """Say so where a cache was built with other settings than the recipe that trains on it."""
-    from c2s_cache.manifest import read_manifest
+    from c2s_cache.manifest_file import read_manifest
 
     stages = read_manifest(cache).stages if build else ()
     requests = {stage.name: stage.settings for stage in stages}
@@ -267,7 +267,7 @@ def _say_unlike(build: Mapping[str, Any], recipe: str | None, cache: str) -> Non
 def _defaults(cache: str | None, method: str, student: str | None) -> dict[str, Any]:
     """Settings that suit the cache's data set, where the general ones do not."""
     from c2s.methods.registry import run_defaults
-    from c2s_cache.manifest import read_manifest
+    from c2s_cache.manifest_file import read_manifest
 
     return {} if cache is None else run_defaults(method, read_manifest(cache).dataset, student)
 

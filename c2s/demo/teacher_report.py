@@ -25,7 +25,8 @@ from c2s_cache.pseudo_mask import pseudo_mask
 from c2s_pipeline.clustering.kmeans import create_backend
 from c2s_pipeline.clustering.latent import ClusterSettings, latent_grids
 from c2s_pipeline.clustering.seeds import annotated_cells
-from c2s_pipeline.mask_quality import score_settings, teacher_views
+from c2s_pipeline.mask_quality import score_settings
+from c2s_pipeline.mask_views import teacher_views
 from c2s_pipeline.teachers.base import Teacher, TeacherSpec
 from c2s_pipeline.teachers.registry import load_teacher
 from c2s_pipeline.teachers.templates import SINGLE

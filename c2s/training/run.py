@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import signal
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
-from lightning_fabric.utilities.exceptions import MisconfigurationException
-from lightning_fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
 from c2s.annotation import require_annotation
@@ -38,16 +32,15 @@ from c2s.students import create
 from c2s.students.base import Student
 from c2s.students.registry import require_no_code
 from c2s.text import cached_text
-from c2s.training import checkpoint_io
 from c2s.training.callbacks import Bar, Saver
 from c2s.training.datamodule import C2SDataModule
-from c2s.training.ending import lost, spoken, stated
+from c2s.training.ending import spoken, stated
 from c2s.training.logs import close_loggers, create_loggers, require_loggers
 from c2s.training.module import DistillationModule
 from c2s.training.online import TeacherFactory, TeacherInTheLoop
-from c2s.training.processes import SeveralProcesses, cluster_environment
 from c2s.training.self_training import halfway_student
 from c2s.training.signals import Interrupted, StopRequest
+from c2s.training.trainer import make_trainer, quiet
 from c2s.training.validation import Validation, ValidationSetFactory
 from c2s_cache.errors import ConfigError
 from c2s_cache.reader import Cache, open_cache
@@ -163,7 +156,7 @@ def _fit(
     load_validation: ValidationSetFactory | None,
     said: Sequence[str] = (),
 ) -> Path:
-    _quiet()
+    quiet()
     path = config.runs / config.run_name
     require_loggers(config)
     validation = _validation(config, cache, load_validation)
@@ -173,7 +166,9 @@ def _fit(
     stop = StopRequest()
     saver = Saver(path, config.checkpoint_every, validation, stop)
     callbacks: list[pl.Callback] = [Bar(config.total, config.log_every), saver]
-    trainer = _trainer(config, callbacks if validation is None else [*callbacks, validation], path)
+    trainer = make_trainer(
+        config, callbacks if validation is None else [*callbacks, validation], path
+    )
     first = trainer.is_global_zero
     with stop, ExitStack() as stack:
         # Only now, when nothing is left that a wrong setting could stop, does the folder appear.
@@ -305,41 +300,3 @@ def _student(config: TrainConfig, cache: Cache, resumed: bool) -> Student:
             f"Leave --student out: its default is {method.student}.",
         )
     return student
-
-
-def _trainer(config: TrainConfig, callbacks: list[pl.Callback], run: Path) -> pl.Trainer:
-    several = config.devices * config.nodes > 1
-    on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
-    try:
-        trainer = pl.Trainer(
-            accelerator=config.accelerator,
-            devices=config.devices,
-            num_nodes=config.nodes,
-            strategy=SeveralProcesses(partial(lost, run)) if several else "auto",
-            sync_batchnorm=several and on_gpu,
-            precision=config.precision,
-            deterministic="warn" if config.deterministic else None,
-            max_steps=config.total,
-            accumulate_grad_batches=config.accumulate,
-            callbacks=callbacks,
-            plugins=[checkpoint_io.SafetensorsIO(), cluster_environment(config)],
-            default_root_dir=run,
-            logger=False,
-            use_distributed_sampler=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-    except MisconfigurationException as error:
-        raise ConfigError(f"accelerator={config.accelerator}: {error}") from error
-    # Lightning's loggers go by this, which it has read from the environment where it is not told otherwise.
-    rank_zero_only.rank = trainer.global_rank  # type: ignore[attr-defined]
-    # Signals are taken by `StopRequest`, also in a job of SLURM.
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    return trainer
-
-
-def _quiet() -> None:
-    """Keep Lightning's hints (more workers, no validation loop, tips) off the user's terminal."""
-    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric|lightning")

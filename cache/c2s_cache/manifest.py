@@ -3,21 +3,17 @@ knowledge of a cache than its manifest."""
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_right
 from collections import ChainMap
 from collections.abc import Mapping
 from functools import cached_property, reduce
 from itertools import accumulate
 from operator import getitem
-from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from c2s_cache.errors import CacheError
 from c2s_cache.fingerprint import stage_fingerprint
-from c2s_cache.folder import Folder
 
 FORMAT: Final = 4
 IGNORE = 255
@@ -341,60 +337,3 @@ class Manifest(_Model):
     @cached_property
     def _fingerprints(self) -> list[dict[str, str]]:
         return [self.first(n).fingerprints for n in range(1, len(self.parts) + 1)]
-
-
-def read_manifest(path: Path | str) -> Manifest:
-    """Read a cache's manifest from the root group's attribute `c2s`; `path` may be a URL.
-
-    Raises:
-        CacheError: there is none, or it is of another format.
-    """
-    return parse_manifest(read_root(Folder(path)), path)
-
-
-def read_root(folder: Folder) -> bytes:
-    """The bytes of the root group's `zarr.json`; none if there is none."""
-    try:
-        return folder.read("zarr.json")
-    except FileNotFoundError:
-        return b""
-
-
-def parse_manifest(root: bytes, path: Path | str) -> Manifest:
-    """The manifest in the bytes of the root group's `zarr.json`.
-
-    Raises:
-        CacheError: there is none, or it is of another format.
-    """
-    try:
-        attributes = json.loads(root)["attributes"]["c2s"]
-        version = attributes.get("format")
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        local = "://" not in str(path)
-        if local and (Path(path) / "receipts/metadata").is_dir():
-            raise CacheError(
-                f"{path} is a damaged cache: its zarr.json holds no manifest.",
-                "Copy that file from another copy of the cache, or build it anew with another --out.",
-            ) from error
-        reason = (
-            "nothing is there" if local and not Path(path).exists() else "no manifest in zarr.json"
-        )
-        raise CacheError(
-            f"{path} is not a c2s cache ({reason}).",
-            "Build one with: c2s cache build --dataset NAME",
-        ) from error
-    if version != FORMAT:
-        name = attributes.get("dataset")
-        dataset = name if isinstance(name, str) else "NAME"
-        raise CacheError(
-            f"{path} has cache format {repr(version)[:40]}; this version reads {FORMAT}.",
-            f"Remove it and build it anew: c2s cache build --dataset {dataset} --out {path}",
-        )
-    try:
-        return Manifest.model_validate(attributes)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(p) for p in first["loc"])
-        raise CacheError(
-            f"{path}: the manifest is damaged at {where or 'its root'}: {first['msg']}."
-        ) from error

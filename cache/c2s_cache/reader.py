@@ -16,7 +16,8 @@ from c2s_cache.decode import decode
 from c2s_cache.errors import CacheError
 from c2s_cache.fingerprint import digest
 from c2s_cache.folder import Folder
-from c2s_cache.manifest import ID_DATA, ID_END, USABLE, Manifest, parse_manifest, read_root
+from c2s_cache.manifest import ID_DATA, ID_END, USABLE, Manifest
+from c2s_cache.manifest_file import parse_manifest, read_root
 from c2s_cache.receipt import METADATA, FileRecord, Receipt, parse
 from c2s_cache.schema import ArraySpec, array_specs, ragged_ranges
 

@@ -17,7 +17,8 @@ from c2s_cache.change import Change, change
 from c2s_cache.errors import CacheError, MismatchError
 from c2s_cache.fingerprint import file_digest
 from c2s_cache.lock import LOCK, OWNER, writing, writing_block
-from c2s_cache.manifest import USABLE, Manifest, read_manifest
+from c2s_cache.manifest import USABLE, Manifest
+from c2s_cache.manifest_file import read_manifest
 from c2s_cache.ownership import contents
 from c2s_cache.receipt import (
     METADATA,

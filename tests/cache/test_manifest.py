@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from c2s_cache import CacheError
 from c2s_cache.fingerprint import canonical_json, difference
-from c2s_cache.manifest import ArrayRecord, Manifest, StageRecord, TeacherInfo, parse_manifest
+from c2s_cache.manifest import ArrayRecord, Manifest, StageRecord, TeacherInfo
+from c2s_cache.manifest_file import parse_manifest
 
 TEACHER = TeacherInfo(
     name="ViT-B-16",

@@ -22,14 +22,8 @@ from c2s_cache import ConfigError, open_cache
 from c2s_pipeline.build.builder import build, load_teacher
 from c2s_pipeline.clustering.kmeans import SklearnKMeans
 from c2s_pipeline.clustering.latent import ClusterSettings
-from c2s_pipeline.mask_quality import (
-    Match,
-    cached_views,
-    match_masks,
-    score_cache,
-    score_settings,
-    teacher_views,
-)
+from c2s_pipeline.mask_quality import Match, match_masks, score_cache, score_settings
+from c2s_pipeline.mask_views import cached_views, teacher_views
 
 N = 5
 shapes = st.tuples(st.integers(1, 6), st.integers(1, 6))

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from c2s_cache import C2SError, Cache, ConfigError, Manifest
-from c2s_cache.manifest import read_manifest
+from c2s_cache.manifest_file import read_manifest
 from c2s_cache.schema import array_specs
 from c2s_cache.writer import BlockWriter, create_cache
 from c2s_pipeline.batch import StoredBlock
