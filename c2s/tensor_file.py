@@ -19,26 +19,40 @@ SEAL = "c2s_sha256"
 """Key of a file's metadata that holds the digest of its tensors."""
 
 
-def seal(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Metadata of a file of these tensors, on the CPU and contiguous: what `load_sealed` checks."""
+def seal(tensors: Mapping[str, Tensor], beside: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Metadata of a file of these tensors, on the CPU and contiguous: what `load_sealed` checks.
+
+    Args:
+        tensors: of the file.
+        beside: digests of other files that it means nothing without, by name.
+    """
     hasher = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         hasher.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
         hasher.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return {SEAL: hasher.hexdigest()}  # one key alone: safetensors writes several in any order
+    others = (f"{name}={digest}" for name, digest in (beside or {}).items())
+    # one key alone: safetensors writes several in any order
+    return {SEAL: " ".join([hasher.hexdigest(), *others])}
 
 
-def load_sealed(file: Path) -> dict[str, Tensor]:
+def load_sealed(file: Path, beside: Mapping[str, str] | None = None) -> dict[str, Tensor]:
     """Tensors of a safetensors file, on the CPU; where it has a seal, they are those that were written.
 
+    Args:
+        file: the file.
+        beside: see `seal`.
+
     Raises:
-        SafetensorError: it is damaged.
+        SafetensorError: it is damaged, or a file beside it is not the one that it was written with.
         OSError: it cannot be read.
     """
     tensors: dict[str, Tensor] = load_file(file)
     with safe_open(file, "pt") as opened:
         said = (opened.metadata() or {}).get(SEAL)
-    if said is not None and said != seal(tensors)[SEAL]:
+    if said is not None and said != (now := seal(tensors, beside)[SEAL]):
+        if said.split()[:1] == now.split()[:1]:
+            names = " or ".join(beside or {})
+            raise SafetensorError(f"it was written with another {names} than the one beside it")
         raise SafetensorError("its tensors are not those that were written")
     return tensors
 

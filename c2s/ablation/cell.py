@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -16,12 +15,12 @@ from c2s.methods.grid import column
 from c2s.runs.checkpoint import RunError, read_state, saved_step
 from c2s.runs.config import TrainConfig
 from c2s.runs.folder import read_config
+from c2s.runs.sealed import read_sealed, write_sealed
 from c2s.training.logs import read_metrics
 from c2s_cache.errors import ConfigError
 from c2s_cache.fingerprint import canonical_json, digest
 from c2s_cache.lock import locked
 from c2s_cache.plugins import CODE
-from c2s_cache.receipt import write_atomic
 
 if TYPE_CHECKING:
     from c2s.datasets import Dataset
@@ -108,8 +107,8 @@ def stored_scores(config: TrainConfig, scoring: Scoring) -> dict[str, Any] | Non
     try:
         if not _same(_stored(path, config), config) or not _trained(path, config):
             return None
-        return _joined(scoring, [json.loads((path / s.file).read_bytes()) for s in scoring.each])
-    except (RunError, OSError, ValueError, RecursionError):
+        return _joined(scoring, [read_sealed(path / s.file) for s in scoring.each])
+    except (RunError, OSError, ValueError):
         return None
 
 
@@ -142,7 +141,7 @@ def run_cell(config: TrainConfig, scoring: Scoring) -> dict[str, Any]:
         for number, each in enumerate(scoring.each):
             results.append({**_evaluate(path, each, across=number > 0), "seconds": seconds})
             (path / each.file).parent.mkdir(exist_ok=True)
-            write_atomic(path / each.file, (json.dumps(results[-1], indent=2) + "\n").encode())
+            write_sealed(path / each.file, results[-1])
         return _joined(scoring, results)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -19,6 +19,8 @@ SUFFIXES = (
 SYSTEM = ("@eadir", "__macosx", "#recycle", "thumbs.db", "desktop.ini")
 """Files and folders that file servers and systems put beside those of people; they and names with a leading dot are
 hidden."""
+SHOWN = 3
+"""Names of folders that a note gives."""
 
 
 @dataclass(frozen=True)
@@ -29,22 +31,32 @@ class Listing:
         files: path below the folder, of all that are taken, by what stands before the ending (composed: NFC).
         others: how many files are passed over, by ending ("" of none) in lower case.
         hidden: how many hidden files have an ending that would be taken.
+        folders: paths below it of folders that were not looked into, because they are hidden or none was to be.
     """
 
     files: Mapping[str, str]
     others: Mapping[str, int]
     hidden: int
+    folders: tuple[str, ...]
 
     @property
     def passed_over(self) -> str | None:
         """What was not taken, as a sentence; None if everything was."""
         parts = [f"{count} {ending or 'without ending'}" for ending, count in self.others.items()]
         parts += [f"{self.hidden} hidden"] * bool(self.hidden)
-        if not parts:
-            return None
-        number = sum(self.others.values()) + self.hidden
-        which = "1 file is" if number == 1 else f"{number:,} files are"
-        return f"{which} passed over, no photos by their names: {', '.join(parts)}."
+        said = []
+        if parts:
+            number = sum(self.others.values()) + self.hidden
+            which = "1 file is" if number == 1 else f"{number:,} files are"
+            said.append(f"{which} passed over, no photos by their names: {', '.join(parts)}.")
+        if self.folders:
+            more = len(self.folders) - SHOWN
+            names = ", ".join(self.folders[:SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+            which = (
+                "1 folder is" if len(self.folders) == 1 else f"{len(self.folders):,} folders are"
+            )
+            said.append(f"{which} passed over: {names}.")
+        return " ".join(said) or None
 
 
 def list_photos(
@@ -67,7 +79,8 @@ def list_photos(
     files: dict[str, str] = {}
     others: Counter[str] = Counter()
     hidden = 0
-    for path in walk(folder, suffixes, deep):
+    closed: list[str] = []
+    for path in walk(folder, suffixes, deep, closed.append):
         found = without(path, suffixes)
         if labels and without(path, labels) is not None:
             continue
@@ -82,7 +95,7 @@ def list_photos(
             )
         else:
             files[found] = utf8(path, folder)
-    return Listing(files, dict(others.most_common()), hidden)
+    return Listing(files, dict(others.most_common()), hidden, tuple(sorted(closed)))
 
 
 def without(path: str, suffixes: Iterable[str]) -> str | None:
@@ -119,11 +132,22 @@ def utf8(path: str, folder: Path) -> str:
     return path
 
 
-def walk(folder: Path, suffixes: tuple[str, ...], deep: bool = True) -> Iterator[str]:
+def walk(
+    folder: Path,
+    suffixes: tuple[str, ...],
+    deep: bool = True,
+    passed: Callable[[str], object] = lambda path: None,
+) -> Iterator[str]:
     """Files below a folder, as paths relative to it with forward slashes, also through links to folders.
 
     Hidden files are among them, what lies in hidden folders is not. A link that leads to a folder above itself is
     not followed: it would never end.
+
+    Args:
+        folder: where to begin.
+        suffixes: of images or label maps.
+        deep: also in the folders below.
+        passed: is told of folders that are not looked into.
 
     Raises:
         DataError: a folder cannot be listed, or a pipe, socket or device has the name of an image or label map.
@@ -144,8 +168,8 @@ def walk(folder: Path, suffixes: tuple[str, ...], deep: bool = True) -> Iterator
                 yield path
             elif entry.is_dir():
                 if is_hidden(entry.name) or not deep:
-                    continue
-                if not entry.is_symlink():  # only links lead back
+                    passed(path)
+                elif not entry.is_symlink():  # only links lead back
                     waiting.append((f"{path}/", around | {_identity(entry.path)}))
                 elif (linked := _identity(entry.path)) not in around:
                     waiting.append((f"{path}/", around | {linked}))

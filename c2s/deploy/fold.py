@@ -18,7 +18,7 @@ from torch import Tensor
 
 from c2s import __version__
 from c2s.deploy.export import export_program
-from c2s.deploy.info import ModelError, ModelInfo, Scores, encode_info
+from c2s.deploy.info import ModelError, ModelInfo, Scores
 from c2s.deploy.model import SegmentationModel
 from c2s.evaluation.classifier import Classifier
 from c2s.plain_torch import plain_torch
@@ -27,7 +27,7 @@ from c2s.students.base import FeatureStudent
 from c2s.vocabulary import Vocabulary
 from c2s_cache.lock import locked
 from c2s_cache.ownership import Mark, NotOurs, contents
-from c2s_cache.receipt import sync_directory, write_atomic
+from c2s_cache.receipt import sync_directory
 from c2s_cache.text_file import read_text
 
 FOLDED = Mark("a folded model", "config.json", ("student", "classes", "crop", "teacher"))
@@ -173,10 +173,6 @@ def _replace(model: SegmentationModel, out: Path, overwrite: bool, export: bool)
             FOLDED.remove(leftover)
     try:
         new.mkdir()
-        config = json.dumps(encode_info(model.config), sort_keys=True, indent=2)
-        write_atomic(
-            new / FOLDED.file, config.encode()
-        )  # the mark first; the mixin writes it again
         model.save_pretrained(new)
         if export:
             export_program(model, new / "model.pt2")

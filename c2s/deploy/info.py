@@ -1,4 +1,7 @@
-"""Invariant: `config.json` says all that a folded model needs besides its weights, and where it is from."""
+"""Invariant: `config.json` says all that a folded model needs besides its weights, and where it is from.
+
+The weights know its digest: either file alone may be neither edited nor exchanged.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from c2s_cache.errors import C2SError
+from c2s_cache.fingerprint import canonical_json, digest
 from c2s_cache.text_file import read_text
 
 LARGEST = 1 << 24
@@ -90,6 +94,11 @@ class ModelInfo(BaseModel):
 def encode_info(info: ModelInfo) -> dict[str, Any]:
     """JSON form."""
     return info.model_dump(mode="json")
+
+
+def info_digest(info: ModelInfo) -> str:
+    """SHA-256 of what it says; of what is as it is by default, nothing."""
+    return digest(canonical_json(info.model_dump(mode="json", exclude_defaults=True)))
 
 
 def read_info(folder: Path) -> ModelInfo:

@@ -16,7 +16,15 @@ from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 
 from c2s.deploy.card import model_card
-from c2s.deploy.info import ModelError, ModelInfo, damaged, decode_info, encode_info, read_info
+from c2s.deploy.info import (
+    ModelError,
+    ModelInfo,
+    damaged,
+    decode_info,
+    encode_info,
+    info_digest,
+    read_info,
+)
 from c2s.evaluation.classifier import Classifier
 from c2s.evaluation.inference import Mode, Predictor
 from c2s.plain_torch import plain_torch
@@ -26,8 +34,9 @@ from c2s.students.registry import require_no_code
 from c2s.tensor_file import load_sealed, seal, write_whole
 from c2s_cache.hub import hub
 from c2s_cache.picture import rgb
+from c2s_cache.receipt import write_atomic
 
-WEIGHTS = "model.safetensors"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 # No `from __future__ import annotations` here: the mixin reads the annotation of `config` as a class.
 
@@ -121,12 +130,18 @@ class SegmentationModel(nn.Module, ModelHubMixin, coders={ModelInfo: (encode_inf
 
     def _save_pretrained(self, save_directory: Path) -> None:
         require_finite(self.student.state_dict(), str(save_directory / WEIGHTS))
+        config = json.dumps(encode_info(self.config), sort_keys=True, indent=2)
+        write_atomic(save_directory / CONFIG, config.encode())  # the mark of its folder comes first
         write_whole(save_directory / WEIGHTS, self._save_weights)
 
     def _save_weights(self, file: Path) -> None:
         save_model(self.student, str(file))
         stored = load_file(file)  # of a tensor with several names, one: only now is known which
-        save_model(self.student, str(file), seal(stored))
+        save_model(self.student, str(file), seal(stored, self._beside))
+
+    @property
+    def _beside(self) -> dict[str, str]:
+        return {CONFIG: info_digest(self.config)}
 
     @classmethod
     @plain_torch()
@@ -163,7 +178,7 @@ class SegmentationModel(nn.Module, ModelHubMixin, coders={ModelInfo: (encode_inf
         try:
             if not Path(file).is_file():
                 raise FileNotFoundError("there is no such file")
-            found = load_sealed(Path(file))
+            found = load_sealed(Path(file), model._beside)
         except (OSError, SafetensorError) as error:
             raise ModelError(f"{file} is missing or damaged ({error}).", hint) from error
         ours = model.student.state_dict()

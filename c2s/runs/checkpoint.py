@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+from c2s.runs.sealed import read_sealed
 from c2s.runs.tensors import difference, require_finite
 from c2s.tensor_file import load_sealed
 from c2s_cache.errors import C2SError
-from c2s_cache.fingerprint import canonical_json, digest, file_digest
-from c2s_cache.receipt import write_atomic
+from c2s_cache.fingerprint import file_digest
 
 CONFIG = "config.yaml"
 HALFWAY = "halfway/student.safetensors"
@@ -88,23 +87,9 @@ def read_state(path: Path) -> State:
             f"Start it anew: c2s train --config {path / CONFIG} --runs {path.parent} --name {path.name} --overwrite",
         )
     try:
-        state = json.loads(file.read_bytes())  # json's floats are exact
-        if state.pop("digest", None) != digest(canonical_json(state)):
-            raise ValueError("it is not as it was written")
-        return State.model_validate(state)
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise RunError(f"{file} is damaged.", anew(path)) from error
-
-
-def write_state(file: Path, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint's `state.json`, with a digest of all that it says.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    plain = json.loads(json.dumps(state))  # tuples are lists by now
-    whole = {**plain, "digest": digest(canonical_json(plain))}
-    write_atomic(file, (json.dumps(whole) + "\n").encode())
+        return State.model_validate(read_sealed(file))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} is damaged or was edited.", anew(path)) from error
 
 
 def saved_step(path: Path) -> int | None:

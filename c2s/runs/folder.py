@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from c2s.runs import continuation
 from c2s.runs.checkpoint import CONFIG, FROZEN, RunError, State, anew, saved_step
 from c2s.runs.config import TrainConfig, dump_yaml, load_config
+from c2s.runs.sealed import read_sealed, write_sealed
 from c2s.runs.tensors import write_tensors
 from c2s.students.base import Student
 from c2s.students.registry import CodeError
@@ -139,7 +140,7 @@ def _write_text(path: Path, cache: Cache) -> str:
 
 
 def _write_info(path: Path, info: RunInfo) -> None:
-    write_atomic(path / INFO, (info.model_dump_json(indent=2) + "\n").encode())
+    write_sealed(path / INFO, info.model_dump(mode="json"))
 
 
 @contextmanager
@@ -250,9 +251,9 @@ def read_info(path: Path) -> RunInfo:
     if not file.is_file():
         raise RunError(f"{file} is missing.", anew(path))
     try:
-        return RunInfo.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise RunError(f"{file} is damaged.", anew(path)) from error
+        return RunInfo.model_validate(read_sealed(file))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} is damaged or was edited.", anew(path)) from error
 
 
 def _make_room(path: Path, config: TrainConfig, overwrite: bool) -> None:

@@ -26,9 +26,9 @@ from c2s.runs.checkpoint import (
     load_student,
     load_tensors,
     read_state,
-    write_state,
 )
 from c2s.runs.checkpoint import STUDENT as STUDENT_FILE
+from c2s.runs.sealed import write_sealed
 from c2s.runs.tensors import write_tensors
 from c2s_cache.fingerprint import file_digest
 from c2s_cache.receipt import sync_directory
@@ -89,7 +89,7 @@ class SafetensorsIO(CheckpointIO):
             write_tensors(new / STUDENT_FILE, student)
             write_tensors(new / OTHERS_FILE, others)
             state["files"] = {n: file_digest(new / n) for n in (STUDENT_FILE, OTHERS_FILE)}
-            write_state(new / STATE, state)
+            write_sealed(new / STATE, state)
         except BaseException:
             shutil.rmtree(new, ignore_errors=True)
             raise

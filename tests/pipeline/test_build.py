@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 from small_builds import contents, request
 
-from c2s_cache import C2SError, CacheError, MismatchError, open_cache
+from c2s_cache import C2SError, CacheError, ConfigError, MismatchError, open_cache
 from c2s_cache.integrity import verify
 from c2s_pipeline.build.builder import build as build_cache
+from c2s_pipeline.build.derive import derive
+from c2s_pipeline.build.request import recorded_request
+from c2s_pipeline.build.resources import Machine
 
 
 def test_building_again_does_nothing(build, any_built, tiny_teacher):
@@ -132,3 +135,22 @@ def test_workers_that_die_repeatedly_are_one_sentence(
     with pytest.raises(C2SError, match=r"a worker process died repeatedly") as caught:
         build(built[1], request(tiny_teacher), tmp_path / "c.zarr")
     assert "resume, with fewer --workers; or build another cache with" in caught.value.hint
+
+
+def test_a_scheduler_that_is_named_is_asked_also_if_nothing_is_to_be_done(
+    built, tiny_teacher, tmp_path, monkeypatch
+):
+    def nobody(address, timeout):
+        raise OSError(f"timed out trying to connect to {address}")
+
+    out, source = built
+    monkeypatch.setattr(distributed, "Client", nobody)
+    same, machine = request(tiny_teacher), Machine(scheduler="nosuch")
+    for act in (
+        lambda: build_cache(source, same, out, scheduler="nosuch"),
+        lambda: derive(out, recorded_request(open_cache(out).manifest), tmp_path / "d", machine),
+    ):
+        with pytest.raises(ConfigError, match="no Dask scheduler answers at nosuch"):
+            act()
+    assert not (tmp_path / "d").exists()
+    build_cache(source, same, out)

@@ -21,7 +21,7 @@ from c2s_cache.errors import of_gpu_memory
 from c2s_cache.lock import build_lock
 from c2s_cache.receipt import load
 from c2s_cache.writer import BlockWriter, check_target, create_cache, existing
-from c2s_pipeline.build.dask_cluster import connect
+from c2s_pipeline.build.dask_cluster import connect, require_scheduler
 from c2s_pipeline.build.dispatch import run_all
 from c2s_pipeline.build.provenance import record
 from c2s_pipeline.build.request import BuildRequest, make_manifest
@@ -86,6 +86,7 @@ def build(
     machine = Machine(workers, scheduler, progress or Silent())
     out = out.absolute()
     check_target(out)
+    require_scheduler(machine.scheduler)
     with machine_errors(out), build_lock(out) as token:
         grows = existing(out) is not None
         # A wrong data folder is reported before the teacher loads.

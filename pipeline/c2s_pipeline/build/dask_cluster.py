@@ -27,6 +27,37 @@ ENVIRONMENT = {
 threshold: every large tensor is then mapped and faulted in anew, which slows a small teacher down."""
 
 
+def require_scheduler(scheduler: str | None) -> None:
+    """Make sure of a scheduler that is named, before anything is done for it and also if nothing is to be done.
+
+    Raises:
+        ConfigError: as for `connect`.
+    """
+    if scheduler is not None:
+        with _client(scheduler):
+            pass
+
+
+@contextlib.contextmanager
+def _client(scheduler: str) -> Iterator[Any]:
+    """A client of a scheduler that runs elsewhere and has workers."""
+    distributed = require("distributed", "build")
+    try:
+        client = distributed.Client(scheduler, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"no Dask scheduler answers at {scheduler}.",
+            "Start one with: dask scheduler, and workers with: dask worker ADDRESS --nthreads 2",
+        ) from error
+    with client:
+        if not client.ncores():
+            raise ConfigError(
+                f"the Dask scheduler at {scheduler} has no workers.",
+                f"Start some with: dask worker {scheduler} --nthreads 2",
+            )
+        yield client
+
+
 @contextlib.contextmanager
 def connect(scheduler: str | None, workers: int, device: str, blocks: int = 2) -> Iterator[Any]:
     """A client of the given scheduler, or of a local cluster that ends with the build.
@@ -47,19 +78,7 @@ def connect(scheduler: str | None, workers: int, device: str, blocks: int = 2) -
     """
     distributed = require("distributed", "build")
     if scheduler is not None:
-        try:
-            client = distributed.Client(scheduler, timeout="10s")
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"no Dask scheduler answers at {scheduler}.",
-                "Start one with: dask scheduler, and workers with: dask worker ADDRESS --nthreads 2",
-            ) from error
-        with client:
-            if not client.ncores():
-                raise ConfigError(
-                    f"the Dask scheduler at {scheduler} has no workers.",
-                    f"Start some with: dask worker {scheduler} --nthreads 2",
-                )
+        with _client(scheduler) as client:
             yield client
         return
     gpus = visible_gpus() if device == "cuda" else []

@@ -21,6 +21,7 @@ from c2s_pipeline.build.builder import (
     machine_errors,
     write_once,
 )
+from c2s_pipeline.build.dask_cluster import require_scheduler
 from c2s_pipeline.build.request import BuildRequest, make_manifest, recorded_request
 from c2s_pipeline.build.resources import Machine
 from c2s_pipeline.build.task import BlockTask
@@ -113,6 +114,7 @@ def derive(
     if base.resolve() == out.resolve():
         raise ConfigError("a cache cannot be derived into itself.", "Choose another --out.")
     check_target(out)
+    require_scheduler(machine.scheduler)
     cache = open_cache(base)
     before = cache.manifest
     ids = [cache.ids(block) for block in range(cache.blocks)]

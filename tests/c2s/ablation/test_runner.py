@@ -16,8 +16,9 @@ from c2s.ablation.cell import run_cell, stored_scores
 from c2s.ablation.plan import make_plan
 from c2s.ablation.runner import ablate
 from c2s.ablation.workers import NAME
-from c2s.runs.checkpoint import saved_step, write_state
+from c2s.runs.checkpoint import saved_step
 from c2s.runs.config import dump_yaml
+from c2s.runs.sealed import read_sealed, write_sealed
 from c2s.training.logs import read_metrics
 from c2s.training.signals import Interrupted
 from c2s_cache import C2SError
@@ -116,6 +117,12 @@ def test_scores_of_another_configuration_are_not_taken(grid, request_, scoring):
     assert stored_scores(run, replace(scoring, limit=1)) is None
     other = run.model_copy(update={"lr": 1e-3})  # under the same name
     assert stored_scores(other, scoring) is None
+    file = run.runs / run.run_name / scoring.file
+    stored = file.read_text()
+    assert '"images": ' in stored
+    for wrong in ("[]", "{}", "[" * 1500, stored.replace('"images": ', '"images": 1')):
+        file.write_text(wrong)  # of them too, what was not written so is computed again
+        assert stored_scores(run, scoring) is None
 
 
 def test_a_run_that_stopped_early_for_good_is_finished(grid, request_, scoring):
@@ -126,8 +133,7 @@ def test_a_run_that_stopped_early_for_good_is_finished(grid, request_, scoring):
     (path / "config.yaml").write_text(dump_yaml(longer))
     state = path / "checkpoint/state.json"
     for complete, expected in ((False, None), (True, scored)):
-        content = json.loads(state.read_text()) | {"complete": complete}
-        write_state(state, {k: v for k, v in content.items() if k != "digest"})
+        write_sealed(state, read_sealed(state) | {"complete": complete})
         assert stored_scores(longer, scoring) == expected
 
 

@@ -13,7 +13,8 @@ from tiny_cache import write_cache
 from c2s.bench.baselines import baselines, pack, unpack
 from c2s.bench.measure import Rates, alternate, result
 from c2s.methods.clip_to_seg.examples import PATHS
-from c2s_cache import MissingExtra, open_cache
+from c2s_cache import Cache, MissingExtra, open_cache
+from c2s_cache.errors import DamagedError
 
 leaves_files_open = pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -88,17 +89,41 @@ def test_loader(tmp_path):
     facts = check(bench_loader(path, images=8, batch_size=4, rounds=2), "loader", 2)
     assert facts["unit"] == "samples/s"
     assert facts["what"]["samples per round"] == 8
-    assert facts["sides"].keys() | facts["what"]["absent"].keys() == {"c2s", *BASELINES}
+    assert facts["sides"].keys() | facts["what"]["absent"].keys() == {
+        "c2s",
+        "unchecked",
+        *BASELINES,
+    }
+    rates = {k: np.median(v) for k, v in facts["sides"].items()}
+    wanted = rates["c2s"] / rates["unchecked"]
+    assert facts["checks_ratio"] == pytest.approx(wanted, rel=1e-2)
+
+
+@leaves_files_open
+def test_only_the_bench_reads_without_proof(tmp_path):
+    from c2s.bench.loader import _believing
+
+    path = write_cache(tmp_path / "tiny.zarr")
+    files = sorted(f for f in (path / "global_cls/cls/c").rglob("*") if f.is_file())
+    files[0].write_bytes(files[1].read_bytes())  # another block's
+    read = lambda: len(Cache(path).read_block(0, PATHS))  # noqa: E731
+    with pytest.raises(DamagedError, match="differs from its receipt"):
+        read()
+    assert _believing(read)() > 0
+    with pytest.raises(DamagedError, match="differs from its receipt"):
+        read()
 
 
 def test_a_loader_is_compared_with_the_fastest_of_the_others(tmp_path, monkeypatch):
     from c2s.bench import loader
 
-    rates = {"c2s": Rates((30.0,)), "a": Rates((10.0,)), "b": Rates((20.0,)), "c": Rates((9.0,))}
+    medians = {"c2s": 30.0, "unchecked": 40.0, "a": 10.0, "b": 20.0, "c": 9.0}
+    rates = {name: Rates((rate,)) for name, rate in medians.items()}
     monkeypatch.setattr(loader, "baselines", lambda *_: (dict.fromkeys("abc"), {}))
     monkeypatch.setattr(loader, "alternate", lambda *_, **__: rates)
     facts = loader.bench_loader(write_cache(tmp_path / "tiny.zarr"), images=4, batch_size=4)
     assert (facts["what"]["reference"], facts["ratio"]) == ("b", 1.5)
+    assert facts["checks_ratio"] == 0.75
 
 
 def test_loader_without_any_other_library_says_what_to_install(tmp_path, monkeypatch):

@@ -17,9 +17,10 @@ from c2s.cli import app
 from c2s.datasets import descriptor
 from c2s.evaluation.evaluate import predictor
 from c2s.evaluation.vocabulary import foreign_vocabulary
-from c2s.runs.checkpoint import RunError, saved_step, write_state
+from c2s.runs.checkpoint import RunError, saved_step
 from c2s.runs.folder import read_config
 from c2s.runs.run import open_run
+from c2s.runs.sealed import read_sealed, write_sealed
 from c2s.students.registry import CodeError
 from c2s_cache.errors import C2SError, ConfigError
 
@@ -326,8 +327,8 @@ def test_no_file_has_code_called_that_nobody_asked_for(
     shutil.copytree(trained, run)
     config, state = run / "config.yaml", run / "checkpoint" / "state.json"
     config.write_text(config.read_text().replace("segformer-b0", "python:spy:f"))
-    facts = json.loads(state.read_text().replace("segformer-b0", "python:spy:f"))
-    write_state(state, {k: v for k, v in facts.items() if k != "digest"})
+    facts = json.dumps(read_sealed(state)).replace("segformer-b0", "python:spy:f")
+    write_sealed(state, json.loads(facts))
     grid = tmp_path / "g.yaml"
     grid.write_text("rows: [{name: a}]\nstudents: ['python:spy:f']\n")
     Image.new("RGB", (40, 40)).save(tmp_path / "x.png")

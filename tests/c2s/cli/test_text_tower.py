@@ -24,6 +24,7 @@ from c2s.datasets import FolderSplit, descriptor
 from c2s.datasets.coco_stuff import DESCRIPTOR
 from c2s.deploy import SegmentationModel
 from c2s.runs.run import Run, open_run
+from c2s.runs.sealed import read_sealed, write_sealed
 from c2s.text_tower import class_embeddings
 from c2s.training import run as training
 from c2s_cache import C2SError, CacheError
@@ -174,9 +175,7 @@ def _at(learnt: Learnt, weights: Path) -> dict[str, str]:
 def test_a_cache_of_another_machine_is_one_sentence(learnt, tmp_path):
     """Its provenance may be lost, and the weights are nowhere."""
     run = shutil.copytree(learnt.run, tmp_path / "run")
-    facts = json.loads((run / "run.json").read_text())
-    facts["teacher_weights"] = None
-    (run / "run.json").write_text(json.dumps(facts))
+    write_sealed(run / "run.json", read_sealed(run / "run.json") | {"teacher_weights": None})
     with pytest.raises(C2SError, match="--teacher-weights") as caught:
         class_embeddings(open_run(run), ["unicorn"])
     assert "\n" not in str(caught.value)

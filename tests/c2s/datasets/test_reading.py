@@ -244,7 +244,8 @@ def test_what_is_passed_over_is_said_and_hidden_files_are_no_photos(folder):
     report = check(folder)
     assert (report.images, report.problems) == (1, [])
     assert report.notes == [
-        "5 files are passed over, no photos by their names: 2 .cr2, 1 .mov, 1 without ending, 1 hidden."
+        "5 files are passed over, no photos by their names: 2 .cr2, 1 .mov, 1 without ending, 1 hidden. "
+        "3 folders are passed over: .ipynb_checkpoints, @eaDir, __MACOSX."
     ]
 
 

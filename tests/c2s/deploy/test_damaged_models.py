@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 
 import pytest
@@ -59,6 +60,39 @@ def test_a_configuration_of_another_form_is_refused(model, tmp_path, change):
     with pytest.raises(ModelError, match=r"config\.json") as caught:
         SegmentationModel.from_pretrained(path)
     assert len(str(caught.value)) < 500
+
+
+EDITS = {
+    "classes": lambda names: names[::-1],
+    "unseen": lambda ids: [],
+    "mean": lambda rgb: [0.0, *rgb[1:]],
+    "crop": lambda pixels: 2 * pixels,
+    "license": lambda _: "mit",
+    "dataset": lambda name: name + "2",
+}
+
+
+@pytest.mark.parametrize("key", EDITS)
+def test_an_edited_configuration_is_not_believed(model, tmp_path, key):
+    """Nor are the weights of another model of the same shape, which say whose they are."""
+    path = shutil.copytree(model, tmp_path / "m")
+    file = path / "config.json"
+    facts = json.loads(file.read_text())
+    file.write_text(json.dumps(facts | {key: EDITS[key](facts[key])}))
+    with pytest.raises(ModelError, match=r"another config\.json .*c2s fold --run RUN"):
+        SegmentationModel.from_pretrained(path)
+    file.write_text(json.dumps(facts, indent=1))  # how it is laid out says nothing
+    SegmentationModel.from_pretrained(path)
+
+
+def test_a_model_that_is_saved_again_is_as_it_is_then(model, tmp_path):
+    """Of other names or with further training: what is written is written together."""
+    changed = SegmentationModel.from_pretrained(model)
+    names = tuple(f"{name} 2" for name in changed.config.classes)
+    changed.config = changed.config.model_copy(update={"classes": names})
+    changed.save_pretrained(tmp_path / "m")
+    assert SegmentationModel.from_pretrained(tmp_path / "m").config.classes == names
+    assert names[0] in (tmp_path / "m/README.md").read_text()
 
 
 def contents(path):

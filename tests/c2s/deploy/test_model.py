@@ -161,6 +161,10 @@ def test_weights_of_other_classes_are_refused(saved):
     file = saved / "config.json"
     facts = json.loads(file.read_text())
     file.write_text(json.dumps(facts | {"classes": facts["classes"][1:]}))
+    with pytest.raises(ModelError, match=r"written with another config\.json"):
+        SegmentationModel.from_pretrained(saved)
+    weights = saved / "model.safetensors"
+    save_file(load_file(weights), weights)  # another program's: without a seal
     with pytest.raises(ModelError, match=r"expected \[5\]"):
         SegmentationModel.from_pretrained(saved)
 

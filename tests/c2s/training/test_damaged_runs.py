@@ -13,8 +13,10 @@ import tiny_runs
 from damages import damage, damages
 
 from c2s.deploy import fold_run
+from c2s.runs.checkpoint import RunError
 from c2s.runs.config import load_config
 from c2s.runs.run import open_run
+from c2s.runs.sealed import write_sealed
 from c2s.training import run
 from c2s.training.recorder import Recorder
 from c2s.training.self_training import inherited
@@ -92,6 +94,33 @@ def test_evaluation_and_folding(tried):
     needed = {"config.yaml", "run.json", "text.safetensors"}
     needed |= {"checkpoint/state.json", "checkpoint/student.safetensors"}
     assert not [case for case in accepted if case[0] in needed]
+
+
+EDITS = {
+    "dataset": lambda name: name + "2",
+    "classes": lambda names: names[::-1],
+    "unseen": lambda ids: [0, *ids],
+    "view_size": lambda pixels: 2 * pixels,
+    "prompts": lambda names: [*names, "more"],
+    "teacher": lambda facts: facts | {"name": "another"},
+    "teacher_weights": lambda _: "elsewhere",
+}
+
+
+@pytest.mark.parametrize("key", EDITS)
+def test_an_edited_run_is_not_believed(cut, tmp_path, key):
+    """Each of them is a value that such a file may have, and would give figures or names that mean something else."""
+    path = shutil.copytree(cut, tmp_path / "r")
+    file = path / "run.json"
+    facts = json.loads(file.read_text())
+    file.write_text(json.dumps(facts | {key: EDITS[key](facts[key])}))
+    for use in (open_run, run.resume):
+        with pytest.raises(
+            RunError, match=r"run\.json is damaged or was edited\. Train it again: "
+        ):
+            use(path)
+    write_sealed(file, {k: v for k, v in facts.items() if k != "digest"})
+    open_run(path)
 
 
 def test_a_self_training(tried, tiny_cache, tmp_path):

@@ -3,7 +3,6 @@ nothing forbidden is imported."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -21,9 +20,10 @@ from safetensors.torch import load_file, save_file
 from c2s.methods.clip_to_seg import method
 from c2s.methods.clip_to_seg.examples import TAUGHT
 from c2s.runs import tensors as tensor_files
-from c2s.runs.checkpoint import RunError, saved_step, write_state
+from c2s.runs.checkpoint import RunError, saved_step
 from c2s.runs.folder import read_config
 from c2s.runs.run import open_run
+from c2s.runs.sealed import read_sealed, write_sealed
 from c2s.text import cached_text
 from c2s.training import checkpoint_io, run
 from c2s.training.logs import MetricsLog, read_metrics
@@ -154,11 +154,6 @@ def test_resuming_a_complete_run_leaves_it_alone(finished):
     assert before == {f: f.stat().st_mtime_ns for f in finished.rglob("*")}
 
 
-def unsealed(content):
-    """What a state.json says, without its digest."""
-    return {k: v for k, v in json.loads(content).items() if k != "digest"}
-
-
 def test_a_state_that_was_touched_is_not_continued(finished):
     """Not only what cannot be read: a single figure in it decides what is learnt."""
     file = finished / "checkpoint" / "state.json"
@@ -168,7 +163,9 @@ def test_a_state_that_was_touched_is_not_continued(finished):
             assert was in content
             file.write_text(content.replace(was, now, 1))
             for use in (open_run, run.resume):
-                with pytest.raises(RunError, match=r"state\.json is damaged\. Train it again: c2s"):
+                with pytest.raises(
+                    RunError, match=r"state\.json is damaged or was edited\. Train it again: c2s"
+                ):
                     use(finished)
     finally:
         file.write_text(content)
@@ -181,7 +178,7 @@ def test_an_existing_run_is_never_replaced_silently(finished, tiny_views_cache):
     state = finished / "checkpoint" / "state.json"
     content = state.read_text()
     try:
-        write_state(state, unsealed(content) | {"step": 2})
+        write_sealed(state, read_sealed(state) | {"step": 2})
         with pytest.raises(RunError, match=r"--resume"):
             run.train(config)
     finally:
@@ -191,10 +188,10 @@ def test_an_existing_run_is_never_replaced_silently(finished, tiny_views_cache):
 def test_resume_refuses_another_cache(finished):
     info = finished / "run.json"
     content = info.read_text()
-    facts = json.loads(content)
+    facts = read_sealed(info)
     facts["fingerprints"]["masks"] = "0"
     try:
-        info.write_text(json.dumps(facts))
+        write_sealed(info, facts)
         with pytest.raises(RunError, match=r"not the cache .*: masks differs"):
             run.resume(finished)
     finally:
@@ -263,7 +260,7 @@ def test_a_checkpoint_of_an_earlier_format_is_not_continued(finished):
     file = finished / "checkpoint" / "state.json"
     content = file.read_text()
     try:
-        write_state(file, {"format": 1, "step": 2})
+        write_sealed(file, {"format": 1, "step": 2})
         with pytest.raises(RunError, match=r"format 1, expected 2: it can be evaluated"):
             run.resume(finished)
         assert open_run(finished).step == 2

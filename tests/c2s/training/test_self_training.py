@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import signal
 from dataclasses import replace
@@ -25,6 +26,7 @@ from c2s.runs.checkpoint import HALFWAY, RunError
 from c2s.runs.config import load_config
 from c2s.runs.folder import read_config
 from c2s.runs.run import open_run
+from c2s.runs.sealed import read_sealed, write_sealed
 from c2s.text import cached_text
 from c2s.training import run
 from c2s.training.datamodule import C2SDataModule
@@ -110,7 +112,7 @@ def test_what_it_cannot_start_from_is_one_sentence(inductive, tiny_cache, tmp_pa
     info = inductive / "run.json"
     text = info.read_text()
     try:
-        info.write_text(text.replace('"cow"', '"zebra"'))
+        write_sealed(info, json.loads(json.dumps(read_sealed(info)).replace('"cow"', '"zebra"')))
         with pytest.raises(RunError, match=r"trained on other classes or another teacher"):
             run.train(settings(other, tmp_path, defaults, self_train=inductive))
     finally:
