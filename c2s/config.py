@@ -32,6 +32,11 @@ class InnerError(ValueError):
         self.error, self.model = error, model
 
 
+def in_store(path: Path) -> bool:
+    """Whether a path was made of a URL: `s3://bucket/x` becomes `s3:/bucket/x`."""
+    return re.match(r"[a-z][a-z0-9+.-]+:", path.parts[0] if path.parts else "") is not None
+
+
 def resolve(
     model: type[ModelT],
     defaults: Mapping[str, Any],

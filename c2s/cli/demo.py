@@ -27,8 +27,10 @@ def demo(
     ] = None,
 ) -> None:
     """Build the Shapes cache, train the rows of the paper's main table (C2S: Table IV), and compare."""
+    from c2s.cli.folders import check_folder
     from c2s_pipeline.extras import require
 
+    check_folder(out)
     for module, extra in (("open_clip", "build"), ("distributed", "build"), ("matplotlib", "demo")):
         require(module, extra)
     from c2s.demo.run import run

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from c2s.class_list import understood
+from c2s.cli.folders import check_folder
 from c2s.cli.options import ALLOW_CODE
 from c2s.cli.settings import ConfigOption, FoldConfig, SetOption, option, settled
 
@@ -35,6 +36,7 @@ def fold(
     interpolation and overlapping windows make of it. A seen offset cannot be folded: it acts on cosines.
     """
     asked = settled(FoldConfig, config, set_, locals())
+    check_folder(out)
     from c2s.cli.vocabulary import run_vocabulary
     from c2s.deploy.fold import fold_run, write_model
     from c2s.deploy.info import encode_info

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from c2s.config import in_store
 from c2s_cache.errors import C2SError, ConfigError
 
 
@@ -12,8 +13,9 @@ def check_folder(folder: Path, option: str = "--out") -> None:
     """Refuse a folder that could not be made or written into; nothing is made yet.
 
     Raises:
-        ConfigError: a file is there or on the way, or the right to write is missing.
+        ConfigError: a file is there or on the way, the right to write is missing, or it is the URL of a store.
     """
+    require_local(folder, option)
     try:
         there = next(p for p in (folder, *folder.absolute().parents) if _is_there(p))
         if not there.is_dir():
@@ -25,12 +27,26 @@ def check_folder(folder: Path, option: str = "--out") -> None:
         raise ConfigError(f"{option} {folder} cannot be used ({reason}).") from error
 
 
+def require_local(path: Path, option: str = "--out") -> None:
+    """Refuse a URL, of which a path makes a folder `s3:` of the working directory.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    if in_store(path):
+        raise ConfigError(
+            f"{option} {path} is a place in a store; results are written to a local disk.",
+            "Copy them from there.",
+        )
+
+
 def check_file(file: Path, option: str = "--out") -> None:
     """Refuse a file that could not be written; nothing is written yet.
 
     Raises:
         ConfigError: a folder is there, the folder it is to lie in is missing, or the right to write.
     """
+    require_local(file, option)
     if file.is_dir():
         raise ConfigError(f"{option} {file} is a folder; expected the name of a file.")
     if not _is_there(file.parent):

@@ -89,6 +89,7 @@ def score(
     Unseen: unseen labels are hidden, as in a build; seen: those of seen classes instead; all: every
     label. The true labels are read, so this is for choosing settings, never for training.
     """
+    from c2s.cli.folders import check_file
     from c2s.cli.masks_report import PAPER, score_table, write_scores
     from c2s.datasets import load_dataset
     from c2s.shapes.defaults import build_defaults
@@ -97,6 +98,7 @@ def score(
     for file in out or ():
         if file.suffix not in SUFFIXES:
             raise ConfigError(f"--out {file} must end in one of {', '.join(SUFFIXES)}.")
+        check_file(file)
     source = load_dataset(dataset, root, split_file).split(split)
     from c2s_cache import open_cache
     from c2s_pipeline.build.builder import load_teacher

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from c2s.config import gathered, merge, resolve
+from c2s.config import gathered, in_store, merge, resolve
 from c2s.methods.base import MethodConfig
 from c2s.methods.registry import method_class, method_config, named
 from c2s.strict_yaml import read_yaml
@@ -213,6 +213,13 @@ class TrainConfig(BaseModel):
         if name is not None and not name.isprintable():
             raise ValueError("a name without line breaks, tabs and other control characters")
         return name
+
+    @field_validator("runs")
+    @classmethod
+    def _of_this_machine(cls, runs: Path) -> Path:
+        if in_store(runs):
+            raise ValueError("a folder on a local disk, not the URL of a store")
+        return runs
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:

@@ -14,6 +14,7 @@ from c2s.cli.app import LONGEST
 from c2s.deploy.fold import write_model
 from c2s.evaluation.evaluate import compute_device
 from c2s.evaluation.vocabulary import stored_embeddings
+from c2s.runs.config import load_config
 from c2s_cache.errors import ConfigError
 from c2s_cache.ownership import NotOurs
 
@@ -69,9 +70,16 @@ def test_a_vocabulary_that_is_no_array(tmp_path, data):
 
 @pytest.mark.parametrize(
     "command",
-    [("predict", "photo.jpg", "--run", "none"), ("ablate", "--cache", "none", "--table", "IV")],
+    [
+        ("predict", "photo.jpg", "--run", "none"),
+        ("ablate", "--cache", "none", "--table", "IV"),
+        ("fold", "--run", "none"),
+        ("demo",),
+        ("data", "convert", "file"),
+    ],
+    ids=lambda words: words[0],
 )
-@pytest.mark.parametrize("out", ["file", "file/below", "a" * 300, "/proc/x"])
+@pytest.mark.parametrize("out", ["file", "file/below", "a" * 300, "/proc/x", "s3://bucket/x"])
 def test_where_no_folder_can_be(c2s, command, out, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setattr(os, "access", lambda path, _: str(path) != "/proc")  # root may do anything
@@ -79,6 +87,30 @@ def test_where_no_folder_can_be(c2s, command, out, tmp_path, monkeypatch):
     assert (code, stdout) == (2, "")
     assert err.startswith("error: --out ")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("eval", "--run", "none", "--dataset", "shapes", "--out", "s3://bucket/x.json"),
+        ("masks", "score", "--dataset", "shapes", "--out", "s3://bucket/x.csv"),
+        ("data", "show", "shapes", "--out", "s3://bucket/x.png"),
+    ],
+    ids=" ".join,
+)
+def test_no_url_becomes_a_folder_of_this_machine(c2s, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    code, stdout, err = c2s(*words)
+    assert (code, stdout) == (2, "")
+    assert "a local disk" in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("given", [{"runs": "s3://bucket/x"}, {"runs": Path("gs://bucket")}])
+def test_no_url_becomes_a_folder_of_runs(given):
+    with pytest.raises(ConfigError, match="runs: a folder on a local disk, not the URL of a store"):
+        load_config(cache="c.zarr", **given)
+    assert load_config(cache="s3://bucket/c.zarr", runs=Path("./s3-runs")).runs == Path("s3-runs")
 
 
 def test_no_message_is_longer_than_a_page(c2s):
