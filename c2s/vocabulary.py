@@ -57,6 +57,19 @@ class Vocabulary:
             self.foreign,
         )
 
+    def without(self, place: int) -> Vocabulary:
+        """The same classes but for one, numbered anew."""
+        kept = [i for i in range(len(self.classes)) if i != place]
+        parts = np.split(self.embeddings, np.cumsum(self.counts)[:-1])
+        return replace(
+            self,
+            classes=tuple(self.classes[i] for i in kept),
+            embeddings=np.concatenate([parts[i] for i in kept]),
+            unseen=tuple(i - (i > place) for i in self.unseen if i != place),
+            names=tuple(self.names[i] for i in kept),
+            ids=(),
+        )
+
     def averaged(self) -> Vocabulary:
         """The same with one embedding per class: the mean over its names, brought to unit norm."""
         if len(self.embeddings) == len(self.classes):

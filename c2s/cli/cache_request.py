@@ -64,6 +64,13 @@ def cache_request(
         ),
     ] = None,
     stage: StageOption = None,
+    no_labels: Annotated[
+        bool,
+        typer.Option(
+            "--no-labels",
+            help="Take the data set as photos alone: no label map is read, and every class counts as unseen.",
+        ),
+    ] = False,
     split: Annotated[str, typer.Option(help="Split to build from.")] = "train",
     split_file: SplitFileOption = None,
     limit: Annotated[int | None, typer.Option(help="Only so many images of the split.")] = None,
@@ -118,13 +125,19 @@ def cache_request(
     require("open_clip", "build")
     require("distributed", "build")
     from c2s_pipeline.build.request import request_model
-    from c2s_pipeline.stages.registry import name_of
+    from c2s_pipeline.stages.registry import closed, known, name_of
 
     methods = method or (DEFAULT,)
     defaults = {"view_size": data.protocol.view_size, **build_defaults(dataset, teacher)}
     for name in methods:
         defaults = merge(defaults, load_recipe(recipe, name).build)
     wanted = (*stages_of(methods), *(name_of(reference) for reference in stage or ()))
+    if no_labels:
+        wanted = tuple(name for name in wanted if not known()[name].annotates)
+        if any(known()[name].annotates for name in closed(wanted)):
+            raise ConfigError("--no-labels: a stage that was asked for is made of label maps.")
+        if split_file is not None:
+            raise ConfigError("--split-file has no effect beside --no-labels: no class is seen.")
     options["stages"] = tuple(dict.fromkeys(wanted))
     request = resolve(request_model(), defaults, config, set_ or (), options)
     request.require_effect(gathered({}, config, set_ or (), options))

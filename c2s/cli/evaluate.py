@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,10 @@ from c2s.cli.settings import (
 )
 from c2s_cache.errors import ConfigError
 
+if TYPE_CHECKING:
+    from c2s.evaluation.background import Background as ByThreshold
+    from c2s.runs.run import Run
+
 
 def evaluate(
     run: Annotated[Path | None, option(EvalConfig, "run")] = None,
@@ -34,6 +38,7 @@ def evaluate(
     teacher_weights: Annotated[str | None, option(EvalConfig, "teacher_weights")] = None,
     synonyms: Annotated[Synonyms | None, option(EvalConfig, "synonyms")] = None,
     background: Annotated[Background | None, option(EvalConfig, "background")] = None,
+    background_threshold: Annotated[str | None, option(EvalConfig, "background_threshold")] = None,
     folded: Annotated[bool | None, option(EvalConfig, "folded", "--folded")] = None,
     limit: Annotated[int | None, option(EvalConfig, "limit")] = None,
     device: Annotated[str | None, option(EvalConfig, "device")] = None,
@@ -76,21 +81,24 @@ def evaluate(
         words = words.averaged()
     if words.foreign:
         typer.echo(understood(" | ".join(names) for names in words.names), err=True)
-    ignored = []
-    if asked.background == "ignored":
-        if data.protocol.background is None:
+    empty, ignored, by_threshold = data.protocol.background, [], None
+    if asked.background != "own":
+        if empty is None:
             raise ConfigError(
                 f"{asked.dataset} has no background class; what belongs to no class is ignored already."
             )
-        ignored = [data.protocol.background]
+        ignored = [empty]
+    if asked.background == "threshold":
+        by_threshold = _by_threshold(asked, opened, ignored.pop())
     items = list(data.split(asked.split))[: asked.limit]
+    scored = words if by_threshold is None else words.without(by_threshold.id)
     model = predictor(
         opened,
-        words,
+        scored,
         mode=asked.mode,
         device=asked.device,
         protocol=data.protocol,
-        classifier=fold_run(opened, words) if asked.folded else None,
+        classifier=fold_run(opened, scored) if asked.folded else None,
     )
     with bar("evaluate", len(items), "images") as advance:
         result = measure(
@@ -99,6 +107,7 @@ def evaluate(
             words,
             seen_offsets=offsets,
             ignored=ignored,
+            background=by_threshold,
             advance=advance,
         )
     transductive = opened.config.self_train is not None
@@ -106,7 +115,7 @@ def evaluate(
     paper = None
     if words.foreign:
         setting = f"cross-dataset, {setting}"
-    elif not ignored:
+    elif asked.background != "ignored":
         paper = opened.config.method.paper(asked.dataset, opened.config.student, transductive)
     facts = {
         "dataset": asked.dataset,
@@ -114,6 +123,8 @@ def evaluate(
         "setting": setting,
         "mode": asked.mode,
         "seen_offset": offsets[0],
+        "background": asked.background,
+        "background_threshold": by_threshold and by_threshold.thresholds[0],
         "folded": asked.folded,
         "paper": paper,
         "config": asked.model_dump(mode="json"),
@@ -134,3 +145,23 @@ def evaluate(
         as_json = json.dumps(facts | result.as_dict(), indent=2) + "\n"
         content = result.as_csv() if out.suffix == ".csv" else as_json
         write_file(out, content.encode())
+
+
+def _by_threshold(asked: EvalConfig, run: Run, background: int) -> ByThreshold:
+    """The background class, and the thresholds that were asked for, or are the method's.
+
+    Raises:
+        ConfigError: nobody says a threshold, or offsets are asked for beside it.
+    """
+    from c2s.evaluation.background import Background as ByThreshold
+
+    if asked.seen_offset is not None:
+        raise ConfigError("--seen-offset has no effect beside --background threshold.")
+    usual = run.config.method.background_threshold(asked.dataset)
+    thresholds = asked.background_threshold or (() if usual is None else (usual,))
+    if not thresholds:
+        raise ConfigError(
+            f"--background threshold: the method {run.config.method.name} has no threshold for {asked.dataset}.",
+            "Name some, and choose on another split than the one you report: --background-threshold 0.5:0.95:0.05",
+        )
+    return ByThreshold(background, thresholds)

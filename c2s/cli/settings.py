@@ -19,7 +19,7 @@ from c2s_cache.errors import ConfigError
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
 Mode = Literal["slide", "whole"]
-Background = Literal["own", "ignored"]
+Background = Literal["own", "ignored", "threshold"]
 Synonyms = Literal["max", "mean"]
 NAMES = (
     'class names, several of one separated by |, e.g. "cat | kitten, sofa, grass", one with a comma in "", also '
@@ -29,6 +29,10 @@ NAMES = (
 
 def _offsets(value: Any) -> Any:
     return numbers(value, "--seen-offset") if isinstance(value, str) else value
+
+
+def _thresholds(value: Any) -> Any:
+    return numbers(value, "--background-threshold") if isinstance(value, str) else value
 
 
 def _names(value: Any) -> Any:
@@ -106,8 +110,23 @@ class EvalConfig(_Words):
     synonyms: SynonymsField = "max"
     background: Background = Field(
         default="own",
-        description="a background class counts as a class of its own, or is left out",
+        description="a background class counts as a class of its own, is left out, or is where no other class reaches "
+        "--background-threshold",
     )
+    background_threshold: Annotated[tuple[float, ...] | None, BeforeValidator(_thresholds)] = Field(
+        default=None,
+        min_length=1,
+        description="with --background threshold: of the best score (a probability, of a student that groups; a "
+        "cosine, of one of features). Several values are scored from one pass; the first is the result [default: the "
+        "method's for the data set]",
+    )
+
+    @model_validator(mode="after")
+    def _threshold(self) -> Self:
+        if self.background_threshold is not None and self.background != "threshold":
+            raise ValueError("background_threshold has no effect without background=threshold")
+        return self
+
     folded: bool = Field(
         default=False, description="score the model that c2s fold makes of the run"
     )

@@ -60,7 +60,7 @@ def data_vocabulary(
         run: opened run.
         data: the data set.
         source: of another's text embeddings: a cache of it, a .npy file, "names", or @FILE with a list of the
-            names per class, in its order; None: it is the run's own.
+            names per class, in its order; None: it is the run's own, or "names" for a run that has no classes.
         weights: see `class_embeddings`.
 
     Raises:
@@ -70,6 +70,8 @@ def data_vocabulary(
     from c2s.evaluation.vocabulary import foreign_vocabulary, stored_embeddings
     from c2s.text_tower import class_embeddings
 
+    if source is None and not run.info.classes:
+        source = "names"  # it knows no word of its own
     if source is None:
         check_classes(run, data.classes, data.name)
         return run.vocabulary

@@ -1,8 +1,18 @@
-"""COCO-Stuff 164k: 171 classes, the field's 156 seen / 15 unseen split, raw and labelTrainIds label maps."""
+"""COCO-Stuff 164k: 171 classes, the field's 156 seen / 15 unseen split, raw and labelTrainIds label maps; and of the
+same images the 80 things alone, all else background."""
 
 from __future__ import annotations
 
-from c2s.datasets.descriptor import Descriptor, LabelEncoding, SplitLayout, ids_of, names
+from dataclasses import replace
+
+from c2s.datasets.descriptor import (
+    Descriptor,
+    LabelEncoding,
+    SplitLayout,
+    TestProtocol,
+    ids_of,
+    names,
+)
 
 THINGS = """person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light,
 fire hydrant, stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear,
@@ -24,6 +34,7 @@ tent, textile-other, towel, tree, vegetable, wall-brick, wall-concrete, wall-oth
 wall-stone, wall-tile, wall-wood, water-other, waterdrops, window-blind, window-other, wood"""
 
 CLASSES = names(f"{THINGS}, {STUFF}")
+OBJECTS = ("background", *names(THINGS))
 
 UNSEEN = """cow, giraffe, suitcase, frisbee, skateboard, carrot, scissors, cardboard, clouds,
 grass, playingfield, river, road, tree, wall-concrete"""
@@ -68,4 +79,25 @@ DESCRIPTOR = Descriptor(
         "stuffthingmaps_trainval2017.zip from https://github.com/nightrome/cocostuff (into "
         "stuffthingmaps_trainval2017/)"
     ),
+)
+
+_THING = {i: i + 1 if i < len(OBJECTS) - 1 else 0 for i in range(len(CLASSES))} | {255: 0}
+"""Class among `OBJECTS` of each class of COCO-Stuff, and of what has none."""
+
+THINGS_ALONE = replace(
+    DESCRIPTOR,
+    name="coco-object",
+    short="coco-object",
+    classes=OBJECTS,
+    prompts=("background", *DESCRIPTOR.prompts[: len(OBJECTS) - 1]),
+    unseen=ids_of(", ".join(set(names(UNSEEN)) & set(OBJECTS)), OBJECTS),
+    encodings=(
+        LabelEncoding("labelTrainIds", "_labelTrainIds.png", _THING),
+        LabelEncoding(
+            "raw stuffthingmaps",
+            ".png",
+            {**{v: _THING[i] for i, v in enumerate(RAW_VALUES)}, 255: 0},
+        ),
+    ),
+    protocol=TestProtocol(background=0),
 )

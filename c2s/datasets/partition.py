@@ -1,4 +1,4 @@
-"""Invariant: which classes are unseen is a set of known classes that leaves at least one seen."""
+"""Invariant: which classes are unseen is a set of known classes, perhaps all of them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def unseen_ids(entries: Any, classes: tuple[str, ...], where: str) -> tuple[int,
         where: the file they come from, for messages.
 
     Raises:
-        ConfigError: an entry is no class or occurs twice, or no class is left to be seen.
+        ConfigError: an entry is no class or occurs twice.
     """
     if not isinstance(entries, Iterable) or isinstance(entries, str | dict):
         raise ConfigError(f"{where}: `unseen` must be a list of class names or ids.")
@@ -46,10 +46,6 @@ def unseen_ids(entries: Any, classes: tuple[str, ...], where: str) -> tuple[int,
     for i in ids:
         if ids.count(i) > 1:
             raise ConfigError(f"{where}: `unseen` has the class {classes[i]!r} twice.")
-    if len(ids) == len(classes):
-        raise ConfigError(
-            f"{where}: `unseen` has all {len(classes)} classes; at least one must be seen."
-        )
     return tuple(sorted(ids))
 
 

@@ -24,7 +24,7 @@ from c2s.datasets.descriptor import Descriptor, HubLayout, TestProtocol
 from c2s.datasets.folder import FolderSplit
 from c2s.datasets.hub import HubSplit
 from c2s.datasets.partition import read_split_file
-from c2s.datasets.shapes import COUNTS, ShapesSplit
+from c2s.datasets.shapes import COUNTS, THINGS, ShapesSplit
 from c2s.datasets.split import Split
 from c2s.shapes import scenes
 from c2s.strict_yaml import read_yaml
@@ -35,7 +35,9 @@ FOLDERS: dict[str, Descriptor] = {
     d.name: d
     for d in (
         voc.DESCRIPTOR,
+        voc.WITH_BACKGROUND,
         coco_stuff.DESCRIPTOR,
+        coco_stuff.THINGS_ALONE,
         context.DESCRIPTOR,
         context.WITH_BACKGROUND,
         ade20k.DESCRIPTOR,
@@ -46,9 +48,13 @@ FOLDERS: dict[str, Descriptor] = {
         vipseg.DESCRIPTOR,
     )
 }
-SHAPES = {"shapes": scenes.CLASSES, "shapes-renamed": scenes.RENAMED}
+SHAPES = {
+    "shapes": scenes.CLASSES,
+    "shapes-renamed": scenes.RENAMED,
+    THINGS: ("background", *scenes.THINGS),
+}
 """Names of the classes of the Shapes world, by data set."""
-NAMES = ("shapes", *FOLDERS, "shapes-renamed")
+NAMES = ("shapes", *FOLDERS, *list(SHAPES)[1:])
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,8 @@ def load_dataset(
             data_root(root)
         split = ShapesSplit("train", None, name, SHAPES[name])
         unseen = read_split_file(split_file, split.classes) if split_file else split.unseen
-        protocol = TestProtocol(view_size=64, stride=53, short_side=64)
+        background = 0 if name == THINGS else None
+        protocol = TestProtocol(64, 53, 64, background)
         return Dataset(
             name=name,
             short=name,

@@ -16,6 +16,11 @@ from c2s.datasets.split import Split
 from c2s.shapes import scenes
 from c2s_cache import DataError
 
+THINGS = "shapes-things"
+"""The same scenes, of which only the things have names; the rest is background."""
+_AMONG_THINGS = np.array(
+    [scenes.THINGS.index(c) + 1 if c in scenes.THINGS else 0 for c in scenes.CLASSES], np.uint8
+)
 COUNTS = {"train": 2000, "val": 400, "dev": 400}
 """Scenes per split: `train` for students, `val` for scores, `dev` for choosing settings."""
 
@@ -38,7 +43,8 @@ class ShapesSplit(Split):
         classes: tuple[str, ...] = scenes.CLASSES,
     ) -> None:
         self._split, self._name, self._classes = split, name, classes
-        own = tuple(sorted(scenes.CLASSES.index(name) for name in scenes.UNSEEN))
+        known = classes if name == THINGS else scenes.CLASSES
+        own = tuple(i for i, called in enumerate(known) if called in scenes.UNSEEN)
         self._unseen = own if unseen is None else unseen
 
     @property
@@ -96,7 +102,8 @@ class ShapesSplit(Split):
 
     def labels(self, image_id: str) -> NDArray[np.uint8]:
         """Label map uint8 [64, 64] over all classes; every pixel is annotated."""
-        return self._scene(image_id).labels.copy()
+        labels = self._scene(image_id).labels
+        return _AMONG_THINGS[labels] if self._name == THINGS else labels.copy()
 
     def instances(self, image_id: str) -> NDArray[np.uint8]:
         """See `Split.instances`."""

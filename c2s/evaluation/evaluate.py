@@ -9,7 +9,7 @@ import csv
 import io
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +21,7 @@ from torch import nn
 
 from c2s.datasets.descriptor import TestProtocol
 from c2s.datasets.split import LabelledImage
+from c2s.evaluation.background import Background
 from c2s.evaluation.classifier import Classifier
 from c2s.evaluation.confusion import METRICS, ConfusionMatrix, Metrics
 from c2s.evaluation.inference import Mode, Predictor
@@ -42,13 +43,15 @@ class EvalResult:
     """Metrics of a run on a split.
 
     Attributes:
-        sweep: metrics, as fractions, by offset on the seen classes, in the order asked for.
+        sweep: metrics, as fractions, by offset on the seen classes or threshold of the background, in the order asked
+            for.
         classes: class names in the dataset's order.
         unseen: ids of the unseen classes.
         images: number of images.
         seconds: of inference and counting; the next image is read meanwhile.
         pixels: that are annotated, by class id.
         ignored: pixels that are not.
+        swept: "seen_offset" or "background_threshold".
     """
 
     sweep: dict[float, Metrics]
@@ -58,10 +61,11 @@ class EvalResult:
     seconds: float
     pixels: Mapping[int, int] = field(default_factory=dict)
     ignored: int = 0
+    swept: str = "seen_offset"
 
     @property
     def metrics(self) -> Metrics:
-        """Metrics at the first offset."""
+        """Metrics at the first offset or threshold."""
         return next(iter(self.sweep.values()))
 
     def as_dict(self) -> dict[str, Any]:
@@ -71,7 +75,7 @@ class EvalResult:
         lists the means at every offset, if there are several.
         """
         m = self.metrics
-        sweep = [{"seen_offset": o, **_means(each)} for o, each in self.sweep.items()]
+        sweep = [{self.swept: o, **_means(each)} for o, each in self.sweep.items()]
         return {
             **_means(m),
             **({"sweep": sweep} if len(sweep) > 1 else {}),
@@ -134,7 +138,7 @@ def predictor(
     place, words = compute_device(device), vocabulary or run.vocabulary
     if classifier is None:
         classifier = Classifier(run.student, torch.from_numpy(words.embeddings), words.counts)
-    test = protocol.at(run.config.image_size or run.info.view_size)
+    test = run.config.method.protocol(protocol, run.config.image_size or run.info.view_size)
     return Predictor(
         classifier.to(place),
         test.view_size,
@@ -177,17 +181,20 @@ def evaluate(
     *,
     seen_offsets: Sequence[float] = (0.0,),
     ignored: Sequence[int] = (),
+    background: Background | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> EvalResult:
-    """Segment every item over all classes and count, at every offset from one pass.
+    """Segment every item over all classes and count, at every offset or threshold from one pass.
 
     Args:
-        model: scores the classes of the vocabulary.
+        model: scores the classes of the vocabulary; with a background by threshold, all but this.
         items: labelled images whose ids are those of the vocabulary.
         vocabulary: names of the classes, and which are unseen.
         seen_offsets: gamma, subtracted from the scores of the seen classes; a run's own protocol is
             `Run.seen_offset`. Others are to be chosen on other images than those that are reported.
         ignored: ids of classes that are left out: never predicted, their pixels not counted.
+        background: the class that a pixel has where the best score is below a threshold. Offsets and classes that are
+            left out have no part then.
         advance: called with 1 after every item, e.g. to move a bar.
 
     Raises:
@@ -196,7 +203,8 @@ def evaluate(
     """
     if not len(items):
         raise ConfigError("There is no image to evaluate on.")
-    confusions = {offset: ConfusionMatrix(len(vocabulary.classes)) for offset in seen_offsets}
+    settings = seen_offsets if background is None else background.thresholds
+    confusions = {setting: ConfusionMatrix(len(vocabulary.classes)) for setting in settings}
     never, seen = torch.zeros(2, len(vocabulary.classes), device=model.device)
     never[list(ignored)] = torch.inf
     seen[list(vocabulary.seen)] = 1
@@ -204,7 +212,10 @@ def evaluate(
     seconds = 0.0
     for item, (image, labels) in zip(items, _read_ahead(items), strict=True):
         began = time.perf_counter()
-        predictions = model.best(image, penalties, item.id)
+        if background is None:
+            predictions: Iterable[NDArray[np.integer]] = model.best(image, penalties, item.id)
+        else:
+            predictions = background.predictions(model, image, item.id)
         for confusion, prediction in zip(confusions.values(), predictions, strict=True):
             confusion.update(without(labels, ignored), prediction)
         seconds += time.perf_counter() - began
@@ -214,7 +225,16 @@ def evaluate(
     sweep = {offset: confusion.metrics(unseen) for offset, confusion in confusions.items()}
     first = next(iter(confusions.values()))
     pixels = dict(enumerate(first.counts.sum(1).tolist()))
-    return EvalResult(sweep, vocabulary.classes, unseen, len(items), seconds, pixels, first.ignored)
+    return EvalResult(
+        sweep,
+        vocabulary.classes,
+        unseen,
+        len(items),
+        seconds,
+        pixels,
+        first.ignored,
+        "seen_offset" if background is None else "background_threshold",
+    )
 
 
 def _read_ahead(

@@ -110,6 +110,15 @@ class Predictor:
         labels: NDArray[np.int64] = self.best(image, [None], name)[0].astype(np.int64)
         return labels
 
+    def top(
+        self, image: NDArray[np.uint8], name: str = "the image"
+    ) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+        """Best class of every pixel, int16 [H, W], and its score, float32 [H, W]; see `best`."""
+        parts = list(self._parts(image, [None], name))
+        along = 1 + int(image.shape[1] > image.shape[0])
+        labels, tops = (np.concatenate(each, along)[0] for each in zip(*parts, strict=True))
+        return labels, tops
+
     def best(
         self, image: NDArray[np.uint8], penalties: Sequence[Tensor | None], name: str = "the image"
     ) -> NDArray[np.int16]:
@@ -130,24 +139,33 @@ class Predictor:
         Raises:
             ScoresError: a score is not finite.
         """
+        along = 1 + int(image.shape[1] > image.shape[0])
+        return np.concatenate([labels for labels, _ in self._parts(image, penalties, name)], along)
+
+    def _parts(
+        self, image: NDArray[np.uint8], penalties: Sequence[Tensor | None], name: str
+    ) -> Iterator[tuple[NDArray[np.int16], NDArray[np.float32]]]:
+        """What `_best` gives for the parts of a strip, or for all of another image."""
         height, width = image.shape[:2]
         along = int(width > height)
         short, length = min(height, width), max(height, width)
         step = LONGEST * short if length > LONGEST * short else length
-        found = []
         for first in range(0, length, step):
             start, stop = max(0, first - short), min(length, first + step + short)
             part = image.swapaxes(0, along)[start:stop].swapaxes(0, along)
-            labels = self._best(part, penalties, name).swapaxes(1, 1 + along)
-            found.append(labels[:, first - start : first - start + step].swapaxes(1, 1 + along))
-        return np.concatenate(found, 1 + along)
+            found = self._best(part, penalties, name)
+            own = slice(first - start, first - start + step)
+            labels, tops = (
+                each.swapaxes(1, 1 + along)[:, own].swapaxes(1, 1 + along) for each in found
+            )
+            yield labels, tops
 
     @torch.inference_mode()
     @plain_torch()
     def _best(
         self, image: NDArray[np.uint8], penalties: Sequence[Tensor | None], name: str
-    ) -> NDArray[np.int16]:
-        """The same of an image that is not cut."""
+    ) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+        """The best classes of an image that is not cut, and their scores, float32 [len(penalties), H, W]."""
         windows = self._windows(image)
         finite = torch.stack([v for _, held in windows for v in held.aminmax()]).isfinite().all()
         height, width = image.shape[:2]
@@ -164,14 +182,13 @@ class Predictor:
                 tops[at] = torch.maximum(top, tops[at])
             first = here.stop
             del scores, part, held  # before the next ones are made
-        found: NDArray[np.int16] = labels.cpu().numpy()
         if not finite:
             raise ScoresError(
                 f"The model's scores of {name} are not finite numbers: its weights are damaged, or its "
                 "training came apart.",
                 self.remedy,
             )
-        return found
+        return labels.cpu().numpy(), tops.cpu().numpy()
 
     def _windows(self, image: NDArray[np.uint8]) -> list[Window]:
         """What is held of every window at the model's resolution; "whole": of the one that is all."""

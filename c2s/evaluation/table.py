@@ -15,8 +15,8 @@ from c2s.evaluation.evaluate import EvalResult
 def result_table(
     result: EvalResult, setting: str = "inductive", paper: Mapping[str, float] | None = None
 ) -> Group:
-    """Summary at every offset and IoU per class at the first, in per cent, unseen classes and the best
-    offset marked; "-" where nothing was measured.
+    """Summary at every offset or threshold and IoU per class at the first, in per cent, unseen classes and the best
+    one marked; "-" where nothing was measured.
 
     Args:
         result: of an evaluation.
@@ -28,12 +28,14 @@ def result_table(
     summary.add_column("")
     for name in METRICS:
         summary.add_column(name, justify="right", no_wrap=True)
-    measured = [each.hIoU for each in result.sweep.values() if not math.isnan(each.hIoU)]
-    best = max(measured, default=None)
+    offsets = result.swept == "seen_offset"
+    decides, called = ("hIoU", "offset") if offsets else ("mIoU", "threshold")
+    known = (getattr(each, decides) for each in result.sweep.values())
+    best = max((value for value in known if not math.isnan(value)), default=None)
     for offset, each in result.sweep.items():
-        swept = f", offset {offset:g}" if len(result.sweep) > 1 else ""
+        swept = f", {called} {offset:g}" if len(result.sweep) > 1 else ""
         figures = (_text(getattr(each, name)) for name in METRICS)
-        style = "bold" if swept and each.hIoU == best else None
+        style = "bold" if swept and getattr(each, decides) == best else None
         summary.add_row(f"ours, {setting}{swept}", *figures, style=style)
     if paper is not None:
         theirs = (f"{paper[name]:.1f}" if name in paper else "-" for name in METRICS)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from c2s.datasets.descriptor import TestProtocol
 from c2s.methods.batch import Batch
 from c2s.methods.examples import Examples
 from c2s.methods.grid import Grid
@@ -21,6 +22,9 @@ from c2s.text import cached_text, cached_words
 from c2s.vocabulary import Vocabulary
 from c2s_cache.manifest import Manifest
 from c2s_cache.reader import Cache
+
+CONCERNED = 100
+"""Iterations after which a method may be concerned about what it logs."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +73,22 @@ class Method(nn.Module, ABC):
             Scalars by name; "loss" is the one to minimise, the others are for the log.
         """
 
+    def concern(self, record: Mapping[str, float]) -> str | None:
+        """What a record of the log gives reason to warn of, as a sentence; None: nothing. Asked from iteration
+        `CONCERNED` on, and heard once.
+
+        Args:
+            record: means of what `forward` gives, over an iteration.
+        """
+        return None
+
 
 class MethodConfig(BaseModel, ABC):
     """Settings of a method, and what it asks of the rest of the program; one per paper, found by its `name`.
 
     Attributes:
         name: of the method.
-        stages: of a cache that it always reads; settings may ask for more (`read_stages`).
+        stages: of a cache that it reads; settings may ask for others (`read_stages`).
         beside: further stages that a cache for it is built with, where the data set has anything for them.
         student: name of the default one.
         kind: what a student of it must be.
@@ -109,6 +122,14 @@ class MethodConfig(BaseModel, ABC):
 
     def paper(self, dataset: str, student: str, transductive: bool) -> dict[str, float] | None:
         """What the paper measured with a student on a data set, in per cent by the name of the score, if it did."""
+        return None
+
+    def protocol(self, data: TestProtocol, size: int) -> TestProtocol:
+        """How a student that was trained on views of `size` pixels is tested on a data set."""
+        return data.at(size)
+
+    def background_threshold(self, dataset: str) -> float | None:
+        """Score below which a pixel of a data set is background, if the method has one; tuned by its authors."""
         return None
 
     def read_stages(self) -> tuple[str, ...]:

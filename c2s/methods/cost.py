@@ -77,7 +77,9 @@ def student_cost(name: str, dim: int = 512, size: int = 512, settings: Sequence[
         )
         student = method.blank_student(name, dim).to("meta").eval()
     rows = np.full((classes, dim), dim**-0.5, np.float32)
-    facts = Facts(Vocabulary(tuple(f"class {i}" for i in range(classes)), rows), classes)
+    facts = Facts(
+        Vocabulary(tuple(f"class {i}" for i in range(classes)), rows), classes, student=student
+    )
     with torch.device("meta"):
         beside = method.build(facts)
         images, text = torch.zeros(1, 3, size, size), torch.zeros(classes, dim)

@@ -22,6 +22,7 @@ METHODS = {
     "clip-to-seg": "c2s.methods.clip_to_seg.config:ClipToSegConfig",
     "clip-rc": "c2s.methods.clip_rc.config:ClipRCConfig",
     "gkc": "c2s.methods.gkc.config:GKCConfig",
+    "zeroseg": "c2s.methods.zeroseg.config:ZeroSegConfig",
 }
 """Where the configurations of c2s's own methods lie."""
 

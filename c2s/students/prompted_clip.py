@@ -63,6 +63,8 @@ class PromptedCLIP(Student):
         ConfigError: sizes do not fit each other.
     """
 
+    clip = True
+
     backbone: CLIPTower
     frozen = ("backbone.",)
 

@@ -20,6 +20,8 @@ NAMES = (
     "shapes-net",
     "prompted-clip",
     "mask2former:shapes",
+    "zeroseg-b",
+    "zeroseg-shapes",
 )
 
 GROUP = "c2s.students"
@@ -104,6 +106,10 @@ def create(
 
         return ShapesMask2Former(dim, weights)
     pretrained = None if weights == "random" else weights
+    if name.startswith("zeroseg-"):
+        from c2s.students.grouping import GroupingStudent
+
+        return GroupingStudent(name, dim, pretrained, architecture)
     family, _, size = name.partition("-")
     if family == "segnext":
         from c2s.students.segnext import SegNeXt

@@ -7,9 +7,11 @@ from typing import Any, Protocol, cast
 
 import pytorch_lightning as pl
 import torch
+from rich.console import Console
 from torch import Tensor
 from torch.optim import Optimizer
 
+from c2s.methods.base import CONCERNED, Method
 from c2s.methods.batch import Batch
 from c2s.runs.config import TrainConfig
 
@@ -18,6 +20,7 @@ class Recorded(Protocol):
     """What is recorded of a module that trains."""
 
     config: TrainConfig
+    method: Method
     step: int
 
     def ends_iteration(self, batch_idx: int) -> bool: ...
@@ -39,6 +42,7 @@ class Recorder(pl.Callback):
         self._since, self._steps = 0.0, 0
         self._rates: list[float] = []
         self._losses: dict[str, Tensor] = {}
+        self._concerned = False
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Optimizer
@@ -78,5 +82,17 @@ class Recorder(pl.Callback):
         record |= {f"lr{i}": rate for i, rate in enumerate(self._rates)}
         record["images_per_s"] = self._steps * m.config.batch_size / (now - self._since)
         self._since, self._steps = now, 0
+        if trainer.is_global_zero:
+            self._heed(m, record)
         for logger in trainer.loggers:
             logger.log_metrics(record, m.step)
+
+    def _heed(self, module: Recorded, record: dict[str, float]) -> None:
+        """Say once what the method has reason to warn of."""
+        if self._concerned or module.step < CONCERNED:
+            return
+        said = module.method.concern(record)
+        if said is not None:
+            self._concerned = True
+            text = f"note: iteration {module.step}: {said}"
+            Console(stderr=True, markup=False, soft_wrap=True).print(text, highlight=False)

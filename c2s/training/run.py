@@ -288,6 +288,7 @@ def _student(config: TrainConfig, cache: Cache, resumed: bool) -> Student:
     """
     method = config.method
     known = config.runs / config.run_name if resumed else config.self_train
+    dim, method = cache.manifest.teacher.dim, config.method
     if known is None:
         student = method.new_student(config.student, config.weights, cache)
     else:

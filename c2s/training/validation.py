@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch import nn
 
 from c2s.datasets.descriptor import TestProtocol
 from c2s.datasets.split import LabelledImage
 from c2s.evaluation.classifier import Classifier
 from c2s.evaluation.confusion import METRICS, ConfusionMatrix
-from c2s.evaluation.inference import Predictor
+from c2s.evaluation.inference import Mode, Predictor
+from c2s.evaluation.oracle import SegmentScores, oracle_names
 from c2s.methods.batch import Batch
 from c2s.runs.config import TrainConfig, ValidationConfig
 from c2s.runs.tensors import require_finite
-from c2s.students.base import Student
 from c2s.text import cached_text
 from c2s.training.iteration import IterationCallback
 from c2s.training.module import DistillationModule
@@ -33,6 +34,7 @@ from c2s_cache.manifest import Manifest
 from c2s_cache.reader import Cache
 
 MONITORED = "val/seen_mIoU"
+ORACLE = "val/oracle_mIoU"
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class Validation(IterationCallback):
 
     Logs val/sIoU, val/uIoU, ... as `c2s eval` computes them, and val/seen_mIoU: the mean IoU of the seen
     classes among themselves, on pixels labelled with them. That last score is what
-    `patience` watches. All are in per cent; one without a pixel to measure is left out. Several
+    `patience` watches. Of a student that cuts images into segments also val/oracle_mIoU: every segment named by its
+    commonest class. All are in per cent; one without a pixel to measure is left out. Several
     processes share the images.
 
     Args:
@@ -116,9 +119,11 @@ class Validation(IterationCallback):
         """
         student = module.trained_student
         training = student.training
-        predictor = self._predictor(student.eval(), module.device)
+        model = Classifier(student, torch.from_numpy(np.ascontiguousarray(self.words.embeddings)))
+        predictor = self._predictor(model.eval(), module)
+        segments = self._predictor(SegmentScores(student), module, "whole")
         classes, unseen = len(self.words.classes), self.words.unseen
-        every, seen = (ConfusionMatrix(classes) for _ in range(2))
+        every, seen, oracle = (ConfusionMatrix(classes) for _ in range(3))
         only_seen = torch.zeros(classes, device=module.device)
         only_seen[list(unseen)] = math.inf
         offset = None
@@ -130,17 +135,21 @@ class Validation(IterationCallback):
             best, best_seen = predictor.best(image, [offset, only_seen], item.id)
             every.update(labels, best)
             seen.update(without(labels, unseen), best_seen)
+            if student.segments:
+                oracle.update(labels, oracle_names(segments.predict(image, item.id), labels))
         student.train(training)
-        for matrix in (every, seen):
+        for matrix in (every, seen, oracle):
             counts = torch.from_numpy(matrix.counts).to(module.device)
             matrix.counts = trainer.strategy.reduce(counts, reduce_op="sum").cpu().numpy()
         metrics = every.metrics(unseen)
         found = {f"val/{name}": getattr(metrics, name) for name in METRICS}
         found[MONITORED] = seen.metrics(unseen).sIoU
+        found[ORACLE] = oracle.metrics(unseen).mIoU
         return {k: 100 * v for k, v in found.items() if not math.isnan(v)}
 
-    def _predictor(self, student: Student, device: torch.device) -> Predictor:
-        test = self.data.protocol.at(self.size)
-        model = Classifier(student, torch.from_numpy(np.ascontiguousarray(self.words.embeddings)))
-        size, mode = test.view_size, self.config.mode
-        return Predictor(model.to(device), size, mode, device, test.stride, test.short_side)
+    def _predictor(
+        self, model: nn.Module, module: DistillationModule, mode: Mode | None = None
+    ) -> Predictor:
+        test = module.config.method.protocol(self.data.protocol, self.size)
+        place, mode = module.device, mode or self.config.mode
+        return Predictor(model.to(place), test.view_size, mode, place, test.stride, test.short_side)

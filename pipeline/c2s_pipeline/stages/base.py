@@ -114,6 +114,7 @@ class Stage(ABC):
         default: it is part of a cache whose request names no stages.
         sourced: its values are what the data set itself has, and nothing else.
         once: it is computed once, by `compute_once`, and not for every block.
+        annotates: it holds what people annotated; in a cache without such a stage no class is seen.
         live: its values can be computed anew from stored ones and compared, by the teacher.
         blank: by path, what stands in place of a value for rows that cannot be used; 0 where nothing is said.
         inspected: arrays that `inspect` looks at.
@@ -127,6 +128,7 @@ class Stage(ABC):
     default: ClassVar[bool] = True
     sourced: ClassVar[bool] = False
     once: ClassVar[bool] = False
+    annotates: ClassVar[bool] = False
     live: ClassVar[bool] = False
     blank: ClassVar[Mapping[str, int]] = {}
     inspected: ClassVar[tuple[str, ...]] = ()

@@ -21,6 +21,7 @@ class Labels(Stage):
     """What training may know of the annotation."""
 
     name = "labels"
+    annotates = True
     needs = ("images",)
     facts = ("unseen", "num_classes")
     sourced = True

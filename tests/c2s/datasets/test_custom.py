@@ -157,7 +157,6 @@ def test_forms_of_masks(mode, folder, rng):
         ),
         ({"classes": ["a", "b"], "unseen": [2]}, "unseen class 2 is outside 0..1"),
         ({"classes": ["a", "b"], "unseen": ["a", 0]}, "has the class 'a' twice"),
-        ({"classes": ["a", "b"], "unseen": ["a", "b"]}, "at least one must be seen"),
         ({"classes": ["a"], "prompts": {"b": "c"}}, "`prompts` names 'b', which is no class"),
         ({"classes": [f"c{i}" for i in range(1 << 15)]}, "32,768 classes; at most 32,767"),
         ({"classes": {70000: "a"}}, "less than or equal to 65535"),

@@ -38,6 +38,8 @@ def test_a_split_file_replaces_the_unseen_classes(tmp_path):
     assert [dataset.classes[i] for i in dataset.unseen] == ["wall", "floor", "traffic light"]
     file.write_text("unseen: []\n")
     assert load_dataset("voc", split_file=file).unseen == ()
+    file.write_text(f"unseen: {list(range(20))}\n")
+    assert load_dataset("voc", split_file=file).unseen == tuple(range(20))
     file.write_text("unseen: [star]\n")
     shapes = load_dataset("shapes", split_file=file)
     assert shapes.split("train").unseen == shapes.unseen == (shapes.classes.index("star"),)

@@ -137,8 +137,9 @@ def test_the_fields_classes_and_splits(name, classes, unseen):
 
 def test_names_are_fixed():
     assert (
-        *("shapes", "voc", "coco-stuff", "context", "context-bg", "ade20k", "cityscapes"),
-        *("coco-panoptic", "ade20k-full", "context-459", "vipseg", "shapes-renamed"),
+        *("shapes", "voc", "voc-bg", "coco-stuff", "coco-object", "context", "context-bg"),
+        *("ade20k", "cityscapes", "coco-panoptic", "ade20k-full", "context-459", "vipseg"),
+        *("shapes-renamed", "shapes-things"),
     ) == NAMES
 
 
@@ -211,3 +212,36 @@ def test_real_ade20k(shared_data):
     others = [n for n, known in zip(dataset.classes, synonyms, strict=True) if n != known[0]]
     assert others == ["television receiver"]
     assert others[0] in synonyms[89]
+
+
+def test_things_of_coco_and_shapes_lie_on_background(tmp_path, rng):
+    shapes, things = (load_dataset(name).split("dev") for name in ("shapes", "shapes-things"))
+    assert (things.name, things.classes[0], len(things.classes)) == (
+        "shapes-things",
+        "background",
+        11,
+    )
+    assert [things.classes[i] for i in things.unseen] == ["star", "ring"]
+    for image_id in things.ids[:4]:
+        for every, few in zip(
+            shapes.labels(image_id).ravel(), things.labels(image_id).ravel(), strict=True
+        ):
+            name = shapes.classes[every]
+            assert things.classes[few] == (name if every < 10 else "background")
+    coco = load_dataset("coco-object").descriptor
+    raw = next(e for e in coco.encodings if e.suffix == ".png").table(255)
+    trained = next(e for e in coco.encodings if "TrainIds" in e.suffix).table(255)
+    assert (coco.classes[raw[0]], coco.classes[raw[20]]) == ("person", "cow")
+    assert (raw[89], raw[91], raw[181], raw[255], raw[11]) == (80, 0, 0, 0, -1)
+    assert (trained[79], trained[80], trained[170], trained[255]) == (80, 0, 0, 0)
+    assert [coco.classes[i] for i in coco.unseen] == [
+        *("cow", "giraffe", "suitcase", "frisbee", "skateboard", "carrot", "scissors")
+    ]
+    voc = load_dataset("voc-bg")
+    table = voc.descriptor.encodings[0].table(255)
+    assert (voc.classes[table[0]], voc.classes[table[20]], table[255]) == (
+        "background",
+        "tvmonitor",
+        255,
+    )
+    assert [load_dataset(n).protocol.background for n in ("voc-bg", "coco-object")] == [0, 0]

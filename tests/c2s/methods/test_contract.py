@@ -31,3 +31,25 @@ class TestGKCWithLatentRegions(TestGKC):
         return method_class("gkc")(
             name="gkc", points=0, tokens="regions", teacher_token="global", latent="regions"
         )
+
+
+class TestZeroSeg(MethodContract):
+    student_name = "zeroseg-shapes"
+
+    def config(self):
+        return method_class("zeroseg")(
+            **{"name": "zeroseg", "decoder": {"layers": 1, "width": 32, "heads": 4}},
+            **{"locate": 1, "patches": 1, "reverse": 1, "center": True},
+        )
+
+
+class TestZeroSegOnRegions(MethodContract):
+    """Of a cache without seen classes."""
+
+    student_name = "zeroseg-shapes"
+
+    def config(self):
+        return method_class("zeroseg")(
+            **{"name": "zeroseg", "decoder": {"layers": 1, "width": 32, "heads": 4}},
+            **{"source": "regions", "locate": 1, "patches": 1, "distance": "cosine"},
+        )

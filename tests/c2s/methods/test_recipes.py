@@ -37,5 +37,5 @@ def test_without_a_name_nothing_changes():
 
 
 def test_an_unknown_recipe_names_the_known_ones():
-    with pytest.raises(ConfigError, match=r"'bset'. Recipes of clip-to-seg: best, paper"):
+    with pytest.raises(ConfigError, match=r"'bset'. Recipes of clip-to-seg: best, open, paper"):
         load_recipe("bset")

@@ -101,7 +101,7 @@ def test_a_file_imports_no_method_by_itself(tmp_path):
 
 
 def test_recipes_lie_in_the_methods_folder():
-    assert recipe_names() == ("best", "paper")
+    assert recipe_names() == ("best", "open", "paper")
     assert recipe_names(OWN) == ()
     with pytest.raises(ConfigError, match=r"unknown recipe 'paper'"):
         load_recipe("paper", OWN)
