@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from c2s.cli import app
 from c2s.cli.settings import EvalConfig, FoldConfig, PredictConfig
 from c2s.methods.registry import method_class
+from c2s.methods.zeroseg import ZeroSegSettings
 from c2s.runs.config import TrainConfig, ValidationConfig
 from c2s_pipeline.build.request import request_model
 
@@ -147,6 +148,14 @@ def test_the_page_of_settings_is_the_code(model: type[BaseModel], headings: list
 def test_the_page_of_a_method_has_its_settings(method: str, page: str) -> None:
     settings = settings_of(method_class(method), "method.")
     assert documented(page, ["Settings"]) == sorted((key, shown(value)) for key, value in settings)
+
+
+def test_the_page_of_zeroseg_has_its_settings() -> None:
+    page = (ROOT / "docs/zeroseg.md").read_text(encoding="utf-8").split("## Of the method")[1]
+    rows = re.findall(r"^\| `([\w.]+)` \| ([^|]*) \|", page, re.MULTILINE)
+    assert sorted(rows) == sorted(
+        (k, shown(default)) for k, default in settings_of(ZeroSegSettings)
+    )
 
 
 SMALL = {

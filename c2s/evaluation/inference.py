@@ -153,12 +153,10 @@ class Predictor:
         for first in range(0, length, step):
             start, stop = max(0, first - short), min(length, first + step + short)
             part = image.swapaxes(0, along)[start:stop].swapaxes(0, along)
-            found = self._best(part, penalties, name)
-            own = slice(first - start, first - start + step)
-            labels, tops = (
-                each.swapaxes(1, 1 + along)[:, own].swapaxes(1, 1 + along) for each in found
-            )
-            yield labels, tops
+            labels, tops = self._best(part, penalties, name)
+            own = [slice(None)] * 3
+            own[1 + along] = slice(first - start, first - start + step)
+            yield labels[*own], tops[*own]
 
     @torch.inference_mode()
     @plain_torch()

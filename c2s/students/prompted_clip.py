@@ -63,9 +63,8 @@ class PromptedCLIP(Student):
         ConfigError: sizes do not fit each other.
     """
 
-    clip = True
-
     backbone: CLIPTower
+    clip = True
     frozen = ("backbone.",)
 
     def __init__(self, dim: int, architecture: Mapping[str, Any] | None = None) -> None:
