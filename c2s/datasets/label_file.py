@@ -28,6 +28,10 @@ class LabelError(DataError):
     def __init__(self, where: str, kind: str, hint: str | None = None, detail: str = "") -> None:
         super().__init__(f"{where} {kind}{detail}.", hint)
         self.kind = kind
+        self._given = where, kind, hint, detail
+
+    def __reduce__(self) -> tuple[type[LabelError], tuple[str, str, str | None, str]]:
+        return type(self), self._given  # workers send it to the builder
 
 
 @dataclass(frozen=True)

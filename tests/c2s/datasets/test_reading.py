@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import unicodedata
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import ExifTags, Image
 
 from c2s.datasets import load_dataset
 from c2s.datasets.check import check_split
+from c2s.datasets.label_file import LabelError
 from c2s_cache import DataError
 
 NAMES = ["sky", "road", "tree"]
@@ -292,3 +294,10 @@ def test_names_are_one_however_their_accents_are_written(folder, form, other):
     (folder / "train.txt").write_text(unicodedata.normalize(other, "café.jpg\n"))
     assert load_dataset(str(folder)).split("train").ids == ("café",)
     assert check(folder).problems == []
+
+
+@pytest.mark.parametrize("hint", ["Export PNG.", None])
+def test_what_is_wrong_with_a_label_map_is_said_alike_by_a_worker(hint):
+    error = LabelError("a.jpg", "is a JPEG", hint, " (of a phone)")
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.kind) == (str(error), "is a JPEG")
