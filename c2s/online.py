@@ -14,6 +14,7 @@ from c2s.runs.config import TrainConfig
 from c2s.shapes.defaults import own_mask_teacher, own_teacher
 from c2s.training.processes import cluster_environment
 from c2s_cache import ConfigError, Manifest
+from c2s_cache.plugins import CODE
 
 if TYPE_CHECKING:
     from c2s_pipeline.teachers.base import Teacher
@@ -110,6 +111,12 @@ def load_online_teacher(config: TrainConfig, manifest: Manifest) -> OnlineTeache
         recorded_spec,
     )
 
+    masked = manifest.teacher.mask_teacher
+    if masked is not None and masked.name.startswith(CODE):
+        raise ConfigError(
+            f"masks of the cache are made by code, {masked.name}, which is not imported for training.",
+            "Train from the cache: --teacher cache",
+        )
     weights = config.teacher_weights or own_teacher(manifest.teacher.name)
     masks = own_mask_teacher(manifest.teacher)
     spec = recorded_spec(manifest, *named_weights(weights), masks)

@@ -209,7 +209,7 @@ def build_requests(
     teacher = request.teacher or own_teacher(manifest.teacher.name)
     options = {"teacher": teacher, "pretrained": request.pretrained}
     recorded = recorded_request(manifest).model_dump()
-    if request.teacher is not None:
+    if request.teacher not in (None, recorded["teacher"]):
         recorded["pretrained"] = None  # the recorded weights are another teacher's
     model = request_model()
     have = resolve(model, recorded, None, (), options)

@@ -64,7 +64,7 @@ def derive_caches(plan: Plan, request: Request, progress: Progress | None = None
         path.parent.mkdir(parents=True, exist_ok=True)
         _, wanted = build_requests(request, manifest, changes)
         machine = Machine() if progress is None else Machine(progress=progress)
-        derive(Path(request.cache), wanted, path, machine)
+        derive(Path(request.cache), wanted, path, machine, teacher=request.teacher)
 
 
 def ablate(plan: Plan, request: Request, scoring: Scoring, watch: Watch) -> dict[str, Any]:

@@ -132,14 +132,14 @@ def derive(
     options["mask_teacher"] = mask_teacher or own_mask_teacher(base.teacher)
     further = [name_of(reference) for reference in stage or ()]  # before any is looked up
     recorded = recorded_request(base).model_dump()
-    if teacher is not None:
-        recorded["pretrained"] = None  # the recorded weights are another teacher's
-    if mask_teacher is not None:
-        recorded["mask_pretrained"] = None
+    for given, key in ((teacher, ""), (mask_teacher, "mask_")):
+        if given not in (None, recorded[f"{key}teacher"]):
+            recorded[f"{key}pretrained"] = None  # the recorded weights are another teacher's
     recorded["stages"] = (*recorded["stages"], *groups, *further)
     request = resolve(request_model(), recorded, config, set_ or (), options)
     with BuildBar() as bar:
-        report = run(path, request, out, Machine(workers, scheduler, bar), labelled)
+        machine = Machine(workers, scheduler, bar)
+        report = run(path, request, out, machine, labelled, teacher, mask_teacher)
     report_build(report, json_)
 
 

@@ -29,7 +29,7 @@ from c2s_pipeline.devices import default_device
 from c2s_pipeline.source import ImageSource
 from c2s_pipeline.stages.registry import imported_stages, known, recorded_stages, unknown
 from c2s_pipeline.teachers.base import Teacher, TeacherSpec
-from c2s_pipeline.teachers.recorded import load_recorded, recorded_spec
+from c2s_pipeline.teachers.recorded import load_recorded, recorded_spec, require_named
 
 TEACHER_FIELDS = (
     *("teacher", "pretrained", "mask_teacher", "mask_pretrained"),
@@ -93,6 +93,8 @@ def derive(
     out: Path,
     machine: Machine,
     labelled: ImageSource | None = None,
+    teacher: str | None = None,
+    mask_teacher: str | None = None,
 ) -> BuildReport:
     """Make a cache that differs from another in some settings, computing only what depends on them.
 
@@ -103,8 +105,10 @@ def derive(
         out: the new cache; resumed if it is there.
         machine: where to run.
         labelled: the data set, if its classes or unseen classes are to change.
+        teacher, mask_teacher: as the user names them, not the cache: code is not imported otherwise.
 
     Raises:
+        C2SError: a teacher is code that the user does not name.
         CacheError: `base` is not complete, or `out` holds another cache.
         ConfigError: nothing of `base` could be shared, or a stage of it is not known here.
         DataError: the data set is not the one that `base` was built from.
@@ -137,7 +141,7 @@ def derive(
     request = _without_idle(recorded, request)
     split = labelled or RecordedSplit(before)
     with machine_errors(out), build_lock(out) as token:
-        info, spec, teacher = _teacher(before, recorded, request)
+        info, spec, loaded = _teacher(before, recorded, request, teacher, mask_teacher)
         manifest = make_manifest(split, request, before.parts, info, before)
         changed = change(before, manifest)
         if manifest.owners[USABLE] not in changed.kept:
@@ -145,11 +149,11 @@ def derive(
                 f"a cache derived from {base.name} keeps its images, their order and block size.",
                 "Build another one with c2s cache build.",
             )
-        if teacher is None and _asks_teacher(out, manifest, changed.new):
-            teacher = load_recorded(before, spec)
+        if loaded is None and _asks_teacher(out, manifest, changed.new):
+            loaded = load_recorded(before, spec)
         once = {}
-        if teacher is not None:
-            once = compute_once(out, request, manifest, teacher, machine, changed.kept)
+        if loaded is not None:
+            once = compute_once(out, request, manifest, loaded, machine, changed.kept)
         create_cache(out, manifest)
         machine.progress.change(changed)
         writer = BlockWriter(out)
@@ -157,7 +161,7 @@ def derive(
             for stage in set(changed.kept) & set(writer.missing(block)):
                 writer.adopt(cache.path, cache.receipts[stage, block])
         write_once(out, once)
-        del teacher  # the workers load their own
+        del loaded  # the workers load their own
         task = BlockTask(out, labelled, spec, default_device(), token, imported_stages(manifest))
         return complete(task, ids, machine, tuple(once), started, "derive")
 
@@ -196,11 +200,18 @@ def _without_idle(recorded: BuildRequest, request: BuildRequest) -> BuildRequest
 
 
 def _teacher(
-    before: Manifest, recorded: BuildRequest, request: BuildRequest
+    before: Manifest,
+    recorded: BuildRequest,
+    request: BuildRequest,
+    teacher: str | None,
+    mask_teacher: str | None,
 ) -> tuple[TeacherInfo, TeacherSpec, Teacher | None]:
     """Facts about the teacher, how workers load it, and itself if it had to be loaded to know."""
     if all(getattr(request, f) == getattr(recorded, f) for f in TEACHER_FIELDS):
-        spec = replace(recorded_spec(before), precision=request.precision)
-        return before.teacher, spec, None
-    teacher, spec = load_teacher(request)
-    return teacher.info(), spec, teacher
+        spec = recorded_spec(before, teacher, None, mask_teacher)
+        return before.teacher, replace(spec, precision=request.precision), None
+    require_named(before.teacher, teacher)
+    if before.teacher.mask_teacher is not None:
+        require_named(before.teacher.mask_teacher, mask_teacher)
+    found, spec = load_teacher(request)
+    return found.info(), spec, found

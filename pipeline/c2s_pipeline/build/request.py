@@ -15,7 +15,7 @@ from c2s_pipeline.source import SplitInfo
 from c2s_pipeline.stages.base import Outline, Stage, StageSettings
 from c2s_pipeline.stages.registry import closed, known, recorded_stages
 from c2s_pipeline.teachers.base import Precision, TeacherSpec
-from c2s_pipeline.teachers.recorded import recorded_spec
+from c2s_pipeline.teachers.recorded import recorded_weights
 from c2s_pipeline.teachers.tower import DenseFeatures
 
 
@@ -129,16 +129,16 @@ def build_request(**values: Any) -> BuildRequest:
 def recorded_request(manifest: Manifest) -> BuildRequest:
     """The request that made a cache, as far as the manifest tells: what came from outside is lost, and of a teacher's
     folder or file it knows the name only."""
-    info, spec = manifest.teacher, recorded_spec(manifest)
+    info, masks = manifest.teacher, manifest.teacher.mask_teacher
     stages = recorded_stages(manifest)
     groups = {n: s.settings for n, s in stages.items() if s.Settings is not StageSettings}
     return build_request(
         **groups,
         stages=tuple(stages),
-        teacher=spec.name,
-        pretrained=spec.pretrained,
-        mask_teacher=spec.mask_teacher and spec.mask_teacher.name,
-        mask_pretrained=spec.mask_teacher and spec.mask_teacher.pretrained,
+        teacher=info.name,
+        pretrained=recorded_weights(info),
+        mask_teacher=masks and masks.name,
+        mask_pretrained=masks and recorded_weights(masks),
         dense_size=info.dense_size,
         dense_features=info.dense_features,
         precision=info.precision,

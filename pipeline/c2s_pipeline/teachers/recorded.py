@@ -51,6 +51,24 @@ def named_weights(option: str | None) -> tuple[str | None, str | None]:
     return None, option
 
 
+def recorded_weights(info: TeacherInfo) -> str | None:
+    """Tag or name of the weights of a recorded teacher, which a folder does not have beside its own."""
+    return None if own_weights(info.name) else info.pretrained
+
+
+def require_named(info: TeacherInfo, named: str | None) -> None:
+    """Refuse code that only a file names.
+
+    Raises:
+        C2SError: the recorded teacher is code, and the user names no teacher.
+    """
+    if named is None and info.name.startswith(CODE):
+        raise C2SError(
+            f"the teacher is code, {info.name}, which is not imported because a file says so.",
+            "If you trust it, name it yourself.",
+        )
+
+
 def load_recorded(
     manifest: Manifest,
     spec: TeacherSpec,
@@ -120,17 +138,13 @@ def _spec(
     precision: str = "float32",
 ) -> TeacherSpec:
     name = teacher or info.name
-    if teacher is None and name.startswith(CODE):
-        raise C2SError(
-            f"the teacher is code, {name}, which is not imported because a file says so.",
-            "If you trust it, name it yourself.",
-        )
+    require_named(info, teacher)
     if own_weights(name) and pretrained is not None:
         raise C2SError(
             f"{name} comes as a whole, so {pretrained} cannot stand for its weights; name it as "
             "local-dir:FOLDER."
         )
-    weights = info.pretrained if teacher is None and not own_weights(name) else None
+    weights = recorded_weights(info) if name == info.name else None
     return TeacherSpec(
         name,
         pretrained or weights,
