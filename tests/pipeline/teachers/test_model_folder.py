@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
+import tiny_towers
+import torch
 from conftest import TINY_MODEL
 
 from c2s_cache import C2SError, ConfigError
@@ -139,3 +142,30 @@ def test_random_weights_need_no_tokenizer_of_the_hub(monkeypatch):
     assert int(tokens.max()) < 32000
     assert not (tokens[0] == tokens[1]).all()
     assert trial_tokenizer("ViT-B-16") == "own"
+
+
+class Runs:
+    """Leaves a file behind if it is unpickled."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return (open, (str(self.trace), "w"))
+
+
+@pytest.mark.parametrize("family", tiny_towers.configurations())
+@pytest.mark.parametrize("plain", [True, False])
+def test_weights_of_no_family_are_unpickled(family, plain, tmp_path):
+    """A pickle and a checkpoint of torch, in the places where open_clip looks for weights."""
+    config = {"model_cfg": tiny_towers.configurations()[family], "preprocess_cfg": {}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    for file in ("open_clip_pytorch_model.bin", "open_clip_model.pth", "model.pt"):
+        if plain:
+            (tmp_path / file).write_bytes(pickle.dumps(Runs(tmp_path / "ran")))
+        else:
+            torch.save({"state_dict": {"logit_scale": Runs(tmp_path / "ran")}}, tmp_path / file)
+    (tmp_path / "own.py").write_text(CODE.format(ran=str(tmp_path / "ran")))
+    refused(
+        f"local-dir:{tmp_path}", tmp_path, "Other pickled objects are never made"
+    )

@@ -162,9 +162,9 @@ class OwnTokenizer(CLIPTokenizer): pass
 """
 
 
-def changed(path: Path, file: str, **settings) -> str:
-    """A folder of CLIP with other settings in a file, and code beside it that tells if it runs."""
-    name = tiny.folder("clip", path)
+def changed(path: Path, file: str, kind: str = "clip", **settings) -> str:
+    """A folder with other settings in a file, and code beside it that tells if it runs."""
+    name = tiny.folder(kind, path)
     (path / "own.py").write_text(CODE.format(ran=str(path / "ran")))
     given = json.loads((path / file).read_text()) if (path / file).is_file() else {}
     (path / file).write_text(json.dumps({**given, **settings}))
@@ -197,18 +197,32 @@ def test_a_hostile_or_strange_folder_executes_nothing(
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_tokenizer_with_code_of_its_own_does_not_run_it(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", tiny.KINDS)
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])
+def test_no_kind_brings_code(tmp_path, monkeypatch, kind, file):
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    maps = MAPS | {"AutoProcessor": "own.OwnProcessor", "AutoImageProcessor": "own.OwnProcessor"}
+    name = changed(tmp_path, file, kind, auto_map=maps, trust_remote_code=True)
+    with contextlib.suppress(C2SError):
+        load_teacher(TeacherSpec(name)).text.embed_text(["a"])
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_a_tokenizer_with_code_of_its_own_does_not_run_it(tmp_path, monkeypatch, kind):
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     code = {"AutoTokenizer": ["own.OwnTokenizer", None]}
-    name = changed(tmp_path, "tokenizer_config.json", auto_map=code, tokenizer_class="OwnTokenizer")
+    settings = {"auto_map": code, "tokenizer_class": "OwnTokenizer"}
+    name = changed(tmp_path, "tokenizer_config.json", kind, **settings)
     with contextlib.suppress(C2SError):
         load_text_encoder(TeacherSpec(name)).embed_text(["a"])
     assert not (tmp_path / "ran").exists()
 
 
-def test_pickles_are_not_read(tmp_path):
-    name = tiny.folder("clip", tmp_path)
-    torch.save(tiny.model("clip").state_dict(), tmp_path / "pytorch_model.bin")
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_pickles_are_not_read(tmp_path, kind):
+    name = tiny.folder(kind, tmp_path)
+    torch.save(tiny.model(kind).state_dict(), tmp_path / "pytorch_model.bin")
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(C2SError, match=r"cannot be loaded.*safetensors"):
         load_teacher(TeacherSpec(name))
