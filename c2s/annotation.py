@@ -89,3 +89,16 @@ def unnamed(classes: Sequence[str]) -> str | None:
         f"{len(found)} of {len(classes)} classes are called by a number, such as {found[0]!r}, which says nothing "
         "to the text tower: write what they show."
     )
+
+
+def alike(classes: Sequence[str]) -> str | None:
+    """That two classes differ in upper and lower case alone, as a sentence; None: none do."""
+    first: dict[str, str] = {}
+    for name in classes:
+        other = first.setdefault(name.casefold(), name)
+        if other != name:
+            return (
+                f"{other!r} and {name!r} differ in upper and lower case alone, which most text towers do not read: a "
+                "build refuses what its teacher cannot tell apart."
+            )
+    return None

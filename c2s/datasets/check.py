@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from c2s.annotation import never_seen, unnamed
+from c2s.annotation import alike, never_seen, unnamed
 from c2s.datasets.folder import FolderSplit
 from c2s.datasets.label_file import LabelError, read_label_file
 from c2s.datasets.split import DescribedSplit, Split
@@ -154,6 +154,9 @@ def check_split(
     else:
         ids = tuple(split.ids)
         report.images = len(ids)
+    if not report.images:
+        nothing = "it has no image: its list is empty."
+        report.problems.append(Problem("", nothing, nothing))
     if quick:
         return report
     threads = threads or min(os.cpu_count() or 1, 8)
@@ -168,8 +171,7 @@ def check_split(
             _note_size(report, item.size)
         if progress is not None:
             progress(done, len(ids))
-    if (nameless := unnamed(split.classes)) is not None:
-        report.notes.append(nameless)
+    report.notes += filter(None, (unnamed(split.classes), alike(split.classes)))
     if report.unlisted:
         counts = dict(enumerate(report.pixels[:-1].tolist()))
         annotated = [i for i in range(len(split.classes)) if i not in split.unseen]

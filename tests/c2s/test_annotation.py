@@ -6,7 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from c2s.annotation import Annotation, never_seen, read_annotation, require_annotation, unnamed
+from c2s.annotation import (
+    Annotation,
+    alike,
+    never_seen,
+    read_annotation,
+    require_annotation,
+    unnamed,
+)
 from c2s_cache import ConfigError
 
 NAMES = ("background", "lesion", "vessel")
@@ -61,3 +68,8 @@ def test_classes_that_nobody_has_named_are_counted():
     assert "2 of 3 classes are called by a number, such as 'class 7'" in unnamed(
         ["a", "class 7", "class 12"]
     )
+
+
+def test_names_that_differ_in_case_alone_are_said():
+    assert alike(["cat", "Dog", "cats"]) is None
+    assert alike(["Sand", "dog", "sand"]).startswith("'Sand' and 'sand' differ in upper and lower")

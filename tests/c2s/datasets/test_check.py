@@ -130,3 +130,12 @@ def test_results_come_in_order_and_an_error_ends_them():
     with pytest.raises(ValueError, match="zero"):
         list(in_threads(fail, range(1000), 1))
     assert called in ([0], [0, 1])
+
+
+def test_a_split_without_an_image_is_a_problem(tmp_path, rng):
+    """A build refuses it."""
+    make_voc(tmp_path, rng)
+    lists = tmp_path / VOC / "ImageSets/Segmentation"
+    (lists / "trainaug.txt").write_text("\n")
+    report = check_split(load_dataset("voc", tmp_path).split("train"))
+    assert [str(p) for p in report.problems] == ["it has no image: its list is empty."]

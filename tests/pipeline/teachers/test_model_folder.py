@@ -166,6 +166,4 @@ def test_weights_of_no_family_are_unpickled(family, plain, tmp_path):
         else:
             torch.save({"state_dict": {"logit_scale": Runs(tmp_path / "ran")}}, tmp_path / file)
     (tmp_path / "own.py").write_text(CODE.format(ran=str(tmp_path / "ran")))
-    refused(
-        f"local-dir:{tmp_path}", tmp_path, "Other pickled objects are never made"
-    )
+    refused(f"local-dir:{tmp_path}", tmp_path, "Other pickled objects are never made")
