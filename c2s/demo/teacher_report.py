@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from c2s.datasets.shapes import ShapesSplit
+from c2s.demo.teacher_naming import dense_iou, naming
 from c2s.shapes.defaults import TEACHER_FOLDER
 from c2s.shapes.scenes import CLASSES, MIN_AREA, SIZE, UNSEEN, Scene, render
 from c2s_cache.label_map import without
@@ -31,8 +32,10 @@ from c2s_pipeline.teachers.base import Teacher, TeacherSpec
 from c2s_pipeline.teachers.registry import load_teacher
 from c2s_pipeline.teachers.templates import SINGLE
 from c2s_pipeline.teachers.text import class_embeddings
+from c2s_pipeline.teachers.tower import DenseFeatures
 
 UNSEEN_IDS = tuple(CLASSES.index(name) for name in UNSEEN)
+NAMED_FEATURES: tuple[DenseFeatures, ...] = ("plain", "value")
 THRESHOLDS = (0.6, 0.7, 0.8, 0.9)
 
 
@@ -113,8 +116,14 @@ def scene_pseudo_mask(teacher: Teacher, scene: Scene, config: ClusterSettings) -
 
 def report(folder: Path) -> dict[str, Any]:
     """Everything above, as the teacher's card stores it."""
-    dense = {f"dense_{size}": dense_quality(folder, size) for size in (SIZE, 2 * SIZE)}
-    return {**region_accuracy(folder), **dense}
+    dense: dict[str, Any] = {
+        f"dense_{size}": dense_quality(folder, size) for size in (SIZE, 2 * SIZE)
+    }
+    for features in NAMED_FEATURES:
+        spec = TeacherSpec(f"local-dir:{folder}", dense_features=features)
+        dense[f"dense_iou_{features}"] = dense_iou(load_teacher(spec), 200)
+    naming_of = naming(load_teacher(TeacherSpec(f"local-dir:{folder}")))
+    return {**region_accuracy(folder), **naming_of, **dense}
 
 
 def _visible(labels: NDArray[np.uint8]) -> NDArray[np.intp]:

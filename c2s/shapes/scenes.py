@@ -3,8 +3,8 @@
 A scene is one or two textured backgrounds ("stuff") under one to three coloured shapes ("things"),
 drawn at 64 x 64 with numpy alone. It depends on nothing but its split and index: `render(split, i)`
 gives the same bytes whichever scenes were drawn before. The splits are disjoint random streams:
-"web" is what the world's CLIP teacher sees (image and caption, also close-ups), "train", "val" and
-"dev" are what a student sees.
+"web" and "close" are what the world's CLIP teacher sees (image and caption; half are close-ups, of "close" up to 4.2
+times as large), "train", "val" and "dev" are what a student sees.
 
 Every pixel carries its class here; removing the labels of unseen classes is the data set's duty.
 """
@@ -32,7 +32,8 @@ RENAMED = (
 """Words for the same classes, which no caption or training of a student has."""
 UNSEEN = ("star", "ring", "dots", "bricks")
 SEEN = tuple(name for name in CLASSES if name not in UNSEEN)
-SPLITS = ("web", "train", "val", "dev")
+SPLITS = ("web", "train", "val", "dev", "close")
+CLOSEST = 4.2  # zoom of the closest close-ups
 MAX_TILT = 0.4  # radians; things stand upright, as most things in photos do
 MIN_AREA = 0.015  # a class smaller than this fraction of the frame is not named in the caption
 
@@ -73,8 +74,12 @@ class Scene:
     colours: dict[str, str | None]
 
 
-def render(split: str, index: int, classes: Sequence[str] = CLASSES) -> Scene:
+def render(
+    split: str, index: int, classes: Sequence[str] = CLASSES, zoom: float | None = None
+) -> Scene:
     """Draw scene `index` of `split`, using only `classes` (at least one thing and one stuff class).
+
+    `zoom` is how many times as large as usual all is drawn; default: as the split has it.
 
     Raises:
         ValueError: unknown split, negative index, or classes without a thing or without stuff.
@@ -88,8 +93,8 @@ def render(split: str, index: int, classes: Sequence[str] = CLASSES) -> Scene:
     if not things or not stuff:
         raise ValueError("a scene needs at least one thing class and one stuff class")
     rng = np.random.default_rng([SPLITS.index(split), index])
-    # The web shows close-ups too, so that the teacher knows its classes at more than one scale.
-    zoom = float(rng.uniform(1.0, 2.2)) if split == "web" and rng.random() < 0.5 else 1.0
+    drawn = _zoom(rng, split)
+    zoom = drawn if zoom is None else zoom
     image, labels = _background(rng, stuff, zoom)
     colours: dict[str, str | None] = {}
     instances = np.ones_like(labels)
@@ -104,6 +109,15 @@ def render(split: str, index: int, classes: Sequence[str] = CLASSES) -> Scene:
     found = {CLASSES[i]: colours.get(CLASSES[i]) for i in visible}
     pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
     return Scene(pixels, labels, instances, _caption(rng, found), found)
+
+
+def _zoom(rng: np.random.Generator, split: str) -> float:
+    """The teacher is shown close-ups too, so that it knows its classes at more than one scale."""
+    if split not in ("web", "close") or rng.random() >= 0.5:
+        return 1.0
+    if split == "web":
+        return float(rng.uniform(1.0, 2.2))
+    return float(np.exp(rng.uniform(0, np.log(CLOSEST))))
 
 
 # --- captions ---
@@ -213,7 +227,8 @@ def _waves(x: FloatArray, y: FloatArray, period: float, rng: np.random.Generator
 def _sand(x: FloatArray, y: FloatArray, period: float, rng: np.random.Generator) -> FloatArray:
     coarse = rng.random((SIZE, SIZE), dtype=np.float32)
     if period > 12:  # a close-up of sand has larger grains
-        coarse = np.repeat(np.repeat(coarse[: SIZE // 2, : SIZE // 2], 2, 0), 2, 1)
+        grain = 2 if period < 24 else 4
+        coarse = np.repeat(np.repeat(coarse[: SIZE // grain, : SIZE // grain], grain, 0), grain, 1)
     return coarse
 
 

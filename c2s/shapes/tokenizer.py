@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from c2s.shapes.scenes import CLASSES, COLOURS
+from c2s.shapes.words import SYNONYMS
 
 CONTEXT = 24
 FILLER = (
@@ -13,17 +14,18 @@ FILLER = (
 )  # fmt: skip
 
 
-def vocabulary() -> dict[str, int]:
+def vocabulary(synonyms: bool = True) -> dict[str, int]:
     """Word -> id. [PAD] is 0 and [EOT] the largest id, where open_clip's text tower pools."""
-    words = ["[PAD]", "[UNK]", "[SOT]", *FILLER, *COLOURS, *CLASSES, "[EOT]"]
+    extra = SYNONYMS if synonyms else ()
+    words = ["[PAD]", "[UNK]", "[SOT]", *FILLER, *COLOURS, *CLASSES, *extra, "[EOT]"]
     return {word: i for i, word in enumerate(words)}
 
 
-def write_tokenizer(folder: Path) -> None:
+def write_tokenizer(folder: Path, synonyms: bool = True) -> None:
     """Write tokenizer.json and tokenizer_config.json: word level, unknown words are [UNK]."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-    vocab = vocabulary()
+    vocab = vocabulary(synonyms)
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

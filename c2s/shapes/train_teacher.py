@@ -1,13 +1,16 @@
-"""Train the world's CLIP teacher: contrastive learning on captioned "web" scenes of all classes.
+"""Train the world's CLIP teacher: contrastive learning on captioned scenes of all classes, in two stages.
 
-    python -m c2s.shapes.train_teacher --out c2s/shapes/shapes-clip --seed 0
+    python -m c2s.shapes.train_teacher --out first --seed 0
+    python -m c2s.shapes.train_teacher --out c2s/shapes/shapes-clip --stage scenes --start first --seed 0
 
-The recipe is CLIP's (symmetric cross-entropy over a batch of images and captions) with three
-additions that two CPU cores need: 70 % of the images are *masked views* (everything but one class
-is black, the caption names that class), because the cache asks the teacher about such regions;
-equal captions are positives of each other, and a caption contained in another is neither positive
-nor negative; the tower pools by averaging its tokens, so that text and patch tokens share a space.
-Labels are used for cutting out the masked views and for nothing else.
+The recipe is CLIP's (symmetric cross-entropy over a batch of images and captions) with what two CPU cores need. Equal
+captions are positives of each other, and a caption contained in another is neither positive nor negative. In the first
+stage 70 % of the images are *masked views* (everything but one class is black, the caption names that class), because
+the cache asks the teacher about such regions, and an image speaks by the mean of its patch tokens, so that text and
+patch tokens share a space. The second begins with these weights and adds what other methods ask: a CLS token, which
+speaks for the image beside the mean; synonyms; views on grey, unmasked crops and close-ups up to 4.2, captioned with
+what is mainly visible; and windows of a scene's patch tokens, which speak for the caption of a crop there.
+Labels are used for cutting out views and for captions, and for nothing else.
 
 The card that is written beside the weights says what the run cost; `python -m c2s.demo.teacher_report`
 adds what the result can do.
@@ -20,8 +23,11 @@ import contextlib
 import copy
 import json
 import math
+import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,24 +36,56 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from c2s.shapes.scenes import CLASSES, COLOURS, SIZE
 from c2s.shapes.tokenizer import CONTEXT, FILLER, vocabulary, write_tokenizer
-from c2s.shapes.web import Batches, render_web
+from c2s.shapes.web import Batch, Batches, Views, render_web
+from c2s.shapes.words import CLASS_OF, TIED
 from c2s.tensor_file import write_whole
 
 MEAN, STD = 0.5, 0.25
-WARMUP = 200  # steps
 AVERAGE = 0.997  # of the exponential mean of the weights, which is what is saved
 WEIGHT_DECAY = 0.05
 MUON_LR = 3.0  # Muon's rate in units of AdamW's
+LOG_EVERY = 100  # steps
+WEIGHTS = "open_clip_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of the training.
+
+    Attributes:
+        views: what is shown.
+        pool: "avg": images speak by the mean of their tokens alone; "tok": by the CLS token, and by the mean as well.
+        samples: images to see; the learning rate falls to a hundredth over them.
+        scenes: size of the pool.
+        lr: largest learning rate of AdamW.
+        warmup: steps.
+    """
+
+    views: Views
+    pool: str
+    samples: int
+    scenes: int
+    lr: float
+    warmup: int
+
+
+STAGES = {
+    "regions": Stage(Views("web", masked=0.7), "avg", 420_000, 40_000, 2e-3, 200),
+    "scenes": Stage(
+        Views("close", masked=0.4, grey=0.15, crops=0.2, windows=3, synonyms=True),
+        "tok", 23_040, 6_000, 6e-4, 30,
+    ),
+}  # fmt: skip
 MODEL_CFG: dict[str, Any] = {
     "embed_dim": 128,
     "vision_cfg": {
         "image_size": SIZE, "patch_size": 8, "width": 128, "head_width": 32, "layers": 6,
-        "pool_type": "avg",
+        "pool_type": "tok",
     },
     "text_cfg": {
         "context_length": CONTEXT, "vocab_size": 0, "width": 128, "heads": 4, "layers": 2,
@@ -64,30 +102,40 @@ PREPROCESS_CFG = {
 
 
 def content_words(captions: list[str]) -> Tensor:
-    """Which colour and class words each caption has: float32 [n, V]."""
-    content = {word: i for i, word in enumerate([*COLOURS, *CLASSES])}
-    bags = torch.zeros(len(captions), len(content))
+    """Which colours and classes each caption names: float32 [n, V].
+
+    Words for a class count as its name does; one that is tied to a colour says more than that.
+    """
+    content: dict[str, tuple[int, ...]] = {word: (i,) for i, word in enumerate(COLOURS)}
+    content |= {word: (len(COLOURS) + i,) for word, i in CLASS_OF.items()}
+    first = len(COLOURS) + len(CLASSES)
+    content |= {word: (*content[word], first + i) for i, word in enumerate(TIED)}
+    bags = torch.zeros(len(captions), first + len(TIED))
     for row, caption in enumerate(captions):
         for word in caption.split():
-            if word in content:
-                bags[row, content[word]] = 1
+            bags[row, list(content.get(word, ()))] = 1
     return bags
 
 
-def contrastive_loss(image: Tensor, text: Tensor, bags: Tensor, scale: Tensor) -> Tensor:
+def contrastive_loss(
+    image: Tensor, text: Tensor, bags: Tensor, denied: Tensor, scale: Tensor
+) -> Tensor:
     """CLIP's symmetric cross-entropy with equal captions as joint positives.
 
-    A caption whose words are a strict subset of another's is no negative: it may be true of both.
+    A caption whose words are a strict subset of another's is no negative: it may be true of both, unless it has a word
+    that is denied.
 
     Args:
         image: float32 [B,D], unit norm.
         text: float32 [B,D], unit norm.
         bags: float32 [B,V], content words of the captions.
+        denied: float32 [B,T], which of the last T words are known to be wrong of the images.
         scale: multiplies the cosines.
     """
     missing = bags @ (1 - bags).T  # [B,B]: words of i that j lacks
     positive = (missing == 0) & (missing.T == 0)
-    ignored = ((missing == 0) ^ (missing.T == 0)).to(image.dtype) * -1e4
+    wrong = denied @ bags[:, -denied.shape[1] :].T > 0
+    ignored = (((missing == 0) ^ (missing.T == 0)) & ~wrong).to(image.dtype) * -1e4
     target = positive.to(image.dtype)
     logits = scale * image @ text.T + ignored
     target = target / target.sum(1, keepdim=True)
@@ -135,7 +183,15 @@ def encode_captions(model: Any, tokenizer: Any, captions: list[str]) -> Tensor:
     return F.normalize(features.float(), dim=-1)[index]
 
 
-def save(model: nn.Module, folder: Path, card: dict[str, Any]) -> None:
+def model_cfg(stage: Stage) -> dict[str, Any]:
+    """Architecture of a stage: the second pools by the CLS token and knows more words."""
+    config = copy.deepcopy(MODEL_CFG)
+    config["vision_cfg"]["pool_type"] = stage.pool
+    config["text_cfg"]["vocab_size"] = len(vocabulary(stage.views.synonyms))
+    return config
+
+
+def save(model: nn.Module, folder: Path, config: dict[str, Any]) -> None:
     """Write the folder that `open_clip.create_model("local-dir:...")` loads, weights as float16.
 
     The image tower's positions stay float32: open_clip resizes them for other input sizes, which
@@ -149,14 +205,13 @@ def save(model: nn.Module, folder: Path, card: dict[str, Any]) -> None:
     for name in weights.keys() & {"visual.positional_embedding"}:
         weights[name] = model.state_dict()[name].clone()
     write_whole(
-        folder / "open_clip_model.safetensors",
+        folder / WEIGHTS,
         lambda part: save_file(weights, part, metadata={"format": "pt"}),
     )
-    config = {"model_cfg": MODEL_CFG, "preprocess_cfg": PREPROCESS_CFG}
+    described = {"model_cfg": config, "preprocess_cfg": PREPROCESS_CFG}
     (folder / "open_clip_config.json").write_text(
-        json.dumps(config, indent=2) + "\n", encoding="utf-8"
+        json.dumps(described, indent=2) + "\n", encoding="utf-8"
     )
-    (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
 def make_optimizers(clip: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
@@ -185,41 +240,85 @@ def make_optimizers(clip: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
     return optimizers
 
 
-def train(out: Path, seed: int, samples: int, scenes: int, batch_size: int, lr: float) -> None:
-    """Train on `samples` images and captions; writes the teacher folder `out`.
+def load_start(clip: nn.Module, folder: Path, synonyms: bool) -> None:
+    """Take the weights of another teacher folder; words that it does not know keep what they have.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    state = load_file(folder / WEIGHTS)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    known, words = tokenizer["model"]["vocab"], vocabulary(synonyms)
+    own = clip.state_dict()["token_embedding.weight"].clone()
+    for word in known.keys() & words.keys():
+        own[words[word]] = state["token_embedding.weight"][known[word]].float()
+    clip.load_state_dict(
+        {**{k: v.float() for k, v in state.items()}, "token_embedding.weight": own}
+    )
+
+
+def image_loss(clip: Any, batch: Batch, tokenizer: Any) -> Tensor:
+    """Sum of the contrastive losses of all that speaks for an image: see `Stage.pool` and `Batch.windows`."""
+    with torch.autocast("cpu", torch.bfloat16), plain_attention():
+        pooled, tokens = clip.visual(normalise(batch.images))
+        tokens = (tokens @ clip.visual.proj).float()
+        text = encode_captions(clip, tokenizer, [*batch.captions, *batch.window_captions])
+    count, scale = len(batch.captions), clip.logit_scale.exp()
+    bags = content_words([*batch.captions, *batch.window_captions])
+    vectors = [pooled.float()]
+    if clip.visual.pool_type == "tok":
+        vectors.append(tokens.mean(1))
+    losses = [
+        contrastive_loss(F.normalize(v, dim=-1), text[:count], bags[:count], batch.denied, scale)
+        for v in vectors
+    ]
+    if len(batch.windows):
+        windows = (batch.windows[:, None] @ tokens[batch.owners])[:, 0]
+        windows, denied = F.normalize(windows, dim=-1), batch.denied[batch.owners]
+        losses.append(contrastive_loss(windows, text[count:], bags[count:], denied, scale))
+    return torch.stack(losses).sum()
+
+
+def train(out: Path, stage: Stage, seed: int, batch_size: int, start: Path | None) -> list[float]:
+    """Train for one stage; writes the teacher folder `out`, but for its card, every hundred steps and at the end.
 
     Args:
         out: teacher folder to write.
+        stage: what to train on.
         seed: of the weights and batches.
-        samples: images to see; the learning rate falls to a hundredth over them.
-        scenes: size of the pool of web scenes.
         batch_size: images per step.
-        lr: largest learning rate of AdamW.
+        start: teacher folder whose weights to begin with; None: random ones.
+
+    Returns:
+        The mean loss of each hundred steps.
+
+    Raises:
+        OSError: `out` cannot be written, or `start` not read.
     """
     import open_clip
 
     torch.manual_seed(seed)
     out.mkdir(parents=True, exist_ok=True)
-    write_tokenizer(out)
-    MODEL_CFG["text_cfg"]["vocab_size"] = len(vocabulary())
-    clip = open_clip.model.CLIP(**copy.deepcopy(MODEL_CFG))
-    save(clip, out, {})
+    config, synonyms = model_cfg(stage), stage.views.synonyms
+    clip = open_clip.model.CLIP(**copy.deepcopy(config))
+    if start is not None:
+        load_start(clip, start, synonyms)
+    write_tokenizer(out, synonyms)
+    save(clip, out, config)
+    clip.visual.output_tokens = True
     tokenizer = open_clip.get_tokenizer(f"local-dir:{out}")
-    web = render_web(scenes)
-    print(f"rendered {scenes} scenes", flush=True)
-    optimizers = make_optimizers(clip, lr)
+    web = render_web(stage.views.split, stage.scenes)
+    print(f"rendered {stage.scenes} scenes", flush=True)
+    optimizers = make_optimizers(clip, stage.lr)
     averaged = copy.deepcopy(clip).requires_grad_(False)
-    steps, start = samples // batch_size, time.monotonic()
+    steps, began = stage.samples // batch_size, time.monotonic()
     losses: list[float] = []
-    for step, (images, captions) in enumerate(islice(Batches(web, batch_size, seed), steps)):
-        factor = min(1, (step + 1) / WARMUP) * (0.01 + 0.99 * _cosine(step / steps))
+    for step, batch in enumerate(islice(Batches(web, stage.views, batch_size, seed), steps)):
+        factor = min(1, (step + 1) / stage.warmup) * (0.01 + 0.99 * _cosine(step / steps))
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = factor * group["peak_lr"]
-        with torch.autocast("cpu", torch.bfloat16), plain_attention():
-            image = F.normalize(clip.encode_image(normalise(images)).float(), dim=-1)
-            text = encode_captions(clip, tokenizer, captions)
-        loss = contrastive_loss(image, text, content_words(captions), clip.logit_scale.exp())
+        loss = image_loss(clip, batch, tokenizer)
         clip.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
@@ -231,41 +330,53 @@ def train(out: Path, seed: int, samples: int, scenes: int, batch_size: int, lr: 
             for mean, value in zip(averaged.parameters(), clip.parameters(), strict=True):
                 mean.lerp_(value, 1 - rate)
         losses.append(loss.item())
-        if (step + 1) % 100 == 0:
-            minutes, scale = (time.monotonic() - start) / 60, clip.logit_scale.exp().item()
+        if (step + 1) % LOG_EVERY == 0:
+            minutes, scale = (time.monotonic() - began) / 60, clip.logit_scale.exp().item()
             print(
                 f"{minutes:6.2f} min {(step + 1) * batch_size:8d} samples  "
-                f"loss {np.mean(losses[-100:]):.4f}  scale {scale:.1f}",
+                f"loss {np.mean(losses[-LOG_EVERY:]):.4f}  scale {scale:.1f}",
                 flush=True,
             )
-    card: dict[str, Any] = {
-        "name": "shapes-clip", "seed": seed, "samples": steps * batch_size,
-        "minutes": round((time.monotonic() - start) / 60, 1), "batch_size": batch_size,
-        "scenes": scenes, "learning_rate": lr,
-        "command": "python -m c2s.shapes.train_teacher --out DIR"
-        f" --seed {seed} --samples {samples} --batch-size {batch_size} --lr {lr:g}",
-        "versions": {
-            "torch": torch.__version__, "open_clip": open_clip.__version__,
-            "numpy": np.__version__,
-        },
-    }  # fmt: skip
-    save(averaged, out, card)
+            save(averaged, out, config)
+    save(averaged, out, config)
+    hundreds = range(0, len(losses), LOG_EVERY)
+    return [round(float(np.mean(losses[i : i + LOG_EVERY])), 4) for i in hundreds]
 
 
 def _cosine(progress: float) -> float:
     return (1 + math.cos(math.pi * progress)) / 2
 
 
+def write_card(out: Path, card: dict[str, Any], start: Path | None) -> None:
+    """Write card.json: the stages so far, those of the folder it began with first."""
+    before = [] if start is None else json.loads((start / "card.json").read_text("utf-8"))["stages"]
+    whole = {"name": "shapes-clip", "stages": [*before, card]}
+    (out / "card.json").write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--stage", choices=STAGES, default="regions")
+    parser.add_argument("--start", type=Path, help="teacher folder to begin with")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--samples", type=int, default=500_000)
-    parser.add_argument("--scenes", type=int, default=40_000)
+    parser.add_argument("--samples", type=int)
     parser.add_argument("--batch-size", type=int, default=96)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    args = parser.parse_args()
+    stage = STAGES[args.stage]
+    stage = replace(stage, samples=args.samples or stage.samples)
+    if args.start is not None and not (args.start / WEIGHTS).is_file():
+        parser.exit(1, f"error: there is no teacher in {args.start} to begin with.\n")
+    began = time.monotonic()
     try:
-        train(**vars(parser.parse_args()))
+        losses = train(args.out, stage, args.seed, args.batch_size, args.start)
+        card = {
+            "stage": args.stage, "seed": args.seed, "samples": stage.samples,
+            "minutes": round((time.monotonic() - began) / 60, 1), "losses": losses,
+            "command": "python -m c2s.shapes.train_teacher " + " ".join(sys.argv[1:]),
+            "versions": {name: version(name) for name in ("torch", "open_clip_torch", "numpy")},
+        }  # fmt: skip
+        write_card(args.out, card, args.start)
     except OSError as error:
         parser.exit(1, f"error: the teacher cannot be written: {error}.\n")
 

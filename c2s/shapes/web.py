@@ -6,17 +6,64 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
+from c2s.shapes.crops import boxes_around, cut, inside, mainly, random_cells
 from c2s.shapes.scenes import CLASSES, COLOURS, SIZE, TEMPLATES, THINGS, phrase, render
+from c2s.shapes.words import TIED, reworded
 
-MASKED_SHARE, THING_SHARE, COLOUR_SHARE = 0.7, 0.75, 0.12
+THING_SHARE, COLOUR_SHARE = 0.75, 0.12
 MIN_PIXELS = 50
+GREY = 128
+PATCHES = 8  # along a side
+
+
+@dataclass(frozen=True)
+class Views:
+    """What a batch is made of.
+
+    Attributes:
+        split: of the scenes.
+        masked, grey, crops: shares of views of one class on black, of one on grey (three in five cut to its box), and
+            of unmasked crops (half of them cells, half boxes around a class). The rest are whole scenes.
+        windows: squares of patches for each whole scene, which are captioned as a crop would be.
+        synonyms: captions have other words for classes than their names, too.
+    """
+
+    split: str
+    masked: float
+    grey: float = 0.0
+    crops: float = 0.0
+    windows: int = 0
+    synonyms: bool = False
+
+
+@dataclass
+class Batch:
+    """B images with captions, and W windows of the first images.
+
+    Attributes:
+        images: uint8 [B,64,64,3].
+        captions: B sentences.
+        denied: float32 [B,T], 1 for a word of `TIED` that is wrong of the image's thing, which has another colour.
+        windows: float32 [W,64], the share of each patch in the mean of a window.
+        owners: int64 [W], the image of each window.
+        window_captions: W sentences.
+    """
+
+    images: Tensor
+    captions: list[str]
+    denied: Tensor
+    windows: Tensor
+    owners: Tensor
+    window_captions: list[str]
 
 
 @dataclass
@@ -36,9 +83,11 @@ class Web:
     captions: list[str]
 
 
-def _render_range(bounds: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+def _render_range(
+    split: str, bounds: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
     names = list(COLOURS)
-    scenes = [render("web", i) for i in range(*bounds)]
+    scenes = [render(split, i) for i in range(*bounds)]
     colours = np.full((len(scenes), len(CLASSES)), -1, np.int8)
     for row, scene in enumerate(scenes):
         for name, colour in scene.colours.items():
@@ -49,12 +98,12 @@ def _render_range(bounds: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.n
     return images, labels, colours, [s.caption for s in scenes]
 
 
-def render_web(count: int) -> Web:
-    """Render the first `count` web scenes in two processes."""
+def render_web(split: str, count: int) -> Web:
+    """Render the first `count` scenes of a split in two processes."""
     step = 1000
     bounds = [(a, min(a + step, count)) for a in range(0, count, step)]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        parts = list(pool.map(_render_range, bounds))
+        parts = list(pool.map(partial(_render_range, split), bounds))
     return Web(
         torch.from_numpy(np.concatenate([p[0] for p in parts])),
         torch.from_numpy(np.concatenate([p[1] for p in parts])),
@@ -64,26 +113,88 @@ def render_web(count: int) -> Web:
 
 
 class Batches:
-    """Endless batches of (images uint8 [B,64,64,3], captions): whole scenes, then masked views."""
+    """Endless batches: whole scenes, then classes on black, on grey, and crops."""
 
-    def __init__(self, web: Web, batch_size: int, seed: int) -> None:
-        self.web, self.batch_size = web, batch_size
+    def __init__(self, web: Web, views: Views, batch_size: int, seed: int) -> None:
+        self.web, self.views, self.batch_size = web, views, batch_size
         self.rng = np.random.default_rng(seed)
         self.generator = torch.Generator().manual_seed(seed)
         pixels = torch.stack([(web.labels == c).sum((1, 2)) for c in range(len(CLASSES))], 1)
+        self.denied = denied(web.colours)
         self.rows_of = [np.flatnonzero(column >= MIN_PIXELS) for column in pixels.numpy().T]
 
-    def __iter__(self) -> Iterator[tuple[Tensor, list[str]]]:
-        masked = round(self.batch_size * MASKED_SHARE)
+    def __iter__(self) -> Iterator[Batch]:
+        v = self.views
+        masked, grey, crops = (round(self.batch_size * s) for s in (v.masked, v.grey, v.crops))
         while True:
-            rows = self.rng.integers(len(self.web.captions), size=self.batch_size - masked)
-            captions = [self.web.captions[i] for i in rows]
-            images, names = self._masked(masked)
-            whole = self.web.images[torch.from_numpy(rows)]
-            yield mirror(torch.cat([whole, images]), self.generator), captions + names
+            rows = self.rng.integers(
+                len(self.web.captions), size=self.batch_size - masked - grey - crops
+            )
+            index = torch.from_numpy(rows)
+            captions = [self._worded(self.web.captions[r], r) for r in rows]
+            parts, places = [self.web.images[index]], [index]
+            for view, count in ((self._masked, masked), (self._grey, grey), (self._crops, crops)):
+                if count:
+                    images, where, names = view(count)
+                    parts.append(images)
+                    places.append(where)
+                    captions += names
+            pixels = torch.cat(parts)
+            # Labels are mirrored with their images, as a fourth channel: the windows are named by them.
+            labels = torch.zeros_like(pixels[..., :1])
+            labels[: len(rows), ..., 0] = self.web.labels[index]
+            mirrored = mirror(torch.cat([pixels, labels], -1), self.generator)
+            yield Batch(
+                mirrored[..., :3].contiguous(),
+                captions,
+                self.denied[torch.cat(places)],
+                *self._windows(mirrored[: len(rows), ..., 3].numpy(), rows),
+            )
 
-    def _masked(self, count: int) -> tuple[Tensor, list[str]]:
-        """Views of one class each on black, with captions; things are drawn more often."""
+    def _masked(self, count: int) -> tuple[Tensor, Tensor, list[str]]:
+        """Views of one class each on black, the rows of their scenes, captions; things are drawn more often."""
+        rows, mask, captions = self._classes(count)
+        return self.web.images[rows] * mask[..., None], rows, captions
+
+    def _grey(self, count: int) -> tuple[Tensor, Tensor, list[str]]:
+        """The same on grey, three in five of them cut to the box of the class."""
+        rows, mask, captions = self._classes(count)
+        views = torch.where(mask[..., None], self.web.images[rows], GREY)
+        boxes = boxes_around(mask)
+        whole = torch.rand(count, generator=self.generator) >= 0.6
+        boxes[whole] = torch.tensor([0.0, 0.0, SIZE, SIZE])
+        return cut(views, boxes), rows, captions
+
+    def _crops(self, count: int) -> tuple[Tensor, Tensor, list[str]]:
+        """Unmasked crops: cells anywhere, and boxes around a class."""
+        around, mask, _ = self._classes(count // 2)
+        cells = count - len(around)
+        anywhere = torch.from_numpy(self.rng.integers(len(self.web.captions), size=cells))
+        rows = torch.cat([around, anywhere])
+        boxes = torch.cat([boxes_around(mask), random_cells(self.rng, cells)])
+        captions = [
+            self._mainly(inside(self.web.labels[r].numpy(), box), int(r))
+            for r, box in zip(rows, boxes.numpy(), strict=True)
+        ]
+        return cut(self.web.images[rows], boxes), rows, captions
+
+    def _windows(self, labels: np.ndarray, rows: np.ndarray) -> tuple[Tensor, Tensor, list[str]]:
+        """Squares of one to four patches a side of the scenes, and captions of what is mainly in them."""
+        count = self.views.windows * len(rows)
+        windows, captions = np.zeros((count, PATCHES, PATCHES), np.float32), []
+        owners = np.repeat(np.arange(len(rows)), self.views.windows)
+        step = SIZE // PATCHES
+        for window, owner in zip(windows, owners, strict=True):
+            side = int(self.rng.integers(1, 5))
+            x, y = self.rng.integers(PATCHES + 1 - side, size=2)
+            window[y : y + side, x : x + side] = 1 / side**2
+            box = np.array([x, y, x + side, y + side]) * step
+            captions.append(self._mainly(inside(labels[owner], box), int(rows[owner])))
+        flat = rearrange(torch.from_numpy(windows), "w y x -> w (y x)")
+        return flat, torch.from_numpy(owners), captions
+
+    def _classes(self, count: int) -> tuple[Tensor, Tensor, list[str]]:
+        """Rows of scenes, roughened masks bool [n,64,64] of a class in each, and captions of these."""
         things = self.rng.random(count) < THING_SHARE
         classes = np.where(
             things,
@@ -93,8 +204,32 @@ class Batches:
         rows = np.array([self.rng.choice(self.rows_of[c]) for c in classes])
         index = torch.from_numpy(rows)
         mask = self._roughen(self.web.labels[index] == torch.from_numpy(classes)[:, None, None])
-        captions = [self._name(int(c), int(r)) for c, r in zip(classes, rows, strict=True)]
-        return self.web.images[index] * mask[..., None], captions
+        captions = [
+            self._worded(self._name(int(c), int(r)), int(r))
+            for c, r in zip(classes, rows, strict=True)
+        ]
+        return index, mask, captions
+
+    def _worded(self, caption: str, row: int) -> str:
+        if not self.views.synonyms:
+            return caption
+        return reworded(self.rng, caption, self.web.colours[row])
+
+    def _mainly(self, labels: np.ndarray, row: int) -> str:
+        """A caption of what is mainly visible in a part of a scene: "a red star on sand"."""
+        ids = sorted(mainly(labels))  # things come first
+        words = [self._phrase(i, row) for i in ids]
+        on = len(ids) == 2 and ids[0] < len(THINGS) <= ids[1]
+        text = (" on " if on else " and ").join(words)
+        caption = TEMPLATES[self.rng.integers(len(TEMPLATES))].format(text)
+        return self._worded(caption, row)
+
+    def _phrase(self, index: int, row: int) -> str:
+        if index >= len(THINGS):
+            return CLASSES[index]
+        colour = int(self.web.colours[row, index])
+        coloured = colour >= 0 and self.rng.random() < COLOUR_SHARE
+        return phrase(CLASSES[index], list(COLOURS)[colour] if coloured else None)
 
     def _name(self, index: int, row: int) -> str:
         colour = int(self.web.colours[row, index])
@@ -132,6 +267,16 @@ class Batches:
         lost = rough.sum((1, 2)) < MIN_PIXELS // 2
         rough[lost] = mask[lost]
         return rough
+
+
+def denied(colours: np.ndarray) -> Tensor:
+    """Which words of `TIED` are wrong of a scene's things: colours int8 [N,C] as in `Web` -> float32 [N,T]."""
+    names = list(COLOURS)
+    out = np.zeros((len(colours), len(TIED)), np.float32)
+    for thing, fitting in enumerate(TIED.values()):
+        right = np.isin(colours[:, thing], [names.index(colour) for colour in fitting])
+        out[:, thing] = (colours[:, thing] >= 0) & ~right
+    return torch.from_numpy(out)
 
 
 def mirror(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -22,6 +22,7 @@ from c2s.shapes.scenes import (
     UNSEEN,
     render,
 )
+from c2s.shapes.words import CLASS_OF, GENERAL, SYNONYMS, TIED
 
 indices = st.integers(0, 50_000)
 splits = st.sampled_from(SPLITS)
@@ -88,6 +89,31 @@ def test_unseen_classes_are_as_common_as_others() -> None:
         seen = np.mean([present[CLASSES.index(n)] for n in group if n not in UNSEEN])
         unseen = np.mean([present[CLASSES.index(n)] for n in group if n in UNSEEN])
         assert 0.8 < unseen / seen < 1.25
+
+
+def test_close_ups() -> None:
+    zooms = {
+        split: [scenes._zoom(np.random.default_rng(i), split) for i in range(400)]
+        for split in SPLITS
+    }
+    assert {zoom for split in ("train", "val", "dev") for zoom in zooms[split]} == {1.0}
+    for split, most in (("web", 2.2), ("close", 4.2)):
+        closer = [zoom for zoom in zooms[split] if zoom > 1]
+        assert 150 < len(closer) < 250
+        assert 0.9 * most < max(closer) < most
+    plain, close = render("dev", 3), render("dev", 3, zoom=4.0)
+    np.testing.assert_array_equal(render("dev", 3, zoom=1.0).image, plain.image)
+    pixels = [np.isin(labels, range(len(THINGS))).sum() for labels in (plain.labels, close.labels)]
+    assert pixels[1] > 3 * pixels[0]
+
+
+def test_every_class_has_its_own_words() -> None:
+    every = [*CLASSES, *COLOURS, *SYNONYMS]
+    assert len(set(every)) == len(every) == 16 + 10 + 42
+    for words in (GENERAL, scenes.RENAMED):
+        assert [CLASS_OF[word] for word in words] == list(range(len(CLASSES)))
+    assert [CLASS_OF[word] for word in TIED] == list(range(len(THINGS)))
+    assert {colour for fitting in TIED.values() for colour in fitting} <= set(COLOURS)
 
 
 def test_the_world_has_not_changed_under_the_shipped_teacher() -> None:
