@@ -34,6 +34,8 @@ class Metrics:
     iou: NDArray[np.float64]
 
 
+BAND = 2**22
+"""Pixels that are counted together."""
 METRICS = tuple(field.name for field in fields(Metrics) if field.name != "iou")
 """Names of all figures but those of single classes, in the order in which they are shown."""
 
@@ -66,14 +68,23 @@ class ConfusionMatrix:
         """
         if truth.shape != prediction.shape:
             raise ValueError(f"truth has shape {truth.shape}, prediction {prediction.shape}")
+        rows = max(1, BAND // max(1, truth.shape[1]))
+        for top in range(0, len(truth), rows):
+            self._count(truth[top : top + rows], prediction[top : top + rows])
+
+    def _count(self, truth: LabelMap, prediction: NDArray[np.integer]) -> None:
         counted = truth != ignored_id(truth.dtype)
         self.ignored += truth.size - int(np.count_nonzero(counted))
         true, predicted = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
         for what, ids in (("truth", true), ("prediction", predicted)):
             if ids.size and not (ids.min() >= 0 and ids.max() < self.num_classes):
                 raise ValueError(f"{what} has ids outside 0..{self.num_classes - 1}")
-        pairs = np.bincount(true * self.num_classes + predicted, minlength=self.num_classes**2)
-        self.counts += pairs.reshape(self.num_classes, self.num_classes)
+        pairs, counts = true * self.num_classes + predicted, self.counts.reshape(-1)
+        if counts.size <= BAND:
+            counts += np.bincount(pairs, minlength=counts.size)
+        else:  # no second matrix of so many classes is held
+            found, times = np.unique(pairs, return_counts=True)
+            counts[found] += times
 
     def metrics(self, unseen: Sequence[int]) -> Metrics:
         """Figures of everything counted so far.

@@ -126,3 +126,18 @@ def test_predictions_on_ignored_pixels_do_not_matter():
 def test_wrong_maps_are_refused(truth, prediction, message):
     with pytest.raises(ValueError, match=message):
         ConfusionMatrix(N).update(truth, prediction)
+
+
+@pytest.mark.parametrize("band", [1, 40], ids=["single rows, sparse", "several rows"])
+def test_large_images_are_counted_in_bands(band, monkeypatch):
+    rng = np.random.default_rng(0)
+    truth = rng.choice(np.array([*range(N), 255], np.uint8), (9, 13))
+    prediction = rng.integers(0, N, truth.shape)
+    whole, banded = ConfusionMatrix(N), ConfusionMatrix(N)
+    whole.update(truth, prediction)
+    monkeypatch.setattr("c2s.evaluation.confusion.BAND", band)
+    banded.update(truth, prediction)
+    np.testing.assert_array_equal(banded.counts, whole.counts)
+    assert banded.ignored == whole.ignored == np.count_nonzero(truth == 255)
+    with pytest.raises(ValueError, match="outside 0..5"):
+        banded.update(truth, np.full_like(prediction, N))
