@@ -17,7 +17,7 @@ _named: dict[str, tuple[str, type[Stage]]] = {}
 
 
 def own() -> tuple[type[Stage], ...]:
-    """The stages of c2s."""
+    """The stages of c2s. Their modules import no torch: every command line asks them for options."""
     from c2s_pipeline.stages.cells import Cells
     from c2s_pipeline.stages.dense import Dense
     from c2s_pipeline.stages.global_cls import GlobalCLS

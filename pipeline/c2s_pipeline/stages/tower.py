@@ -12,7 +12,6 @@ from c2s_cache import ArrayRecord, Block, CacheError
 from c2s_cache.integrity import Finding
 from c2s_cache.tower import decode_tower, encode_tower
 from c2s_pipeline.stages.base import Once, Outline, Stage
-from c2s_pipeline.teachers.vit_weights import vit_weights
 
 WEIGHTS, END = "tower/weights", "tower/end"
 SHARD = 1 << 24
@@ -45,6 +44,8 @@ class Tower(Stage):
         Raises:
             ConfigError: its image tower is no such vision transformer.
         """
+        from c2s_pipeline.teachers.vit_weights import vit_weights
+
         content = encode_tower(*vit_weights(build.teacher, build.manifest.teacher))
         return {WEIGHTS: content, END: np.array([len(content)], np.uint64)}
 

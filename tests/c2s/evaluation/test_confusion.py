@@ -139,5 +139,5 @@ def test_large_images_are_counted_in_bands(band, monkeypatch):
     banded.update(truth, prediction)
     np.testing.assert_array_equal(banded.counts, whole.counts)
     assert banded.ignored == whole.ignored == np.count_nonzero(truth == 255)
-    with pytest.raises(ValueError, match="outside 0..5"):
+    with pytest.raises(ValueError, match=r"outside 0\.\.5"):
         banded.update(truth, np.full_like(prediction, N))
