@@ -6,6 +6,7 @@ Its modules are no public interface of transformers: a test holds them against t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -44,6 +45,12 @@ class _Decoders(Mask2FormerPreTrainedModel):  # type: ignore[misc]
         self.post_init()
 
 
+def _exact(images: Tensor) -> AbstractContextManager[Any]:
+    """No mixed precision; on the device of tensors without values there is none."""
+    kind = images.device.type
+    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
+
+
 def decode_queries(
     transformer: nn.Module, levels: Sequence[Tensor], mask_features: Tensor
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -80,7 +87,7 @@ class Mask2Former(QueryStudent):
     def decode(self, images: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """See `QueryStudent.decode`; masks are of a quarter of the size."""
         maps = self.backbone(to_multiple(images, STRIDES[-1]))
-        with torch.autocast(images.device.type, enabled=False):
+        with _exact(images):
             pixels = self.pixel_decoder([m.float() for m in maps])
             return decode_queries(
                 self.transformer, pixels.multi_scale_features, pixels.mask_features
@@ -125,7 +132,7 @@ class ShapesMask2Former(QueryStudent):
         """See `QueryStudent.decode`."""
         maps = list(self.backbone(to_multiple(images, 16)))
         maps.append(self.coarsest(maps[-1]))
-        with torch.autocast(images.device.type, enabled=False):
+        with _exact(images):
             x = self.lateral[-1](maps[-1].float())
             levels = [x]
             for i in (2, 1, 0):

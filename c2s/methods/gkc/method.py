@@ -48,8 +48,7 @@ class GKC(Method):
         self.register_buffer("channel", channel, persistent=False)
         self.score_scale = config.synonyms.scale or facts.logit_scale or CLIP_SCALE
         if config.synonyms.how != "off":
-            assert facts.words is not None
-            self.words = Words(facts.words)
+            self.words = Words(facts.words or facts.seen)
         if config.distillation != "none" and config.student_token == "prior":
             dim = text.shape[1]
             self.distilled = nn.ModuleList(

@@ -6,10 +6,15 @@ import fcntl
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
+from PIL import Image
 
 from c2s.ablation import cell, runner
 from c2s.ablation.cell import run_cell, stored_scores
@@ -59,6 +64,31 @@ def test_a_grid_runs_reports_and_is_done_when_asked_again(grid, request_, scorin
     before = weights.stat().st_mtime_ns
     assert scores(ablate(plan, request_, other, silent)) != scores(facts)
     assert weights.stat().st_mtime_ns == before
+
+
+def test_a_run_is_scored_on_several_data_sets(grid, request_, scoring, tmp_path):
+    """Trained once; by the names of their classes, which here are the run's own in another order."""
+    pictures = Path(scoring.dataset)
+    other = tmp_path / "other"
+    shutil.copytree(pictures, other)
+    names = yaml.safe_load((pictures / "classes.yaml").read_text())["classes"]
+    (other / "classes.yaml").write_text(yaml.safe_dump({"classes": names[::-1]}))
+    for file in (other / "masks").iterdir():
+        turned = len(names) - 1 - np.asarray(Image.open(file))
+        Image.fromarray(turned.astype(np.uint8)).save(file)
+    small = grid.model_copy(update={"seeds": 1, "rows": grid.rows[:1]})
+    plan = make_plan([small], request_)
+    both = replace(scoring, others=(str(other),))
+    facts = ablate(plan, request_, both, silent)
+    assert facts["failed"] == {}
+    (one,) = facts["grids"]
+    column = f"mIoU@{other}"
+    assert one["columns"] == ["hIoU", "sIoU", "uIoU", column]
+    found = run_cell(plan.runs[0], both)
+    assert found[column] == found["mIoU"]  # the same pictures, the same classes
+    assert one["rows"][0][column] == round(found["mIoU"], 2)
+    assert f"| {column} |" in (request_.out / "small.md").read_text()
+    assert stored_scores(plan.runs[0], replace(scoring, others=("voc",))) is None
 
 
 def workers():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import Mask2FormerConfig, Mask2FormerModel, TimmBackboneConfig
 
+from c2s.methods.cost import student_cost
 from c2s.students import create
 from c2s.students.base import parameter_groups
 from c2s.students.query import Queries, QueryStudent
@@ -131,6 +132,17 @@ def test_the_small_one_starts_from_the_shipped_encoder():
     assert not torch.equal(next(random.backbone.parameters()), next(small.backbone.parameters()))
     found = small.eval()(torch.zeros(1, 3, 64, 64))
     assert [tuple(m.shape) for m in found.masks] == [(1, 16, 32, 32)] * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "sets", "width"), [("mask2former:shapes", 4, 64), ("mask2former:resnet18", 10, 256)]
+)
+def test_its_cost_is_counted_with_its_methods(name, sets, width):
+    """The method adds a projection to distil for each set, and the scale of texts."""
+    student, cost = create(name, DIM, "random"), student_cost(name, DIM, 64)
+    assert cost.parameters == sum(p.numel() for p in student.parameters())
+    assert cost.training_parameters - cost.parameters == sets * (width * DIM + DIM) + 1
+    assert cost.gflops > 0
 
 
 @pytest.mark.slow
