@@ -224,7 +224,10 @@ class TrainConfig(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
         if self.views == "fresh" and self.teacher != "online" and not self.method.any_view:
-            raise ValueError("views=fresh needs teacher=online: a cache holds no fresh views")
+            raise ValueError(
+                "views=fresh needs teacher=online, or a method that asks nothing of a view: a cache holds no fresh "
+                "views; set views=cached"
+            )
         if self.teacher_weights is not None and self.teacher != "online":
             raise ValueError(
                 "teacher_weights has no effect without teacher=online: nothing else loads the teacher"

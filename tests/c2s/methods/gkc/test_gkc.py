@@ -14,8 +14,11 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 from c2s.methods.base import Facts
 from c2s.methods.gkc import GKCBatch, GKCConfig
 from c2s.methods.gkc.examples import LATENT, NONE
+from c2s.methods.registry import run_defaults
+from c2s.runs.config import load_config
 from c2s.students.query import Queries, QueryStudent
 from c2s.vocabulary import Vocabulary, unit_norm
+from c2s_cache import ConfigError
 
 B, Q, N, S, D, C, SETS = 2, 7, 3, 32, 8, 4, 2
 PLAIN = {"distillation": "none", "synonyms": {"how": "off"}, "region_dropout": 0.0}
@@ -304,3 +307,16 @@ def test_segments_are_counted_on_average_over_processes(monkeypatch):
     assert float(module._mean_number(torch.tensor(2))) == 3.5
     monkeypatch.undo()
     assert float(module._mean_number(torch.tensor(0))) == 1
+
+
+def test_views_are_drawn_anew_unless_regions_are_read():
+    """The schedule is the method's; what reads regions of a view says what to set."""
+    config = load_config(cache="x", settings=["method.name=gkc"])
+    assert (config.views, config.clip_norm, config.schedule) == ("fresh", 0.01, "step")
+    latent = ["method.name=gkc", "method.latent=regions"]
+    with pytest.raises(ConfigError, match="set views=cached"):
+        load_config(cache="x", settings=latent)
+    assert load_config(cache="x", settings=[*latent, "views=cached"]).views == "cached"
+    shapes = run_defaults("gkc", "shapes", None)
+    small = load_config(cache="x", settings=latent, defaults=shapes)
+    assert (small.student, small.views, small.clip_norm) == ("mask2former:shapes", "cached", None)
