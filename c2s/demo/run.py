@@ -18,6 +18,7 @@ from c2s.ablation.plan import Request, make_plan
 from c2s.ablation.report import grid_table
 from c2s.config import merge, resolve
 from c2s.datasets import load_dataset
+from c2s.demo.gallery import draw_gallery, draw_ladder
 from c2s.demo.picture import draw_predictions
 from c2s.demo.teacher_report import region_accuracy
 from c2s.methods.grid import Grid
@@ -42,8 +43,8 @@ def run(
 ) -> dict[str, Any]:
     """Build (or reuse) one cache, train and score every row of each method's main table, and write what came out.
 
-    Writes `out`/shapes.zarr, `out`/runs/, `out`/results.json, `out`/predictions.png (of the first method), and the
-    reports `out`/TABLE.md and .json. Runs that are there are reused.
+    Writes `out`/shapes.zarr, `out`/runs/, `out`/results.json, the reports `out`/TABLE.md and .json, and of the first
+    method `out`/predictions.png, gallery.png and ladder.png. Runs that are there are reused.
 
     Args:
         seeds: runs per row, with seeds 0, 1, ...
@@ -100,6 +101,8 @@ def run(
     shown = next(iter(found.values()))["rows"]
     runs = {row["name"]: Path(row["runs"][0]["run"]) for row in shown}
     draw_predictions(runs, request, out / "predictions.png")
+    draw_gallery(runs[shown[-1]["name"]], request, out / "gallery.png")
+    draw_ladder(shown, out / "ladder.png")
     console.rule("3 of 3: the comparison")
     for table in tables:
         print_table(table)
