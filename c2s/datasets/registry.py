@@ -24,7 +24,7 @@ from c2s.datasets.descriptor import Descriptor, HubLayout, TestProtocol
 from c2s.datasets.folder import FolderSplit
 from c2s.datasets.hub import HubSplit
 from c2s.datasets.partition import read_split_file
-from c2s.datasets.shapes import COUNTS, THINGS, ShapesSplit
+from c2s.datasets.shapes import COUNTS, CROWDED, MOVING, SIDE, THINGS, ShapesSplit
 from c2s.datasets.split import Split
 from c2s.shapes import scenes
 from c2s.strict_yaml import read_yaml
@@ -52,6 +52,8 @@ SHAPES = {
     "shapes": scenes.CLASSES,
     "shapes-renamed": scenes.RENAMED,
     THINGS: ("background", *scenes.THINGS),
+    MOVING: scenes.CLASSES,
+    CROWDED: scenes.CLASSES,
 }
 """Names of the classes of the Shapes world, by data set."""
 NAMES = ("shapes", *FOLDERS, *list(SHAPES)[1:])
@@ -126,7 +128,7 @@ def load_dataset(
         split = ShapesSplit("train", None, name, SHAPES[name])
         unseen = read_split_file(split_file, split.classes) if split_file else split.unseen
         background = 0 if name == THINGS else None
-        protocol = TestProtocol(64, 53, 64, background)
+        protocol = TestProtocol(64, 53, 64, background).at(SIDE if name == CROWDED else 64)
         return Dataset(
             name=name,
             short=name,

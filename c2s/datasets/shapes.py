@@ -21,6 +21,10 @@ THINGS = "shapes-things"
 _AMONG_THINGS = np.array(
     [scenes.THINGS.index(c) + 1 if c in scenes.THINGS else 0 for c in scenes.CLASSES], np.uint8
 )
+MOVING, FRAMES = "shapes-moving", 8
+"""Clips of so many frames that begin with the same scenes; their things drift and turn."""
+CROWDED, SIDE, CROWD = "shapes-crowded", 96, (6, 8)
+"""Scenes of so many pixels a side with so many things on the same grounds."""
 COUNTS = {"train": 2000, "val": 400, "dev": 400}
 """Scenes per split: `train` for students, `val` for scores, `dev` for choosing settings."""
 
@@ -84,7 +88,11 @@ class ShapesSplit(Split):
                 f"data set {self.name} has no split {self.split!r}.",
                 f"Splits: {', '.join(COUNTS)}.",
             )
-        return tuple(f"{self.split}-{i:06d}" for i in range(COUNTS[self.split]))
+        count = COUNTS[self.split]
+        if self._name != MOVING:
+            return tuple(f"{self.split}-{i:06d}" for i in range(count))
+        clips = range(count // FRAMES)
+        return tuple(f"{self.split}-{i:06d}-{t}" for i in clips for t in range(FRAMES))
 
     def identity(self, ids: Sequence[str]) -> dict[str, Any]:
         """Name, split, and a digest over the first of the scenes: changes when the renderer does."""
@@ -101,7 +109,7 @@ class ShapesSplit(Split):
         return buffer.getvalue()
 
     def labels(self, image_id: str) -> NDArray[np.uint8]:
-        """Label map uint8 [64, 64] over all classes; every pixel is annotated."""
+        """Label map uint8 [H, W] over all classes; every pixel is annotated."""
         labels = self._scene(image_id).labels
         return _AMONG_THINGS[labels] if self._name == THINGS else labels.copy()
 
@@ -110,11 +118,13 @@ class ShapesSplit(Split):
         return self._scene(image_id).instances.copy()
 
     def _scene(self, image_id: str) -> scenes.Scene:
-        split, _, index = image_id.rpartition("-")
-        return _render(split, int(index))
+        return _render(self._name, image_id)
 
 
 @lru_cache(maxsize=64)
-def _render(split: str, index: int) -> scenes.Scene:
+def _render(dataset: str, image_id: str) -> scenes.Scene:
     """A scene; those asked for last are kept, as image and labels are asked for one after the other."""
-    return scenes.render(split, index)
+    split, index, *frame = image_id.split("-")
+    if dataset == CROWDED:
+        return scenes.render(split, int(index), size=SIDE, things=CROWD)
+    return scenes.render(split, int(index), time=float(frame[0]) if frame else 0.0)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 
 from c2s.demo.picture import telling_scenes
 from c2s.demo.teacher_naming import on_black
@@ -106,13 +107,14 @@ def named_regions(
 
 
 def labelled_parts(guess: NDArray[np.integer]) -> list[tuple[float, float, str]]:
-    """Where to write which word on a prediction: a pixel of each class that is near the middle of its pixels."""
+    """Where to write which word on a prediction: the pixel of each class of a fair size that lies deepest within it."""
     found = []
     for c in np.unique(guess):
-        y, x = np.nonzero(guess == c)
-        if len(x) >= MIN_AREA * SIZE * SIZE:
-            nearest = np.argmin((x - x.mean()) ** 2 + (y - y.mean()) ** 2)
-            found.append((float(x[nearest]), float(y[nearest]), CLASSES[int(c)]))
+        mask = guess == c
+        if mask.sum() >= 2 * MIN_AREA * SIZE * SIZE:
+            depth = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+            y, x = np.unravel_index(depth.argmax(), depth.shape)
+            found.append((float(x), float(y), CLASSES[int(c)]))
     return found
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from c2s.config import InnerError, merge
 from c2s.methods.base import MethodConfig
-from c2s.shapes.defaults import TRAIN
+from c2s.shapes.defaults import TRAIN, WORLD
 from c2s_cache.errors import ConfigError
 from c2s_cache.manifest import Manifest
 from c2s_cache.plugins import CODE, imported, loaded
@@ -113,6 +113,7 @@ def run_defaults(method: str, dataset: str, student: str | None) -> dict[str, An
     Raises:
         ConfigError: as `method_class`.
     """
-    schedule = TRAIN if dataset == "shapes" else {}
-    suited = merge(schedule, method_class(method).by_dataset.get(dataset, {}))
+    kin = "shapes" if dataset in WORLD else dataset
+    schedule = TRAIN if dataset in WORLD else {}
+    suited = merge(schedule, method_class(method).by_dataset.get(kin, {}))
     return suited if student in (None, suited.get("student", student)) else {}

@@ -37,6 +37,14 @@ TRAIN: dict[str, Any] = {
 """Schedule of the Shapes student, which starts from an encoder of its own; nothing of a method."""
 
 
+WORLD: dict[str, dict[str, Any]] = {
+    "shapes": {},
+    "shapes-moving": {},
+    "shapes-crowded": {"view_size": 96, "dense_size": 96},
+}
+"""Data sets that are built and trained on with these settings, and where their caches differ."""
+
+
 def build_defaults(dataset: str, teacher: str | None) -> dict[str, Any]:
     """Build settings that replace the general defaults for a data set.
 
@@ -44,9 +52,9 @@ def build_defaults(dataset: str, teacher: str | None) -> dict[str, Any]:
         dataset: data set name.
         teacher: the teacher the user named, if any.
     """
-    if dataset != "shapes" or teacher is not None:
+    if dataset not in WORLD or teacher is not None:
         return {}
-    return BUILD
+    return {**BUILD, **WORLD[dataset]}
 
 
 def own_teacher(name: str) -> str | None:

@@ -35,6 +35,10 @@ SEEN = tuple(name for name in CLASSES if name not in UNSEEN)
 SPLITS = ("web", "train", "val", "dev", "close")
 CLOSEST = 4.2  # zoom of the closest close-ups
 MAX_TILT = 0.4  # radians; things stand upright, as most things in photos do
+DRIFT, TURN = (
+    2.5,
+    0.12,
+)  # the most that a thing moves in a frame of a clip: pixels each way, radians
 MIN_AREA = 0.015  # a class smaller than this fraction of the frame is not named in the caption
 
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -60,9 +64,9 @@ class Scene:
     """One scene.
 
     Attributes:
-        image: uint8 [64, 64, 3], RGB.
-        labels: uint8 [64, 64], index into CLASSES of every pixel.
-        instances: uint8 [64, 64], 1 on the background, 2, 3, ... on the things in the order in which they are drawn.
+        image: uint8 [H, W, 3], RGB.
+        labels: uint8 [H, W], index into CLASSES of every pixel.
+        instances: uint8 [H, W], 1 on the background, 2, 3, ... on the things in the order in which they are drawn.
         caption: one sentence naming what is visible.
         colours: colour word of each visible class; None for stuff and for a class in two colours.
     """
@@ -75,11 +79,24 @@ class Scene:
 
 
 def render(
-    split: str, index: int, classes: Sequence[str] = CLASSES, zoom: float | None = None
+    split: str,
+    index: int,
+    classes: Sequence[str] = CLASSES,
+    *,
+    zoom: float | None = None,
+    size: int = SIZE,
+    things: tuple[int, int] = (1, 3),
+    time: float = 0.0,
 ) -> Scene:
     """Draw scene `index` of `split`, using only `classes` (at least one thing and one stuff class).
 
-    `zoom` is how many times as large as usual all is drawn; default: as the split has it.
+    Args:
+        split, index: which scene.
+        classes: those that may occur.
+        zoom: how many times as large as usual all is drawn; default: as the split has it.
+        size: side of the frame in pixels.
+        things: the fewest and the most things in it.
+        time: of a clip that begins with this scene, in frames: its things drift and turn.
 
     Raises:
         ValueError: unknown split, negative index, or classes without a thing or without stuff.
@@ -88,24 +105,27 @@ def render(
         raise ValueError(
             f"No scene {split}/{index}: splits are {', '.join(SPLITS)}, indices start at 0."
         )
-    things = [name for name in THINGS if name in classes]
+    shapes = [name for name in THINGS if name in classes]
     stuff = [name for name in STUFF if name in classes]
-    if not things or not stuff:
+    if not shapes or not stuff:
         raise ValueError("a scene needs at least one thing class and one stuff class")
     rng = np.random.default_rng([SPLITS.index(split), index])
     drawn = _zoom(rng, split)
     zoom = drawn if zoom is None else zoom
-    image, labels = _background(rng, stuff, zoom)
+    motion = np.random.default_rng([SPLITS.index(split), index, 1])
+    image, labels = _background(rng, stuff, zoom, size)
     colours: dict[str, str | None] = {}
     instances = np.ones_like(labels)
-    for number in range(2, 2 + int(rng.integers(1, 4))):
-        name = things[rng.integers(len(things))]
-        colour, where = _draw_thing(rng, image, name, zoom)
+    for number in range(2, 2 + int(rng.integers(things[0], things[1] + 1))):
+        name = shapes[rng.integers(len(shapes))]
+        drift = time * motion.uniform(-DRIFT, DRIFT, 2)
+        turn = time * float(motion.uniform(-TURN, TURN))
+        colour, where = _draw_thing(rng, image, name, zoom, drift.astype(np.float32), turn)
         labels[where], instances[where] = CLASSES.index(name), number
         colours[name] = colour if colours.get(name, colour) == colour else None
     image += rng.normal(0.0, 3.0, image.shape).astype(np.float32)
     counts = np.bincount(labels.ravel(), minlength=len(CLASSES))
-    visible = [i for i in np.argsort(-counts) if counts[i] >= MIN_AREA * SIZE * SIZE]
+    visible = [i for i in np.argsort(-counts) if counts[i] >= MIN_AREA * size * size]
     found = {CLASSES[i]: colours.get(CLASSES[i]) for i in visible}
     pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
     return Scene(pixels, labels, instances, _caption(rng, found), found)
@@ -153,32 +173,33 @@ def _caption(rng: np.random.Generator, found: dict[str, str | None]) -> str:
 
 
 @cache
-def _pixels() -> tuple[FloatArray, FloatArray]:
-    """x and y of the pixel centres, float32 [64, 64], origin in the middle of the frame."""
-    axis = np.arange(SIZE, dtype=np.float32) + 0.5 - SIZE / 2
+def _pixels(size: int) -> tuple[FloatArray, FloatArray]:
+    """x and y of the pixel centres, float32 [size, size], origin in the middle of the frame."""
+    axis = np.arange(size, dtype=np.float32) + 0.5 - size / 2
     x, y = np.meshgrid(axis, axis)
     return x, y
 
 
 def _background(
-    rng: np.random.Generator, stuff: Sequence[str], zoom: float
+    rng: np.random.Generator, stuff: Sequence[str], zoom: float, size: int
 ) -> tuple[FloatArray, NDArray[np.uint8]]:
-    """One texture, or two either side of a line: image float32 [64, 64, 3], labels [64, 64]."""
+    """One texture, or two either side of a line: image float32 [size, size, 3], labels [size, size]."""
     names = [stuff[i] for i in rng.permutation(len(stuff))[: 1 + int(rng.random() < 0.55)]]
-    image = _texture(rng, names[0], zoom)
-    labels = np.full((SIZE, SIZE), CLASSES.index(names[0]), np.uint8)
+    image = _texture(rng, names[0], zoom, size)
+    labels = np.full((size, size), CLASSES.index(names[0]), np.uint8)
     if len(names) == 2:
-        x, y = _rotated(float(rng.uniform(0, 2 * np.pi)))
-        edge = x - float(rng.uniform(-14, 14)) + 2.5 * np.sin(y / 7 + float(rng.uniform(0, 6)))
-        other = _texture(rng, names[1], zoom)
+        x, y = _rotated(size, float(rng.uniform(0, 2 * np.pi)))
+        most = 14 * size / SIZE
+        edge = x - float(rng.uniform(-most, most)) + 2.5 * np.sin(y / 7 + float(rng.uniform(0, 6)))
+        other = _texture(rng, names[1], zoom, size)
         image = _blend(image, other, np.clip(0.5 - edge, 0, 1))
         labels[edge < 0] = CLASSES.index(names[1])
     return image, labels
 
 
-def _texture(rng: np.random.Generator, name: str, zoom: float) -> FloatArray:
-    """A texture in two muted random colours, any direction and phase: float32 [64, 64, 3]."""
-    x, y = _rotated(float(rng.uniform(0, 2 * np.pi)))
+def _texture(rng: np.random.Generator, name: str, zoom: float, size: int) -> FloatArray:
+    """A texture in two muted random colours, any direction and phase: float32 [size, size, 3]."""
+    x, y = _rotated(size, float(rng.uniform(0, 2 * np.pi)))
     period = float(rng.uniform(6.5, 9.0)) * zoom
     x, y = x + float(rng.uniform(0, 50)), y + float(rng.uniform(0, 50))
     cover = _STUFF_COVER[name](x / period, y / period, period, rng)
@@ -225,10 +246,11 @@ def _waves(x: FloatArray, y: FloatArray, period: float, rng: np.random.Generator
 
 
 def _sand(x: FloatArray, y: FloatArray, period: float, rng: np.random.Generator) -> FloatArray:
-    coarse = rng.random((SIZE, SIZE), dtype=np.float32)
+    coarse = rng.random(x.shape, dtype=np.float32)
     if period > 12:  # a close-up of sand has larger grains
         grain = 2 if period < 24 else 4
-        coarse = np.repeat(np.repeat(coarse[: SIZE // grain, : SIZE // grain], grain, 0), grain, 1)
+        kept = len(x) // grain
+        coarse = np.repeat(np.repeat(coarse[:kept, :kept], grain, 0), grain, 1)
     return coarse
 
 
@@ -242,16 +264,23 @@ _STUFF_COVER: dict[str, Cover] = {
 
 
 def _draw_thing(
-    rng: np.random.Generator, image: FloatArray, name: str, zoom: float
+    rng: np.random.Generator,
+    image: FloatArray,
+    name: str,
+    zoom: float,
+    drift: NDArray[np.float32],
+    turn: float,
 ) -> tuple[str, NDArray[np.bool_]]:
-    """Draw one shape over `image` in place; returns its colour word and its pixels, bool [64, 64]."""
+    """Draw one shape over `image` in place, moved and turned; returns its colour word and its pixels, bool [H, W]."""
     colour = list(COLOURS)[rng.integers(len(COLOURS))]
     radius = float(rng.uniform(11.0, 20.0)) * zoom
-    centre = rng.uniform(-24, 24, 2).astype(np.float32)
-    x, y = _rotated(float(rng.uniform(-MAX_TILT, MAX_TILT)), centre)
-    near = np.abs(_pixels()[0] - centre[0]) < radius + 2
-    near &= np.abs(_pixels()[1] - centre[1]) < radius + 2
-    distance = np.full((SIZE, SIZE), 9.0, np.float32)
+    size = len(image)
+    most = size / 2 - 8
+    centre = rng.uniform(-most, most, 2).astype(np.float32) + drift
+    x, y = _rotated(size, float(rng.uniform(-MAX_TILT, MAX_TILT)) + turn, centre)
+    near = np.abs(_pixels(size)[0] - centre[0]) < radius + 2
+    near &= np.abs(_pixels(size)[1] - centre[1]) < radius + 2
+    distance = np.full((size, size), 9.0, np.float32)
     distance[near] = radius * _THING_DISTANCE[name](x[near] / radius, y[near] / radius)
     base = np.asarray(COLOURS[colour], np.float32) + rng.uniform(-14, 14, 3).astype(np.float32)
     shade = 1.0 - 0.12 * np.clip(1 + distance / 3, 0, 1)  # a slightly darker rim
@@ -262,10 +291,10 @@ def _draw_thing(
 
 
 def _rotated(
-    angle: float, centre: NDArray[np.float32] | None = None
+    size: int, angle: float, centre: NDArray[np.float32] | None = None
 ) -> tuple[FloatArray, FloatArray]:
     """Coordinates of the pixel centres in a frame turned by `angle` about `centre`."""
-    x, y = _pixels()
+    x, y = _pixels(size)
     if centre is not None:
         x, y = x - centre[0], y - centre[1]
     c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))

@@ -139,7 +139,7 @@ def test_names_are_fixed():
     assert (
         *("shapes", "voc", "voc-bg", "coco-stuff", "coco-object", "context", "context-bg"),
         *("ade20k", "cityscapes", "coco-panoptic", "ade20k-full", "context-459", "vipseg"),
-        *("shapes-renamed", "shapes-things"),
+        *("shapes-renamed", "shapes-things", "shapes-moving", "shapes-crowded"),
     ) == NAMES
 
 
@@ -212,6 +212,31 @@ def test_real_ade20k(shared_data):
     others = [n for n, known in zip(dataset.classes, synonyms, strict=True) if n != known[0]]
     assert others == ["television receiver"]
     assert others[0] in synonyms[89]
+
+
+def test_clips_of_shapes_begin_with_its_scenes_and_move():
+    still, moving = (load_dataset(name).split("dev") for name in ("shapes", "shapes-moving"))
+    assert len(moving.ids) == len(still.ids) == 400
+    assert list(moving.ids) == sorted(moving.ids)
+    for clip in range(3):
+        frames = moving.ids[8 * clip : 8 * clip + 8]
+        assert {image_id.rpartition("-")[0] for image_id in frames} == {still.ids[clip]}
+        np.testing.assert_array_equal(moving.labels(frames[0]), still.labels(still.ids[clip]))
+        assert moving.encoded(frames[0]) == still.encoded(still.ids[clip])
+        changed = [(moving.labels(f) != moving.labels(frames[0])).mean() for f in frames]
+        assert changed[0] == 0
+        assert 0 < changed[1] < changed[7] < 0.7
+
+
+def test_crowded_scenes_have_six_to_eight_things():
+    dataset = load_dataset("shapes-crowded")
+    assert (dataset.protocol.view_size, dataset.protocol.short_side) == (96, 96)
+    split = dataset.split("dev")
+    for image_id in split.ids[:6]:
+        labels, instances = split.labels(image_id), split.instances(image_id)
+        assert labels.shape == instances.shape == (96, 96)
+        assert 5 <= len(np.unique(instances)) <= 9  # with the background; one may hide another
+        assert ((instances > 1) == (labels < 10)).all()
 
 
 def test_things_of_coco_and_shapes_lie_on_background(tmp_path, rng):
