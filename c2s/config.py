@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from c2s.strict_yaml import DEEPEST, NULLS, parse_yaml, read_yaml
 from c2s_cache.errors import ConfigError
+from c2s_cache.plugins import CODE
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 NUMBER = re.compile(r"\s*[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?\s*")
@@ -20,6 +21,8 @@ SHOWN = 80
 """Characters of a wrong value that a message repeats."""
 FEW = 12
 """Keys that a message lists."""
+ALLOWABLE = ("student", "students", "method")
+"""Keys that may name code in a file; `--allow-code` decides (`c2s.students.registry.require_no_code`)."""
 SENTENCES = 8
 """Of a message about many wrong keys or values."""
 
@@ -72,14 +75,36 @@ def gathered(
     """Nested values from the places of `resolve`, the later above the earlier; not validated.
 
     Raises:
-        ConfigError: the file or a setting cannot be read.
+        ConfigError: the file or a setting cannot be read, or the file names code to import.
     """
     values = merge({}, defaults)
     if file is not None:
-        values = merge(values, read_yaml(file))
+        found = read_yaml(file)
+        _require_no_code(found, file, "")
+        values = merge(values, found)
     for setting in settings:
         values = merge(values, _setting(setting))
     return merge(values, {k: v for k, v in options.items() if v is not None})
+
+
+def _require_no_code(value: Any, file: Path, key: str) -> None:
+    """Refuse a file whose values would have code imported: a teacher, a stage, where weights are.
+
+    Raises:
+        ConfigError: it is such a file.
+    """
+    if isinstance(value, Mapping):
+        for inner, content in value.items():
+            if inner not in ALLOWABLE:
+                _require_no_code(content, file, f"{key}.{inner}".lstrip("."))
+    elif isinstance(value, list):
+        for content in value:
+            _require_no_code(content, file, key)
+    elif isinstance(value, str) and re.fullmatch(rf"{CODE}[\w.]+:\w+", value):
+        raise ConfigError(
+            f"{file}: {key} is code, {value}, which is not imported because a file says so.",
+            "If you trust it, name it yourself, with an option or --set, and not in the file.",
+        )
 
 
 def require_said_once(settings: Iterable[str], options: Mapping[str, Any]) -> None:

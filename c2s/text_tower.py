@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from c2s.runs.run import Run
 from c2s.shapes.defaults import own_teacher
 from c2s_cache.errors import MissingExtra
+from c2s_cache.plugins import CODE
 
 DEFAULT_TEMPLATES = ("a photo of a {}",)
 """For runs whose class embeddings were imported: the paper's."""
@@ -63,6 +64,10 @@ def class_embeddings(
 
 
 def _last_seen(location: str | None) -> str | None:
-    """A location, if something still lies there."""
-    there = location is not None and Path(location.removeprefix("local-dir:")).exists()
+    """A location, if something still lies there; code that a file names is none."""
+    there = (
+        location is not None
+        and not location.startswith(CODE)
+        and Path(location.removeprefix("local-dir:")).exists()
+    )
     return location if there else None

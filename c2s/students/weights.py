@@ -154,9 +154,8 @@ def _read_pickle(path: Path) -> State:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what is no pickle fails in any way: an empty stack, a wrong type
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(
-            f"The weights {path} are neither safetensors nor a checkpoint of plain tensors: {reason}",
+            f"The weights {path} are neither safetensors nor a checkpoint of plain tensors.",
             "Convert them to safetensors where they can be trusted; c2s unpickles no objects.",
         ) from error
     entries = content if isinstance(content, Mapping) else {}

@@ -142,3 +142,37 @@ def test_a_plan_is_asked_for_what_a_build_is(monkeypatch, tmp_path):
         planned = asked(monkeypatch, "plan", *options)
         assert planned == asked(monkeypatch, "build", *options)
         assert planned[-1].seed != 0
+
+
+@pytest.mark.parametrize(
+    ("command", "content", "key"),
+    [
+        (BUILD, "teacher: python:spy:T\n", "teacher"),
+        (BUILD, "mask_teacher: python:spy:T\n", "mask_teacher"),
+        (BUILD, "stages: [images, 'python:spy:T']\n", "stages"),
+        (["masks", "score", "--dataset", "shapes"], "teacher: python:spy:T\n", "teacher"),
+        (["cache", "derive", "CACHE", "--out", "d.zarr"], "teacher: python:spy:T\n", "teacher"),
+        (["train", "--cache", "CACHE"], "teacher_weights: python:spy:T\n", "teacher_weights"),
+        (["predict", "x.png", "--out", "o"], "teacher_weights: python:spy:T\n", "teacher_weights"),
+        (
+            ["ablate", "--cache", "CACHE"],
+            "rows: [{name: a, build: {teacher: 'python:spy:T'}}]\n",
+            "rows.build.teacher",
+        ),
+    ],
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else str(value).strip(),
+)
+def test_no_file_of_settings_names_code(
+    c2s, tiny_cache, tmp_path, monkeypatch, command, content, key
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "spy.py").write_text(
+        "from pathlib import Path\nPath('executed').touch()\nclass T: ...\n"
+    )
+    (tmp_path / "f.yaml").write_text(content)
+    words = [str(tiny_cache) if word == "CACHE" else word for word in command]
+    code, out, err = c2s(*words, "--grid" if command[0] == "ablate" else "--config", "f.yaml")
+    assert (code, out) == (2, "")
+    assert f"f.yaml: {key} is code, python:spy:T, which is not imported because a file" in err
+    assert not (tmp_path / "executed").exists()
