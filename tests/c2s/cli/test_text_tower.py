@@ -235,6 +235,7 @@ def test_eval_takes_the_names_of_another_data_set(learnt, moved, picture, monkey
         protocol=descriptor.TestProtocol(view_size=32, stride=27, short_side=32),
         classes=("cat", "unicorn"),
         prompts=("cat", "unicorn"),
+        names=(("cat",), ("unicorn",)),
         unseen=(),
         split=lambda name: [Item()],
     )
