@@ -52,6 +52,7 @@ ALLOWED = {
     "c2s/bench/cluster.py": ({"masks"}, "measures the clustering of this stage"),
     "c2s/bench/codecs.py": ({"dense"}, "measures how the values of this stage are compressed"),
     "c2s/online.py": ({"views"}, "hands on views that the loader has cut for the teacher"),
+    "c2s/demo/gallery.py": ({"masks"}, "draws the pseudo masks"),
     "c2s/demo/picture.py": ({"masks"}, "draws the pseudo masks"),
     "c2s/shapes/defaults.py": ({"masks", "segments"}, "a recipe: settings for the Shapes world"),
     "c2s/gpu/agreement.py": (

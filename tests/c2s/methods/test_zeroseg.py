@@ -364,6 +364,7 @@ def label_free(tmp_path_factory):
     return found
 
 
+@pytest.mark.slow
 def test_labels_names_and_text_have_no_part_in_training(label_free, tmp_path):
     def trained(number):
         config = tiny_runs.settings(

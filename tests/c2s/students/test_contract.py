@@ -145,6 +145,7 @@ def test_class_embeddings_fold_into_the_classifier(student: FeatureStudent) -> N
     torch.testing.assert_close(folded(x), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_torch_export_gives_the_same_features(student: FeatureStudent) -> None:
     x = images(1, 65, 64)
