@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +67,13 @@ def read_coco(
         classes = (*(named[category] for category in sorted(named)), *filter(None, [background]))
         folder = images or photo_folder(file, [str(p["file_name"]) for p in photos.values()][:1])
         panoptic = any("segments_info" in a for a in content["annotations"])
-        pngs = (masks or file.with_suffix("")) if panoptic else file
+        pngs = (masks or file.with_suffix("")) if panoptic else None
+        fill = len(classes) - 1 if background else None
         pairs = {}
         for key, photo in sorted(photos.items(), key=lambda item: str(item[1]["file_name"])):
             name = require_photo(folder, str(photo["file_name"]))
-            draw = partial(_panoptic if panoptic else _instances, file, photo, by_image[key], ids)
-            fill = len(classes) - 1 if background else None
-            pairs[photo_id(name)] = Pair(
-                folder / name, partial(_filled, draw, len(classes), pngs, fill)
-            )
+            drawing = _Drawing(file, photo, by_image[key], ids, len(classes), pngs, fill)
+            pairs[photo_id(name)] = Pair(folder / name, drawing)
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{file} is no COCO file: {error!r}.") from error
     boxes = sum(
@@ -103,31 +101,69 @@ def read_json(file: Path) -> Any:
         raise DataError(f"{file} is damaged or no JSON ({error}).") from error
 
 
-def _filled(draw: Any, classes: int, pngs: Path, fill: int | None) -> LabelMap:
-    return painted(draw(classes, pngs), (), fill)
+@dataclass(frozen=True)
+class _Drawing:
+    """What a file says of a photo; calling it draws the label map.
 
+    Attributes:
+        file: the JSON file.
+        photo: its entry there.
+        annotations: those of the photo.
+        ids: class id of every category.
+        classes: how many there are.
+        pngs: folder of panoptic PNGs; None: annotations are instances.
+        fill: class of a pixel without any; None: it is ignored.
+    """
 
-def _instances(
-    file: Path,
-    photo: Mapping[str, Any],
-    annotations: list[Mapping[str, Any]],
-    ids: Mapping[Any, int],
-    classes: int,
-    pngs: Path,
-) -> LabelMap:
-    height, width = int(photo["height"]), int(photo["width"])
-    found = []
-    for annotation in annotations:
-        if not annotation.get("segmentation"):
-            continue
-        try:
-            mask = _mask(annotation["segmentation"], height, width)
-            found.append((mask, ids[annotation["category_id"]]))
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise DataError(
-                f"{file}: annotation {annotation.get('id')} of {photo['file_name']} cannot be read ({error!r})."
-            ) from error
-    return painted(blank(height, width, classes), smaller_last(found))
+    file: Path
+    photo: Mapping[str, Any]
+    annotations: list[Mapping[str, Any]]
+    ids: Mapping[Any, int]
+    classes: int
+    pngs: Path | None
+    fill: int | None
+
+    def __call__(self) -> LabelMap:
+        labels = blank(int(self.photo["height"]), int(self.photo["width"]), self.classes)
+        if self.pngs is None:
+            return painted(labels, smaller_last(self._instances(*labels.shape)), self.fill)
+        self._draw_segments(labels, self.pngs)
+        return painted(labels, (), self.fill)
+
+    def _instances(self, height: int, width: int) -> list[tuple[NDArray[np.bool_], int]]:
+        found = []
+        for annotation in self.annotations:
+            if not annotation.get("segmentation"):
+                continue
+            try:
+                mask = _mask(annotation["segmentation"], height, width)
+                found.append((mask, self.ids[annotation["category_id"]]))
+            except (KeyError, TypeError, ValueError, IndexError) as error:
+                name = self.photo["file_name"]
+                raise DataError(
+                    f"{self.file}: annotation {annotation.get('id')} of {name} cannot be read ({error!r})."
+                ) from error
+        return found
+
+    def _draw_segments(self, labels: LabelMap, pngs: Path) -> None:
+        """Of each segment its category: a segment's number is red + 256 green + 65536 blue of its pixels."""
+        for annotation in self.annotations:
+            png = pngs / str(annotation["file_name"])
+            try:
+                drawn = decode_image(png.read_bytes()).astype(np.uint32)
+            except OSError as error:
+                raise DataError(
+                    f"panoptic PNG {png} cannot be read ({error.strerror}).",
+                    "Name its folder with --masks.",
+                ) from error
+            if drawn.shape[:2] != labels.shape:
+                name = self.photo["file_name"]
+                raise DataError(f"{png} is of another size than {self.file} says of {name}.")
+            number = drawn[..., 0] | drawn[..., 1] << 8 | drawn[..., 2] << 16
+            for segment in annotation["segments_info"]:
+                if (category := segment["category_id"]) not in self.ids:
+                    raise DataError(f"{self.file}: {png.name} has the unknown category {category}.")
+                labels[number == segment["id"]] = self.ids[category]
 
 
 def _mask(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
@@ -144,34 +180,3 @@ def _mask(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
         runs = mask.frPyObjects(segmentation, height, width)
     inside: NDArray[np.bool_] = mask.decode(runs) > 0
     return inside
-
-
-def _panoptic(
-    file: Path,
-    photo: Mapping[str, Any],
-    annotations: list[Mapping[str, Any]],
-    ids: Mapping[Any, int],
-    classes: int,
-    pngs: Path,
-) -> LabelMap:
-    """Of each segment its category: a segment's number is red + 256 green + 65536 blue of its pixels."""
-    labels = blank(int(photo["height"]), int(photo["width"]), classes)
-    for annotation in annotations:
-        png = pngs / str(annotation["file_name"])
-        try:
-            drawn = decode_image(png.read_bytes()).astype(np.uint32)
-        except OSError as error:
-            raise DataError(
-                f"panoptic PNG {png} cannot be read ({error.strerror}).",
-                "Name its folder with --masks.",
-            ) from error
-        if drawn.shape[:2] != labels.shape:
-            raise DataError(f"{png} is of another size than {file} says of {photo['file_name']}.")
-        number = drawn[..., 0] | drawn[..., 1] << 8 | drawn[..., 2] << 16
-        for segment in annotation["segments_info"]:
-            if segment["category_id"] not in ids:
-                raise DataError(
-                    f"{file}: {png.name} has the unknown category {segment['category_id']}."
-                )
-            labels[number == segment["id"]] = ids[segment["category_id"]]
-    return labels
