@@ -106,9 +106,10 @@ def run(
     console.rule("3 of 3: the comparison")
     for table in tables:
         print_table(table)
+    papers = (f"{grid['title']}: {grid['paper']}. " for grid in found.values() if grid["paper"])
     Console().print(
-        "paper: COCO-Stuff, SegFormer-B4, 40 k iterations. Ours: a small student and 16 classes, 4 of "
-        f"them unseen; its teacher names {teacher['region_top1']:.1f} % of held-out regions.",
+        f"The papers' figures: {''.join(papers)}Ours: a small student and 16 classes, 4 of them unseen; its teacher "
+        f"names {teacher['region_top1']:.1f} % of held-out regions.",
         highlight=False,
     )
     return results
