@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from c2s import __version__
+from c2s.datasets.descriptor import TestProtocol
 from c2s.deploy.export import export_program
 from c2s.deploy.info import ModelError, ModelInfo, Scores
 from c2s.deploy.model import SegmentationModel
@@ -78,6 +79,7 @@ def fold_run(
     names, words = words.names, words.averaged()
     student, info, config = run.student, run.info, run.config
     weights = None if config.weights == "random" else config.weights
+    test = config.method.protocol(TestProtocol(), config.image_size or info.view_size)
     facts = ModelInfo(
         kind="folded" if isinstance(student, FeatureStudent) else "asked",
         student=config.student,
@@ -86,7 +88,7 @@ def fold_run(
         classes=words.classes,
         names=names,
         unseen=words.unseen,
-        crop=config.image_size or info.view_size,
+        crop=test.view_size,
         mean=student.mean,
         std=student.std,
         dataset=info.dataset,

@@ -98,9 +98,10 @@ class Grid(BaseModel):
 
     def shown(self, others: Sequence[str]) -> tuple[str, ...]:
         """Columns of its table where rows are scored on these further data sets, too."""
+        here = (c for c in self.columns if "@" not in c and c not in SCORES)
         own = tuple(c for c in self.columns if c.partition("@")[2] in others)
         bare = {c.partition("@")[2] for c in own}
-        return (*SCORES, *own, *(column(name) for name in others if name not in bare))
+        return (*SCORES, *here, *own, *(column(name) for name in others if name not in bare))
 
 
 def read_grid(file: Path) -> Grid:

@@ -30,7 +30,6 @@ class Student(nn.Module, ABC):
         frozen: what the names of tensors that never change begin with; a run stores these once, not in
             every checkpoint.
         segments: how many an image is cut into; 0: `cut` is not for this student.
-        clip: whether it holds the teacher's image tower, so that CLIP is needed at inference.
     """
 
     dim: int
@@ -40,7 +39,6 @@ class Student(nn.Module, ABC):
     architecture: Mapping[str, Any] | None = None
     frozen: tuple[str, ...] = ()
     segments: int = 0
-    clip: bool = False
 
     def cut(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Segments of images as for `classify`: their tokens float [B, segments, D], and each one's share of every

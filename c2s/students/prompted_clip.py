@@ -64,7 +64,6 @@ class PromptedCLIP(Student):
     """
 
     backbone: CLIPTower
-    clip = True
     frozen = ("backbone.",)
 
     def __init__(self, dim: int, architecture: Mapping[str, Any] | None = None) -> None:

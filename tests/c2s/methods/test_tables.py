@@ -8,6 +8,9 @@ import pytest
 
 from c2s.methods.clip_to_seg import ClipToSegConfig
 from c2s.methods.clip_to_seg.tables import FULL, TABLES
+from c2s.methods.recipes import load_recipe
+from c2s.methods.zeroseg import ZeroSegConfig
+from c2s.methods.zeroseg.tables import TABLES as ZEROSEG
 
 SHARED_PAPER = "papers/c2s.txt"
 
@@ -49,3 +52,18 @@ def test_the_full_method_is_one_setting_in_all_tables_without_a_number_of_their_
     for name in ("IV", "V", "VI", "VII", "VIII", "XI"):
         assert [row.train for row in full[name]] == [{}]
     assert [row.train for row in full["IX"]] == [{"method": {"bank_size": 6}}]
+
+
+@pytest.mark.parametrize("name", ZEROSEG)
+def test_every_row_of_zeroseg_is_a_configuration_of_its_own(name):
+    grid = ZEROSEG[name]
+    configs = [str(ZeroSegConfig(**row.train["method"])) for row in grid.rows]
+    assert len(set(configs)) == len(configs)
+    assert grid.shown(()) == ("hIoU", "sIoU", "uIoU", "mIoU")
+
+
+def test_rows_of_zeroseg_begin_as_printed_and_end_with_the_recipe():
+    first, *_, last = ZEROSEG["shapes"].rows
+    for row, recipe in ((first, "paper"), (last, "best")):
+        want = ZeroSegConfig(**load_recipe(recipe, "zeroseg").train["method"])
+        assert ZeroSegConfig(**row.train["method"]) == want
