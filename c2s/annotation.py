@@ -13,6 +13,8 @@ MUCH = 0.001
 SHOWN = 8
 PLACEHOLDER = "class {}"
 """Name that a class has until somebody says what it is."""
+NOTHING = ("void", "unlabelled", "unlabeled", "ignore", "ignored", "null", "none", "unknown")
+"""Names of classes that may say that a pixel has no label."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,10 @@ def never_seen(
     share = ignored / max(1, ignored + sum(pixels.values()))
     if share < MUCH:
         return f"{said}."
+    which = "it, say so" if len(absent) == 1 else "one of them, say which"
     return (
-        f"{said}; and {100 * share:.1f} % of the pixels are of no class (255, or `ignore:`). If 255 is a class, "
-        f"say so in classes.yaml, for example 255: {absent[0]}."
+        f"{said}; and {100 * share:.1f} % of the pixels are of no class (255, or `ignore:`). If 255 is {which} in "
+        f"classes.yaml: 255: {absent[0] if len(absent) == 1 else 'NAME'}"
     )
 
 
@@ -88,6 +91,17 @@ def unnamed(classes: Sequence[str]) -> str | None:
     return (
         f"{len(found)} of {len(classes)} classes are called by a number, such as {found[0]!r}, which says nothing "
         "to the text tower: write what they show."
+    )
+
+
+def no_label(classes: Sequence[str]) -> str | None:
+    """That classes may be none by their names, as a sentence; None: none may."""
+    found = [name for name in classes if name.strip().lower() in NOTHING]
+    if not found:
+        return None
+    return (
+        f"{found[0]!r} is learnt as a class, by that word. If it means 'no label', write in classes.yaml: "
+        "ignore: [its mask value]"
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from c2s.annotation import never_seen, read_annotation, unnamed
+from c2s.annotation import never_seen, no_label, read_annotation, unnamed
 from c2s.datasets.registry import NAMES
 from c2s.methods.registry import DEFAULT, methods_of
 
@@ -72,8 +72,7 @@ def remarks(cache: Cache) -> list[str]:
     if frames:
         said.append(f"{frames} images have several frames or pages; the first was taken.")
     annotation, m = read_annotation(cache), cache.manifest
-    if (nameless := unnamed(m.classes)) is not None:
-        said.append(nameless)
+    said += filter(None, (unnamed(m.classes), no_label(m.classes)))
     if annotation is not None and m.dataset not in NAMES:
         sentence = never_seen(m.classes, m.seen, annotation.pixels, annotation.ignored)
         said += [] if sentence is None else [sentence]

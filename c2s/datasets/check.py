@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from c2s.annotation import alike, never_seen, unnamed
+from c2s.annotation import alike, never_seen, no_label, unnamed
 from c2s.datasets.folder import FolderSplit
 from c2s.datasets.label_file import LabelError, read_label_file
 from c2s.datasets.split import DescribedSplit, Split
@@ -171,7 +171,9 @@ def check_split(
             _note_size(report, item.size)
         if progress is not None:
             progress(done, len(ids))
-    report.notes += filter(None, (unnamed(split.classes), alike(split.classes)))
+    report.notes += filter(
+        None, (unnamed(split.classes), no_label(split.classes), alike(split.classes))
+    )
     if report.unlisted:
         counts = dict(enumerate(report.pixels[:-1].tolist()))
         annotated = [i for i in range(len(split.classes)) if i not in split.unseen]

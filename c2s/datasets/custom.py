@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from c2s.class_list import tidy
 from c2s.config import sentences, shown, validated
 from c2s.datasets.descriptor import Descriptor, LabelEncoding, SplitLayout
-from c2s.datasets.export import find_export
+from c2s.datasets.export import find_export, find_label_map
 from c2s.datasets.hub import class_names, hub_layouts
 from c2s.datasets.partition import unseen_ids
 from c2s.datasets.photos import SUFFIXES, is_hidden, list_photos, walk, without
@@ -80,8 +80,8 @@ class ClassesFile(BaseModel):
 
 
 def is_folder_name(name: str) -> bool:
-    """Whether what was given as a data set is a path: it has a slash, or a folder is there."""
-    return "/" in name or "\\" in name or name in (".", "..") or os.path.isdir(name)  # noqa: PTH112 (no path may be too long for it)
+    """Whether what was given as a data set is a path: it has a slash, or a folder or file is there."""
+    return "/" in name or "\\" in name or name in (".", "..") or os.path.exists(name)  # noqa: PTH110 (no path may be too long for it)
 
 
 def describe_folder(root: Path) -> Descriptor:
@@ -195,6 +195,12 @@ def _photos(root: Path) -> Descriptor:
         raise ConfigError(
             f"{root} has no {CLASSES_FILE}, but another tool's annotations: {export}.",
             f"Convert them: c2s data convert {export} --out FOLDER. To use the photos alone, move that file away.",
+        )
+    if (labels := find_label_map(root)) is not None:
+        raise ConfigError(
+            f"{root} has no {CLASSES_FILE}, but label maps beside its photos, such as {labels}.",
+            f"Let them say what they hold: c2s data init {root}. To use the photos alone, name the folder that holds "
+            "only these.",
         )
     name = root.resolve().name
     splits = {"train": SplitLayout((".",), ())}

@@ -105,7 +105,10 @@ def _photos(file: Path, bases: list[Path], given: str) -> dict[str, Path]:
         if place.suffix == ".txt" and place.is_file():
             break
     else:
-        raise ConfigError(f"{file}: there is no folder of images {bases[0] / given}.")
+        raise ConfigError(
+            f"{file}: there is no folder of images {given} in {' or '.join(map(str, bases))}.",
+            "Say in the file where they are: path: FOLDER, which is looked for beside the file.",
+        )
     photos = {}
     for line in filter(None, map(str.strip, read_text(place, "the list").splitlines())):
         found = next((b / p for b in bases if (p := find_photo(b, line)) is not None), None)

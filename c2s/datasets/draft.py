@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from c2s.annotation import PLACEHOLDER
+from c2s.annotation import NOTHING, PLACEHOLDER
 from c2s.datasets.check import in_threads
 from c2s.datasets.custom import CLASSES_FILE
 from c2s.datasets.descriptor import LabelEncoding
+from c2s.datasets.export import find_export
 from c2s.datasets.label_file import RESIZED, read_label_file
 from c2s.datasets.pairing import FolderPair, find_pair
 from c2s_cache import ConfigError, DataError
@@ -30,8 +31,6 @@ NAME_FILES = (
     *("labels.txt", "names.txt", "class_names.txt", "id2label.json"),
 )
 """Files beside the folders of images that name classes: CamVid's on Kaggle, CVAT's, CamVid's own, and usual ones."""
-
-NOTHING = ("void", "unlabelled", "unlabeled", "ignore", "ignored", "null", "none", "unknown")
 
 Colour = tuple[int, int, int]
 
@@ -88,6 +87,13 @@ def draft_classes(root: Path) -> Draft:
     drawn = _are_drawn(files)
     seen = _seen(files, drawn)
     names, source = _names(root, seen)
+    if drawn and not source and (export := find_export(root)) is not None:
+        raise DataError(
+            f"no file tells the colours of the label maps in {root / pair.masks}, but {export} holds another tool's "
+            "annotations.",
+            f"Convert them: c2s data convert {export} --out FOLDER. To use the colours as they are, move that file "
+            "away.",
+        )
     lines = [
         f"# Written by c2s data init from {len(files)} of {len(pair.label_files)} label maps.",
         f"# Names are from {source}." if source else "# Put in what each class shows, in words.",

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from c2s.datasets.photos import is_hidden
+from PIL import Image
+
+from c2s.datasets.photos import is_hidden, list_photos
+from c2s_cache import DataError
 
 BEGINNING = 1 << 16
 """Bytes of a file that are looked at."""
 LARGEST = 64
 """Files that are looked at in each folder."""
+OUTLINES = "labels"
+"""Folder of text files of outlines or boxes beside one of images; their classes are in a YAML that may be elsewhere."""
+LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
+MOST_COLOURS = 256
 SIGNS: dict[str, tuple[tuple[bytes, ...], ...]] = {
     ".json": (
         (b'"images"', b'"file_name"'),
@@ -27,7 +35,7 @@ SIGNS: dict[str, tuple[tuple[bytes, ...], ...]] = {
 
 def find_export(root: Path) -> Path | None:
     """The first file of a folder, or of those in it, that `c2s data convert` would take, or the folder of MATLAB's
-    files; None: there is none."""
+    files, or that of outlines; None: there is none."""
     for file in _files(root):
         suffix = ".yaml" if file.suffix.lower() == ".yml" else file.suffix.lower()
         if (signs := SIGNS.get(suffix)) and file.name != "classes.yaml":
@@ -38,7 +46,16 @@ def find_export(root: Path) -> Path | None:
                 continue
             if any(all(word in start for word in words) for words in signs):
                 return file.parent if suffix == ".mat" else file
-    return None
+    return root / OUTLINES if has_outlines(root / OUTLINES) else None
+
+
+def has_outlines(folder: Path) -> bool:
+    """Whether the first text file of a folder, or of those in it, begins with a class and places (YOLO)."""
+    file = next((f for pattern in ("*.txt", "*/*.txt") for f in sorted(folder.glob(pattern))), None)
+    if file is None:
+        return False
+    with file.open("rb") as stream:
+        return re.match(rb"\d+( [01]?\.?\d+){4,}\s", stream.read(BEGINNING)) is not None
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -49,3 +66,35 @@ def _files(root: Path) -> Iterator[Path]:
         files = sorted(Path(entry) for entry in os.scandir(folder) if entry.is_file())
         wanted = [file for file in files if file.suffix.lower() in (*SIGNS, ".yml")]
         yield from wanted[:LARGEST]
+
+
+def find_label_map(root: Path) -> str | None:
+    """A picture below a folder of photos that is a label map of another one there, or None: it is called as that
+    one is, in another folder or with more behind, is no lossy picture and has few colours. One is looked at in each
+    folder.
+    """
+    try:
+        pictures = [PurePosixPath(path) for path in list_photos(root).files.values()]
+    except DataError:  # said where photos are read
+        return None
+    folders: dict[str, set[PurePosixPath]] = {}
+    for path in pictures:
+        folders.setdefault(path.stem, set()).add(path.parent)
+    looked: set[PurePosixPath] = set()
+    for path in pictures:
+        if path.suffix.lower() not in LOSSLESS or path.parent in looked:
+            continue
+        begins = (path.stem[: match.start()] for match in re.finditer(r"[-_.]", path.stem))
+        if len(folders[path.stem]) > 1 or any(path.parent in folders.get(b, ()) for b in begins):
+            looked.add(path.parent)
+            if _has_few_colours(root / path):
+                return str(path)
+    return None
+
+
+def _has_few_colours(file: Path) -> bool:
+    try:
+        with Image.open(file) as picture:
+            return picture.convert("RGB").getcolors(MOST_COLOURS) is not None
+    except Exception:  # a damaged picture is a photo that the reader of photos names
+        return False

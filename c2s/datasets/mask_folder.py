@@ -16,6 +16,7 @@ from c2s.class_list import tidy
 from c2s.datasets.convert import Conversion, Pair
 from c2s.datasets.custom import USUAL_SPLITS
 from c2s.datasets.descriptor import LabelEncoding
+from c2s.datasets.export import OUTLINES, has_outlines
 from c2s.datasets.label_file import read_label_file, strangers
 from c2s.datasets.list_file import read_list
 from c2s.datasets.photos import SUFFIXES, list_photos
@@ -59,6 +60,11 @@ def read_mask_folder(
                 f"{folder} holds PNG files of Label Studio, whose names do not say of which photos they are.",
                 "Export JSON from Label Studio; brushed regions are in it.",
             )
+        if has_outlines(folder) or has_outlines(folder / OUTLINES):
+            raise ConfigError(
+                f"{folder} holds text files of outlines or boxes (YOLO), which do not name their classes.",
+                "Name the YAML that does: c2s data convert FILE.yaml --out FOLDER",
+            )
         raise ConfigError(
             f"{folder} has neither .mat files nor a {' or '.join(PALETTES)} beside masks in colour.",
             "Masks of class numbers need no converting: c2s data init FOLDER. Of another export name the file of "
@@ -76,6 +82,10 @@ def read_mask_folder(
     if photos is None:
         raise ConfigError(f"there are no photos in {folder}.", "Name their folder with --images.")
     there, pairs = list_photos(photos).files, {}
+    notes: tuple[str, ...] = ()
+    if palette is None and (own := _folder_of_maps(masks, there)) is not None:
+        left = sum(own not in file.parents for file in masks.rglob("*.mat"))
+        masks, notes = own, (f"{left:,} other .mat files of {masks} are left out.",)
     for image_id, path in sorted(list_photos(masks, (ending,)).files.items()):
         if image_id not in there:
             raise DataError(
@@ -89,7 +99,7 @@ def read_mask_folder(
         )
         pairs[image_id] = Pair(photos / there[image_id], partial(_typed, read, len(names)))
     bare = len(there) - len(pairs)
-    notes = (f"{bare:,} photos have no mask.",) * bool(bare)
+    notes += (f"{bare:,} photos have no mask.",) * bool(bare)
     lists = {s: folder / "ImageSets/Segmentation" / f"{s}.txt" for s in USUAL_SPLITS}
     if split is not None or not lists["train"].is_file():
         return {split or "train": Conversion(tuple(names), pairs, notes)}
@@ -157,6 +167,22 @@ def _numbers(file: Path) -> NDArray[np.integer]:
         raise DataError(f"{file} holds no label map: no array [H, W] of whole numbers.")
     largest: NDArray[np.integer] = max(whole, key=lambda v: v.size).astype(np.int64)
     return largest
+
+
+def _folder_of_maps(masks: Path, photos: Mapping[str, str]) -> Path | None:
+    """The only folder below one of MATLAB files whose files are called as photos are and hold label maps; None: there
+    is none, or they are in several."""
+    files: dict[Path, list[Path]] = {}
+    for file in sorted(masks.rglob("*.mat")):
+        files.setdefault(file.parent, []).append(file)
+    found = [
+        folder
+        for folder, own in files.items()
+        if folder != masks
+        and all(file.stem in photos for file in own)
+        and any(values.ndim == 2 for values in _arrays(own[0]))
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 def _names_beside(masks: Path) -> tuple[str, ...]:

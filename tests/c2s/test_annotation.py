@@ -10,6 +10,7 @@ from c2s.annotation import (
     Annotation,
     alike,
     never_seen,
+    no_label,
     read_annotation,
     require_annotation,
     unnamed,
@@ -50,7 +51,9 @@ def test_classes_without_a_pixel_are_named(pixels, ignored, said):
     found = never_seen(NAMES, range(3), pixels, ignored)
     assert found is None if said is None else found.startswith(said)
     if said and ignored > 1:
-        assert found.endswith("for example 255: lesion.")
+        assert found.endswith("If 255 is one of them, say which in classes.yaml: 255: NAME")
+        two = never_seen(NAMES, range(2), pixels, ignored)
+        assert two.endswith("If 255 is it, say so in classes.yaml: 255: lesion")
     assert never_seen(NAMES, [0], pixels, ignored) is None  # the others are unseen
 
 
@@ -68,6 +71,11 @@ def test_classes_that_nobody_has_named_are_counted():
     assert "2 of 3 classes are called by a number, such as 'class 7'" in unnamed(
         ["a", "class 7", "class 12"]
     )
+
+
+def test_a_class_that_may_be_no_label_is_said():
+    assert no_label(["cat", "nullable"]) is None
+    assert no_label(["cat", "Null"]).startswith("'Null' is learnt as a class")
 
 
 def test_names_that_differ_in_case_alone_are_said():

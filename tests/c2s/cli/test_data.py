@@ -92,7 +92,7 @@ def test_list_shows_what_the_root_holds(c2s, tmp_path, rng):
     make_voc(tmp_path, rng)
     code, out, _ = c2s("data", "list", "--root", tmp_path)
     held = [line.split()[0] for line in out.splitlines() if f"  in {tmp_path}" in line]
-    assert (code, held) == (0, ["voc"])
+    assert (code, held) == (0, ["voc", "voc-bg"])
     assert json.loads(c2s("data", "list", "--json")[1])[:2] == ["shapes", "voc"]
 
 

@@ -189,10 +189,18 @@ def test_names_in_a_matlab_file(world):
     (root / "val2017").rename(root / "photos")
     listed = np.array(CLASSES, dtype=object).reshape(1, -1)
     savemat(root / "label_list.mat", {"label_list": listed})
-    with pytest.raises(DataError, match=r"no photo pixel-level/a .* that of their photos"):
-        converted(root / "annotations", root / "out", images=root / "photos")
     converted(root / "annotations/pixel-level", root / "out", images=root / "photos")
     require_same(root / "out", maps, "train")
+    (root / "annotations/image-level").mkdir()
+    shutil.copy(root / "photos/a.jpg", root / "photos/c.jpg")
+    savemat(root / "annotations/image-level/c.mat", {"tags": np.arange(3)})
+    for source, name in ((root, "found"), (root / "annotations", "also")):
+        said = converted(source, root / name, images=root / "photos")
+        assert any("other .mat files" in sentence for sentence in said)
+        require_same(root / name, maps, "train")
+    savemat(root / "annotations/image-level/c.mat", {"tags": maps["a"]})
+    with pytest.raises(DataError, match=r"no photo image-level/c .* that of their photos"):
+        converted(root / "annotations", root / "other", images=root / "photos")
     (root / "label_list.mat").unlink()
     for name, labels in maps.items():
         content = {"S": labels, "names": listed, "captions": np.array(["a b", "c"], dtype=object)}
@@ -274,6 +282,9 @@ def test_yaml_of_outlines(world):
         named = {f"val/{n}" if given == "list.txt" else n: m for n, m in maps.items()}
         require_same(root / "again", named, "train")
         shutil.rmtree(root / "again")
+    (root / "data.yaml").write_text(yaml.safe_dump({**content, "val": "nowhere"}))
+    with pytest.raises(ConfigError, match=rf"no folder of images nowhere in {root}.* path: FOLDER"):
+        converted(root / "data.yaml", root / "other")
     (root / "list.txt").write_text("images/val/c.jpg\n")
     (root / "data.yaml").write_text(yaml.safe_dump({"train": "list.txt", "names": list(CLASSES)}))
     with pytest.raises(DataError, match=r"lists images/val/c\.jpg, which is not below"):

@@ -59,6 +59,13 @@ def test_a_plain_name_may_be_a_folder(folder, monkeypatch):
     assert load_dataset(".").name == "my data"
 
 
+def test_a_file_of_a_plain_name_is_no_unknown_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "coco128.yaml").write_text("names: [cat]")
+    with pytest.raises(DataError, match=r"c2s data convert coco128\.yaml --out"):
+        load_dataset("coco128.yaml")
+
+
 def test_hints_about_ones_own_data_name_no_archive(folder):
     write_classes(folder, classes=["cat", "dog"])
     split = load_dataset(str(folder)).split("train")

@@ -13,6 +13,7 @@ from c2s.datasets import load_dataset
 from c2s.datasets.check import check_split
 from c2s.datasets.draft import draft_classes
 from c2s.datasets.export import find_export
+from c2s.datasets.mask_folder import read_mask_folder
 from c2s_cache import ConfigError, DataError
 
 VALUES = np.array([[0, 0, 3, 3], [0, 7, 7, 3]], np.uint8).repeat(8, 0).repeat(8, 1)
@@ -243,6 +244,53 @@ def test_exports_are_known_by_what_they_say(tmp_path, name, text, known):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub/a.mat").write_text("MATLAB 5.0 MAT-file")
     assert find_export(tmp_path) == (tmp_path / name if known else tmp_path / "sub")
+
+
+def test_outlines_beside_photos_are_another_tools(tmp_path):
+    """As coco128 has them; their classes are in a YAML that lies elsewhere."""
+    fill(tmp_path, "images/train", "labels", [])
+    photo(np.random.default_rng(0), 8, 8).save(tmp_path / "a.jpg")
+    (tmp_path / "labels/train").mkdir(parents=True)
+    (tmp_path / "labels/train/a.txt").write_text("a line about the photo\n")
+    assert load_dataset(str(tmp_path)).split("train").ids == ("a",)
+    (tmp_path / "labels/train/a.txt").write_text("4 0.5 0.25 1 .5 0.1 0.9\n")
+    with pytest.raises(ConfigError, match=r"another tool's annotations: \S*labels\."):
+        load_dataset(str(tmp_path))
+    for folder in (tmp_path, tmp_path / "labels"):
+        with pytest.raises(ConfigError, match=r"outlines or boxes .* c2s data convert FILE\.yaml"):
+            read_mask_folder(folder, None, (), None)
+
+
+def test_ids_drawn_as_colours_are_not_described_as_classes(tmp_path):
+    """Panoptic label maps, whose classes are in the JSON beside them."""
+    for split in ("train2017", "val2017"):
+        fill(tmp_path, split, f"annotations/panoptic_{split}", [drawn(VALUES)])
+    described(tmp_path)
+    (tmp_path / "classes.yaml").unlink()
+    text = '{"images": [{"file_name": "p0.jpg"}], "annotations": [{"segments_info": []}]}'
+    (tmp_path / "annotations/panoptic_val2017.json").write_text(text)
+    with pytest.raises(DataError, match=r"c2s data convert \S*panoptic_val2017\.json --out"):
+        draft_classes(tmp_path)
+    (tmp_path / "labelmap.txt").write_text("Void:0,0,0\nAnimal:64,128,64\nArchway:192,0,128\n")
+    described(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "between"),
+    [("train", "trainannot", ""), ("JPEGImages", "SegmentationClass", ""), (".", ".", "_mask")],
+)
+def test_label_maps_are_never_taken_for_photos_alone(tmp_path, images, masks, between):
+    fill(tmp_path, images, masks, [indexed(VALUES, [0, 3, 7])], between)
+    with pytest.raises(ConfigError, match=r"label maps .* such as \S*p0\S*png.* c2s data init"):
+        load_dataset(str(tmp_path))
+    described(tmp_path)
+
+
+def test_photos_of_one_name_and_drawings_are_photos_alone(tmp_path):
+    fill(tmp_path, "rome", "oslo", [photo(np.random.default_rng(9), 32, 32)])
+    drawn(VALUES).save(tmp_path / "oslo/plan_p0.png")
+    drawn(VALUES).save(tmp_path / "rome/p1.png")
+    assert len(load_dataset(str(tmp_path)).split("train").ids) == 4
 
 
 def test_a_list_that_does_not_name_all_is_not_taken(tmp_path):
