@@ -1,27 +1,50 @@
-"""ZeroSeg's student (ICCV 2023): an MAE encoder and a head that groups its patches into segments."""
+"""Students that cut an image into segments and name these, as GroupViT and ZeroSeg do."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
-from transformers import GroupViTVisionConfig, ViTMAEConfig, ViTMAEModel
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
-from c2s.students.base import Student, to_multiple
-from c2s.students.grouping_head import GroupingHead, GroupingSettings
-from c2s.students.weights import Layout, load_encoder, own_layout
+from c2s.students.base import Student
 
-EPS = 1e-6
-"""Of MAE's layer norms; transformers has another default."""
-CLIP_SCALE = 100.0
-"""Of cosines, where nobody says the teacher's own."""
 FINER = 4
 """Pixels of a patch's side in the map of best segments."""
+
+
+class GroupingSettings(BaseModel):
+    """How patches are given to segments, and segments to pixels. The defaults are as published."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    hard: bool = Field(
+        default=True,
+        description="a patch is of one segment, chosen in training with Gumbel noise and straight through; false: it "
+        "is shared",
+    )
+    similarity: Literal["dot", "cosine"] = Field(
+        default="dot",
+        description="of patch and segment: q.k / sqrt(width), or a cosine of learnt scale",
+    )
+    residual: bool = Field(
+        default=True, description="a segment keeps its group token beside what is assigned to it"
+    )
+    balance: int = Field(
+        default=0,
+        ge=0,
+        le=20,
+        description="Sinkhorn steps that give all segments of an image equal shares",
+    )
+    readout: Literal["hard", "soft"] = Field(
+        default="hard",
+        description="a pixel has the class of its best segment, or the mean over all of them",
+    )
 
 
 @dataclass(frozen=True)
@@ -70,70 +93,23 @@ class GroupingStudent(Student):
     A segment's scores are softmax(scale cos(g, text)) over the classes it is asked for, so they are
     probabilities; a pixel has those of its best segment, or the mean under its shares.
 
-    Args:
-        name: one of `SIZES`.
-        dim: D, width of the segments.
-        weights: of the encoder, in a layout of `LAYOUTS` (facebook/vit-mae-base, mae_pretrain_vit_base.pth); see
-            `c2s.students.weights.read_checkpoint`. None: random.
-        architecture: `GroupingSettings`, and `scale`, that of the teacher's cosines; what is missing is the size's own.
-
     Attributes:
+        how: of the grouping.
+        scale: of the teacher's cosines.
         width: W, of encoder and head.
         patch: side of a patch in pixels.
         grid: patches along a side of a training image, for which the positions were made.
         segments: m.
-
-    Raises:
-        ConfigError: the weights cannot be read or do not fit the encoder.
     """
 
-    def __init__(
-        self,
-        name: str,
-        dim: int,
-        weights: str | None = None,
-        architecture: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__()
-        size = SIZES[name]
-        given = dict(architecture or {})
-        self.scale = float(given.pop("scale", None) or CLIP_SCALE)
-        self.how = GroupingSettings.model_validate(size.how.model_dump() | given)
-        self.architecture = {**self.how.model_dump(), "scale": self.scale}
-        self.dim, self.width, self.patch = dim, size.width, size.patch
-        self.grid, self.segments = size.image // size.patch, size.groups[-1]
-        self.backbone = ViTMAEModel(
-            ViTMAEConfig(
-                hidden_size=size.width,
-                num_hidden_layers=size.layers,
-                num_attention_heads=size.heads,
-                intermediate_size=4 * size.width,
-                image_size=size.image,
-                patch_size=size.patch,
-                layer_norm_eps=EPS,
-                mask_ratio=0.0,
-            )
-        )
-        embeddings: Any = self.backbone.embeddings
-        positions = embeddings.position_embeddings.detach()
-        del embeddings.position_embeddings  # they follow from the grid, and are never learnt
-        embeddings.register_buffer("position_embeddings", positions, persistent=False)
-        self.head = GroupingHead(
-            GroupViTVisionConfig(
-                hidden_size=size.width,
-                intermediate_size=4 * size.width,
-                num_attention_heads=size.heads,
-                num_hidden_layers=sum(size.depths),
-                depths=size.depths,
-                num_group_tokens=size.tokens,
-                num_output_groups=size.groups,
-            ),
-            self.how,
-        )
-        self.norm, self.project = nn.LayerNorm(size.width), nn.Linear(size.width, dim)
-        if weights is not None:
-            load_encoder(self.backbone, weights, LAYOUTS)
+    how: GroupingSettings
+    scale: float
+    width: int
+    patch: int
+    grid: int
+    segments: int
 
+    @abstractmethod
     def forward(
         self, images: Tensor, mask_ratio: float = 0.0, noise: Tensor | None = None
     ) -> Grouped:
@@ -145,29 +121,6 @@ class GroupingStudent(Student):
                 order.
             noise: float [B, L], in place of a random draw: the patches of the smallest values are seen.
         """
-        images = to_multiple(images, self.patch)
-        backbone: Any = self.backbone
-        embeddings = backbone.embeddings
-        x: Tensor = embeddings.patch_embeddings(images)
-        height, width = (side // self.patch for side in images.shape[-2:])
-        positions = square_positions(embeddings.position_embeddings, height, width)
-        x = x + positions[:, 1:]
-        batch, count = x.shape[:2]
-        if mask_ratio == 0 and noise is None:
-            order = torch.arange(count, device=x.device).expand(batch, -1)
-        else:
-            noise = torch.rand(batch, count, device=x.device) if noise is None else noise
-            order = noise.argsort(1)
-        kept = order[:, : int(count * (1 - mask_ratio))]
-        x = x.gather(1, kept[..., None].expand(-1, -1, x.shape[-1]))
-        first = (embeddings.cls_token + positions[:, :1]).expand(batch, -1, -1)
-        x = torch.cat([first, x], 1)
-        for layer in backbone.layers:
-            x = layer(x, None)
-        patches = backbone.layernorm(x)
-        tokens, maps = self.head(patches[:, 1:])
-        segments = self.project(self.norm(tokens))
-        return Grouped(segments, tokens, maps, patches, kept, order.argsort(1))
 
     def cut(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Segments float [B, m, D] of images as for `classify`, and each one's share of every patch, [B, m, h, w]."""
@@ -187,58 +140,3 @@ class GroupingStudent(Student):
         best = fine.argmax(1).flatten(1)  # [B, h w]
         found = named.mT.gather(2, best[:, None].expand(-1, len(text), -1))
         return rearrange(found, "b k (h w) -> b k h w", h=fine.shape[2])
-
-
-def square_positions(positions: Tensor, height: int, width: int) -> Tensor:
-    """Positions [1, 1 + g * g, W] of a class token and a square grid, resampled bicubically: [1, 1 + h * w, W]."""
-    side = round((positions.shape[1] - 1) ** 0.5)
-    if (height, width) == (side, side):
-        return positions
-    grid = rearrange(positions[:, 1:], "b (h w) c -> b c h w", h=side)
-    resampled = F.interpolate(grid, (height, width), mode="bicubic", align_corners=False)
-    return torch.cat([positions[:, :1], resampled.flatten(2).mT], 1)
-
-
-LAYER = r"(\d+)\."
-LAYOUTS = (
-    own_layout("embeddings", "layers", "layernorm"),
-    # facebook/vit-mae-*, as the hub stores them.
-    Layout(
-        "Hugging Face ViT-MAE",
-        (
-            (r"(embeddings\.(?:cls_token|patch_embeddings\..+))", r"\1"),
-            *(
-                (
-                    rf"encoder\.layer\.{LAYER}attention\.attention\.{old}\.(.+)",
-                    rf"layers.\1.attention.{new}.\2",
-                )
-                for old, new in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"))
-            ),
-            (
-                rf"encoder\.layer\.{LAYER}attention\.output\.dense\.(.+)",
-                r"layers.\1.attention.o_proj.\2",
-            ),
-            (rf"encoder\.layer\.{LAYER}intermediate\.dense\.(.+)", r"layers.\1.mlp.fc1.\2"),
-            (rf"encoder\.layer\.{LAYER}output\.dense\.(.+)", r"layers.\1.mlp.fc2.\2"),
-            (rf"encoder\.layer\.{LAYER}(layernorm_.+)", r"layers.\1.\2"),
-            (r"(layernorm\..+)", r"\1"),
-        ),
-    ),
-    # facebookresearch/mae: mae_pretrain_vit_*.pth.
-    Layout(
-        "MAE",
-        (
-            ("cls_token", "embeddings.cls_token"),
-            (r"patch_embed\.proj\.(.+)", r"embeddings.patch_embeddings.projection.\1"),
-            (
-                rf"blocks\.{LAYER}attn\.qkv\.(.+)",
-                tuple(rf"layers.\1.attention.{part}_proj.\2" for part in "qkv"),
-            ),
-            (rf"blocks\.{LAYER}attn\.proj\.(.+)", r"layers.\1.attention.o_proj.\2"),
-            (rf"blocks\.{LAYER}mlp\.(.+)", r"layers.\1.mlp.\2"),
-            (rf"blocks\.{LAYER}norm1\.(.+)", r"layers.\1.layernorm_before.\2"),
-            (rf"blocks\.{LAYER}norm2\.(.+)", r"layers.\1.layernorm_after.\2"),
-            (r"norm\.(.+)", r"layernorm.\1"),
-        ),
-    ),
-)

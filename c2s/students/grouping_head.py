@@ -7,12 +7,10 @@ firmly, is here: the published way does not train at every scale.
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from transformers import GroupViTVisionConfig
 from transformers.models.groupvit.modeling_groupvit import (
@@ -22,37 +20,10 @@ from transformers.models.groupvit.modeling_groupvit import (
     GroupViTMLP,
 )
 
+from c2s.students.grouping import GroupingSettings
+
 FIRST_SCALE = 10.0
 """Of cosines, before training."""
-
-
-class GroupingSettings(BaseModel):
-    """How patches are given to segments, and segments to pixels. The defaults are as published."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    hard: bool = Field(
-        default=True,
-        description="a patch is of one segment, chosen in training with Gumbel noise and straight through; false: it "
-        "is shared",
-    )
-    similarity: Literal["dot", "cosine"] = Field(
-        default="dot",
-        description="of patch and segment: q.k / sqrt(width), or a cosine of learnt scale",
-    )
-    residual: bool = Field(
-        default=True, description="a segment keeps its group token beside what is assigned to it"
-    )
-    balance: int = Field(
-        default=0,
-        ge=0,
-        le=20,
-        description="Sinkhorn steps that give all segments of an image equal shares",
-    )
-    readout: Literal["hard", "soft"] = Field(
-        default="hard",
-        description="a pixel has the class of its best segment, or the mean over all of them",
-    )
 
 
 class Assignment(nn.Module):

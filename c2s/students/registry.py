@@ -107,9 +107,9 @@ def create(
         return ShapesMask2Former(dim, weights)
     pretrained = None if weights == "random" else weights
     if name.startswith("zeroseg-"):
-        from c2s.students.grouping import GroupingStudent
+        from c2s.students.mae_grouping import MAEGroupingStudent
 
-        return GroupingStudent(name, dim, pretrained, architecture)
+        return MAEGroupingStudent(name, dim, pretrained, architecture)
     family, _, size = name.partition("-")
     if family == "segnext":
         from c2s.students.segnext import SegNeXt

@@ -3,17 +3,13 @@
 from c2s.methods.zeroseg.config import ZeroSegConfig
 from c2s.methods.zeroseg.examples import CellExamples, RegionExamples, ZeroSegBatch
 from c2s.methods.zeroseg.losses import Measure
-from c2s.methods.zeroseg.method import ZeroSeg
-from c2s.methods.zeroseg.reconstruction import Reconstruction
 from c2s.methods.zeroseg.settings import DecoderSettings, ZeroSegSettings
 
 __all__ = [
     "CellExamples",
     "DecoderSettings",
     "Measure",
-    "Reconstruction",
     "RegionExamples",
-    "ZeroSeg",
     "ZeroSegBatch",
     "ZeroSegConfig",
     "ZeroSegSettings",

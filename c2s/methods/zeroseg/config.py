@@ -13,7 +13,6 @@ from c2s.datasets.descriptor import TestProtocol
 from c2s.methods.base import Facts, Method, MethodConfig
 from c2s.methods.grid import Grid
 from c2s.methods.zeroseg.examples import CellExamples, RegionExamples
-from c2s.methods.zeroseg.method import ZeroSeg
 from c2s.methods.zeroseg.settings import ZeroSegSettings
 from c2s.students.base import Student
 from c2s.students.grouping import SIZES, GroupingStudent
@@ -37,7 +36,7 @@ class ZeroSegConfig(ZeroSegSettings, MethodConfig):
     stages: ClassVar[tuple[str, ...]] = ("views", "global_cls", "cells")
     beside: ClassVar[tuple[str, ...]] = ("text",)  # to score with; training does not read it
     student: ClassVar[str] = "zeroseg-b"
-    kind: ClassVar[type[Student]] = GroupingStudent
+    kind: ClassVar[type[Student]] = GroupingStudent  # type: ignore[type-abstract]
     defaults: ClassVar[Mapping[str, Any]] = {
         "image_size": 224,
         "jitter": False,
@@ -140,6 +139,10 @@ class ZeroSegConfig(ZeroSegSettings, MethodConfig):
 
     def build(self, facts: Facts) -> Method:
         """The method's module for a student."""
+        from c2s.methods.zeroseg.method import (
+            ZeroSeg,  # transformers, which `cache info` need not have
+        )
+
         return ZeroSeg(self, facts)
 
     def _cells(self, manifest: Manifest) -> tuple[int, ...]:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from transformers import ViTMAEConfig
 from transformers.models.vit_mae.modeling_vit_mae import ViTMAEDecoder
 
-from c2s.students.grouping import EPS, Grouped, GroupingStudent, square_positions
+from c2s.students.grouping import Grouped, GroupingStudent
+from c2s.students.mae_grouping import EPS, square_positions
 
 
 class Reconstruction(nn.Module):

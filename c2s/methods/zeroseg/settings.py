@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from c2s.methods.zeroseg.losses import Distance
-from c2s.students.grouping_head import GroupingSettings
+from c2s.students.grouping import GroupingSettings
 
 
 class DecoderSettings(BaseModel):

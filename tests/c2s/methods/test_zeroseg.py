@@ -13,15 +13,15 @@ from c2s.methods import Facts
 from c2s.methods.zeroseg import (
     CellExamples,
     Measure,
-    Reconstruction,
     RegionExamples,
     ZeroSegBatch,
     ZeroSegConfig,
 )
 from c2s.methods.zeroseg.losses import cell_places, collapse, match, mean_over, reverse, within
+from c2s.methods.zeroseg.reconstruction import Reconstruction
 from c2s.runs.checkpoint import read_state
 from c2s.students import create
-from c2s.students.grouping import EPS
+from c2s.students.mae_grouping import EPS
 from c2s.testing import shapes
 from c2s.training import run
 from c2s.training.logs import read_metrics

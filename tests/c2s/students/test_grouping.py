@@ -14,8 +14,9 @@ from transformers.models.groupvit.modeling_groupvit import (
 )
 
 from c2s.students import create
-from c2s.students.grouping import EPS, GroupingStudent, square_positions
-from c2s.students.grouping_head import Assignment, GroupingHead, GroupingSettings, shares
+from c2s.students.grouping import GroupingSettings
+from c2s.students.grouping_head import Assignment, GroupingHead, shares
+from c2s.students.mae_grouping import EPS, MAEGroupingStudent, square_positions
 
 W, D = 16, 24
 PRINTED = GroupingSettings()
@@ -206,7 +207,7 @@ def test_what_is_not_said_is_the_sizes_own():
 def test_parameters_of_the_published_size():
     """By hand: encoder 85.65 M, and the head at its width 63.88 M with norm and projection (D = 768)."""
     with torch.device("meta"):
-        student = GroupingStudent("zeroseg-b", 768)
+        student = MAEGroupingStudent("zeroseg-b", 768)
     counts = {
         name: sum(p.numel() for p in part.parameters()) / 1e6
         for name, part in student.named_children()
