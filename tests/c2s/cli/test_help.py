@@ -40,3 +40,17 @@ def test_python_runs_the_package_as_the_command():
         [sys.executable, "-m", "c2s", "--version"], capture_output=True, text=True, timeout=300
     )
     assert re.fullmatch(r"c2s \d+\.\d+\S*\n", done.stdout), done.stderr
+
+
+def test_ctrl_c_while_the_command_still_imports_shows_no_traceback():
+    program = """
+import sys
+class Pressed:
+    def find_spec(self, name, path=None, target=None):
+        if name == "zarr":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Pressed())
+import c2s.cli
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "")
