@@ -150,11 +150,17 @@ def write_cache(
     return path
 
 
+def grown(before: Manifest, part: Part) -> Manifest:
+    """What a manifest is with a part more."""
+    values = {name: getattr(before, name) for name in Manifest.model_fields}
+    return Manifest(**values | {"parts": (*before.parts, part)})
+
+
 def grow_cache(path: Path, rows: int, seed: int = 1) -> Path:
     """Add a part of so many scenes to such a cache."""
     before = read_manifest(path)
     part = Part(source={"drawn": seed}, order="1" * 64, rows=rows)
-    manifest = Manifest(**dict(before) | {"parts": (*before.parts, part)})
+    manifest = grown(before, part)
     create_cache(path, manifest)
     writer, rng = BlockWriter(path), np.random.default_rng(seed)
     for block in range(before.blocks, manifest.blocks):

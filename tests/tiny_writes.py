@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tiny_cache import tiny_manifest
+from tiny_cache import grown, tiny_manifest
 
 from c2s_cache import Cache, Manifest, Part
 from c2s_cache.lock import build_lock
@@ -62,7 +62,7 @@ def grow(folder: Path) -> None:
         before = existing(path)
         assert before is not None
         part = Part(source={"drawn": 1}, order="1" * 64, rows=4)
-        create_cache(path, before.of((before.parts[0], part)))
+        create_cache(path, grown(before.first(1), part))
         writer = BlockWriter(path, token)
         for block in range(writer.manifest.blocks):
             for stage in writer.missing(block):

@@ -20,7 +20,7 @@ SYNONYMS = {
 
 
 def manifest(synonyms=SYNONYMS, **text):
-    return shapes.manifest_of(("words",), {"words": {"synonyms": synonyms}, "text": text})
+    return shapes.manifest_of(("labels", "words"), {"words": {"synonyms": synonyms}, "text": text})
 
 
 def computed(m):
@@ -93,3 +93,8 @@ def test_a_word_of_an_unseen_class_is_found():
         f.check for f in Words().inspect(Block(m, 0, found | {"rows/usable": np.ones(4, bool)}))
     }
     assert checks == {"leakage", "values"}
+
+
+def test_a_cache_without_label_maps_has_no_words():
+    with pytest.raises(ConfigError, match="no class is seen whose words it could hold"):
+        shapes.manifest_of(("words",))

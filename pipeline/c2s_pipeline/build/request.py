@@ -172,18 +172,18 @@ def make_manifest(
     names = request.stage_names(source)
     run = {"precision": request.precision, "batch_size": request.batch_size}
     teacher = teacher.model_copy(update=run)
-    outline = Outline(source, teacher, request.view_size, request.block_rows, names, base)
-    imported = tuple(name for name in names if request.stage(name).brings(outline))
-    outline = replace(outline, imported=imported)
     # What no label map says is annotated nowhere.
     annotated = any(request.stage(name).annotates for name in names)
-    unseen = source.unseen if annotated else range(len(source.classes))
+    unseen = tuple(source.unseen if annotated else range(len(source.classes)))
+    outline = Outline(source, teacher, request.view_size, request.block_rows, names, base)
+    imported = tuple(name for name in names if request.stage(name).brings(outline))
+    outline = replace(outline, imported=imported, unseen=unseen)
     return Manifest(
         dataset=source.name,
         split=source.split,
         parts=tuple(parts),
         classes=tuple(source.classes),
-        unseen=tuple(unseen),
+        unseen=unseen,
         block_rows=request.block_rows,
         seed=request.seed,
         view_size=request.view_size,

@@ -77,8 +77,8 @@ def option(name: str, words: str, default: Any = None, **facts: Any) -> Any:
 @dataclass(frozen=True)
 class Outline:
     """What is known of a cache before its stages are recorded: the data set, the teacher, the side of the students'
-    views, the rows of a block, the stages that it is to have; and the manifest of the cache that it is derived from,
-    if there is one; and which of the stages a folder brings."""
+    views, the rows of a block, the stages that it is to have; the manifest of the cache that it is derived from,
+    if there is one; which of the stages a folder brings; and the ids of classes that the cache annotates nowhere."""
 
     source: SplitInfo
     teacher: TeacherInfo
@@ -87,6 +87,7 @@ class Outline:
     stages: tuple[str, ...]
     base: Manifest | None = None
     imported: tuple[str, ...] = ()
+    unseen: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

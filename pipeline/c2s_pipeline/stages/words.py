@@ -43,6 +43,11 @@ class Words(Stage):
     def check(self, outline: Outline) -> None:
         """See `Stage.check`; a word stands for one class, whether that is seen or not."""
         super().check(outline)
+        if len(outline.unseen) == len(outline.source.classes):
+            raise ConfigError(
+                "words: the cache has no label maps, so no class is seen whose words it could hold.",
+                "Build with the stage labels, or without the stage words.",
+            )
         classes, synonyms = outline.source.classes, self._synonyms(outline)
         unknown = next((c for c in synonyms if c not in classes), None)
         if unknown is not None:
@@ -53,7 +58,7 @@ class Words(Stage):
     def asked(self, outline: Outline) -> dict[str, Any]:
         """The synonyms of the seen classes, in the order of the classes."""
         source = outline.source
-        seen = [c for i, c in enumerate(source.classes) if i not in source.unseen]
+        seen = [c for i, c in enumerate(source.classes) if i not in outline.unseen]
         synonyms = self._synonyms(outline)
         return {"synonyms": {c: list(synonyms[c]) for c in seen if synonyms.get(c)}}
 
@@ -63,7 +68,7 @@ class Words(Stage):
 
     def axes(self, outline: Outline) -> dict[str, int]:
         """The names of the seen classes, and their synonyms."""
-        names = len(set(range(len(outline.source.classes))) - set(outline.source.unseen))
+        names = len(set(range(len(outline.source.classes))) - set(outline.unseen))
         return {"word": names + sum(map(len, self.asked(outline)["synonyms"].values()))}
 
     def arrays(self, outline: Outline) -> dict[str, ArrayRecord]:

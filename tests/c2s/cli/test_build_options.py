@@ -108,7 +108,7 @@ CHOICES = (
 )
 IMPORTED = (
     *("--text-embeddings", "text.npy", "--unchecked-text", "--config", "config.yaml"),
-    *("--dense-from", "features", "--masks-from", "masks"),
+    *("--no-labels", "--dense-from", "features", "--masks-from", "masks"),
 )
 """Options of a build, each with a value that is not its default."""
 ELSEWHERE = {"--root", "--out", "--workers", "--scheduler", "--update", "--append", "--json"}

@@ -104,6 +104,7 @@ class Other(Tiny):
     name = "other"
     protocol = descriptor.TestProtocol(view_size=32, stride=27, short_side=32)
     classes = prompts = ("cat", "cow", "zebra")
+    names = (("cat",), ("cow",), ("zebra",))
 
     def split(self, name):
         return [Item("0", 3), Item("1", 3)]

@@ -146,7 +146,11 @@ def test_an_untrained_teacher_is_not_asked_about_rows(settings, tiny_teacher, tm
     name = "ViT-S-32-alt" if "pretrained" in settings else tiny_teacher
     teacher = load_teacher(TeacherSpec(name, settings.get("pretrained")))
     request = made(teacher=name, text_embeddings=tmp_path / "text.npy", **settings)
-    described = SimpleNamespace(classes=classes, teacher=SimpleNamespace(dim=unit.shape[1]))
+    described = SimpleNamespace(
+        classes=classes,
+        teacher=SimpleNamespace(dim=unit.shape[1]),
+        stage=lambda name: SimpleNamespace(settings={}),
+    )
     once = Once(described, teacher, lambda done, total: None)
     got = request.stage("text").compute_once(once)["text/embeddings"]
     np.testing.assert_allclose(got, unit / np.linalg.norm(unit, axis=1, keepdims=True), atol=1e-6)
