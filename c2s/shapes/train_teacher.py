@@ -349,7 +349,11 @@ def _cosine(progress: float) -> float:
 
 def write_card(out: Path, card: dict[str, Any], start: Path | None) -> None:
     """Write card.json: the stages so far, those of the folder it began with first."""
-    before = [] if start is None else json.loads((start / "card.json").read_text("utf-8"))["stages"]
+    before = (
+        []
+        if start is None
+        else json.loads((start / "card.json").read_text(encoding="utf-8"))["stages"]
+    )
     whole = {"name": "shapes-clip", "stages": [*before, card]}
     (out / "card.json").write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
 

@@ -40,6 +40,7 @@ import torch
 import numpy as np
 from torch import nn
 from c2s.students.base import FeatureStudent
+from c2s.methods import base
 from c2s.training import run
 from c2s.runs.config import load_config
 from c2s.training.validation import ValidationSet
@@ -55,7 +56,7 @@ class Plain(FeatureStudent):
         return self.backbone(images)
 
 if os.environ.get("PLAIN"):
-    run.create = lambda name, dim, weights: Plain(dim)
+    base.create = lambda name, dim, weights: Plain(dim)
 torch.set_num_threads(1)
 rows = []
 step = run.DistillationModule.training_step

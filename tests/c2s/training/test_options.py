@@ -125,7 +125,7 @@ class Plain(FeatureStudent):
 
 
 def test_an_iteration_is_the_mean_of_its_micro_batches(tiny_cache, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "create", lambda name, dim, weights: Plain(dim))
+    monkeypatch.setattr("c2s.methods.base.create", lambda name, dim, weights: Plain(dim))
     config = settings(tiny_cache, tmp_path, accumulate=2, iterations=1)
     config = config.model_copy(
         update={"method": config.method.model_copy(update={"latent_embedding": False})}
