@@ -6,18 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from c2s.students.base import Student
+from c2s.students.grouping import GroupingStudent
 from c2s_cache.label_map import LabelMap, ignored_id
 
 
 class SegmentScores(nn.Module):
-    """A student's segments in place of classes: the share of a place that each has.
+    """A student's segments in place of classes: the share of a place that each has."""
 
-    Args:
-        student: one that cuts images into segments.
-    """
-
-    def __init__(self, student: Student) -> None:
+    def __init__(self, student: GroupingStudent) -> None:
         super().__init__()
         self.student, self.mean, self.std = student, student.mean, student.std
 

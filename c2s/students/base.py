@@ -29,7 +29,6 @@ class Student(nn.Module, ABC):
             `create` takes it back. None: nothing.
         frozen: what the names of tensors that never change begin with; a run stores these once, not in
             every checkpoint.
-        segments: how many an image is cut into; 0: `cut` is not for this student.
     """
 
     dim: int
@@ -38,12 +37,6 @@ class Student(nn.Module, ABC):
     std: tuple[float, float, float] = IMAGENET_STD
     architecture: Mapping[str, Any] | None = None
     frozen: tuple[str, ...] = ()
-    segments: int = 0
-
-    def cut(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Segments of images as for `classify`: their tokens float [B, segments, D], and each one's share of every
-        place, float [B, segments, h, w]."""
-        raise NotImplementedError
 
     @abstractmethod
     def classify(self, images: Tensor, text: Tensor) -> Tensor:

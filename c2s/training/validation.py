@@ -25,6 +25,7 @@ from c2s.evaluation.oracle import SegmentScores, oracle_names
 from c2s.methods.batch import Batch
 from c2s.runs.config import TrainConfig, ValidationConfig
 from c2s.runs.tensors import require_finite
+from c2s.students.grouping import GroupingStudent
 from c2s.text import cached_text
 from c2s.training.iteration import IterationCallback
 from c2s.training.module import DistillationModule
@@ -121,7 +122,9 @@ class Validation(IterationCallback):
         training = student.training
         model = Classifier(student, torch.from_numpy(np.ascontiguousarray(self.words.embeddings)))
         predictor = self._predictor(model.eval(), module)
-        segments = self._predictor(SegmentScores(student), module, "whole")
+        segments = None
+        if isinstance(student, GroupingStudent):
+            segments = self._predictor(SegmentScores(student), module, "whole")
         classes, unseen = len(self.words.classes), self.words.unseen
         every, seen, oracle = (ConfusionMatrix(classes) for _ in range(3))
         only_seen = torch.zeros(classes, device=module.device)
@@ -135,7 +138,7 @@ class Validation(IterationCallback):
             best, best_seen = predictor.best(image, [offset, only_seen], item.id)
             every.update(labels, best)
             seen.update(without(labels, unseen), best_seen)
-            if student.segments:
+            if segments is not None:
                 oracle.update(labels, oracle_names(segments.predict(image, item.id), labels))
         student.train(training)
         for matrix in (every, seen, oracle):

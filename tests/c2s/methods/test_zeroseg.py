@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tiny_runs
@@ -9,6 +11,7 @@ import torch
 from tiny_cache import tiny_manifest
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
+from c2s.datasets import descriptor
 from c2s.methods import Facts
 from c2s.methods.zeroseg import (
     CellExamples,
@@ -20,11 +23,14 @@ from c2s.methods.zeroseg import (
 from c2s.methods.zeroseg.losses import cell_places, collapse, match, mean_over, reverse, within
 from c2s.methods.zeroseg.reconstruction import Reconstruction
 from c2s.runs.checkpoint import read_state
+from c2s.runs.config import ValidationConfig
 from c2s.students import create
+from c2s.students.grouping import Grouped, GroupingSettings, GroupingStudent
 from c2s.students.mae_grouping import EPS
 from c2s.testing import shapes
 from c2s.training import run
 from c2s.training.logs import read_metrics
+from c2s.training.validation import Validation, ValidationSet
 from c2s.vocabulary import Vocabulary
 from c2s_cache import ConfigError, open_cache
 from c2s_pipeline.stages.registry import closed
@@ -335,12 +341,10 @@ def test_regions_that_follow_labels_are_refused():
 
 
 def test_a_run_tests_at_twice_its_size():
-    from c2s.datasets.descriptor import TestProtocol
-
     config = ZeroSegConfig()
-    found = config.protocol(TestProtocol(), 224)
+    found = config.protocol(descriptor.TestProtocol(), 224)
     assert (found.view_size, found.stride, found.short_side) == (448, 224, 448)
-    small = config.protocol(TestProtocol(64, 53, 64), 64)
+    small = config.protocol(descriptor.TestProtocol(64, 53, 64), 64)
     assert (small.view_size, small.stride, small.short_side) == (64, 53, 64)
 
 
@@ -385,3 +389,46 @@ def test_labels_names_and_text_have_no_part_in_training(label_free, tmp_path):
         open_cache(p).read_block(0, ["labels/data"]).sample(0)["labels/data"] for p in label_free
     ]
     assert not np.array_equal(*labels)
+
+
+class Scene:
+    """A labelled image for validation: one class above the other."""
+
+    id = "scene"
+
+    def read(self):
+        labels = np.zeros((64, 64), np.uint8)
+        labels[32:] = 4
+        return np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8), labels
+
+
+class HalvesStudent(GroupingStudent):
+    """Cuts every image into its upper and its lower half, and calls both by the first class."""
+
+    how, scale, width, patch, grid, segments = GroupingSettings(), 1.0, 8, 8, 8, 2
+
+    def __init__(self, dim):
+        super().__init__()
+        self.dim, self.backbone = dim, torch.nn.Identity()
+
+    def forward(self, images, mask_ratio=0.0, noise=None):
+        maps = torch.zeros(len(images), 2, 64)
+        maps[:, 0, :32] = maps[:, 1, 32:] = 1
+        return Grouped(torch.ones(len(images), 2, self.dim), *([maps] * 5))._replace(maps=maps)
+
+
+def test_validation_scores_the_grouping_by_itself(label_free):
+    """Right halves with wrong names: the oracle finds nothing wrong."""
+    cache = open_cache(label_free[0])
+    data = ValidationSet([Scene()], descriptor.TestProtocol(64, 53, 64))
+    validation = Validation(ValidationConfig(every=1), data, cache, 64)
+    student = HalvesStudent(cache.manifest.teacher.dim)
+    module = SimpleNamespace(
+        trained_student=student,
+        device=torch.device("cpu"),
+        config=SimpleNamespace(method=ZeroSegConfig()),
+    )
+    same = SimpleNamespace(reduce=lambda counts, reduce_op: counts)
+    found = validation.scores(SimpleNamespace(global_rank=0, world_size=1, strategy=same), module)
+    assert found["val/oracle_mIoU"] == 100
+    assert found["val/mIoU"] <= 50
