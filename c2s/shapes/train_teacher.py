@@ -39,10 +39,10 @@ from einops import rearrange
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from c2s.shapes.scenes import CLASSES, COLOURS, SIZE
+from c2s.shapes.contrastive import content_words, contrastive_loss
+from c2s.shapes.scenes import SIZE
 from c2s.shapes.tokenizer import CONTEXT, FILLER, vocabulary, write_tokenizer
 from c2s.shapes.web import Batch, Batches, Views, render_web
-from c2s.shapes.words import CLASS_OF, TIED
 from c2s.tensor_file import write_whole
 
 MEAN, STD = 0.5, 0.25
@@ -98,50 +98,6 @@ PREPROCESS_CFG = {
 }  # fmt: skip
 
 
-# --- loss ---
-
-
-def content_words(captions: list[str]) -> Tensor:
-    """Which colours and classes each caption names: float32 [n, V].
-
-    Words for a class count as its name does; one that is tied to a colour says more than that.
-    """
-    content: dict[str, tuple[int, ...]] = {word: (i,) for i, word in enumerate(COLOURS)}
-    content |= {word: (len(COLOURS) + i,) for word, i in CLASS_OF.items()}
-    first = len(COLOURS) + len(CLASSES)
-    content |= {word: (*content[word], first + i) for i, word in enumerate(TIED)}
-    bags = torch.zeros(len(captions), first + len(TIED))
-    for row, caption in enumerate(captions):
-        for word in caption.split():
-            bags[row, list(content.get(word, ()))] = 1
-    return bags
-
-
-def contrastive_loss(
-    image: Tensor, text: Tensor, bags: Tensor, denied: Tensor, scale: Tensor
-) -> Tensor:
-    """CLIP's symmetric cross-entropy with equal captions as joint positives.
-
-    A caption whose words are a strict subset of another's is no negative: it may be true of both, unless it has a word
-    that is denied.
-
-    Args:
-        image: float32 [B,D], unit norm.
-        text: float32 [B,D], unit norm.
-        bags: float32 [B,V], content words of the captions.
-        denied: float32 [B,T], which of the last T words are known to be wrong of the images.
-        scale: multiplies the cosines.
-    """
-    missing = bags @ (1 - bags).T  # [B,B]: words of i that j lacks
-    positive = (missing == 0) & (missing.T == 0)
-    wrong = denied @ bags[:, -denied.shape[1] :].T > 0
-    ignored = (((missing == 0) ^ (missing.T == 0)) & ~wrong).to(image.dtype) * -1e4
-    target = positive.to(image.dtype)
-    logits = scale * image @ text.T + ignored
-    target = target / target.sum(1, keepdim=True)
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-
-
 @contextlib.contextmanager
 def plain_attention() -> Iterator[None]:
     """Attention as two matrix products: on CPU the fused bfloat16 backward is ten times slower."""
@@ -161,9 +117,6 @@ def plain_attention() -> Iterator[None]:
         yield
     finally:
         F.scaled_dot_product_attention = fused
-
-
-# --- training ---
 
 
 def normalise(images: Tensor) -> Tensor:

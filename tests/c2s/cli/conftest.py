@@ -6,8 +6,11 @@ import sys
 
 import pytest
 import torch
+from tiny_datasets import Tiny
+from tiny_runs import FAST
 from typer.testing import CliRunner
 
+import c2s.datasets
 from c2s.cli import main
 from c2s.cli.app import app
 from c2s_cache import C2SError
@@ -47,8 +50,9 @@ def invoke():
     return run
 
 
-FAST = ("--student", "segformer-b0", "--iterations", "2", "--batch-size", "2", "--workers", "0")
-"""Options of a training that takes seconds."""
+@pytest.fixture
+def tiny_dataset(monkeypatch):
+    monkeypatch.setattr(c2s.datasets, "load_dataset", lambda name, root=None: Tiny())
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,11 @@ import sys
 import fsspec
 import numpy as np
 import pytest
-import tiny_runs
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tiny_runs import STEPS
+from tiny_runs import stepwise as settings
 
 from c2s.methods.clip_to_seg import method
 from c2s.methods.clip_to_seg.examples import TAUGHT
@@ -25,23 +26,11 @@ from c2s.runs.folder import read_config
 from c2s.runs.run import open_run
 from c2s.runs.sealed import read_sealed, write_sealed
 from c2s.text import cached_text
-from c2s.training import checkpoint_io, run
+from c2s.training import run
 from c2s.training.logs import MetricsLog, read_metrics
 from c2s.training.recorder import Recorder
 from c2s_cache import open_cache
 from c2s_cache.errors import C2SError, ConfigError
-
-STEPS = 5
-
-
-def settings(cache, tmp_path, **more):
-    options = {"iterations": STEPS, "checkpoint_every": 2}
-    return tiny_runs.settings(cache, tmp_path / "runs", **(options | more))
-
-
-@pytest.fixture(scope="module")
-def finished(tiny_views_cache, tmp_path_factory):
-    return run.train(settings(tiny_views_cache, tmp_path_factory.mktemp("finished"), name="whole"))
 
 
 def test_a_run_from_an_object_store_is_the_same(finished, tiny_views_cache, tmp_path):
@@ -154,37 +143,6 @@ def test_resuming_a_complete_run_leaves_it_alone(finished):
     assert before == {f: f.stat().st_mtime_ns for f in finished.rglob("*")}
 
 
-def test_a_state_that_was_touched_is_not_continued(finished):
-    """Not only what cannot be read: a single figure in it decides what is learnt."""
-    file = finished / "checkpoint" / "state.json"
-    content = file.read_text()
-    try:
-        for was, now in ((f'"step": {STEPS}', '"step": 4'), ("0.9", "0.8"), ("0.9", "NaN")):
-            assert was in content
-            file.write_text(content.replace(was, now, 1))
-            for use in (open_run, run.resume):
-                with pytest.raises(
-                    RunError, match=r"state\.json is damaged or was edited\. Train it again: c2s"
-                ):
-                    use(finished)
-    finally:
-        file.write_text(content)
-
-
-def test_an_existing_run_is_never_replaced_silently(finished, tiny_views_cache):
-    config = read_config(finished)
-    with pytest.raises(RunError, match=r"already holds a run.*--overwrite"):
-        run.train(config)
-    state = finished / "checkpoint" / "state.json"
-    content = state.read_text()
-    try:
-        write_sealed(state, read_sealed(state) | {"step": 2})
-        with pytest.raises(RunError, match=r"--resume"):
-            run.train(config)
-    finally:
-        state.write_text(content)
-
-
 def test_resume_refuses_another_cache(finished):
     info = finished / "run.json"
     content = info.read_text()
@@ -232,51 +190,6 @@ def test_a_batch_of_one_for_a_student_with_batch_statistics_is_one_sentence(
 def test_resume_without_a_run(tmp_path):
     with pytest.raises(RunError, match=r"not a run folder"):
         run.resume(tmp_path)
-
-
-@pytest.mark.parametrize("survivor", ["checkpoint.new", "checkpoint.old"])
-def test_a_swap_that_was_cut_short_still_has_a_checkpoint(finished, survivor):
-    current = finished / "checkpoint"
-    current.rename(finished / survivor)
-    try:
-        assert saved_step(finished) == STEPS
-        assert checkpoint_io.read_state(finished).step == STEPS
-    finally:
-        (finished / survivor).rename(current)
-
-
-def test_a_half_written_checkpoint_is_not_taken(finished):
-    new = finished / "checkpoint.new"
-    new.mkdir()
-    try:
-        (new / "student.safetensors").write_bytes(b"half")
-        assert checkpoint_io.read_state(finished).step == STEPS
-    finally:
-        (new / "student.safetensors").unlink()
-        new.rmdir()
-
-
-def test_a_checkpoint_of_an_earlier_format_is_not_continued(finished):
-    file = finished / "checkpoint" / "state.json"
-    content = file.read_text()
-    try:
-        write_sealed(file, {"format": 1, "step": 2})
-        with pytest.raises(RunError, match=r"format 1, expected 2: it can be evaluated"):
-            run.resume(finished)
-        assert open_run(finished).step == 2
-    finally:
-        file.write_text(content)
-
-
-def test_damaged_weights_are_one_sentence(finished):
-    file = finished / "checkpoint" / "student.safetensors"
-    content = file.read_bytes()
-    try:
-        file.write_bytes(content[:100])
-        with pytest.raises(RunError, match=r"student.safetensors is not the file that was saved"):
-            open_run(finished)
-    finally:
-        file.write_bytes(content)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_views_cache, tmp_path, monkeypatch):
