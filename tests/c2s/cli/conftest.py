@@ -10,7 +10,6 @@ from tiny_datasets import Tiny
 from tiny_runs import FAST
 from typer.testing import CliRunner
 
-import c2s.datasets
 from c2s.cli import main
 from c2s.cli.app import app
 from c2s_cache import C2SError
@@ -52,7 +51,7 @@ def invoke():
 
 @pytest.fixture
 def tiny_dataset(monkeypatch):
-    monkeypatch.setattr(c2s.datasets, "load_dataset", lambda name, root=None: Tiny())
+    monkeypatch.setattr("c2s.datasets.load_dataset", lambda name, root=None: Tiny())
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from c2s.training import run
 __all__ = ["cache", "one_thread"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def finished(tiny_views_cache, tmp_path_factory):
     """Folder of a finished run, left as it was found."""
     return run.train(stepwise(tiny_views_cache, tmp_path_factory.mktemp("finished"), name="whole"))
