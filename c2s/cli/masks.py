@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,10 @@ from c2s.cli.cache_options import (
 from c2s.cli.lists import listed
 from c2s.config import resolve
 from c2s_cache.errors import ConfigError
+
+if TYPE_CHECKING:
+    from c2s_pipeline.build.request import BuildRequest
+    from c2s_pipeline.source import ImageSource
 
 app = typer.Typer(help="Score the pseudo masks that clustering makes.", no_args_is_help=True)
 
@@ -43,10 +47,10 @@ def score(
     ] = "train",
     split_file: SplitFileOption = None,
     cache: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            help="Score the masks of this cache, without a teacher: those it holds or, where settings are "
-            "given, those that they make of the dense features it holds."
+            help="Score the masks of this cache, without a teacher: those it holds or, where settings are given, those "
+            "that they make of the dense features it holds. Repeat it for caches of other dense features."
         ),
     ] = None,
     teacher: TeacherOption = None,
@@ -93,68 +97,39 @@ def score(
     from c2s.cli.masks_report import PAPER, score_table, write_scores
     from c2s.datasets import load_dataset
     from c2s.shapes.defaults import build_defaults
-    from c2s.terminal import bar
+    from c2s_pipeline.build.request import request_model
 
     for file in out or ():
         if file.suffix not in SUFFIXES:
             raise ConfigError(f"--out {file} must end in one of {', '.join(SUFFIXES)}.")
         check_file(file)
     source = load_dataset(dataset, root, split_file).split(split)
-    from c2s_cache import open_cache
-    from c2s_pipeline.build.builder import load_teacher
-    from c2s_pipeline.build.request import request_model
-    from c2s_pipeline.clustering.kmeans import create_backend
-    from c2s_pipeline.mask_quality import score_cache, score_settings
-    from c2s_pipeline.mask_views import cached_views, teacher_views
-    from c2s_pipeline.stages.registry import recorded_stages
-
-    swept: dict[str, list[Any] | None] = {
+    swept: dict[str, list[Any]] = {
         "windows": listed(windows, "--windows", _window_set),
         "iterations": listed(iterations, "--iterations", int),
         "threshold": listed(thresholds, "--thresholds", float),
     }
-    rows = []
-    if cache is not None:
-        own = {
-            "--teacher": teacher,
-            "--pretrained": pretrained,
-            "--dense-size": dense_size,
-            "--dense-features": dense_features,
-        }
-        given = [option for option, value in own.items() if value is not None]
+    options = {
+        "teacher": teacher,
+        "pretrained": pretrained,
+        "dense_size": dense_size,
+        "dense_features": dense_features,
+    }
+    if cache:
+        given = [f"--{k.replace('_', '-')}" for k, value in options.items() if value is not None]
         if given:
             raise ConfigError(
-                f"--cache scores masks of the dense features that the cache holds, so {', '.join(given)} cannot act.",
-                "Leave them out, or leave out --cache.",
+                f"--cache scores masks of the dense features that a cache holds, so {', '.join(given)} cannot act.",
+                "For other dense features derive a cache of them, and give --cache twice: "
+                f"c2s cache derive {cache[0]} --out NEW --set dense_features=value",
             )
-        opened = open_cache(cache, ("masks",))
-        if not any((*swept.values(), limit, config, set_)):
-            with bar("scoring", opened.manifest.rows * opened.manifest.views, "views") as advance:
-                rows = [score_cache(opened, source, min_area, advance).as_dict()]
-        else:
-            recorded = {"masks": recorded_stages(opened.manifest)["masks"].settings.model_dump()}
-            masks = (
-                resolve(request_model(), recorded, config, set_ or (), {}).stage("masks").settings
-            )
-            count = min(limit or opened.manifest.rows, opened.manifest.rows) * opened.manifest.views
-            with bar("scoring", count, "views") as advance:
-                found = score_settings(
-                    cached_views(opened, source, limit),
-                    source,
-                    opened.manifest.teacher,
-                    _settings(masks, swept),
-                    create_backend(masks.backend),
-                    ("unseen",),
-                    min_area,
-                    advance,
-                )
-            rows = [score.as_dict() for score in found]
+        rows = _of_caches(cache, source, swept, limit, min_area, config, set_ or ())
     else:
-        options = {"teacher": teacher, "pretrained": pretrained, "dense_size": dense_size}
+        defaults = build_defaults(dataset, teacher)
         requests = [
             resolve(
                 request_model(),
-                build_defaults(dataset, teacher),
+                defaults,
                 config,
                 set_ or (),
                 {**options, "dense_features": features.strip()},
@@ -162,20 +137,7 @@ def score(
             for features in (dense_features or "plain").split(",")
         ]
         swept["threshold"] = swept["threshold"] or listed(THRESHOLDS, "--thresholds", float)
-        with bar("scoring", len(source.ids[:limit]) * len(requests), "images") as advance:
-            for request in requests:
-                model, _ = load_teacher(request)
-                masks = request.stage("masks").settings
-                found = score_settings(
-                    teacher_views(source, model, limit, request.batch_size),
-                    source,
-                    model.info(),
-                    _settings(masks, swept),
-                    create_backend(masks.backend, model.device),
-                    min_area=min_area,
-                    advance=advance,
-                )
-                rows += [score.as_dict() for score in found]
+        rows = _of_teachers(requests, source, swept, limit, min_area)
     facts = {"dataset": dataset, "split": split, "rows": rows, "paper": PAPER}
     for file in out or ():
         write_scores(file, facts)
@@ -187,10 +149,85 @@ def score(
         print_table(score_table(facts))
 
 
-def _settings(masks: Any, swept: Mapping[str, Sequence[Any] | None]) -> list[Any]:
+def _of_caches(
+    paths: Sequence[Path],
+    source: ImageSource,
+    swept: Mapping[str, Sequence[Any]],
+    limit: int | None,
+    min_area: float,
+    config: Path | None,
+    changes: Sequence[str],
+) -> list[dict[str, Any]]:
+    """Scores of the masks that caches hold or, where anything is said about them, of those that it makes."""
+    from c2s.terminal import bar
+    from c2s_cache import open_cache
+    from c2s_pipeline.build.request import request_model
+    from c2s_pipeline.clustering.kmeans import create_backend
+    from c2s_pipeline.mask_quality import score_cache, score_settings
+    from c2s_pipeline.mask_views import cached_views
+    from c2s_pipeline.stages.registry import recorded_stages
+
+    caches = [open_cache(path, ("masks",)) for path in paths]
+    sizes = [(min(limit or c.manifest.rows, c.manifest.rows), c.manifest.views) for c in caches]
+    rows = []
+    with bar("scoring", sum(images * views for images, views in sizes), "views") as advance:
+        for path, cache in zip(paths, caches, strict=True):
+            if not any((*swept.values(), limit, config, changes)):
+                found = [score_cache(cache, source, min_area, advance)]
+            else:
+                recorded = recorded_stages(cache.manifest)["masks"].settings.model_dump()
+                request = resolve(request_model(), {"masks": recorded}, config, changes, {})
+                masks = request.stage("masks").settings
+                found = score_settings(
+                    cached_views(cache, source, limit),
+                    source,
+                    cache.manifest.teacher,
+                    _settings(masks, swept),
+                    create_backend(masks.backend),
+                    ("unseen",),
+                    min_area,
+                    advance,
+                )
+            rows += [{"cache": str(path), **score.as_dict()} for score in found]
+    return rows
+
+
+def _of_teachers(
+    requests: Sequence[BuildRequest],
+    source: ImageSource,
+    swept: Mapping[str, Sequence[Any]],
+    limit: int | None,
+    min_area: float,
+) -> list[dict[str, Any]]:
+    """Scores of the masks that builds would make."""
+    from c2s.terminal import bar
+    from c2s_pipeline.build.builder import load_teacher
+    from c2s_pipeline.clustering.kmeans import create_backend
+    from c2s_pipeline.mask_quality import score_settings
+    from c2s_pipeline.mask_views import teacher_views
+
+    rows = []
+    with bar("scoring", len(source.ids[:limit]) * len(requests), "images") as advance:
+        for request in requests:
+            teacher, _ = load_teacher(request)
+            masks = request.stage("masks").settings
+            found = score_settings(
+                teacher_views(source, teacher, limit, request.batch_size),
+                source,
+                teacher.info(),
+                _settings(masks, swept),
+                create_backend(masks.backend, teacher.device),
+                min_area=min_area,
+                advance=advance,
+            )
+            rows += [score.as_dict() for score in found]
+    return rows
+
+
+def _settings(masks: Any, swept: Mapping[str, Sequence[Any]]) -> list[Any]:
     """Every combination of the values of some settings, the others as they are."""
     keys = [key for key, values in swept.items() if values]
-    combinations = product(*(swept[key] or () for key in keys))
+    combinations = product(*(swept[key] for key in keys))
     return [
         resolve(type(masks), masks.model_dump(), None, (), dict(zip(keys, c, strict=True)))
         for c in combinations

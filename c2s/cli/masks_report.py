@@ -24,13 +24,16 @@ def score_table(facts: dict[str, Any]) -> Table:
     rows = facts["rows"]
     groups = [g for g in GROUPS if g in rows[0]]
     table = Table(title=f"{facts['dataset']} {facts['split']}: best IoU of a latent mask, mean, %")
-    for column in ("features", "windows", "it.", "lambda"):
+    caches = len({row.get("cache") for row in rows}) > 1
+    for column in (*(("cache",) if caches else ()), "features", "windows", "it.", "lambda"):
         table.add_column(column, no_wrap=True)
     for column in (*groups, "purity", "latents"):
         table.add_column(column, justify="right", no_wrap=True)
     best = max(_value(row) for row in rows)
     for row in rows:
-        settings = (row["features"], _windows(row), str(row["iterations"]), f"{row['threshold']:g}")
+        settings = [row["features"], _windows(row), str(row["iterations"]), f"{row['threshold']:g}"]
+        if caches:
+            settings.insert(0, row["cache"])
         first = row[groups[0]]
         values = [*(row[g]["mIoU"] for g in groups), first["purity"], first["latents"]]
         table.add_row(
@@ -72,14 +75,16 @@ def write_scores(file: Path, facts: dict[str, Any]) -> None:
 
 def _csv(rows: Sequence[dict[str, Any]]) -> str:
     text = io.StringIO(newline="")
-    names = ("features", "windows", "iterations", "threshold")
+    names = [n for n in ("cache", "features", "windows", "iterations", "threshold") if n in rows[0]]
     groups = [g for g in GROUPS if g in rows[0]]
     writer = csv.writer(text)
     figures = ("mIoU", "class_mIoU", "purity", "latents", "masks")
     writer.writerow([*names, *(f"{g}_{f}" for g in groups for f in figures)])
     for row in rows:
-        settings = [row["features"], _windows(row), row["iterations"], row["threshold"]]
-        writer.writerow([*settings, *(row[g][f] for g in groups for f in figures)])
+        settings = row | {"windows": _windows(row)}
+        writer.writerow(
+            [*(settings[n] for n in names), *(row[g][f] for g in groups for f in figures)]
+        )
     return text.getvalue()
 
 
@@ -97,11 +102,14 @@ def _plot(file: Path, facts: dict[str, Any]) -> None:
 
     rows = facts["rows"]
     groups = [g for g in GROUPS if g in rows[0]]
+    caches = len({row.get("cache") for row in rows}) > 1
     size = (4.2 * len(groups) + 2, 4)
     figure, axes = plt.subplots(1, len(groups), figsize=size, sharey=True, squeeze=False)
     lines: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         name = f"{row['features']}, {_windows(row)}, {row['iterations']} it"
+        if caches:
+            name = f"{Path(row['cache']).name}: {name}"
         lines.setdefault(name, []).append(row)
     for axis, group in zip(axes[0], groups, strict=True):
         for name, points in lines.items():

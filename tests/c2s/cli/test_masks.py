@@ -7,8 +7,12 @@ import json
 
 import pytest
 
+from c2s.shapes.defaults import TEACHER
 from c2s.shapes.scenes import SEEN
+from c2s.testing import shapes
 from c2s_cache.errors import ConfigError
+from c2s_pipeline.teachers.base import TeacherSpec
+from c2s_pipeline.teachers.registry import load_teacher
 
 SCORE = ("masks", "score", "--dataset", "shapes", "--split", "dev", "--limit", "2")
 
@@ -68,6 +72,58 @@ def test_wrong_usage_is_one_sentence(arguments, message, invoke):
 def test_the_table_says_which_windows_end_with_the_grid(invoke):
     text = invoke(*SCORE, "--thresholds", "0.7", "--set", "masks.flush=true")
     assert "3+7 flush" in text
+
+
+def stored(stages, **masks):
+    """A cache of four scenes of Shapes."""
+    manifest = shapes.manifest_of(stages, {"masks": masks})
+    values, _ = shapes.computed(manifest, shapes.scenes())
+    return shapes.written(manifest, values).address
+
+
+def test_caches_are_compared_in_one_table(tmp_path, invoke):
+    """Those masks that they hold, or those that settings make of what they hold; each row says of which cache."""
+    stages = ("dense", "masks", "labels")
+    caches = [stored(stages, threshold=threshold) for threshold in (0.7, 0.95)]
+    train = ("masks", "score", "--dataset", "shapes", "--split", "train", "--json")
+    both = [part for path in caches for part in ("--cache", path)]
+    held = json.loads(invoke(*train, *both))["rows"]
+    assert [(row["cache"], row["threshold"]) for row in held] == [
+        (caches[0], 0.7),
+        (caches[1], 0.95),
+    ]
+    assert held[0]["unseen"] != held[1]["unseen"]
+    alone = json.loads(invoke(*train, "--cache", caches[1]))["rows"]
+    assert alone == held[1:]
+    file = tmp_path / "scores.csv"
+    swept = json.loads(invoke(*train, *both, "--thresholds", "0.7,0.95", "--out", file))["rows"]
+    assert [row["cache"] for row in swept] == [path for path in caches for _ in range(2)]
+    assert [row["unseen"] for row in swept] == 2 * [row["unseen"] for row in held]
+    lines = list(csv.DictReader(file.read_text().splitlines()))
+    assert [line["cache"] for line in lines] == [row["cache"] for row in swept]
+    table = invoke(*train[:-1], *both)
+    assert all(path in table for path in caches)
+    assert caches[0] not in invoke(*train[:-1], "--cache", caches[0])
+
+
+def test_dense_features_are_compared_without_a_teacher(invoke, monkeypatch):
+    """Caches of other dense features score as the teacher at hand does, each by its name."""
+    train = ("masks", "score", "--dataset", "shapes", "--split", "train", "--json")
+    sweep = ("--thresholds", "0.6,0.8")
+    want = json.loads(
+        invoke(*train, *sweep, "--limit", shapes.ROWS, "--dense-features", "plain,value")
+    )["rows"]
+    options = []
+    for features in ("plain", "value"):
+        teacher = load_teacher(TeacherSpec(TEACHER, dense_features=features))
+        monkeypatch.setattr(shapes, "teacher", lambda teacher=teacher: teacher)
+        options += ["--cache", stored(("dense", "masks", "labels"))]
+    monkeypatch.setattr("c2s_pipeline.build.builder.load_teacher", None)
+    found = json.loads(invoke(*train, *sweep, *options))["rows"]
+    keys = ("features", "threshold", "unseen")
+    assert [[row[k] for k in keys] for row in found] == [[row[k] for k in keys] for row in want]
+    with pytest.raises(ConfigError, match=r"c2s cache derive .* --set dense_features=value"):
+        invoke(*train, *options, "--dense-features", "value")
 
 
 @pytest.mark.parametrize(
