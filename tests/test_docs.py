@@ -29,6 +29,7 @@ from c2s_pipeline.build.request import request_model
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "cache/SPEC.md", *sorted(ROOT.glob("docs/*.md"))]
+COMMAND = typer.main.get_command(app)
 BLOCK = re.compile(r"^    (c2s .*)$", re.MULTILINE)
 
 
@@ -51,7 +52,7 @@ def printed_commands(page: Path) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
 def test_the_commands_exist(page: Path) -> None:
     for line in printed_commands(page):
-        command = typer.main.get_command(app)
+        command = COMMAND
         words = shlex.split(line)[1:]
         while words and hasattr(command, "commands"):
             word = words.pop(0)

@@ -18,6 +18,8 @@ from c2s_cache import DataError
 from c2s_cache.picture import opened, undecodable
 
 COMPARED = 5
+MANY = 1 << 16
+"""Colours that no label map has; Pillow counts the slower the more it is to count."""
 SPLIT_WORD = re.compile(
     r"(?<![a-z])(train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?)", re.IGNORECASE
 )
@@ -167,8 +169,8 @@ def _colours(files: Iterable[Path]) -> float:
     for file in files:
         try:
             with opened(file.read_bytes(), undecodable) as picture:
-                found = picture.image.convert("RGB").getcolors(1 << 24)
+                found = picture.image.convert("RGB").getcolors(MANY)
         except (DataError, OSError):
             found = None
-        counts.append(len(found) if found else 1 << 24)
-    return float(np.mean(counts)) if counts else float(1 << 24)
+        counts.append(len(found) if found else MANY)
+    return float(np.mean(counts)) if counts else float(MANY)

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -163,6 +163,7 @@ FOLDERS = st.text(st.characters(exclude_characters="/\\\0"), min_size=1, max_siz
 POSITIVE = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 
 
+@settings(max_examples=30)
 @given(
     name=FOLDERS.filter(lambda name: name.strip() not in ("", ".", "..") and name.isprintable()),
     cache=NAMES,

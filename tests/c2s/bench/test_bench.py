@@ -81,6 +81,7 @@ def test_records_keep_every_field_and_every_library_gives_all_of_them_back(tmp_p
         assert sorted(map(bytes, reader())) == sorted(records)
 
 
+@pytest.mark.slow
 @leaves_files_open
 def test_loader(tmp_path):
     from c2s.bench.loader import bench_loader
@@ -134,6 +135,7 @@ def test_loader_without_any_other_library_says_what_to_install(tmp_path, monkeyp
         loader.bench_loader(write_cache(tmp_path / "tiny.zarr"), images=4, batch_size=4)
 
 
+@pytest.mark.slow
 def test_train(tmp_path):
     from c2s.bench.train import bench_train
 
@@ -216,7 +218,9 @@ def test_build(scheduler, monkeypatch):
     assert facts["processor_ratio"] == pytest.approx(used["teacher"] / used["c2s"], rel=1e-2)
 
 
-@pytest.mark.parametrize("student", ["shapes-net", "segformer-b0"])
+@pytest.mark.parametrize(
+    "student", ["shapes-net", pytest.param("segformer-b0", marks=pytest.mark.slow)]
+)
 def test_infer(student):
     from c2s.bench.infer import bench_infer
 

@@ -26,7 +26,7 @@ CONTENTS = {
     "a list": b"- cache\n",
     "code": b"cache: !!python/object/apply:os.getcwd []\n",
 }
-FEW = {"Latin-1", "deep lists", "huge"}
+FEW = {"Latin-1", "deep lists"}
 """Of the fast tests; how the others are read does not depend on the command."""
 SHAPES = ("--dataset", "shapes", "--split", "dev", "--limit", "1", "--out", "o.zarr")
 RUN = ("--run", "run")

@@ -54,6 +54,7 @@ def test_light_commands_import_nothing_heavy(arguments):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_cache_info_and_verify_import_nothing_heavy(tmp_path):
     path = write_cache(tmp_path / "tiny.zarr")
     light = HEAVY - {"torch"}  # methods say themselves whether the cache can train them
@@ -68,6 +69,7 @@ def test_cache_info_and_verify_import_nothing_heavy(tmp_path):
     assert without(HEAVY, "cache", "verify", str(path), "--quick").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_plain_install_names_the_extra_that_building_needs(coco_tree):
     extra = {"open_clip", "dask", "distributed", "sklearn", "cuml"}
     done = without(extra, "cache", "build", "--dataset", "coco-stuff", "--root", str(coco_tree()))

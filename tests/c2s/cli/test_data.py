@@ -216,6 +216,7 @@ def many(tmp_path, rng):
     return top
 
 
+@pytest.mark.slow
 def test_a_killed_preparation_resumes_to_the_same_files(c2s, many):
     masks = many / "stuffthingmaps_trainval2017/train2017"
     process = start("data", "prepare", "coco-stuff", "--root", many, before=HALTING)
@@ -241,6 +242,7 @@ def test_a_killed_preparation_resumes_to_the_same_files(c2s, many):
     assert "nothing to do" in c2s("data", "prepare", "coco-stuff", "--root", many)[1]
 
 
+@pytest.mark.slow
 def test_an_interrupted_check_ends_at_once_without_a_traceback():
     process = start("data", "check", "shapes", before=READING)  # would take a minute
     assert process.stdout.readline() == "reading\n"

@@ -122,6 +122,7 @@ def test_students_show_has_the_promised_keys(invoke):
     assert facts["input_size"] == 512
 
 
+@pytest.mark.slow
 def test_students_list_counts_them(invoke, monkeypatch):
     names = ("segnext-b", "shapes-net")
     monkeypatch.setattr("c2s.students.registry.NAMES", names)
@@ -202,6 +203,7 @@ def test_a_folded_model_is_no_run_and_says_what_takes_it(trained, tmp_path):
     assert "c2s predict" in str(refused.exception)
 
 
+@pytest.mark.slow
 def test_a_recipe_says_what_of_its_cache_is_another(tiny_cache, tmp_path):
     words = ["train", "--cache", str(tiny_cache), *FAST, "--runs", str(tmp_path), "--recipe"]
     done = CliRunner().invoke(app, [*words, "best"])

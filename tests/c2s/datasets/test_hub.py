@@ -32,8 +32,13 @@ def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     datasets.disable_progress_bars()
     _opened.cache_clear()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _collected():
+    """`datasets` leaves metadata.csv open: its warning belongs here, not to a later test."""
     yield
-    gc.collect()  # `datasets` leaves metadata.csv open: its warning belongs here, not to a later test
+    gc.collect()
 
 
 @pytest.fixture
@@ -214,6 +219,7 @@ def test_a_folder_whose_name_is_a_pattern_is_named(own, truth, tmp_path):
     assert len(describe(own, hf=str(folder / "saved"), classes=NAMES).split("train"))
 
 
+@pytest.mark.slow
 def test_without_the_library_one_line_says_how_to_get_it(own):
     describe(own, hf="../source", classes=NAMES)
     code = (
@@ -226,6 +232,7 @@ def test_without_the_library_one_line_says_how_to_get_it(own):
     assert "pip install 'c2s[hf]'" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_folder_without_hf_imports_nothing_of_it(tmp_path, rng):
     write_image(tmp_path / "plain/images/a.png", class_map(rng, 2))
     (tmp_path / "plain/classes.yaml").write_text("classes: [a, b]")

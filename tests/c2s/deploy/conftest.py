@@ -10,7 +10,10 @@ from c2s.runs.run import open_run
 from c2s.training import run
 
 
-@pytest.fixture(scope="session", params=["shapes-net", "segformer-b0"])
+@pytest.fixture(
+    scope="session",
+    params=["shapes-net", pytest.param("segformer-b0", marks=pytest.mark.slow)],
+)
 def folder(request, tiny_cache, tmp_path_factory):
     """Run folder of a student of random weights after two iterations on scenes of six classes."""
     torch.set_num_threads(1)

@@ -237,6 +237,7 @@ def interpolated(scores, size):
     return nn.functional.interpolate(scores, size, mode="bilinear", align_corners=False)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_a_few_classes_after_the_other_give_the_scores_of_all_at_once_bit_for_bit(data):

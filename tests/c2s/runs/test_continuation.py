@@ -116,6 +116,7 @@ def test_what_would_be_another_run_is_refused_with_a_diff(copy, changes, said):
         open_run(path)
 
 
+@pytest.mark.slow
 def test_the_machine_may_change(copy, folder):
     path = edit(copy("cut"), workers=1, view_cache_gib=0.0, checkpoint_every=100, log_every=1)
     assert same(run.resume(path), folder / "whole")

@@ -56,6 +56,7 @@ def test_tokenizer_as_open_clip_loads_it(tmp_path: Path) -> None:
     assert tokenizer(["a star and " * 20])[0].argmax() == CONTEXT - 1
 
 
+@pytest.mark.slow
 def test_masked_views_show_one_class_and_name_it(web: Web) -> None:
     batches = Batches(web, train_teacher.STAGES["regions"].views, 64, seed=0)
     for _ in range(3):

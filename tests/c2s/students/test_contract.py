@@ -74,7 +74,14 @@ CONFIGS = {
 """Small architectures of transformers; their names above stand for folders."""
 
 
-@pytest.fixture(scope="module", params=STUDENTS)
+LARGE = ("segnext-t", "setr-b", "vit-b", "hf:dpt", "torchvision:deeplabv3_mobilenet_v3_large")
+"""What takes seconds to make, and is left to the slow tests."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(s, marks=pytest.mark.slow) if s in LARGE else s for s in STUDENTS],
+)
 def case(request: pytest.FixtureRequest) -> str:
     return request.param
 

@@ -66,6 +66,7 @@ def test_it_has_the_parameters_that_were_counted(backbone, dim, millions):
     assert count / 1e6 == pytest.approx(millions, abs=0.005)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_place_gets_the_classes_of_its_queries(student):
     """Sum over the queries of class probability times mask, by loops; for one class, and for 847."""

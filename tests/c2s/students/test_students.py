@@ -92,6 +92,7 @@ def test_parameter_groups_partition_the_parameters(b0):
         assert decay == (0.0 if plain else 0.1), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "training", "gflops", "published"),
     [
@@ -109,6 +110,7 @@ def test_costs_are_those_of_table_3(name, training, gflops, published):
     assert cost.gflops == pytest.approx(published[1], rel=0.03)
 
 
+@pytest.mark.slow
 def test_the_factorisation_is_counted_apart_and_attention_is_not():
     steps, positions, channels, rank = 7, 64**2, 512, 64
     update = positions * channels * rank + (positions + channels) * rank**2

@@ -66,8 +66,13 @@ def finite(path):
     )
 
 
-@pytest.mark.parametrize("every", [2, 3])
-@pytest.mark.parametrize("ema", [None, 0.9])
+@pytest.mark.parametrize(
+    ("every", "ema"),
+    [
+        (2, 0.9),
+        *(pytest.param(*c, marks=pytest.mark.slow) for c in ((2, None), (3, None), (3, 0.9))),
+    ],
+)
 def test_the_last_good_checkpoint_stays(tiny_cache, tmp_path, monkeypatch, every, ema):
     losing(monkeypatch, at=5)
     config = settings(tiny_cache, tmp_path, checkpoint_every=every, ema=ema)

@@ -33,6 +33,7 @@ from c2s_cache import open_cache
 from c2s_cache.errors import C2SError, ConfigError
 
 
+@pytest.mark.slow
 def test_a_run_from_an_object_store_is_the_same(finished, tiny_views_cache, tmp_path):
     files, root = fsspec.core.url_to_fs("memory://bucket/tiny.zarr")
     files.put(str(tiny_views_cache), root, recursive=True)
@@ -156,6 +157,7 @@ def test_resume_refuses_another_cache(finished):
         info.write_text(content)
 
 
+@pytest.mark.slow
 def test_a_cache_that_has_moved_is_named_beside_the_run(tiny_views_cache, tmp_path):
     """Its content is what counts; from then on the run knows where it lies."""
     first, second = tmp_path / "first.zarr", tmp_path / "elsewhere" / "second.zarr"
@@ -217,7 +219,11 @@ def test_a_wrong_setting_leaves_no_folder_behind(tiny_views_cache, tmp_path):
         (1, r"iteration 2 cannot .*Make room there\. There is no checkpoint yet: .*--overwrite"),
         (3, r"iteration 2 cannot .*Make room there\. There is no checkpoint yet: .*--overwrite"),
         (4, r"iteration 4 cannot .*Make room there\. The checkpoint of iteration 2 .*--resume"),
-        (5, r"iteration 4 cannot .*Make room there\. The checkpoint of iteration 2 .*--resume"),
+        pytest.param(
+            5,
+            r"iteration 4 cannot .*Make room there\. The checkpoint of iteration 2 .*--resume",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(

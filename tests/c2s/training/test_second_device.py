@@ -29,17 +29,19 @@ from c2s_cache import open_cache
 
 METHODS = [
     {},
+    {"global_distillation": False, "local_distillation": False},
+    {"local_negatives": "batch", "local_targets": "teacher", "same_class": 0.8},
+]
+MORE = [
     {"distillation": "cosine"},
     {"distillation": "l2"},
     {"distillation": "residual"},
-    {"local_negatives": "batch", "local_targets": "teacher", "same_class": 0.8},
     {"global_negatives": "both", "bank_size": 3, "local_reduction": "area"},
     {"bank_size": 0, "normalize": False, "normalize_seen": False},
     *({"generator": g} for g in ("prototype", "prototype-mlp", "cls", "cls-mlp")),
     {"calibration": "local", "local_reduction": "mean"},
     {"aggregation": "max", "supervision": "features"},
     {"aggregation": "mean", "latent_embedding": False},
-    {"global_distillation": False, "local_distillation": False},
 ]
 
 
@@ -83,13 +85,18 @@ def compare(device, cache, config, changed=lambda module: None):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: "-".join(map(str, m.values())) or "paper")
+@pytest.mark.parametrize(
+    "method",
+    [*METHODS, *(pytest.param(more, marks=pytest.mark.slow) for more in MORE)],
+    ids=lambda m: "-".join(map(str, m.values())) or "paper",
+)
 def test_every_objective(tiny_views_cache, tmp_path, method, device):
     options = {"method": {"heads": 4} | method}
     config = tiny_runs.settings(tiny_views_cache, tmp_path, options, student="shapes-net")
     assert compare(device, tiny_views_cache, config) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("student", ["segformer-b0", "segnext-t"])
 def test_students(tiny_cache, tmp_path, student, device):

@@ -254,6 +254,7 @@ def test_a_tokenizer_that_is_not_here_is_named_with_the_way_to_it(no_hub, name, 
     assert str(no_hub) in message
 
 
+@pytest.mark.slow
 def test_weights_that_are_here_need_no_hub(no_hub, monkeypatch):
     """Where the message says that they are to be copied, and that open_clip finds them there."""
     repository = no_hub / "models--timm--vit_small_patch8.own"

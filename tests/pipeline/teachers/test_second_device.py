@@ -65,7 +65,13 @@ def test_a_cache_is_what_the_other_device_says(built_views, tiny_teacher, device
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", tiny_towers.configurations())
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("tiny_eva", "tiny_map") else pytest.param(name, marks=pytest.mark.slow)
+        for name in tiny_towers.configurations()
+    ],
+)
 def test_every_family(name, device):
     """At another size than the native one."""
     with torch.inference_mode():

@@ -117,6 +117,7 @@ def test_exchanged_rows_are_refused_by_name(shared_data):
         check_order(rows[np.argsort(np.array(COCO))], own, rows, COCO, file)
 
 
+@pytest.mark.slow
 def test_a_trained_text_tower_is_known_by_few_words(shared_data):
     """Real embeddings of pairs and of longer lists; those of one sentence against those of fifteen."""
     folder = shared_data / "clip_text_vit_b16"

@@ -84,6 +84,7 @@ def test_torchvision_takes_a_file_of_the_backbone(tmp_path):
             assert torch.equal(value, state[f"features.{name}"]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["pretrained", "COCO_WITH_VOC_LABELS_V1"])
 def test_torchvision_weights_fill_all_but_the_classifier(monkeypatch, weights):
     asked = []
@@ -263,6 +264,7 @@ def test_a_missing_extra_names_the_command(monkeypatch):
         create(SMP, DIM)
 
 
+@pytest.mark.slow
 def test_encoders_of_one_size_get_squares_of_it():
     encoder = "maxvit_rmlp_pico_rw_256"
     assert timm.get_pretrained_cfg(encoder).fixed_input_size
