@@ -13,9 +13,6 @@ from c2s.shapes.defaults import own_teacher
 from c2s_cache.errors import MissingExtra
 from c2s_cache.plugins import CODE
 
-DEFAULT_TEMPLATES = ("a photo of a {}",)
-"""For runs whose class embeddings were imported: the paper's."""
-
 
 def class_embeddings(
     run: Run, names: Sequence[str], weights: str | None = None
@@ -44,12 +41,13 @@ def class_embeddings(
     if unknown:
         try:
             from c2s_pipeline.teachers.recorded import load_recorded_text
+            from c2s_pipeline.teachers.templates import SINGLE
             from c2s_pipeline.teachers.text import class_embeddings as embed
             from c2s_pipeline.teachers.text import say_cut
 
             where = weights or _last_seen(info.teacher_weights) or own_teacher(info.teacher.name)
             encoder = load_recorded_text(info.teacher, where)
-            templates = info.templates or DEFAULT_TEMPLATES
+            templates = info.templates or SINGLE  # class embeddings were imported
             found = embed(encoder, unknown, templates)
             say_cut(encoder, unknown, templates)
         except (ModuleNotFoundError, MissingExtra) as error:

@@ -57,14 +57,14 @@ def derive_caches(plan: Plan, request: Request, progress: Progress | None = None
         C2SError: see `c2s_pipeline.build.derive.derive`; what is finished is kept.
     """
     from c2s_pipeline.build.derive import derive
-    from c2s_pipeline.build.resources import Machine
+    from c2s_pipeline.build.resources import Resources
 
     manifest = open_cache(request.cache).manifest
     for path, changes in plan.derived.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         _, wanted = build_requests(request, manifest, changes)
-        machine = Machine() if progress is None else Machine(progress=progress)
-        derive(Path(request.cache), wanted, path, machine, teacher=request.teacher)
+        resources = Resources() if progress is None else Resources(progress=progress)
+        derive(Path(request.cache), wanted, path, resources, teacher=request.teacher)
 
 
 def ablate(plan: Plan, request: Request, scoring: Scoring, watch: Watch) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def derive(
 
     from c2s_pipeline.build.derive import derive as run
     from c2s_pipeline.build.request import recorded_request, request_model
-    from c2s_pipeline.build.resources import Machine
+    from c2s_pipeline.build.resources import Resources
     from c2s_pipeline.stages.registry import name_of
 
     if root is not None and split_file is None:
@@ -138,8 +138,8 @@ def derive(
     recorded["stages"] = (*recorded["stages"], *groups, *further)
     request = resolve(request_model(), recorded, config, set_ or (), options)
     with BuildBar() as bar:
-        machine = Machine(workers, scheduler, bar)
-        report = run(path, request, out, machine, labelled, teacher, mask_teacher)
+        resources = Resources(workers, scheduler, bar)
+        report = run(path, request, out, resources, labelled, teacher, mask_teacher)
     report_build(report, json_)
 
 

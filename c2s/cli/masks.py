@@ -22,6 +22,7 @@ from c2s.cli.cache_options import (
 from c2s.cli.lists import listed
 from c2s.config import resolve
 from c2s_cache.errors import ConfigError
+from c2s_pipeline.stages.regions import MIN_AREA
 
 if TYPE_CHECKING:
     from c2s_pipeline.build.request import BuildRequest
@@ -74,8 +75,12 @@ def score(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
     min_area: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Smallest mask that is scored, as a fraction of the view."),
-    ] = 0.0025,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Smallest mask that is scored, as a fraction of the view: smaller ones get no token.",
+        ),
+    ] = MIN_AREA,
     config: Annotated[Path | None, typer.Option(help="YAML file of build settings.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, e.g. masks.unit_norm=true.")

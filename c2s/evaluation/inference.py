@@ -221,17 +221,19 @@ class Predictor:
             total = self._joined(windows, group)
             large = math.prod(size) >= LARGE and total.is_contiguous() and not total.is_cuda
             for part in _groups(total.shape[1], FEW if large else CLASSES):
-                yield _brought_to(_some(total, part), size[0], size[1])[0]
+                yield _resize_bilinear(_some(total, part), size[0], size[1])[0]
 
     def _joined(self, windows: Sequence[Window], classes: slice) -> Tensor:
         """Scores [1, k, h, w] of some classes on the resized image, averaged where windows overlap."""
         (rows, columns), held = windows[-1]
         if self.mode == "whole":
-            return _brought_to(self._scored(held, classes), rows.stop, columns.stop)
+            return _resize_bilinear(self._scored(held, classes), rows.stop, columns.stop)
         visits = held.new_zeros(rows.stop, columns.stop)
         total = held.new_zeros(1, classes.stop - classes.start, *visits.shape)
         for place, each in windows:
-            total[..., *place] += _brought_to(self._scored(each, classes), self.crop, self.crop)
+            total[..., *place] += _resize_bilinear(
+                self._scored(each, classes), self.crop, self.crop
+            )
             visits[place] += 1
         return total / visits
 
@@ -261,7 +263,7 @@ def _some(scores: Tensor, classes: slice) -> Tensor:
     return part.contiguous(memory_format=last) if stored_last else part
 
 
-def _brought_to(scores: Tensor, height: int, width: int) -> Tensor:
+def _resize_bilinear(scores: Tensor, height: int, width: int) -> Tensor:
     return functional.interpolate(scores, (height, width), mode="bilinear", align_corners=False)
 
 

@@ -103,7 +103,7 @@ class _PixelLosses(Function):
             turn = slice(start, start + size)
             with torch.enable_grad():
                 coarse = scores[turn].detach().requires_grad_()
-                fine = _brought_up(coarse, height, width)
+                fine = _resize_bilinear(coarse, height, width)
             found, slope = _losses_and_gradient(
                 fine.detach(), target[turn], absent[turn], counts, weights, negative
             )
@@ -123,7 +123,7 @@ class _PixelLosses(Function):
         return slope * grad, None, None, None, None, None
 
 
-def _brought_up(scores: Tensor, height: int, width: int) -> Tensor:
+def _resize_bilinear(scores: Tensor, height: int, width: int) -> Tensor:
     """Scores [b, C, h, w] at H x W, never the same memory."""
     if scores.shape[2:] == (height, width):
         return scores.clone()

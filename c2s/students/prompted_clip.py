@@ -167,7 +167,7 @@ class PromptedCLIP(Student):
         if shape.fuse:
             beside = {"cls": cls.expand_as(patches)}
             if "bridge" in shape.fuse:
-                beside["bridge"] = _brought_up(found.bridge, size)
+                beside["bridge"] = _resize_cells(found.bridge, size)
             patches = self.fuse(torch.cat([*(beside[k] for k in shape.fuse), patches], -1))
         if shape.descriptor == "global":
             regions = cls
@@ -235,7 +235,7 @@ def patch_cells(size: tuple[int, int], side: int, device: torch.device | str = "
     return (rows[:, None] * side + columns).flatten()
 
 
-def _brought_up(regions: Tensor, size: tuple[int, int]) -> Tensor:
+def _resize_cells(regions: Tensor, size: tuple[int, int]) -> Tensor:
     """One vector for each cell [B, M, D] brought to each patch bilinearly: [B, h w, D]."""
     side = math.isqrt(regions.shape[1])
     maps = rearrange(regions, "b (r c) d -> b d r c", r=side)

@@ -32,11 +32,10 @@ from c2s_pipeline.clustering.seeds import annotated_cells
 from c2s_pipeline.mask_views import TrueView, cached_samples, require_source
 from c2s_pipeline.source import ImageSource, SplitInfo
 from c2s_pipeline.stages.masks import GRID, Masks
+from c2s_pipeline.stages.regions import MIN_AREA
 from c2s_pipeline.stages.views import BOX, FLIP
 
 GROUPS = ("unseen", "seen", "all")
-MIN_AREA = 0.0025
-"""Smaller masks get no region token in a build, so they are not scored."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from c2s_pipeline.build.block import BlockComputer
 from c2s_pipeline.build.derive import derive
 from c2s_pipeline.build.plan import plan_build
 from c2s_pipeline.build.request import make_manifest, recorded_request
-from c2s_pipeline.build.resources import Machine
+from c2s_pipeline.build.resources import Resources
 from c2s_pipeline.build.rows import new_rows, rows_of
 from c2s_pipeline.build.verify import content, sample_rows, spot_check
 from c2s_pipeline.teachers.base import TeacherSpec
@@ -128,7 +128,7 @@ def test_what_else_reads_a_cache_that_grew(build, built, tiny_teacher, scheduler
     asked = recorded_request(cache.manifest)
     masks = asked.masks.model_copy(update=changes)
     asked = asked.model_copy(update={"teacher": tiny_teacher, "masks": masks})
-    derived = derive(out, asked, tmp_path / "derived.zarr", Machine(scheduler=scheduler))
+    derived = derive(out, asked, tmp_path / "derived.zarr", Resources(scheduler=scheduler))
     assert set(derived.computed) == {"masks", "regions"}
     build(split(root), request(tiny_teacher, masks=changes), out, update=True)
     assert contents(out) == contents(derived.path)

@@ -19,7 +19,7 @@ from c2s_cache.integrity import verify
 from c2s_pipeline.build.builder import build as build_cache
 from c2s_pipeline.build.derive import derive
 from c2s_pipeline.build.request import recorded_request
-from c2s_pipeline.build.resources import Machine
+from c2s_pipeline.build.resources import Resources
 
 
 def test_building_again_does_nothing(build, any_built, tiny_teacher):
@@ -145,7 +145,7 @@ def test_a_scheduler_that_is_named_is_asked_also_if_nothing_is_to_be_done(
 
     out, source = built
     monkeypatch.setattr(distributed, "Client", nobody)
-    same, machine = request(tiny_teacher), Machine(scheduler="nosuch")
+    same, machine = request(tiny_teacher), Resources(scheduler="nosuch")
     for act in (
         lambda: build_cache(source, same, out, scheduler="nosuch"),
         lambda: derive(out, recorded_request(open_cache(out).manifest), tmp_path / "d", machine),

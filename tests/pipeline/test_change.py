@@ -17,7 +17,7 @@ from c2s_cache import Cache, ConfigError, open_cache
 from c2s_cache.integrity import verify
 from c2s_pipeline.build.derive import derive
 from c2s_pipeline.build.request import recorded_request, request_model
-from c2s_pipeline.build.resources import Machine
+from c2s_pipeline.build.resources import Resources
 from c2s_pipeline.build.verify import content
 
 CHANGES = {
@@ -75,11 +75,11 @@ def test_a_change_computes_what_depends_on_it(
     settings = recorded_request(Cache(out).manifest).model_dump() | {"teacher": tiny_teacher}
     labelled = partition(emptied, classes) if "labels" in downstream else None
     asked = request_model().model_validate(merge(settings, nested(changes)))
-    report = derive(out, asked, derived, Machine(scheduler=scheduler), labelled)
+    report = derive(out, asked, derived, Resources(scheduler=scheduler), labelled)
     assert set(report.computed) == downstream
     assert contents(derived) == contents(scratch.path)
     assert (derived / "images/data/c/0/0").samefile(out / "images/data/c/0/0")
-    assert derive(out, asked, derived, Machine(scheduler=scheduler), labelled).computed == {}
+    assert derive(out, asked, derived, Resources(scheduler=scheduler), labelled).computed == {}
     assert contents(out) == before
 
 
@@ -107,10 +107,10 @@ def test_a_derivation_to_imported_text(build, built, tiny_teacher, scheduler, tm
     )
     derived = tmp_path / "derived.zarr"
     with pytest.raises(ConfigError, match="expected shape"):
-        derive(out, asked, derived, Machine(scheduler=scheduler))
+        derive(out, asked, derived, Resources(scheduler=scheduler))
     assert not derived.exists()
     np.save(file, rows)
-    report = derive(out, asked, derived, Machine(scheduler=scheduler))
+    report = derive(out, asked, derived, Resources(scheduler=scheduler))
     assert report.computed == {"text": 1}
     stored = cached_text(Cache(derived), "all").embeddings
     np.testing.assert_allclose(stored, rows / np.linalg.norm(rows, axis=1)[:, None], rtol=1e-5)
@@ -122,7 +122,7 @@ def test_a_derivation_to_imported_text(build, built, tiny_teacher, scheduler, tm
     with pytest.raises(
         ConfigError, match=r"text\.templates has no effect: the embeddings are imported"
     ):
-        derive(out, both, tmp_path / "both.zarr", Machine(scheduler=scheduler))
+        derive(out, both, tmp_path / "both.zarr", Resources(scheduler=scheduler))
 
 
 def test_a_derivation_keeps_its_images(built, scheduler, tmp_path):
@@ -130,8 +130,8 @@ def test_a_derivation_keeps_its_images(built, scheduler, tmp_path):
     recorded = recorded_request(Cache(out).manifest)
     few = recorded.model_copy(update={"limit": 2})
     with pytest.raises(ConfigError, match="keeps its 5 images: limit has no effect"):
-        derive(out, few, tmp_path / "few.zarr", Machine(scheduler=scheduler))
+        derive(out, few, tmp_path / "few.zarr", Resources(scheduler=scheduler))
     link = tmp_path / "link.zarr"
     link.symlink_to(out)
     with pytest.raises(ConfigError, match="cannot be derived into itself"):
-        derive(out, recorded, link, Machine(scheduler=scheduler))
+        derive(out, recorded, link, Resources(scheduler=scheduler))

@@ -21,7 +21,7 @@ from c2s_pipeline.build.builder import build as build_cache
 from c2s_pipeline.build.builder import imports
 from c2s_pipeline.build.derive import derive
 from c2s_pipeline.build.request import build_request, make_manifest, recorded_request
-from c2s_pipeline.build.resources import Machine, Silent
+from c2s_pipeline.build.resources import Resources, Silent
 from c2s_pipeline.build.rows import new_rows
 from c2s_pipeline.clustering.imported_masks import imported_grid, mask_map
 from c2s_pipeline.imported import Beside, check_ids, read_array
@@ -262,7 +262,7 @@ def test_other_tiers_are_refused(source, folders, tiny_teacher):
 def test_a_cache_of_imports_is_whole_and_can_be_derived_from(
     source, folders, tiny_teacher, tmp_path, scheduler
 ):
-    out, machine = tmp_path / "a.zarr", Machine(None, scheduler, Silent())
+    out, machine = tmp_path / "a.zarr", Resources(None, scheduler, Silent())
     build_cache(source, asked(tiny_teacher, *folders), out, scheduler=scheduler)
     cache = open_cache(out)
     assert verify(cache) == []

@@ -13,7 +13,7 @@ from c2s_cache import C2SError, Cache, CacheError, ConfigError, open_cache
 from c2s_cache.integrity import verify
 from c2s_pipeline.build.derive import derive
 from c2s_pipeline.build.request import recorded_request, request_model
-from c2s_pipeline.build.resources import Machine
+from c2s_pipeline.build.resources import Resources
 from c2s_pipeline.build.verify import content, spot_check
 from c2s_pipeline.stages.base import Stage
 from c2s_pipeline.stages.registry import _named, closed, known, name_of
@@ -104,7 +104,7 @@ def test_a_stage_of_ones_own_is_built_derived_and_verified(
     assert (found.findings, "tiles" in found.worst) == ((), True)
     settings = recorded_request(cache.manifest).model_dump() | {"teacher": tiny_teacher}
     other = request_model().model_validate(settings | {"tiles": {"scale": 3}})
-    derived = derive(copy, other, tmp_path / "d.zarr", Machine(scheduler=scheduler_of_threads))
+    derived = derive(copy, other, tmp_path / "d.zarr", Resources(scheduler=scheduler_of_threads))
     assert derived.computed == {"tiles": 5}
     scratch = build(source, other, tmp_path / "s.zarr", scheduler=scheduler_of_threads)
     assert contents(derived.path) == contents(scratch.path)
@@ -127,7 +127,7 @@ def test_a_cache_with_a_stage_that_is_not_known_here(
     asked = recorded_request(cache.manifest)
     assert "tiles" not in asked.stages
     with pytest.raises(ConfigError, match="would lose: tiles"):
-        derive(copy, asked, tmp_path / "d.zarr", Machine(scheduler=scheduler_of_threads))
+        derive(copy, asked, tmp_path / "d.zarr", Resources(scheduler=scheduler_of_threads))
     assert not (tmp_path / "d.zarr").exists()
     with pytest.raises(C2SError, match="tiles"):
         build(source, request(tiny_teacher, stages=(*known(), "tiles")), copy)

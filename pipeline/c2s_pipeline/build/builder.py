@@ -25,7 +25,7 @@ from c2s_pipeline.build.dask_cluster import connect, require_scheduler
 from c2s_pipeline.build.dispatch import run_all
 from c2s_pipeline.build.provenance import record
 from c2s_pipeline.build.request import BuildRequest, make_manifest
-from c2s_pipeline.build.resources import Machine, Progress, Silent, blocks_under_way, lanes_of
+from c2s_pipeline.build.resources import Progress, Resources, Silent, blocks_under_way, lanes_of
 from c2s_pipeline.build.rows import Rows, new_rows, rows_of
 from c2s_pipeline.build.task import PROGRESS_TOPIC, BlockReport, BlockTask, build_block
 from c2s_pipeline.devices import default_device
@@ -75,7 +75,7 @@ def build(
         source: the data set split.
         request: what to build.
         out: cache directory; created, resumed, or left alone when complete.
-        workers, progress, scheduler: see `Machine`.
+        workers, progress, scheduler: see `Resources`.
         update: change a cache of another request in place, computing only what depends on the change.
         append: let the cache grow by the images that came to the data set since.
 
@@ -83,10 +83,10 @@ def build(
         C2SError: see the modules; whatever was committed before stays valid and is reused next time.
     """
     started = time.monotonic()
-    machine = Machine(workers, scheduler, progress or Silent())
+    resources = Resources(workers, scheduler, progress or Silent())
     out = out.absolute()
     check_target(out)
-    require_scheduler(machine.scheduler)
+    require_scheduler(resources.scheduler)
     with machine_errors(out), build_lock(out) as token:
         grows = existing(out) is not None
         # A wrong data folder is reported before the teacher loads.
@@ -94,15 +94,15 @@ def build(
         source = imports(source, request, rows)
         teacher, spec = load_teacher(request)
         manifest = make_manifest(source, request, rows.parts, teacher.info())
-        once = compute_once(out, request, manifest, teacher, machine)
+        once = compute_once(out, request, manifest, teacher, resources)
         changed = create_cache(out, manifest, update)
         if changed:
-            machine.progress.change(changed)
+            resources.progress.change(changed)
         write_once(out, once)
         del teacher  # the workers load their own; two copies would share one GPU's memory
         task = BlockTask(out, source, spec, default_device(), token, imported_stages(manifest))
         ids = rows.blocks(manifest.block_rows)
-        return complete(task, ids, machine, tuple(once), started, "build")
+        return complete(task, ids, resources, tuple(once), started, "build")
 
 
 def imports(source: ImageSource, request: BuildRequest, rows: Rows) -> ImageSource:
@@ -121,7 +121,7 @@ def compute_once(
     request: BuildRequest,
     manifest: Manifest,
     teacher: Teacher,
-    machine: Machine,
+    resources: Resources,
     kept: Container[str] = (),
 ) -> dict[str, Mapping[str, NDArray[Any]]]:
     """Values of the stages that are computed once and that the cache has not yet, by name; those that are `kept` from
@@ -134,7 +134,7 @@ def compute_once(
         stored = load(out, name, 0)
         done = stored is not None and stored.fingerprint == manifest.fingerprint(name, 0)
         if not done and name not in kept:
-            build = Once(manifest, teacher, partial(machine.progress.once, name))
+            build = Once(manifest, teacher, partial(resources.progress.once, name))
             found[name] = request.stage(name).compute_once(build)
     return found
 
@@ -150,7 +150,7 @@ def write_once(out: Path, once: Mapping[str, Mapping[str, NDArray[Any]]]) -> Non
 def complete(
     task: BlockTask,
     ids: Sequence[Sequence[str]],
-    machine: Machine,
+    resources: Resources,
     once: tuple[str, ...],
     started: float,
     command: str,
@@ -160,7 +160,7 @@ def complete(
     Args:
         task: what the workers are to do; its cache is locked, what is computed once is written.
         ids: image ids of each block.
-        machine: where to run.
+        resources: where to run.
         once: stages that this run has computed once.
         started: `time.monotonic()` at the start of the command.
         command: name for the provenance file.
@@ -170,8 +170,8 @@ def complete(
     blocks = [b for b in range(manifest.blocks) if writer.missing(b)]
     pending = sum(len(manifest.block_range(b)) for b in blocks)
     computed = Counter(once)
-    machine.progress.start(manifest.rows, manifest.rows - pending)
-    done = list(_build_blocks(task, blocks, ids, manifest, machine))
+    resources.progress.start(manifest.rows, manifest.rows - pending)
+    done = list(_build_blocks(task, blocks, ids, manifest, resources))
     for block in done:
         computed.update(dict.fromkeys(block.stages, len(manifest.block_range(block.block))))
     passes = sum(block.passes for block in done)
@@ -196,7 +196,7 @@ def complete(
             stages=report.computed,
             teacher_passes=passes,
             teacher_weights=task.spec.location,
-            workers=machine.workers,
+            workers=resources.workers,
             peak_memory_bytes=report.memory,
         )
     return report
@@ -227,25 +227,25 @@ def _build_blocks(
     blocks: list[int],
     ids: Sequence[Sequence[str]],
     manifest: Manifest,
-    machine: Machine,
+    resources: Resources,
 ) -> Iterator[BlockReport]:
     if not blocks:
         return
     distributed = require("distributed", "build")
-    count = machine.workers or max(torch.cuda.device_count(), 1)
+    count = resources.workers or max(torch.cuda.device_count(), 1)
     task = replace(task, lanes=lanes_of(count))
     under_way = blocks_under_way(manifest, task.lanes)
-    cluster = connect(machine.scheduler, min(count, len(blocks)), task.device, under_way)
+    cluster = connect(resources.scheduler, min(count, len(blocks)), task.device, under_way)
     with cluster as client:
 
         def submit(block: int) -> Any:
             return client.submit(build_block, task, block, list(ids[block]), pure=False)
 
         client.subscribe_topic(
-            PROGRESS_TOPIC, lambda event: machine.progress.advance(int(event[1]))
+            PROGRESS_TOPIC, lambda event: resources.progress.advance(int(event[1]))
         )
         try:
-            yield from run_all(client, submit, blocks, machine.progress.warn)
+            yield from run_all(client, submit, blocks, resources.progress.warn)
             client.unsubscribe_topic(PROGRESS_TOPIC)
         except distributed.scheduler.KilledWorker as error:
             raise C2SError(

@@ -23,7 +23,7 @@ from c2s_pipeline.build.builder import (
 )
 from c2s_pipeline.build.dask_cluster import require_scheduler
 from c2s_pipeline.build.request import BuildRequest, make_manifest, recorded_request
-from c2s_pipeline.build.resources import Machine
+from c2s_pipeline.build.resources import Resources
 from c2s_pipeline.build.task import BlockTask
 from c2s_pipeline.devices import default_device
 from c2s_pipeline.source import ImageSource
@@ -91,7 +91,7 @@ def derive(
     base: Path,
     request: BuildRequest,
     out: Path,
-    machine: Machine,
+    resources: Resources,
     labelled: ImageSource | None = None,
     teacher: str | None = None,
     mask_teacher: str | None = None,
@@ -103,7 +103,7 @@ def derive(
             the file system allows, and copied elsewhere.
         request: `recorded_request` of `base` with other values.
         out: the new cache; resumed if it is there.
-        machine: where to run.
+        resources: where to run.
         labelled: the data set, if its classes or unseen classes are to change.
         teacher, mask_teacher: as the user names them, not the cache: code is not imported otherwise.
 
@@ -118,7 +118,7 @@ def derive(
     if base.resolve() == out.resolve():
         raise ConfigError("a cache cannot be derived into itself.", "Choose another --out.")
     check_target(out)
-    require_scheduler(machine.scheduler)
+    require_scheduler(resources.scheduler)
     cache = open_cache(base)
     before = cache.manifest
     ids = [cache.ids(block) for block in range(cache.blocks)]
@@ -153,9 +153,9 @@ def derive(
             loaded = load_recorded(before, spec)
         once = {}
         if loaded is not None:
-            once = compute_once(out, request, manifest, loaded, machine, changed.kept)
+            once = compute_once(out, request, manifest, loaded, resources, changed.kept)
         create_cache(out, manifest)
-        machine.progress.change(changed)
+        resources.progress.change(changed)
         writer = BlockWriter(out)
         for block in range(manifest.blocks):
             for stage in set(changed.kept) & set(writer.missing(block)):
@@ -163,7 +163,7 @@ def derive(
         write_once(out, once)
         del loaded  # the workers load their own
         task = BlockTask(out, labelled, spec, default_device(), token, imported_stages(manifest))
-        return complete(task, ids, machine, tuple(once), started, "derive")
+        return complete(task, ids, resources, tuple(once), started, "derive")
 
 
 def _same_images(source: ImageSource, before: Manifest, ids: Sequence[Sequence[str]]) -> bool:

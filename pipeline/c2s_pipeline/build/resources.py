@@ -50,7 +50,7 @@ class Silent:
 
 
 @dataclass(frozen=True)
-class Machine:
+class Resources:
     """Where a build runs: worker processes (None: one per GPU, else one that uses all cores), or the
     address of a running Dask scheduler whose workers see the same paths; and who is told about it."""
 

@@ -27,6 +27,8 @@ from c2s_pipeline.stages.masks import GRID
 from c2s_pipeline.stages.views import view_labels, view_pixels
 
 CLS, ID, END = "regions/cls", "regions/id", "regions/end"
+MIN_AREA = 0.0025
+"""Smallest fraction of a view that gets a token: half a patch of a 14 x 14 grid."""
 MAX_REGIONS = 255
 """Largest number of region tokens one view may hold."""
 MIN_COSINE = 0.999
@@ -39,12 +41,12 @@ class RegionSettings(StageSettings):
     `masking` "frame" keeps the full frame (literal Eq. 3), "box" crops the tight box of the region
     and resizes it to the teacher's size. `fill` is the value outside the mask: "zero" (black) or
     "mean" (the teacher's mean colour). `min_area` is the smallest fraction of the view that gets a
-    token; 0.0025 is half a patch of a 14 x 14 grid.
+    token.
     """
 
     masking: Literal["frame", "box"] = "frame"
     fill: Literal["zero", "mean"] = "zero"
-    min_area: float = Field(default=0.0025, ge=0.0, lt=1.0)
+    min_area: float = Field(default=MIN_AREA, ge=0.0, lt=1.0)
 
 
 class Regions(Stage):
