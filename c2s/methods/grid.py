@@ -104,6 +104,17 @@ class Grid(BaseModel):
         return (*SCORES, *here, *own, *(column(name) for name in others if name not in bare))
 
 
+def row(name: str, paper: tuple[float, ...] | None = None, **method: Any) -> Row:
+    """A row of these settings of the method."""
+    return Row(name=name, paper=paper, train={"method": method} if method else {})
+
+
+def table(number: str, title: str, *rows: Row, paper: PaperRun, **more: Any) -> Grid:
+    """A table of a paper; `more` are further fields."""
+    own: dict[str, Any] = {"name": f"table-{number}", "title": f"Table {number}: {title}"}
+    return Grid(**own | {"rows": rows, "paper": paper} | more)
+
+
 def read_grid(file: Path) -> Grid:
     """A grid from a YAML file with the fields of `Grid`; `name` defaults to the file's stem.
 

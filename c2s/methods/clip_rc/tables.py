@@ -6,9 +6,9 @@ of memory in the paper, has no row.
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
-from c2s.methods.grid import Grid, PaperRun, Row
+from c2s.methods.grid import Grid, PaperRun, row, table
 
 PAPER = PaperRun(
     dataset="voc",
@@ -20,69 +20,53 @@ PAPER = PaperRun(
 )
 FULL = (88.4, 92.8, 84.4)
 NO_RECOVERY = {"recovery": {"weight": 0.0}}
-
-
-def _row(name: str, paper: tuple[float, float, float] | None = FULL, **method: Any) -> Row:
-    return Row(name=name, paper=paper, train={"method": method} if method else {})
-
+_table = partial(table, paper=PAPER)
 
 TABLES: dict[str, Grid] = {
-    "5": Grid(
-        name="table-5",
-        paper=PAPER,
-        title="Table 5: proposed modules",
-        rows=(
-            _row(
-                "decoder alone",
-                (84.3, 91.9, 77.8),
-                bridge=0,
-                descriptor="global",
-                fuse=[],
-                **NO_RECOVERY,
-            ),
-            _row("bridge", (85.4, 91.5, 80.0), descriptor="bridge", fuse=[], **NO_RECOVERY),
-            _row("bridge, alignment", (87.4, 92.5, 82.9), **NO_RECOVERY),
-            _row("all"),
+    "5": _table(
+        "5",
+        "proposed modules",
+        row(
+            "decoder alone",
+            (84.3, 91.9, 77.8),
+            bridge=0,
+            descriptor="global",
+            fuse=[],
+            **NO_RECOVERY,
         ),
+        row("bridge", (85.4, 91.5, 80.0), descriptor="bridge", fuse=[], **NO_RECOVERY),
+        row("bridge, alignment", (87.4, 92.5, 82.9), **NO_RECOVERY),
+        row("all", FULL),
         note="The first row of the paper repeats ZegCLIP's own figures; here it is this decoder of two streams, on "
         "labels alone.",
     ),
-    "6": Grid(
-        name="table-6",
-        paper=PAPER,
-        title="Table 6: tokens of the bridge",
-        rows=(
-            _row("16, trained", (87.9, 93.3, 83.1), bridge=16, bridge_update=True),
-            _row("1", (86.9, 92.5, 82.0), bridge=1),
-            _row("4", (87.3, 92.6, 82.6), bridge=4),
-            _row("16", FULL, bridge=16),
-            _row("64", (89.1, 93.0, 85.6), bridge=64),
-            _row("256", (89.2, 92.7, 86.0), bridge=256),
-        ),
+    "6": _table(
+        "6",
+        "tokens of the bridge",
+        row("16, trained", (87.9, 93.3, 83.1), bridge=16, bridge_update=True),
+        row("1", (86.9, 92.5, 82.0), bridge=1),
+        row("4", (87.3, 92.6, 82.6), bridge=4),
+        row("16", FULL, bridge=16),
+        row("64", (89.1, 93.0, 85.6), bridge=64),
+        row("256", (89.2, 92.7, 86.0), bridge=256),
     ),
-    "7": Grid(
-        name="table-7",
-        paper=PAPER,
-        title="Table 7: what is aligned with the patches",
-        rows=(
-            _row("nothing", (85.6, 91.5, 80.5), fuse=[]),
-            _row("cls", (86.6, 92.1, 82.0), fuse=["cls"]),
-            _row("bridge", (87.0, 92.9, 81.8), fuse=["bridge"]),
-            _row("both"),
-        ),
+    "7": _table(
+        "7",
+        "what is aligned with the patches",
+        row("nothing", (85.6, 91.5, 80.5), fuse=[]),
+        row("cls", (86.6, 92.1, 82.0), fuse=["cls"]),
+        row("bridge", (87.0, 92.9, 81.8), fuse=["bridge"]),
+        row("both", FULL),
     ),
-    "8": Grid(
-        name="table-8",
-        paper=PAPER,
-        title="Table 8: recovery",
-        rows=(
-            _row("l1, 1 layer"),
-            _row("l2", (86.7, 91.8, 81.9), recovery={"loss": "l2"}),
-            _row("kd", (86.4, 92.2, 81.2), recovery={"loss": "kd"}),
-            _row("0 layers", (86.6, 91.3, 82.1), recovery={"layers": 0}),
-            _row("2 layers", (87.1, 92.4, 82.4), recovery={"layers": 2}),
-            _row("3 layers", (87.0, 91.6, 82.8), recovery={"layers": 3}),
-        ),
+    "8": _table(
+        "8",
+        "recovery",
+        row("l1, 1 layer", FULL),
+        row("l2", (86.7, 91.8, 81.9), recovery={"loss": "l2"}),
+        row("kd", (86.4, 92.2, 81.2), recovery={"loss": "kd"}),
+        row("0 layers", (86.6, 91.3, 82.1), recovery={"layers": 0}),
+        row("2 layers", (87.1, 92.4, 82.4), recovery={"layers": 2}),
+        row("3 layers", (87.0, 91.6, 82.8), recovery={"layers": 3}),
         note="With 0 layers the linear layers into and out of the decoder stay: descriptors are twice as wide as "
         "queries. The paper does not define kd; here it is the divergence of softmaxes over channels.",
     ),

@@ -5,9 +5,10 @@ Table 3 is of videos and Table 8 of another method, which have no grid.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from c2s.methods.grid import Grid, PaperRun, Row
+from c2s.methods.grid import Grid, PaperRun, Row, row, table
 
 PAPER = PaperRun(
     dataset="coco-panoptic", student="mask2former:resnet50_clip", iterations=50_000, batch_size=112
@@ -15,27 +16,12 @@ PAPER = PaperRun(
 COLUMNS = ("mIoU@context", "mIoU@cityscapes")
 PLAIN: dict[str, Any] = {"how": "off"}
 FULL = (41.91, 34.35)
-
-
-def _row(name: str, paper: tuple[float, float] | None = None, **method: Any) -> Row:
-    return Row(name=name, paper=paper, train={"method": method} if method else {})
-
-
-def _grid(table: str, title: str, *rows: Row) -> Grid:
-    return Grid(
-        name=f"table-{table}",
-        title=f"Table {table}: {title}",
-        paper=PAPER,
-        columns=COLUMNS,
-        rows=rows,
-    )
-
-
+_table = partial(table, paper=PAPER, columns=COLUMNS)
 MAIN = (
-    _row("labels only", (39.70, 27.61), distillation="none", synonyms=PLAIN),
-    _row("+ diversification", (41.45, 32.16), distillation="none"),
-    _row("+ distillation", (41.23, 32.62), synonyms=PLAIN),
-    _row("both", FULL),
+    row("labels only", (39.70, 27.61), distillation="none", synonyms=PLAIN),
+    row("+ diversification", (41.45, 32.16), distillation="none"),
+    row("+ distillation", (41.23, 32.62), synonyms=PLAIN),
+    row("both", FULL),
 )
 
 TABLES: dict[str, Grid] = {
@@ -44,23 +30,23 @@ TABLES: dict[str, Grid] = {
         title="GKC on Shapes: Table 4, and latent regions as further segments",
         paper=PAPER,
         columns=COLUMNS,
-        rows=(*MAIN, _row("both, latent regions", latent="regions", student_token="post")),
+        rows=(*MAIN, row("both, latent regions", latent="regions", student_token="post")),
         note="With latent regions the embedding that classes are told by is distilled (student_token=post).",
     ),
-    "4": _grid("4", "text diversification and text-guided distillation", *MAIN),
-    "5": _grid(
+    "4": _table("4", "text diversification and text-guided distillation", *MAIN),
+    "5": _table(
         "5",
         "distillations, without text diversification",
-        _row("none", (39.70, 27.61), distillation="none", synonyms=PLAIN),
-        _row("vanilla", (40.14, 32.49), distillation="vanilla", synonyms=PLAIN),
-        _row("vision-guided", (39.67, 32.33), distillation="vision", synonyms=PLAIN),
-        _row("text-guided", (41.23, 32.62), synonyms=PLAIN),
+        row("none", (39.70, 27.61), distillation="none", synonyms=PLAIN),
+        row("vanilla", (40.14, 32.49), distillation="vanilla", synonyms=PLAIN),
+        row("vision-guided", (39.67, 32.33), distillation="vision", synonyms=PLAIN),
+        row("text-guided", (41.23, 32.62), synonyms=PLAIN),
     ),
-    "6": _grid(
+    "6": _table(
         "6",
         "tokens of teacher and student, without text diversification",
         *(
-            _row(
+            row(
                 f"{teacher}, {student}",
                 paper,
                 teacher_token=teacher,
@@ -75,11 +61,11 @@ TABLES: dict[str, Grid] = {
             )
         ),
     ),
-    "7a": _grid(
+    "7a": _table(
         "7a",
         "uses of the words, without distillation",
         *(
-            _row(how, paper, distillation="none", synonyms={"how": how})
+            row(how, paper, distillation="none", synonyms={"how": how})
             for how, paper in (
                 ("random", (41.45, 32.16)),
                 ("average", (41.80, 31.42)),
@@ -87,7 +73,7 @@ TABLES: dict[str, Grid] = {
             )
         ),
     ),
-    "7b": _grid(
+    "7b": _table(
         "7b",
         "backbones",
         *(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from c2s.methods.grid import ACROSS, Grid, PaperRun, Row
+from c2s.methods.grid import ACROSS, Grid, PaperRun, Row, row, table
 
 PAPER = PaperRun(
     dataset="voc-bg",
@@ -48,9 +48,13 @@ MASKED = {0: 35.6, 0.2: 37.6, 0.3: 38.7, 0.4: 40.4, 0.5: 39.8, 0.6: 40.8, 0.7: 3
 """Paper's figure by share of hidden patches."""
 
 
+def _table(number: str, *rest: Any, **more: Any) -> Grid:
+    name = f"zeroseg-table-{number}"
+    return table(number, *rest, paper=PAPER, columns=COLUMNS, name=name, **more)
+
+
 def _row(name: str, paper: float | None = None, **method: Any) -> Row:
-    figures = None if paper is None else (paper,)
-    return Row(name=name, train={"method": method}, paper=figures)
+    return row(name, None if paper is None else (paper,), **method)
 
 
 TABLES: dict[str, Grid] = {
@@ -68,37 +72,27 @@ TABLES: dict[str, Grid] = {
         ),
         note="None of them reads a label. The printed losses collapse to one token.",
     ),
-    "3": Grid(
-        name="zeroseg-table-3",
-        columns=COLUMNS,
-        paper=PAPER,
-        title="Table 3: grids of the multi-scale views",
-        rows=(
-            _row("1", 21.1, scales=[1]),
-            _row("1, 2", 23.7, scales=[1, 2]),
-            _row("1, 3", 40.2, scales=[1, 3]),
-            _row("1, 4", 32.4, scales=[1, 4]),
-            _row("1, 2, 3, 4", 40.8, scales=[1, 2, 3, 4]),
-        ),
+    "3": _table(
+        "3",
+        "grids of the multi-scale views",
+        _row("1", 21.1, scales=[1]),
+        _row("1, 2", 23.7, scales=[1, 2]),
+        _row("1, 3", 40.2, scales=[1, 3]),
+        _row("1, 4", 32.4, scales=[1, 4]),
+        _row("1, 2, 3, 4", 40.8, scales=[1, 2, 3, 4]),
     ),
-    "4": Grid(
-        name="zeroseg-table-4",
-        columns=COLUMNS,
-        paper=PAPER,
-        title="Table 4: losses",
-        rows=(
-            _row("base", 21.1, multiscale=False, match=0.0),
-            _row("+ multi-scale", 28.5, multiscale=True, match=0.0),
-            _row("+ matching", 38.6, multiscale=False, match=1.0),
-            _row("both", 40.8, multiscale=True, match=1.0),
-        ),
+    "4": _table(
+        "4",
+        "losses",
+        _row("base", 21.1, multiscale=False, match=0.0),
+        _row("+ multi-scale", 28.5, multiscale=True, match=0.0),
+        _row("+ matching", 38.6, multiscale=False, match=1.0),
+        _row("both", 40.8, multiscale=True, match=1.0),
     ),
-    "5": Grid(
-        name="zeroseg-table-5",
-        columns=COLUMNS,
-        paper=PAPER,
-        title="Table 5: share of hidden patches",
-        rows=tuple(_row(f"{ratio:g}", paper, mask_ratio=ratio) for ratio, paper in MASKED.items()),
+    "5": _table(
+        "5",
+        "share of hidden patches",
+        *(_row(f"{ratio:g}", paper, mask_ratio=ratio) for ratio, paper in MASKED.items()),
         note="The paper's training is faster by 0, 15, 19, 26, 32, 36, 39, 43 %.",
     ),
 }
