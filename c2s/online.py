@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from c2s.methods.examples import CutView, Look, TeacherOutput
 from c2s.runs.config import TrainConfig
 from c2s.shapes.defaults import own_mask_teacher, own_teacher
 from c2s.training.processes import cluster_environment
+from c2s.training.trainer import on_gpu
 from c2s_cache import ConfigError, Manifest
 from c2s_cache.plugins import CODE
 
@@ -125,6 +125,4 @@ def load_online_teacher(config: TrainConfig, manifest: Manifest) -> OnlineTeache
 
 
 def _device(config: TrainConfig) -> str:
-    if config.accelerator == "cpu" or not torch.cuda.is_available():
-        return "cpu"
-    return f"cuda:{cluster_environment(config).local_rank()}"
+    return f"cuda:{cluster_environment(config).local_rank()}" if on_gpu(config) else "cpu"

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from c2s.runs.config import TrainConfig
-from c2s.training.trial import Trial, on_gpu, try_training
+from c2s.training.trainer import on_gpu
+from c2s.training.trial import Trial, try_training
 from c2s_cache.reader import Cache
 
 LIGHTER = {"segformer-b4": "segformer-b0"}

@@ -19,6 +19,11 @@ from c2s.training.processes import SeveralProcesses, cluster_environment
 from c2s_cache.errors import ConfigError
 
 
+def on_gpu(config: TrainConfig) -> bool:
+    """Whether a run computes on a GPU."""
+    return config.accelerator != "cpu" and torch.cuda.is_available()
+
+
 def make_trainer(config: TrainConfig, callbacks: list[pl.Callback], run: Path) -> pl.Trainer:
     """The trainer of a run in this folder.
 
@@ -26,14 +31,13 @@ def make_trainer(config: TrainConfig, callbacks: list[pl.Callback], run: Path) -
         ConfigError: there is no such accelerator.
     """
     several = config.devices * config.nodes > 1
-    on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
     try:
         trainer = pl.Trainer(
             accelerator=config.accelerator,
             devices=config.devices,
             num_nodes=config.nodes,
             strategy=SeveralProcesses(partial(lost, run)) if several else "auto",
-            sync_batchnorm=several and on_gpu,
+            sync_batchnorm=several and on_gpu(config),
             precision=config.precision,
             deterministic="warn" if config.deterministic else None,
             max_steps=config.total,

@@ -16,6 +16,7 @@ from c2s.runs.config import TrainConfig
 from c2s.training.datamodule import C2SDataModule
 from c2s.training.module import DistillationModule
 from c2s.training.run import build_module
+from c2s.training.trainer import on_gpu
 from c2s_cache.reader import Cache
 
 FEW, MORE = 2, 4
@@ -69,11 +70,6 @@ def try_training(config: TrainConfig, cache: Cache) -> Trial:
         max(more_size - size, 0) // further,
         available,
     )
-
-
-def on_gpu(config: TrainConfig) -> bool:
-    """Whether a run computes on a GPU."""
-    return config.accelerator != "cpu" and torch.cuda.is_available()
 
 
 def training_step(
