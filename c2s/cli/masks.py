@@ -22,7 +22,7 @@ from c2s.cli.cache_options import (
 from c2s.cli.lists import listed
 from c2s.config import resolve
 from c2s_cache.errors import ConfigError
-from c2s_pipeline.stages.regions import MIN_AREA
+from c2s_cache.pseudo_mask import MIN_AREA
 
 if TYPE_CHECKING:
     from c2s_pipeline.build.request import BuildRequest

@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 from c2s_cache.manifest import IGNORE
 
+MIN_AREA = 0.0025
+"""Smallest fraction of a view that makes a region, if nothing else is asked for: half a patch of a 14 x 14 grid."""
+
 
 def pseudo_mask(
     labels: NDArray[np.uint8],

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c2s_cache import Cache, TeacherInfo
-from c2s_cache.pseudo_mask import pseudo_mask
+from c2s_cache.pseudo_mask import MIN_AREA, pseudo_mask
 from c2s_pipeline.clustering.kmeans import KMeansBackend
 from c2s_pipeline.clustering.latent import (
     Clusters,
@@ -32,7 +32,6 @@ from c2s_pipeline.clustering.seeds import annotated_cells
 from c2s_pipeline.mask_views import TrueView, cached_samples, require_source
 from c2s_pipeline.source import ImageSource, SplitInfo
 from c2s_pipeline.stages.masks import GRID, Masks
-from c2s_pipeline.stages.regions import MIN_AREA
 from c2s_pipeline.stages.views import BOX, FLIP
 
 GROUPS = ("unseen", "seen", "all")

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from c2s_cache import ArrayRecord, Block, Cache
 from c2s_cache.integrity import Finding
-from c2s_cache.pseudo_mask import pseudo_mask
+from c2s_cache.pseudo_mask import MIN_AREA, pseudo_mask
 from c2s_pipeline.batch import Batch
 from c2s_pipeline.stages.base import (
     CLS_FACTS,
@@ -27,8 +27,6 @@ from c2s_pipeline.stages.masks import GRID
 from c2s_pipeline.stages.views import view_labels, view_pixels
 
 CLS, ID, END = "regions/cls", "regions/id", "regions/end"
-MIN_AREA = 0.0025
-"""Smallest fraction of a view that gets a token: half a patch of a 14 x 14 grid."""
 MAX_REGIONS = 255
 """Largest number of region tokens one view may hold."""
 MIN_COSINE = 0.999
