@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,28 @@ class Saver(IterationCallback, pl.callbacks.Checkpoint):
     At half the schedule of an inductive run it also keeps the student for a later self-training.
     Lightning runs it after all other callbacks, so that a checkpoint holds what they have done.
 
+    Args:
+        run: its folder.
+        every: iterations.
+        validation: of the run.
+        stop: what signals ask for.
+        unchanged: raises a `CacheError` if the cache is not what it was where an iteration has read it; asked once a
+            checkpoint is saved.
+
     Attributes:
         begun: an iteration is done.
     """
 
     def __init__(
-        self, run: Path, every: int, validation: Validation | None, stop: StopRequest
+        self,
+        run: Path,
+        every: int,
+        validation: Validation | None,
+        stop: StopRequest,
+        unchanged: Callable[[int], None],
     ) -> None:
         self.run, self.every, self.validation, self.stop = run, every, validation, stop
+        self.unchanged = unchanged
         self.begun = False
 
     def on_iteration_end(
@@ -68,6 +83,8 @@ class Saver(IterationCallback, pl.callbacks.Checkpoint):
                 f"The checkpoint of iteration {step} cannot be written to {self.run} ({error}).",
                 "Make room there.",
             ) from error
+        if save and not self.complete(module):
+            self.unchanged(step)
 
     def complete(self, module: DistillationModule) -> bool:
         """Whether nothing is left to train: all iterations are done, or patience has run out."""

@@ -94,6 +94,17 @@ class C2SDataModule(pl.LightningDataModule):
             batch = self.examples.collate([self.examples.example(v, a) for v, a in answers])
         return batch.to(device, non_blocking=True)
 
+    def require_unchanged(self, step: int) -> None:
+        """Make sure that the cache is still what it was where iteration `step` (from 1) has read it.
+
+        A run may hold what it needs in memory and read nothing any more.
+
+        Raises:
+            CacheError: as for `Cache.require_unchanged`.
+        """
+        blocks = {ref.block for ref in self.sequence.batch(step - 1)}
+        self.cache.require_unchanged(sorted(blocks), self.examples.paths)
+
     def stream(self, start: int, stop: int, rank: int = 0, world_size: int = 1) -> BatchStream:
         """What one of `world_size` processes loads of iterations `start` ... `stop` - 1."""
         config = self.config

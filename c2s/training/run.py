@@ -164,7 +164,7 @@ def _fit(
     module = build_module(config, cache, resumed=start > 0)
     data = C2SDataModule(config, cache, teacher)
     stop = StopRequest()
-    saver = Saver(path, config.checkpoint_every, validation, stop)
+    saver = Saver(path, config.checkpoint_every, validation, stop, data.require_unchanged)
     callbacks: list[pl.Callback] = [Bar(config.total, config.log_every), saver]
     trainer = make_trainer(
         config, callbacks if validation is None else [*callbacks, validation], path

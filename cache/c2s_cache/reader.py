@@ -150,8 +150,7 @@ class Cache:
         """
         rows = self.manifest.block_range(block)
         paths = set(paths)
-        known = self.manifest.arrays
-        ends = {p: end for p in paths if (end := known[p].end) is not None}
+        ends = self._ends(paths)
         columns = (paths - ends.keys()) | set(ends.values())
         shards = {p: self._specs[p].shards[1] for p in ends}
 
@@ -182,6 +181,36 @@ class Cache:
         """
         arrays = self.read(block, {*paths, USABLE}, fast=True)
         return Block(self.manifest, self.manifest.block_range(block).start, arrays)
+
+    def require_unchanged(self, blocks: Iterable[int], paths: Iterable[str]) -> None:
+        """Make sure that a cache on a disk is still what it was when it was opened, where arrays of it are held in
+        memory. (Of one in a store, files are not asked for: each is a request.)
+
+        Args:
+            blocks: block numbers.
+            paths: array paths.
+
+        Raises:
+            DamagedError: its manifest, or a receipt of the blocks, is another one by now; or a file is missing or
+                has another size.
+            CacheError: it is not there any more.
+        """
+        now = Cache(self.address, self.manifest)
+        paths = {*paths, USABLE}
+        size = None if self.folder.local is None else self.folder.sizing()
+        for block in blocks:
+            for name, record in now._records(
+                block, paths | set(self._ends(paths).values())
+            ).items():
+                if size is not None and size(name) != record.size:
+                    raise self.arrays.proof.damaged(
+                        f"{self}/{name} is missing or has another size; it has changed since it was opened."
+                    )
+
+    def _ends(self, paths: Iterable[str]) -> dict[str, str]:
+        """The `end` column of each ragged array."""
+        known = self.manifest.arrays
+        return {p: end for p in paths if (end := known[p].end) is not None}
 
     def _records(self, block: int, paths: Iterable[str]) -> dict[str, FileRecord]:
         """Size and digest of every file that arrays have in a block, as the receipts say now."""

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import shutil
 
+import fsspec
 import numpy as np
 import pytest
 import tiny_runs
 import torch
 from safetensors.torch import load_file
-from tiny_cache import tiny_manifest, write_cache
+from tiny_cache import grow_cache, tiny_manifest, write_cache
 
 import c2s.training.stream as stream_module
 from c2s.methods.clip_to_seg.examples import PATHS
 from c2s.runs.checkpoint import saved_step
 from c2s.training import run
-from c2s_cache import Cache, DamagedError
+from c2s_cache import Cache, CacheError, DamagedError
 from c2s_cache.manifest import USABLE, Manifest
 from c2s_cache.writer import BlockWriter, create_cache
 
@@ -140,3 +141,73 @@ def test_a_loader_process_notices_too(cache, tmp_path):
     file.write_bytes(file.read_bytes()[::-1])
     with pytest.raises(DamagedError, match="differs from its receipt"):
         train(cache, tmp_path, workers=2)
+
+
+@pytest.fixture
+def one_block(tmp_path):
+    return write_cache(tmp_path / "one.zarr", rows=8, block_rows=8)
+
+
+def updated(cache):
+    create_cache(cache, changed(Cache(cache).manifest), update=True)
+
+
+def updated_to_the_end(cache):
+    grids = Cache(cache).read(0, ["masks/grid"])
+    updated(cache)
+    BlockWriter(cache).write("masks", 0, grids)
+
+
+def replaced(cache):
+    shutil.rmtree(cache)
+    write_cache(cache, rows=12, block_rows=8)
+
+
+HARMS = {
+    "updated": updated,
+    "updated to the end": updated_to_the_end,
+    "files removed": lambda cache: shutil.rmtree(cache / "masks/grid/c"),
+    "a file cut short": lambda cache: files(cache, "images/data")[0].write_bytes(b""),
+    "a receipt removed": lambda cache: (cache / "receipts/regions/000000.json").unlink(),
+    "receipts removed": lambda cache: shutil.rmtree(cache / "receipts"),
+    "replaced": replaced,
+    "removed": shutil.rmtree,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keeps", [0.0, 1.0], ids=["blocks held", "views held"])
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_run_that_holds_all_it_needs_notices_at_its_next_checkpoint(
+    one_block, tmp_path, monkeypatch, harm, keeps
+):
+    """It reads nothing any more."""
+    load, count = run.DistillationModule.training_step, []
+
+    def counting(*args):
+        count.append(1)
+        if len(count) == 5:
+            HARMS[harm](one_block)
+        return load(*args)
+
+    monkeypatch.setattr(run.DistillationModule, "training_step", counting)
+    with pytest.raises(CacheError) as caught:
+        train(one_block, tmp_path, checkpoint_every=3, view_cache_gib=keeps, log_every=1)
+    path = tmp_path / "runs" / "run"
+    assert saved_step(path) == 6
+    assert "The checkpoint of iteration 6 is kept. Continue with: c2s train" in str(caught.value)
+    assert str(caught.value).startswith((str(one_block), "block 0 of"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("memory", [False, True], ids=["disk", "store"])
+def test_growth_and_a_store_are_no_change(one_block, tmp_path, memory):
+    cache = one_block
+    if memory:
+        cache = "memory://bucket/one.zarr"
+        fsspec.core.url_to_fs(cache)[0].put(str(one_block), "/bucket/one.zarr", recursive=True)
+    opened = Cache(cache)
+    opened.require_unchanged(range(opened.blocks), PATHS)
+    if not memory:
+        grow_cache(one_block, 3)
+        opened.require_unchanged([0], PATHS)
