@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -53,7 +53,7 @@ def resolve(
         model: the pydantic model.
         defaults: nested values that replace the model's own defaults.
         file: YAML file, or None.
-        settings: "key.inner=value" texts. A value is taken as written: null, ~ and nothing are None, and one
+        settings: "key.inner=value" texts. A value is taken as written: null and ~ are None, and one
             that begins with a bracket, brace or quotation mark is read as YAML.
         options: values of command-line options by field name; None means not given.
 
@@ -134,12 +134,12 @@ def validated(model: type[ModelT], values: Mapping[str, Any]) -> ModelT:
     Raises:
         ValidationError: a wrong key or value.
         ConfigError: a boolean, or a text such as 010 or 1_000, where a number belongs, or one that is not
-            finite.
+            finite; nothing where a path belongs.
     """
     made = model.model_validate(values)
     mistaken = [
-        f"{'.'.join(where)}: expected a finite number, written like 10, 0.5 or 1e-4 (got {shown(given)})."
-        for where, given in _no_numbers(values, made, ())
+        f"{'.'.join(where)}: expected {expected} (got {shown(given)})."
+        for where, given, expected in _misread(values, made, ())
     ]
     if mistaken:
         raise ConfigError(sentences(mistaken))
@@ -175,6 +175,11 @@ def _setting(setting: str) -> dict[str, Any]:
     parts = key.split(".")
     if not equals or not all(parts) or len(parts) > DEEPEST:
         raise ConfigError(f"--set {shown(setting)}: expected key=value.")
+    if not text:
+        raise ConfigError(
+            f"--set {shown(setting)}: no value follows the equals sign.",
+            f"Write {key}=null for none of it, or leave it out for the default.",
+        )
     nested: Any = text
     if text in NULLS:
         nested = None
@@ -186,26 +191,29 @@ def _setting(setting: str) -> dict[str, Any]:
     return found
 
 
-def _no_numbers(
+def _misread(
     given: Any, made: Any, where: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Where what became a number was none, or none that is finite."""
+) -> Iterator[tuple[tuple[str, ...], Any, str]]:
+    """Where what became a number was none, or none that is finite, and what became this folder was nothing; and what
+    is expected there."""
     if isinstance(given, Mapping) and isinstance(made, BaseModel):
         for key, value in given.items():
-            yield from _no_numbers(value, getattr(made, key), (*where, key))
+            yield from _misread(value, getattr(made, key), (*where, key))
     elif isinstance(given, Mapping) and isinstance(made, Mapping):
         if len(given) != len(made):
             raise ConfigError(f"{'.'.join(where)}: two of its keys are one number.")
         for (key, value), (other, got) in zip(given.items(), made.items(), strict=True):
-            yield from _no_numbers(key, other, (*where, str(key)))
-            yield from _no_numbers(value, got, (*where, str(key)))
+            yield from _misread(key, other, (*where, str(key)))
+            yield from _misread(value, got, (*where, str(key)))
     elif isinstance(given, list | tuple) and isinstance(made, list | tuple):
         for i, (value, got) in enumerate(zip(given, made, strict=True)):
-            yield from _no_numbers(value, got, (*where, str(i)))
+            yield from _misread(value, got, (*where, str(i)))
     elif isinstance(made, int | float) and not isinstance(made, bool):
         text = isinstance(given, str) and not NUMBER.fullmatch(given)
         if text or isinstance(given, bool) or not math.isfinite(made):
-            yield where, given
+            yield where, given, "a finite number, written like 10, 0.5 or 1e-4"
+    elif isinstance(made, PurePath) and isinstance(given, str) and not given.strip():
+        yield where, given, "a path"
 
 
 def _sentences(

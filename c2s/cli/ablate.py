@@ -35,7 +35,8 @@ def ablate(
         typer.Option(help="Student [default: the one that suits the data set]. Repeatable."),
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Seeds per row [default: the grid's, else 1].")
+        int | None,
+        typer.Option(min=1, max=1000, help="Seeds per row [default: the grid's, else 1]."),
     ] = None,
     iterations: Annotated[int | None, typer.Option(help="Iterations per run.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per iteration.")] = None,

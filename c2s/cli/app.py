@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated
 
 import typer
@@ -24,7 +27,7 @@ from c2s.cli import (
     train,
 )
 from c2s.cpu_runtime import prepare
-from c2s_cache.errors import C2SError, of_gpu_memory
+from c2s_cache.errors import C2SError, ConfigError, of_gpu_memory
 
 INTERRUPTED = 130
 LONGEST = 4000
@@ -74,6 +77,20 @@ def _short(error: C2SError) -> str:
     return text if left_out <= 0 else f"{text[:half]} [{left_out:,} more characters] {text[-half:]}"
 
 
+def _require_words(words: Sequence[str]) -> None:
+    """Refuse an empty word, as a shell makes of a variable that is not set: as a path it would be this folder.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for before, word in pairwise(words):
+        if not word.strip() or re.fullmatch(r"--[\w-]+=\s*", word):
+            where = word.rstrip() or f"after {before[:80]}"
+            raise ConfigError(
+                f"{where}: the value is empty.", "Is a variable of the shell not set?"
+            )
+
+
 def main() -> None:
     """Entry point: run the app, turn every `C2SError` into one line, exit 1 (2 for wrong usage)."""
     for stream in (sys.stdout, sys.stderr):
@@ -81,6 +98,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     prepare()
     try:
+        _require_words(sys.argv)
         app()
     except C2SError as error:
         if not error.quiet:

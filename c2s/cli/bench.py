@@ -94,7 +94,7 @@ def train(
     images: int = _images(500),
     steps: Annotated[int, typer.Option(min=1, help="Iterations per round.")] = 20,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per iteration.")] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Loader processes.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, max=1024, help="Loader processes.")] = None,
     rounds: RoundsOption = 5,
     image_size: Annotated[
         int | None, typer.Option(min=32, help="Side of the views in pixels [default: the cache's].")

@@ -81,7 +81,8 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="key=value, e.g. masks.threshold=0.8.")
 ]
 WorkersOption = Annotated[
-    int | None, typer.Option(min=1, help="Worker processes [default: one per GPU, else 1].")
+    int | None,
+    typer.Option(min=1, max=1024, help="Worker processes [default: one per GPU, else 1]."),
 ]
 SchedulerOption = Annotated[
     str | None,

@@ -10,7 +10,7 @@ import typer
 
 def demo(
     seeds: Annotated[
-        int, typer.Option(min=1, help="Seeds per row; the table shows mean and spread.")
+        int, typer.Option(min=1, max=1000, help="Seeds per row; the table shows mean and spread.")
     ] = 1,
     out: Annotated[Path, typer.Option(help="Folder for cache, runs, results and pictures.")] = Path(
         "runs/demo"

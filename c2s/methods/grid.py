@@ -82,7 +82,7 @@ class Grid(BaseModel):
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
     students: tuple[str, ...] = ()
     columns: Annotated[tuple[str, ...], Field(min_length=1)] = SCORES
-    seeds: Annotated[int, Field(ge=1)] = 1
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 1
     train: dict[str, Any] = {}
     note: str = ""
     paper: PaperRun | None = None

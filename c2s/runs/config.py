@@ -120,7 +120,9 @@ class TrainConfig(BaseModel):
     accumulate: int = Field(
         default=1, gt=0, description="micro-batches in which an iteration is computed"
     )
-    image_size: int | None = Field(default=None, gt=0, description="default: the cache's view size")
+    image_size: int | None = Field(
+        default=None, gt=0, le=1 << 16, description="default: the cache's view size"
+    )
     seed: int = Field(default=0, ge=0, lt=1 << 32)
     jitter: bool = Field(default=True, description="photometric distortion")
     shuffle_blocks: int = Field(
@@ -185,10 +187,12 @@ class TrainConfig(BaseModel):
         default=False,
         description="on a GPU: algorithms that repeat to the bit, where there are such, slower",
     )
-    devices: int = Field(default=1, gt=0, description="per node")
+    devices: int = Field(default=1, gt=0, le=1024, description="per node")
     nodes: int = Field(default=1, gt=0)
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    workers: int = Field(default=4, ge=0, description="loader processes; never changes the batches")
+    workers: int = Field(
+        default=4, ge=0, le=1024, description="loader processes; never changes the batches"
+    )
     log_every: int = Field(default=50, gt=0, description="iterations")
     checkpoint_every: int = Field(default=1000, gt=0, description="iterations")
     validation: ValidationConfig | None = None

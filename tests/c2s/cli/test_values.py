@@ -175,6 +175,23 @@ def test_areas_that_no_mask_has(c2s, value):
     assert (code, "--min-area" in err) == (2, True)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("ablate", "--cache", "c", "--table", "IV", "--seeds"),
+        ("demo", "--seeds"),
+        ("cache", "build", "--dataset", "shapes", "--workers"),
+        ("cache", "verify", "c", "--workers"),
+        ("bench", "train", "--workers"),
+    ],
+    ids=" ".join,
+)
+def test_numbers_that_no_machine_has_room_for(c2s, words):
+    """Of what there is one each: runs planned, processes started."""
+    code, out, err = c2s(*words, 10**9)
+    assert (code, out, words[-1] in err) == (2, "", True)
+
+
 def test_a_folder_that_is_named_takes_no_root(c2s, tmp_path):
     (tmp_path / "mine").mkdir()
     for command in (("data", "check"), ("data", "show")):
@@ -186,6 +203,7 @@ def test_a_folder_that_is_named_takes_no_root(c2s, tmp_path):
     ("setting", "said"),
     [
         ("batch_size=100000", "batch_size"),
+        *((f"{name}=100000", name) for name in ("workers", "devices", "image_size")),
         ("iterations=99999999999", "iterations"),
         ("weights=", "weights"),
         ("lr_mult={method.: -1}", "lr_mult"),
@@ -212,3 +230,25 @@ def test_the_root_is_no_place_for_a_model():
 def test_a_licence_is_a_name(c2s):
     code, _, err = c2s("fold", "--run", "r", "--out", "o", "--license", "a\nb: c")
     assert (code, "license" in err) == (2, True)
+
+
+@pytest.mark.parametrize("empty", ["", " ", "\n"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "--runs"),
+        ("cache", "derive", "c.zarr", "--dense-from"),
+        ("cache", "verify", "c.zarr", "--teacher"),
+        ("data", "check", "shapes", "--split"),
+        ("predict", "--run", "r", "--out"),
+    ],
+    ids=" ".join,
+)
+def test_an_empty_value_is_no_folder_and_no_default(c2s, words, empty):
+    """As a shell makes of a variable that is not set."""
+    for given in ((*words, empty), (*words[:-1], f"{words[-1]}={empty}")):
+        code, out, err = c2s(*given)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith("error: ")
+        assert f"{words[-1]}" in err
+        assert "the value is empty" in err
