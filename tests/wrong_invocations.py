@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -137,14 +138,16 @@ KEYS = (
 )
 
 
-def commands(
-    group: Any = None, words: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], Any]]:
+@cache
+def commands() -> list[tuple[tuple[str, ...], Any]]:
     """Every command: its words, and what Typer knows of it."""
-    group = get_command(app) if group is None else group
+    return list(_below(get_command(app), ()))
+
+
+def _below(group: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
-            yield from commands(command, (*words, name))
+            yield from _below(command, (*words, name))
         else:
             yield (*words, name), command
 
@@ -183,7 +186,7 @@ def draw(rng: random.Random, known: Mapping[str, list[str]], files: list[str]) -
         known: right values of options and arguments, by name.
         files: names of what is there.
     """
-    words, command = rng.choice(list(commands()))
+    words, command = rng.choice(commands())
     given, positional = list(words), []
     for parameter in command.params:
         option = parameter.param_type_name == "option"

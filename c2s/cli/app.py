@@ -27,7 +27,7 @@ from c2s.cli import (
     train,
 )
 from c2s.cpu_runtime import prepare
-from c2s_cache.errors import C2SError, ConfigError, of_gpu_memory
+from c2s_cache.errors import C2SError, ConfigError, memory_ran_out
 
 INTERRUPTED = 130
 LONGEST = 4000
@@ -104,10 +104,13 @@ def main() -> None:
         if not error.quiet:
             print(f"error: {_short(error)}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except RuntimeError as error:
-        if not of_gpu_memory(error):
+    except (RuntimeError, MemoryError) as error:
+        if (which := memory_ran_out(error)) is None:
             raise
-        print("error: GPU memory ran out. Free the GPU, or take --device cpu.", file=sys.stderr)
+        way_out = (
+            "Take less at a time" if which == "Memory" else "Free the GPU, or take --device cpu"
+        )
+        print(f"error: {which} ran out. {way_out}.", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
         if error.errno is None:  # nothing that the system has refused

@@ -25,12 +25,12 @@ PretrainedOption = Annotated[
 CacheOption = Annotated[
     Path | None, typer.Option(help="Cache to read [default: a temporary one of Shapes scenes].")
 ]
-RoundsOption = Annotated[int, typer.Option(min=1, help="Timed rounds of each side.")]
+RoundsOption = Annotated[int, typer.Option(min=1, max=1 << 16, help="Timed rounds of each side.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def _images(default: int) -> Any:
-    return typer.Option(default, min=1, help="Images.")
+    return typer.Option(default, min=1, max=1 << 24, help="Images.")
 
 
 @app.command()
@@ -71,7 +71,7 @@ def build(
 def loader(
     cache: CacheOption = None,
     images: int = _images(1000),
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples per batch.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, max=1 << 16, help="Samples per batch.")] = 16,
     rounds: RoundsOption = 5,
     json_: JsonOption = False,
 ) -> None:
@@ -92,12 +92,17 @@ def train(
     method: Annotated[str, typer.Option(help="Whose training.")] = "clip-to-seg",
     student: Annotated[str | None, typer.Option(help="Student [default: the data set's].")] = None,
     images: int = _images(500),
-    steps: Annotated[int, typer.Option(min=1, help="Iterations per round.")] = 20,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per iteration.")] = None,
+    steps: Annotated[int, typer.Option(min=1, max=1 << 24, help="Iterations per round.")] = 20,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, max=1 << 16, help="Images per iteration.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=0, max=1024, help="Loader processes.")] = None,
     rounds: RoundsOption = 5,
     image_size: Annotated[
-        int | None, typer.Option(min=32, help="Side of the views in pixels [default: the cache's].")
+        int | None,
+        typer.Option(
+            min=32, max=1 << 16, help="Side of the views in pixels [default: the cache's]."
+        ),
     ] = None,
     compile_: Annotated[
         bool, typer.Option("--compile", help="Also time a compiled student.")
@@ -130,13 +135,17 @@ def infer(
     ] = None,
     student: Annotated[str | None, typer.Option(help="Student [default: shapes-net].")] = None,
     classes: Annotated[
-        int | None, typer.Option(min=1, help="Classes [default: 16 for shapes-net, else 171].")
+        int | None,
+        typer.Option(min=1, max=32_767, help="Classes [default: 16 for shapes-net, else 171]."),
     ] = None,
     size: Annotated[
-        int | None, typer.Option(min=32, help="Side of the images in pixels [default: 64 or 512].")
+        int | None,
+        typer.Option(
+            min=32, max=1 << 16, help="Side of the images in pixels [default: 64 or 512]."
+        ),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Images per pass [default: 16 or 1].")
+        int | None, typer.Option(min=1, max=1 << 16, help="Images per pass [default: 16 or 1].")
     ] = None,
     rounds: RoundsOption = 15,
     allow_code: Annotated[bool, typer.Option("--allow-code", help=ALLOW_CODE)] = False,

@@ -13,7 +13,7 @@ from c2s.runs.continuation import listed
 from c2s.runs.tensors import NotFinite
 from c2s.training.processes import ProcessLost, is_lost
 from c2s.training.schedule import lr_factor
-from c2s_cache.errors import C2SError, ConfigError, of_gpu_memory, sentences
+from c2s_cache.errors import C2SError, ConfigError, memory_ran_out, sentences
 
 
 def way_on(path: Path, error: C2SError | None = None) -> str:
@@ -61,7 +61,7 @@ def spoken(path: Path, config: TrainConfig, several: bool) -> Iterator[None]:
     """Errors as the user is to read them, with how the run goes on."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if several and is_lost(error):
             raise lost(path, "another process of it has ended") from error
         if "DataLoader worker" in str(error):
@@ -70,10 +70,10 @@ def spoken(path: Path, config: TrainConfig, several: bool) -> Iterator[None]:
                 "Take fewer --workers, or a smaller --set view_cache_gib=GiB.",
             )
             raise C2SError(killed.what, way_on(path, killed)) from error
-        if not of_gpu_memory(error):
+        if (which := memory_ran_out(error)) is None:
             raise
         memory = C2SError(
-            f"GPU memory ran out at batch size {config.batch_size} and {config.image_size} pixels.",
+            f"{which} ran out at batch size {config.batch_size} and {config.image_size} pixels.",
             "Take --set accumulate=2 (or 4, ...), precision=bf16-mixed or method.supervision=features.",
         )
         raise C2SError(memory.what, way_on(path, memory)) from error

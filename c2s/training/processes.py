@@ -45,7 +45,7 @@ def is_helper() -> bool:
     return os.environ.get(STARTER) == str(os.getppid())
 
 
-def is_lost(error: RuntimeError) -> bool:
+def is_lost(error: Exception) -> bool:
     """Whether an error of one process says that it has lost another: gloo's have no class of their own."""
     return isinstance(error, DistError) or "gloo" in str(error).lower()
 

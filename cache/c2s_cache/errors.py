@@ -50,6 +50,14 @@ def of_gpu_memory(error: BaseException) -> bool:
     )
 
 
+def memory_ran_out(error: BaseException) -> str | None:
+    """Which memory ran out, as a sentence begins; None where an error says nothing of the kind."""
+    if of_gpu_memory(error):
+        return "GPU memory"
+    ours = isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
+    return "Memory" if ours else None
+
+
 class CacheError(C2SError):
     """The cache on disk is missing, incomplete, damaged or of another format."""
 

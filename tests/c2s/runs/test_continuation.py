@@ -135,6 +135,17 @@ def test_a_rate_acts_from_the_checkpoint_on_and_is_said(copy, folder, capsys):
     assert open_run(path).step == STEPS
 
 
+@pytest.mark.parametrize("where", ["file", "option"])
+def test_another_precision_is_said(copy, capsys, where):
+    path, change = copy("cut"), {"precision": "bf16-mixed"}
+    if where == "file":
+        run.resume(edit(path, **change))
+    else:
+        run.resume(path, settings=["precision=bf16-mixed"])
+    assert f"From iteration {CUT} on: precision 32-true -> bf16-mixed." in capsys.readouterr().err
+    assert read_config(path).precision == read_state(path).config["precision"] == "bf16-mixed"
+
+
 @pytest.mark.parametrize(("name", "start"), [("whole", STEPS), ("cut", CUT)])
 def test_a_run_is_made_longer_and_its_schedule_is_said(copy, capsys, name, start):
     path = run.resume(copy(name), iterations=9)
