@@ -136,7 +136,11 @@ def test_the_small_one_starts_from_the_shipped_encoder():
 
 
 @pytest.mark.parametrize(
-    ("name", "sets", "width"), [("mask2former:shapes", 4, 64), ("mask2former:resnet18", 10, 256)]
+    ("name", "sets", "width"),
+    [
+        ("mask2former:shapes", 4, 64),
+        pytest.param("mask2former:resnet18", 10, 256, marks=pytest.mark.slow),
+    ],
 )
 def test_its_cost_is_counted_with_its_methods(name, sets, width):
     """The method adds a projection to distil for each set, and the scale of texts."""

@@ -89,6 +89,7 @@ def tried(cut, tmp_path):
     return on
 
 
+@pytest.mark.slow
 def test_evaluation_and_folding(tried):
     accepted = tried(lambda path: fold_run(open_run(path)))
     needed = {"config.yaml", "run.json", "text.safetensors"}

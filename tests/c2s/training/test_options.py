@@ -83,7 +83,9 @@ def everything(tiny_views_cache, tmp_path_factory):
     return run.train(config, load_validation=load_scenes)
 
 
-@pytest.mark.parametrize("at", [3, 4])  # 4 is an iteration with a score and a checkpoint
+@pytest.mark.parametrize(
+    "at", [pytest.param(3, marks=pytest.mark.slow), 4]
+)  # 4 is an iteration with a score and a checkpoint
 def test_a_run_with_everything_resumes_to_the_bit(
     everything, tiny_views_cache, tmp_path, monkeypatch, at
 ):

@@ -70,7 +70,9 @@ def test_a_run_leaves_checkpoint_configuration_and_metrics(finished, tiny_views_
     assert not [f for f in finished.rglob("*") if f.suffix in (".ckpt", ".pt", ".pth", ".pkl")]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_interrupt_and_resume_equal_an_uninterrupted_run(
     finished, tiny_views_cache, tmp_path, monkeypatch, number
 ):

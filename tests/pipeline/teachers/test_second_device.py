@@ -19,7 +19,7 @@ from c2s_pipeline.teachers.tower import DenseFeatures
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("dense_size", [32, 48])
+@pytest.mark.parametrize("dense_size", [pytest.param(32, marks=pytest.mark.slow), 48])
 @pytest.mark.parametrize("variant", [v for v in get_args(DenseFeatures) if v != "pooled"])
 def test_tokens(tiny_teacher, variant, dense_size, device):
     images = [
