@@ -83,9 +83,8 @@ def everything(tiny_views_cache, tmp_path_factory):
     return run.train(config, load_validation=load_scenes)
 
 
-@pytest.mark.parametrize(
-    "at", [pytest.param(3, marks=pytest.mark.slow), 4]
-)  # 4 is an iteration with a score and a checkpoint
+# 4 is an iteration with a score and a checkpoint
+@pytest.mark.parametrize("at", [pytest.param(3, marks=pytest.mark.slow), 4])
 def test_a_run_with_everything_resumes_to_the_bit(
     everything, tiny_views_cache, tmp_path, monkeypatch, at
 ):
