@@ -81,6 +81,7 @@ def tiles(tmp_path, monkeypatch):
     sys.modules.pop("own_tiles", None)
 
 
+@pytest.mark.slow
 def test_a_stage_of_ones_own_is_built_derived_and_verified(
     built, tiny_teacher, scheduler_of_threads, tiles, tmp_path
 ):

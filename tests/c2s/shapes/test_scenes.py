@@ -81,6 +81,7 @@ def test_seen_only_scenes_show_no_unseen_class(split: str, index: int) -> None:
     assert not set(scene.caption.split()) & set(UNSEEN)
 
 
+@pytest.mark.slow
 def test_unseen_classes_are_as_common_as_others() -> None:
     present = np.zeros(len(CLASSES))
     for index in range(600):

@@ -124,6 +124,7 @@ def test_the_factorisation_is_counted_apart_and_attention_is_not():
     assert vit.factorisation_gflops == 0
 
 
+@pytest.mark.slow
 def test_costs_follow_width_and_size():
     small = student_cost("shapes-net", 128, 64)
     assert small.parameters < 1e6
