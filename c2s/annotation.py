@@ -11,6 +11,8 @@ from c2s_cache import Cache, ConfigError
 MUCH = 0.001
 """Share of pixels of no class from which on they may be those of a class that nobody named."""
 SHOWN = 8
+FEW = 3
+"""Classes without a pixel of which 255 may be one that nobody named."""
 PLACEHOLDER = "class {}"
 """Name that a class has until somebody says what it is."""
 NOTHING = ("void", "unlabelled", "unlabeled", "ignore", "ignored", "null", "none", "unknown")
@@ -76,11 +78,12 @@ def never_seen(
     share = ignored / max(1, ignored + sum(pixels.values()))
     if share < MUCH:
         return f"{said}."
+    said += f"; and {100 * share:.1f} % of the pixels are of no class (255, or `ignore:`)."
+    if len(absent) > FEW:
+        return said  # 255 is at most one of them: there are few photos, or many classes
     which = "it, say so" if len(absent) == 1 else "one of them, say which"
-    return (
-        f"{said}; and {100 * share:.1f} % of the pixels are of no class (255, or `ignore:`). If 255 is {which} in "
-        f"classes.yaml: 255: {absent[0] if len(absent) == 1 else 'NAME'}"
-    )
+    name = absent[0] if len(absent) == 1 else "NAME"
+    return f"{said} If 255 is {which} in classes.yaml: 255: {name}"
 
 
 def unnamed(classes: Sequence[str]) -> str | None:
@@ -101,7 +104,7 @@ def no_label(classes: Sequence[str]) -> str | None:
         return None
     return (
         f"{found[0]!r} is learnt as a class, by that word. If it means 'no label', write in classes.yaml: "
-        "ignore: [its mask value]"
+        "ignore: [its mask value], counted from 0 where `classes:` is a list"
     )
 
 

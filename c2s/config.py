@@ -230,7 +230,7 @@ def _sentences(
 
 def _sentence(error: Any, model: type[BaseModel], where: str) -> str:
     if error["type"] == "extra_forbidden":
-        return f"unknown key {shown(where)}{_known(model, error['loc'])}."
+        return f"unknown key {shown(where)}{known(model, error['loc'])}."
     if error["type"] == "missing":
         return f"the key {where!r} is missing."
     if error["type"] == "value_error":  # a sentence of our own
@@ -238,7 +238,7 @@ def _sentence(error: Any, model: type[BaseModel], where: str) -> str:
     return f"{where or 'configuration'}: {error['msg']} (got {shown(error['input'])})."
 
 
-def _known(model: type[BaseModel], where: tuple[Any, ...]) -> str:
+def known(model: type[BaseModel], where: tuple[Any, ...]) -> str:
     """The keys that stand beside one that does not exist; nothing where it is not of one model."""
     *groups, key = where
     for group in groups:

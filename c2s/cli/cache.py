@@ -258,7 +258,8 @@ def plan(
 ) -> None:
     """Project hours, disk and memory of a build, stage by stage, from a trial of a few images.
 
-    It takes what the build will be given. Exit code 1 if it does not fit on this machine.
+    Hours are an estimate for the machine as it is now; disk is an upper bound. It takes what the build will be
+    given. Exit code 1 if it does not fit on this machine.
     """
     from c2s.cli.plan_report import report_plan
     from c2s.terminal import bar

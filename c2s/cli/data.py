@@ -143,7 +143,7 @@ def init(
     that they hold. Names come from a list beside them (classes.txt, class_dict.csv, labelmap.txt, ...) if there
     is one; else put them in.
     """
-    from c2s.cli.folders import write_file
+    from c2s.cli.folders import then_look, write_file
     from c2s.datasets.custom import CLASSES_FILE
     from c2s.datasets.draft import draft_classes
 
@@ -162,8 +162,7 @@ def init(
         )
     if not draft.named:
         typer.echo(f"Put the names of the classes into {folder / CLASSES_FILE}.")
-    where = folder if len(folder.parts) > 1 else f"./{folder}"
-    typer.echo(f"Then look: c2s data check {where}; c2s data show {where} --out sheet.png")
+    typer.echo(then_look(folder))
 
 
 @app.command()

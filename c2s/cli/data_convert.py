@@ -34,7 +34,7 @@ def convert_data(
         ConfigError: it is no kind that can be converted, or see its reader.
     """
     from c2s.class_list import class_list, understood
-    from c2s.cli.folders import check_folder
+    from c2s.cli.folders import check_folder, then_look
     from c2s.datasets.coco_json import read_coco, read_json
     from c2s.datasets.convert import write_classes
     from c2s.datasets.cvat_xml import read_cvat
@@ -60,7 +60,8 @@ def convert_data(
     elif kind in (".yaml", ".yml"):
         if (said := read_folders(source)) is not None:
             write_classes(out, said)
-            return [f"{out}: {len(said['classes'])} classes; images and masks stay where they are."]
+            kept = f"{out}: {len(said['classes'])} classes; images and masks stay where they are."
+            return [kept, then_look(out)]
         splits = read_outlines(source)
     elif kind == ".xml":
         splits = read_cvat(source, images, background, called)
@@ -69,13 +70,18 @@ def convert_data(
     if splits is None:
         raise ConfigError(
             f"{source} cannot be converted: expected {KINDS}.",
-            "Unpack it first, and name what is in it." if kind in ARCHIVES else None,
+            "Unpack it first, and name what is in it."
+            if kind in ARCHIVES
+            else f"Name the folder: c2s data convert {source.parent}"
+            if kind == ".mat"
+            else None,
         )
-    return [
+    told = [
         sentence
         for name, conversion in splits.items()
         for sentence in (*_write(conversion, out, name), *conversion.notes)
-    ] + [understood(next(iter(splits.values())).classes)]
+    ]
+    return [*told, understood(next(iter(splits.values())).classes), then_look(out)]
 
 
 def _write(conversion: Conversion, out: Path, split: str) -> list[str]:

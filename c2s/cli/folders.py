@@ -27,6 +27,12 @@ def check_folder(folder: Path, option: str = "--out") -> None:
         raise ConfigError(f"{option} {folder} cannot be used ({reason}).") from error
 
 
+def then_look(folder: Path) -> str:
+    """What to run once a data set of one's own is written."""
+    where = folder if len(folder.parts) > 1 else f"./{folder}"
+    return f"Then look: c2s data check {where}; c2s data show {where} --out sheet.png"
+
+
 def require_local(path: Path, option: str = "--out") -> None:
     """Refuse a URL, of which a path makes a folder `s3:` of the working directory.
 

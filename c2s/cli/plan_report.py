@@ -75,8 +75,9 @@ def _table(plan: Plan) -> Table:
         for key, sizes in plan.choices.items()
     )
     table.caption = (
-        f"{costs}{plan.workers} worker{'s' if plan.workers > 1 else ''}, {held}. The time is an upper bound: a build "
-        "reads, asks the teacher and writes at the same time."
+        f"{costs}{plan.workers} worker{'s' if plan.workers > 1 else ''}, {held}. The time is an estimate: "
+        "what the trial took on this machine as it is now, one thing after another. A build reads, asks the teacher "
+        "and writes at the same time; on a machine that gets busier it takes longer."
     )
     return table
 

@@ -65,7 +65,10 @@ class Conversion:
                 photo.parent.mkdir(parents=True, exist_ok=True)
                 _link(pair.photo, photo)
                 advance(1)
-            write_classes(out, {"classes": list(self.classes)})
+            if not (
+                out / CLASSES_FILE
+            ).exists():  # one that is there has these classes, and perhaps more to say
+                write_classes(out, {"classes": list(self.classes)})
             part.replace(masks)
         except OSError as error:
             raise DataError(

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from c2s.class_list import tidy
-from c2s.config import sentences, shown, validated
+from c2s.config import known, sentences, shown, validated
 from c2s.datasets.descriptor import Descriptor, LabelEncoding, SplitLayout
-from c2s.datasets.export import find_export, find_label_map
+from c2s.datasets.export import conversion, find_export, find_label_map
 from c2s.datasets.hub import class_names, hub_layouts
 from c2s.datasets.partition import unseen_ids
 from c2s.datasets.photos import SUFFIXES, is_hidden, list_photos, walk, without
@@ -104,10 +104,8 @@ def describe_folder(root: Path) -> Descriptor:
         content = validated(ClassesFile, read_yaml(file))
     except ValidationError as error:
         closest: dict[Any, Any] = {}  # of the several forms that a key may have, its value's
-        for failed in error.errors():
-            where = failed["loc"]
-            if len(where) > len(closest.get(where[:1], {"loc": ()})["loc"]):
-                closest[where[:1]] = failed
+        for failed in sorted(error.errors(), key=_rank):
+            closest[failed["loc"][:1]] = failed
         raise ConfigError(sentences(_sentence(file, e) for e in closest.values())) from error
     source = None if content.hf is None else _source(root, content.hf)
     given = content.classes
@@ -194,7 +192,7 @@ def _photos(root: Path) -> Descriptor:
     if (export := find_export(root)) is not None:
         raise ConfigError(
             f"{root} has no {CLASSES_FILE}, but another tool's annotations: {export}.",
-            f"Convert them: c2s data convert {export} --out FOLDER. To use the photos alone, move that file away.",
+            f"Convert them: {conversion(export)}. To use the photos alone, move that file away.",
         )
     if (labels := find_label_map(root)) is not None:
         raise ConfigError(
@@ -227,6 +225,11 @@ def _splits(root: Path, content: ClassesFile) -> dict[str, SplitLayout]:
     return {"train": SplitLayout(images, masks)}
 
 
+def _rank(error: Any) -> tuple[int, bool]:
+    """How well an error tells what is wrong: the deeper, and a key that is written wrongly before one that lacks."""
+    return len(error["loc"]), error["type"] == "extra_forbidden"
+
+
 def _sentence(file: Path, error: Any) -> str:
     where = ".".join(
         str(part)
@@ -234,7 +237,8 @@ def _sentence(file: Path, error: Any) -> str:
         if part != "str" and not str(part).startswith(("list[", "dict["))
     )
     if error["type"] == "extra_forbidden":
-        return f"{file}: unknown key {shown(where)}; known: {', '.join(ClassesFile.model_fields)}."
+        every = f"; known: {', '.join(ClassesFile.model_fields)}"
+        return f"{file}: unknown key {shown(where)}{known(ClassesFile, error['loc']) or every}."
     if error["type"] == "missing":
         return f"{file}: the key {where!r} is missing."
     return f"{file}: {where}: {error['msg']} (got {shown(error['input'])})."

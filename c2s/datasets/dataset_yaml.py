@@ -75,7 +75,11 @@ def read_outlines(file: Path) -> dict[str, Conversion] | None:
     listed = names if isinstance(names, list) else [names[k] for k in sorted(names, key=int)]
     classes = tuple(map(str, listed))
     base = file.parent / Path(str(content.get("path") or ".")).expanduser()
-    bases = [folder for folder in (base, file.parent, file.parent.parent) if folder.is_dir()]
+    here = (
+        file.resolve().parent
+    )  # the last name of `path` is that of the data set, wherever its file lies now
+    places = (base, file.parent / base.name, file.parent, here.parent / base.name, here.parent)
+    bases = [folder for folder in dict.fromkeys(places) if folder.is_dir()]
     return {
         split: _outlined(file, bases, content[split], classes)
         for split in USUAL_SPLITS
@@ -106,8 +110,8 @@ def _photos(file: Path, bases: list[Path], given: str) -> dict[str, Path]:
             break
     else:
         raise ConfigError(
-            f"{file}: there is no folder of images {given} in {' or '.join(map(str, bases))}.",
-            "Say in the file where they are: path: FOLDER, which is looked for beside the file.",
+            f"{file}: there is no folder of images {given} in {' or '.join(str(b.resolve()) for b in bases)}.",
+            "Say in the file where images/ and labels/ are: path: FOLDER, as seen from the file.",
         )
     photos = {}
     for line in filter(None, map(str.strip, read_text(place, "the list").splitlines())):

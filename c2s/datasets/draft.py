@@ -16,7 +16,7 @@ from c2s.annotation import NOTHING, PLACEHOLDER
 from c2s.datasets.check import in_threads
 from c2s.datasets.custom import CLASSES_FILE
 from c2s.datasets.descriptor import LabelEncoding
-from c2s.datasets.export import find_export
+from c2s.datasets.export import conversion, find_export
 from c2s.datasets.label_file import RESIZED, read_label_file
 from c2s.datasets.pairing import FolderPair, find_pair
 from c2s_cache import ConfigError, DataError
@@ -91,7 +91,7 @@ def draft_classes(root: Path) -> Draft:
         raise DataError(
             f"no file tells the colours of the label maps in {root / pair.masks}, but {export} holds another tool's "
             "annotations.",
-            f"Convert them: c2s data convert {export} --out FOLDER. To use the colours as they are, move that file "
+            f"Convert them: {conversion(export)}. To use the colours as they are, move that file "
             "away.",
         )
     lines = [

@@ -49,6 +49,16 @@ def find_export(root: Path) -> Path | None:
     return root / OUTLINES if has_outlines(root / OUTLINES) else None
 
 
+def conversion(export: Path) -> str:
+    """The command that converts what `find_export` found; classes of outlines are in a YAML that may be anywhere."""
+    if export.is_dir() and has_outlines(export):
+        return (
+            "c2s data convert FILE.yaml --out FOLDER (FILE.yaml: the one that names the classes, often data.yaml or "
+            "called as the folder is)"
+        )
+    return f"c2s data convert {export} --out FOLDER"
+
+
 def has_outlines(folder: Path) -> bool:
     """Whether the first text file of a folder, or of those in it, begins with a class and places (YOLO)."""
     file = next((f for pattern in ("*.txt", "*/*.txt") for f in sorted(folder.glob(pattern))), None)

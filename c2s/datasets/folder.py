@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c2s.datasets.descriptor import Descriptor, LabelEncoding, SplitLayout
-from c2s.datasets.export import find_export
+from c2s.datasets.export import conversion, find_export
 from c2s.datasets.image_file import image_bytes
 from c2s.datasets.label_file import read_label_file
 from c2s.datasets.list_file import Entry, read_list, tails
@@ -142,7 +142,7 @@ class FolderSplit(DescribedSplit):
         if ending in SUFFIXES:
             return f"{said} Say in classes.yaml how their names end after the photo's: mask_suffix: {ending}"
         export = find_export(self.root)
-        return f"{said} Convert them: c2s data convert {export or '--help'}"
+        return f"{said} Convert them: {conversion(export) if export else 'c2s data convert --help'}"
 
     @property
     def without_listing(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from c2s.datasets.custom import USUAL_SPLITS
-from c2s.datasets.export import find_export
+from c2s.datasets.export import conversion, find_export
 from c2s.datasets.photos import is_hidden, list_photos
 from c2s_cache import DataError
 from c2s_cache.picture import opened, undecodable
@@ -97,7 +97,7 @@ def find_pair(root: Path) -> FolderPair:
     raise DataError(
         f"{root} holds no two folders of photos and label maps that belong together by their names: it has "
         f"{', '.join(have) or 'no pictures'}.",
-        f"It has another tool's annotations: c2s data convert {export} --out FOLDER"
+        f"It has another tool's annotations, {export}: {conversion(export)}."
         if export is not None
         else "A label map is called as its photo is: images/a.jpg and masks/a.png, or a_mask.png. Other annotations "
         "are converted: c2s data convert --help",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from c2s.class_list import Names
+from c2s.config import shown
 from c2s.datasets import (
     ade20k,
     ade20k_full,
@@ -224,7 +225,11 @@ def _configured() -> str | None:
     file = Path(CONFIG_FILE)
     if not file.is_file():
         return None
-    data = read_yaml(file).get("data")
-    if not isinstance(data, str | None):
-        raise ConfigError(f"{file.absolute()}: expected `data: FOLDER`.")
+    content = read_yaml(file)
+    data = content.get("data")
+    if not isinstance(data, str | None) or set(content) - {"data"}:
+        got = ", ".join(map(shown, content))
+        raise ConfigError(
+            f"{file.absolute()}: expected `data: FOLDER` and no other key, got {got[:200]}."
+        )
     return data

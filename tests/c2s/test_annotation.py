@@ -55,6 +55,8 @@ def test_classes_without_a_pixel_are_named(pixels, ignored, said):
         two = never_seen(NAMES, range(2), pixels, ignored)
         assert two.endswith("If 255 is it, say so in classes.yaml: 255: lesion")
     assert never_seen(NAMES, [0], pixels, ignored) is None  # the others are unseen
+    many = never_seen(tuple("abcde"), range(5), {0: 50}, 50)
+    assert many.endswith("and 50.0 % of the pixels are of no class (255, or `ignore:`).")
 
 
 def test_a_cache_without_an_annotated_pixel_is_refused_where_labels_are_read():

@@ -46,8 +46,9 @@ class DoesNotFit(C2SError):
 class StagePlan:
     """What one stage of the whole build will cost.
 
-    `hours` of one worker that does one thing after another (a build overlaps decoding, teacher and
-    writing); `bytes` on disk, with its receipts; `passes` through the teacher's visual tower.
+    `hours` of one worker that does one thing after another, on the machine as it was (a build overlaps decoding,
+    teacher and writing; it is an estimate, no bound); `bytes` on disk, with its receipts; `passes` through the
+    teacher's visual tower.
     """
 
     stage: str

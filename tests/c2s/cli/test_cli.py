@@ -216,6 +216,10 @@ def test_data_root_from_environment_and_file(c2s, coco_tree, monkeypatch, tmp_pa
     monkeypatch.delenv("C2S_DATA")
     (tmp_path / "c2s.yaml").write_text(f"data: {root}\n")
     assert load_dataset("coco-stuff").root == root
+    (tmp_path / "c2s.yaml").write_text(f"dta: {root}\n")
+    code, _, said = c2s("data", "check", "coco-stuff")
+    assert code == 2
+    assert "expected `data: FOLDER` and no other key, got 'dta'" in said
 
 
 def test_data_show_json(c2s):

@@ -282,6 +282,17 @@ def test_yaml_of_outlines(world):
         named = {f"val/{n}" if given == "list.txt" else n: m for n, m in maps.items()}
         require_same(root / "again", named, "train")
         shutil.rmtree(root / "again")
+    away = (
+        root / "data.yaml"
+    )  # as ultralytics has it, whose `path` is below a folder that is not here
+    for file, path in (
+        (away, f"../datasets/{root.name}"),
+        (root.parent / "d.yaml", f"/x/{root.name}"),
+    ):
+        file.write_text(yaml.safe_dump({**content, "path": path}))
+        converted(file, root / "moved")
+        require_same(root / "moved", maps, "val")
+        shutil.rmtree(root / "moved")
     (root / "data.yaml").write_text(yaml.safe_dump({**content, "val": "nowhere"}))
     with pytest.raises(ConfigError, match=rf"no folder of images nowhere in {root}.* path: FOLDER"):
         converted(root / "data.yaml", root / "other")
@@ -312,6 +323,7 @@ def test_yaml_of_outlines(world):
         ("x.xml", "<annotations/>", "is no export of CVAT"),
         ("x.yaml", "a: b", "cannot be converted: expected"),
         ("x.zip", "", "cannot be converted: expected.*Unpack it first"),
+        ("y.mat", "", "cannot be converted: expected.*Name the folder: c2s data convert "),
         ("x/task-3-annotation-7-by-1-tag-cat-0.png", "", "PNG files of Label Studio.*Export JSON"),
         ("x/readme", "", "has neither .mat files nor a labelmap.txt"),
     ],
@@ -336,3 +348,21 @@ def test_originals_stay_as_they_are(world):
     said = converted(file, root / "out")
     assert "1 photos have no annotation." in said
     assert {p: p.read_bytes() for p in before} == before
+
+
+def test_a_second_split_goes_beside_a_classes_file_that_was_edited(world):
+    root, maps = world
+    annotations = [
+        {"id": 1, "image_id": 0, "category_id": 5, "segmentation": [[1.0, 1, 9, 1, 9, 9]]}
+    ]
+    file = coco(root, maps, annotations, "instances_val2017.json")
+    assert converted(file, root / "out")[-1].startswith(f"Then look: c2s data check {root}/out; ")
+    own = root / "out/classes.yaml"
+    edited = own.read_text() + "unseen: [dog]\n"
+    own.write_text(edited)
+    converted(file, root / "out", split="train")
+    assert own.read_text() == edited
+    assert load_dataset(str(root / "out")).splits == ("train", "val")
+    own.write_text(edited.replace("grass", "lawn"))
+    with pytest.raises(ConfigError, match="has other classes"):
+        converted(file, root / "out", split="test")

@@ -157,7 +157,12 @@ def test_forms_of_masks(mode, folder, rng):
         ({"classes": ["a", "a"]}, "two classes called 'a'"),
         ({"classes": []}, "`classes` is empty"),
         ({}, "the key 'classes' is missing"),
-        ({"classes": ["a", "b"], "unsen": ["a"]}, "unknown key 'unsen'"),
+        ({"classes": ["a", "b"], "unsen": ["a"]}, "unknown key 'unsen'; nearest is 'unseen'"),
+        ({"classes": ["a"], "crop": 3}, "unknown key 'crop'; known: name, classes, words, ignore"),
+        (
+            {"classes": ["a"], "train": {"images": "a", "mask": "b"}},
+            "unknown key 'train.mask'; nearest is 'masks'",
+        ),
         (
             {"classes": ["cat", "b"], "unseen": ["cta"]},
             "'cta' is not in the class list. Did you mean 'cat'",

@@ -256,6 +256,10 @@ def test_outlines_beside_photos_are_another_tools(tmp_path):
     (tmp_path / "labels/train/a.txt").write_text("4 0.5 0.25 1 .5 0.1 0.9\n")
     with pytest.raises(ConfigError, match=r"another tool's annotations: \S*labels\."):
         load_dataset(str(tmp_path))
+    with pytest.raises(
+        DataError, match=r"annotations, \S*labels: c2s data convert FILE\.yaml --out"
+    ):
+        draft_classes(tmp_path)
     for folder in (tmp_path, tmp_path / "labels"):
         with pytest.raises(ConfigError, match=r"outlines or boxes .* c2s data convert FILE\.yaml"):
             read_mask_folder(folder, None, (), None)
