@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import errno
 
+import pytest
+from distributed.comm import CommClosedError
+
+from c2s_cache import C2SError
+from c2s_pipeline.build.builder import machine_errors
 from c2s_pipeline.build.dispatch import LOOKS, PATIENCE, Lost, Watch
 
 
@@ -67,3 +72,15 @@ def test_nobody_is_waited_for_without_end(answers, says):
 def test_workers_that_are_being_started_again_have_time():
     answers = [{"a": 1}, *[{}] * (LOOKS - 1), {"b": 1}, *[{}] * (LOOKS - 1), {"c": 1}]
     assert watch(answers, len(answers)) == []
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), CommClosedError("in <TCP>: Stream is closed")])
+def test_a_connection_that_times_out_is_no_full_disk(error, tmp_path):
+    """Both are of Python's kind of errors of files, and have no number of one."""
+    silent = r"^the worker processes that build \S+ do not answer \(.+\)"
+    with pytest.raises(C2SError, match=silent), machine_errors(tmp_path / "a.zarr"):
+        raise error
+    full = OSError(errno.ENOSPC, "No space left on device")
+    written = r"a\.zarr cannot be written: No space left"
+    with pytest.raises(C2SError, match=written), machine_errors(tmp_path / "a.zarr"):
+        raise full

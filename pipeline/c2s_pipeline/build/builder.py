@@ -274,7 +274,14 @@ def machine_errors(out: Path) -> Iterator[None]:
         ) from error
 
 
-def _unwritable(path: Path, error: OSError) -> CacheError:
+def _unwritable(path: Path, error: OSError) -> C2SError:
+    if (
+        error.errno is None
+    ):  # no file's: connections to worker processes that time out or break are of this kind, too
+        return C2SError(
+            f"the worker processes that build {path} do not answer ({str(error) or type(error).__name__}).",
+            "The machine may be very busy. Run the same command again to resume.",
+        )
     return CacheError(
         f"{path} cannot be written: {error.strerror or error}.",
         "Free space or fix permissions, then run the same command again to resume.",
