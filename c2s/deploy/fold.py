@@ -18,7 +18,6 @@ from torch import Tensor
 
 from c2s import __version__
 from c2s.datasets.descriptor import TestProtocol
-from c2s.deploy.export import export_program
 from c2s.deploy.info import ModelError, ModelInfo, Scores
 from c2s.deploy.model import SegmentationModel
 from c2s.evaluation.classifier import Classifier
@@ -177,6 +176,9 @@ def _replace(model: SegmentationModel, out: Path, overwrite: bool, export: bool)
         new.mkdir()
         model.save_pretrained(new)
         if export:
+            # It imports torch.export, which a prediction does not need.
+            from c2s.deploy.export import export_program
+
             export_program(model, new / "model.pt2")
         _make_durable(new)
         if FOLDED.on(out):

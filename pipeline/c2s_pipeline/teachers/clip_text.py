@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.serialization import config as serialization
 
 from c2s_cache import C2SError
@@ -32,6 +33,11 @@ NOT_TEXT = ("visual.", "logit_", "text_decoder.")
 """What begins the names of weights that no sentence goes through: CoCa's decoder writes captions."""
 TINY = {"image_size": 8, "patch_size": 8, "width": 8, "head_width": 8, "layers": 0}
 """An image tower that costs nothing, in place of the one that is not wanted."""
+DRAWN = (
+    *(Tensor.normal_, Tensor.uniform_),
+    *(nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_),
+)
+"""What fills a weight with random numbers: by itself, and as torch tells a mode of it."""
 
 
 class OpenClipText:
@@ -99,7 +105,8 @@ def load_text(spec: TeacherSpec, device: torch.device) -> OpenClipText:
 
 def _text_model(spec: TeacherSpec, file: Path) -> nn.Module:
     packed = packed_weights(file)
-    model = blank_model(spec, packed, vision_cfg=TINY)
+    with _Undrawn():
+        model = blank_model(spec, packed, vision_cfg=TINY)
     model.visual = nn.Identity()
     missing, others = _fill(model, file, packed)
     wrong = [*missing, *(name for name in others if not name.startswith("visual."))]
@@ -108,6 +115,23 @@ def _text_model(spec: TeacherSpec, file: Path) -> nn.Module:
             f"the weights {file} are not those of the text tower of {spec.name} ({wrong[0]})."
         )
     return model.eval().requires_grad_(False)
+
+
+class _Undrawn(TorchFunctionMode):
+    """A model is made without drawing the initial values of its weights, all of which a file replaces."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Leave a tensor as it is where it would be filled with random numbers."""
+        given = kwargs or {}
+        if func in DRAWN:
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
 
 
 def _fill(model: nn.Module, file: Path, packed: Weights | None) -> tuple[list[str], list[str]]:

@@ -50,6 +50,17 @@ def test_alone_it_is_the_same(tmp_path, suffix, changes, monkeypatch):
     assert alone.digest == whole.info().text_digest
 
 
+def test_values_that_a_file_replaces_are_not_drawn():
+    before = torch.get_rng_state()
+    with clip_text._Undrawn():
+        layer = torch.nn.Linear(4, 4)
+        torch.nn.init.normal_(layer.weight, std=0.1)
+        torch.nn.init.trunc_normal_(torch.nn.Embedding(4, 4).weight)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.nn.init.normal_(layer.weight)
+    assert not torch.equal(torch.get_rng_state(), before)
+
+
 def test_nothing_of_the_image_tower_is_held(tmp_path):
     alone = load_text_encoder(TeacherSpec(write(tmp_path, "safetensors")))
     names = dict(alone._model.named_parameters())
