@@ -15,13 +15,15 @@ from c2s.demo.teacher_naming import on_black
 from c2s.demo.teacher_report import scene_pseudo_mask
 from c2s.evaluation.evaluate import predictor
 from c2s.evaluation.overlay import palette
+from c2s.evaluation.vocabulary import foreign_vocabulary
 from c2s.runs.run import open_run
-from c2s.shapes.scenes import CLASSES, MIN_AREA, SIZE, UNSEEN, render
+from c2s.shapes.scenes import CLASSES, MIN_AREA, RENAMED, SIZE, UNSEEN, render
+from c2s.text_tower import class_embeddings
 from c2s_pipeline.build.builder import load_teacher
 from c2s_pipeline.build.request import BuildRequest
 from c2s_pipeline.teachers.base import Teacher
 from c2s_pipeline.teachers.templates import SINGLE
-from c2s_pipeline.teachers.text import class_embeddings
+from c2s_pipeline.teachers.text import class_embeddings as teacher_words
 
 CROPS = 4
 """Regions of a scene that are shown, the largest first."""
@@ -32,7 +34,7 @@ TITLES = ("scene", "pseudo mask:\nlatent classes bright", "what the teacher call
 
 def draw_gallery(run: Path, request: BuildRequest, out: Path, scenes: int = 4) -> None:
     """Draw, a held-out scene a row: the scene, its pseudo mask, its regions with what the teacher calls them, and what
-    the student calls its parts.
+    the student calls its parts in words that no training of it has seen.
 
     Args:
         run: run folder.
@@ -46,7 +48,11 @@ def draw_gallery(run: Path, request: BuildRequest, out: Path, scenes: int = 4) -
     from matplotlib import pyplot as plt
 
     teacher, _ = load_teacher(request)
-    student = predictor(open_run(run), mode="whole", device="cpu")
+    opened = open_run(run)
+    words = foreign_vocabulary(
+        opened, [(w,) for w in RENAMED], class_embeddings(opened, RENAMED), CLASSES
+    )
+    student = predictor(opened, words, mode="whole", device="cpu")
     figure = plt.figure(figsize=(13, 2.1 * scenes + 0.5))
     grid = figure.add_gridspec(
         scenes, 3 + CROPS, width_ratios=[1.4, 1.4, *([1] * CROPS), 1.4], hspace=0.25, wspace=0.06,
@@ -74,7 +80,7 @@ def draw_gallery(run: Path, request: BuildRequest, out: Path, scenes: int = 4) -
         if row == 0:
             for axis, title in zip(axes[:2], TITLES, strict=False):
                 axis.set_title(title, fontsize=10)
-            axes[-1].set_title("the student's words", fontsize=10)
+            axes[-1].set_title("the student's words,\nnone of its training", fontsize=10)
             left, right = (axes[i].get_position() for i in (2, 1 + CROPS))
             middle = (left.x0 + right.x1) / 2
             figure.text(middle, right.y1 + 0.045, TITLES[2], fontsize=10, ha="center")
@@ -99,7 +105,7 @@ def named_regions(
     ids, counts = np.unique(pseudo[pseudo >= 0], return_counts=True)
     kept = ids[np.argsort(-counts)][:CROPS]
     views = [on_black(image, pseudo == i) for i in kept]
-    text = class_embeddings(teacher.text, CLASSES, SINGLE)
+    text = teacher_words(teacher.text, CLASSES, SINGLE)
     tokens = teacher.embed_images(np.stack(views)).numpy()
     names = [CLASSES[i] for i in (tokens @ text.T).argmax(1)]
     texts = [f"{name} (unseen)" if name in UNSEEN else name for name in names]
@@ -114,7 +120,7 @@ def labelled_parts(guess: NDArray[np.integer]) -> list[tuple[float, float, str]]
         if mask.sum() >= 2 * MIN_AREA * SIZE * SIZE:
             depth = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
             y, x = np.unravel_index(depth.argmax(), depth.shape)
-            found.append((float(x), float(y), CLASSES[int(c)]))
+            found.append((float(x), float(y), RENAMED[int(c)]))
     return found
 
 

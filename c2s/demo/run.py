@@ -18,6 +18,7 @@ from c2s.ablation.plan import Request, make_plan
 from c2s.ablation.report import grid_table
 from c2s.config import merge, resolve
 from c2s.datasets import load_dataset
+from c2s.demo.free_words import word_scores, words_table
 from c2s.demo.gallery import draw_gallery, draw_ladder
 from c2s.demo.picture import draw_predictions
 from c2s.demo.teacher_report import region_accuracy
@@ -86,11 +87,15 @@ def run(
             raise C2SError(next(iter(facts["failed"].values())))
         (found[method],) = facts["grids"]
         tables.append(grid_table(found[method], facts["scoring"]))
+    shown = next(iter(found.values()))["rows"]
+    last = shown[-1]
+    words = word_scores([Path(run["run"]) for run in last["runs"]], limit)
     results: dict[str, Any] = {
         "recipe": ", ".join(dict.fromkeys(named.values())),
         "rows": [row for method, grid in found.items() for row in _rows(method, grid)],
         "build": {"images": built.rows, "built": built.built, "seconds": built.seconds},
         "teacher": teacher,
+        "words": words,
         "seconds": round(time.monotonic() - started, 1),
         "versions": {
             "python": platform.python_version(),
@@ -98,13 +103,12 @@ def run(
         },
     }
     write_atomic(out / "results.json", (json.dumps(results, indent=2) + "\n").encode())
-    shown = next(iter(found.values()))["rows"]
     runs = {row["name"]: Path(row["runs"][0]["run"]) for row in shown}
     draw_predictions(runs, request, out / "predictions.png")
-    draw_gallery(runs[shown[-1]["name"]], request, out / "gallery.png")
+    draw_gallery(runs[last["name"]], request, out / "gallery.png")
     draw_ladder(shown, out / "ladder.png")
     console.rule("3 of 3: the comparison")
-    for table in tables:
+    for table in (*tables, words_table(words, last["name"])):
         print_table(table)
     papers = (f"{grid['title']}: {grid['paper']}. " for grid in found.values() if grid["paper"])
     Console().print(

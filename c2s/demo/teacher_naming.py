@@ -157,7 +157,7 @@ def dense_iou(teacher: Teacher, scenes: int) -> dict[str, float]:
 
 
 def naming(teacher: Teacher, scenes: int = 200) -> dict[str, Any]:
-    """All of this, as the teacher's card stores it."""
+    """All that is shown, by both tokens, as the teacher's card stores it; the teacher pools by its own token."""
     text = class_embeddings(teacher.text, CLASSES, SINGLE)
     kinds: dict[str, Shown] = {
         "on_black": regions(on_black, scenes),
@@ -166,8 +166,7 @@ def naming(teacher: Teacher, scenes: int = 200) -> dict[str, Any]:
         **{f"zoom_{z:g}": regions(on_black, scenes // 2, z) for z in ZOOMS},
         **{f"cells_{s}": cells(s, scenes // 2) for s in SCALES},
     }
-    found = {kind: named(teacher, text, shown) for kind, shown in kinds.items()}
-    return {**found, "words": by_words(teacher, scenes)}
+    return {kind: named(teacher, text, shown) for kind, shown in kinds.items()}
 
 
 def _order(things: Sequence[tuple[int, bool, float]], wanted: int) -> list[float]:

@@ -8,7 +8,9 @@ Teacher, clustering and pseudo masks are the pipeline's own, so the figures are 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import tempfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from c2s.datasets.shapes import ShapesSplit
-from c2s.demo.teacher_naming import dense_iou, naming
+from c2s.demo.teacher_naming import by_words, dense_iou, naming
 from c2s.shapes.defaults import TEACHER_FOLDER
 from c2s.shapes.scenes import CLASSES, MIN_AREA, SIZE, UNSEEN, Scene, render
 from c2s_cache.label_map import without
@@ -122,8 +124,20 @@ def report(folder: Path) -> dict[str, Any]:
     for features in NAMED_FEATURES:
         spec = TeacherSpec(f"local-dir:{folder}", dense_features=features)
         dense[f"dense_iou_{features}"] = dense_iou(load_teacher(spec), 200)
-    naming_of = naming(load_teacher(TeacherSpec(f"local-dir:{folder}")))
-    return {**region_accuracy(folder), **naming_of, **dense}
+    words = by_words(load_teacher(TeacherSpec(f"local-dir:{folder}")), 200)
+    with tempfile.TemporaryDirectory() as place:
+        both = naming(load_teacher(TeacherSpec(f"local-dir:{with_class_token(folder, place)}")))
+    return {**region_accuracy(folder), **both, "words": words, **dense}
+
+
+def with_class_token(folder: Path, place: str) -> Path:
+    """A copy of a teacher folder whose images speak by the CLS token."""
+    copied = Path(shutil.copytree(folder, Path(place) / folder.name))
+    file = copied / "open_clip_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["model_cfg"]["vision_cfg"]["pool_type"] = "tok"
+    file.write_text(json.dumps(config), encoding="utf-8")
+    return copied
 
 
 def _visible(labels: NDArray[np.uint8]) -> NDArray[np.intp]:

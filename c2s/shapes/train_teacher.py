@@ -9,7 +9,9 @@ stage 70 % of the images are *masked views* (everything but one class is black, 
 the cache asks the teacher about such regions, and an image speaks by the mean of its patch tokens, so that text and
 patch tokens share a space. The second begins with these weights and adds what other methods ask: a CLS token, which
 speaks for the image beside the mean; synonyms; views on grey, unmasked crops and close-ups up to 4.2, captioned with
-what is mainly visible; and windows of a scene's patch tokens, which speak for the caption of a crop there.
+what is mainly visible; and windows of a scene's patch tokens, which speak for the caption of a crop there. Half of
+the result are the weights that it began with, which name regions better (Wortsman et al., "Robust fine-tuning of
+zero-shot models", CVPR 2022); an image speaks by the mean again, or by the CLS token if `pool_type` is set to "tok".
 Labels are used for cutting out views and for captions, and for nothing else.
 
 The card that is written beside the weights says what the run cost; `python -m c2s.demo.teacher_report`
@@ -60,10 +62,12 @@ class Stage:
     Attributes:
         views: what is shown.
         pool: "avg": images speak by the mean of their tokens alone; "tok": by the CLS token, and by the mean as well.
+            What is saved pools by the mean; both kinds have the same weights.
         samples: images to see; the learning rate falls to a hundredth over them.
         scenes: size of the pool.
         lr: largest learning rate of AdamW.
         warmup: steps.
+        kept: share of the weights at the start in the result.
     """
 
     views: Views
@@ -72,20 +76,21 @@ class Stage:
     scenes: int
     lr: float
     warmup: int
+    kept: float = 0.0
 
 
 STAGES = {
     "regions": Stage(Views("web", masked=0.7), "avg", 420_000, 40_000, 2e-3, 200),
     "scenes": Stage(
         Views("close", masked=0.4, grey=0.15, crops=0.2, windows=3, synonyms=True),
-        "tok", 23_040, 6_000, 6e-4, 30,
+        "tok", 23_040, 6_000, 6e-4, 30, kept=0.5,
     ),
 }  # fmt: skip
 MODEL_CFG: dict[str, Any] = {
     "embed_dim": 128,
     "vision_cfg": {
         "image_size": SIZE, "patch_size": 8, "width": 128, "head_width": 32, "layers": 6,
-        "pool_type": "tok",
+        "pool_type": "avg",
     },
     "text_cfg": {
         "context_length": CONTEXT, "vocab_size": 0, "width": 128, "heads": 4, "layers": 2,
@@ -137,9 +142,8 @@ def encode_captions(model: Any, tokenizer: Any, captions: list[str]) -> Tensor:
 
 
 def model_cfg(stage: Stage) -> dict[str, Any]:
-    """Architecture of a stage: the second pools by the CLS token and knows more words."""
+    """Architecture of a stage, as it is saved: the second knows more words."""
     config = copy.deepcopy(MODEL_CFG)
-    config["vision_cfg"]["pool_type"] = stage.pool
     config["text_cfg"]["vocab_size"] = len(vocabulary(stage.views.synonyms))
     return config
 
@@ -193,21 +197,23 @@ def make_optimizers(clip: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
     return optimizers
 
 
-def load_start(clip: nn.Module, folder: Path, synonyms: bool) -> None:
-    """Take the weights of another teacher folder; words that it does not know keep what they have.
+def start_weights(folder: Path, synonyms: bool, own: Tensor) -> dict[str, Tensor]:
+    """Weights of a teacher folder as float32, its words in the order of the vocabulary with or without synonyms.
+
+    Args:
+        folder: of the teacher.
+        synonyms: whether the vocabulary has them.
+        own: float32 [V,W], word embeddings for the words that this teacher does not know.
 
     Raises:
         OSError: it cannot be read.
     """
-    state = load_file(folder / WEIGHTS)
+    state = {k: v.float() for k, v in load_file(folder / WEIGHTS).items()}
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    known, words = tokenizer["model"]["vocab"], vocabulary(synonyms)
-    own = clip.state_dict()["token_embedding.weight"].clone()
+    known, words, rows = tokenizer["model"]["vocab"], vocabulary(synonyms), own.clone()
     for word in known.keys() & words.keys():
-        own[words[word]] = state["token_embedding.weight"][known[word]].float()
-    clip.load_state_dict(
-        {**{k: v.float() for k, v in state.items()}, "token_embedding.weight": own}
-    )
+        rows[words[word]] = state["token_embedding.weight"][known[word]]
+    return {**state, "token_embedding.weight": rows}
 
 
 def image_loss(clip: Any, batch: Batch, tokenizer: Any) -> Tensor:
@@ -253,9 +259,11 @@ def train(out: Path, stage: Stage, seed: int, batch_size: int, start: Path | Non
     torch.manual_seed(seed)
     out.mkdir(parents=True, exist_ok=True)
     config, synonyms = model_cfg(stage), stage.views.synonyms
-    clip = open_clip.model.CLIP(**copy.deepcopy(config))
+    clip: Any = open_clip.model.CLIP(**copy.deepcopy(config))
+    clip.visual.pool_type = stage.pool
     if start is not None:
-        load_start(clip, start, synonyms)
+        own = clip.state_dict()["token_embedding.weight"]
+        clip.load_state_dict(start_weights(start, synonyms, own))
     write_tokenizer(out, synonyms)
     save(clip, out, config)
     clip.visual.output_tokens = True
@@ -291,6 +299,10 @@ def train(out: Path, stage: Stage, seed: int, batch_size: int, start: Path | Non
                 flush=True,
             )
             save(averaged, out, config)
+    if start is not None:
+        end = averaged.state_dict()
+        begun = start_weights(start, synonyms, end["token_embedding.weight"])
+        averaged.load_state_dict({k: v.lerp(begun[k], stage.kept) for k, v in end.items()})
     save(averaged, out, config)
     hundreds = range(0, len(losses), LOG_EVERY)
     return [round(float(np.mean(losses[i : i + LOG_EVERY])), 4) for i in hundreds]
@@ -329,7 +341,7 @@ def main() -> None:
         losses = train(args.out, stage, args.seed, args.batch_size, args.start)
         card = {
             "stage": args.stage, "seed": args.seed, "samples": stage.samples,
-            "minutes": round((time.monotonic() - began) / 60, 1), "losses": losses,
+            "minutes": round((time.monotonic() - began) / 60, 1), "losses": losses, "kept": stage.kept,
             "command": "python -m c2s.shapes.train_teacher " + " ".join(sys.argv[1:]),
             "versions": {name: version(name) for name in ("torch", "open_clip_torch", "numpy")},
         }  # fmt: skip

@@ -10,7 +10,7 @@ from PIL import Image
 
 from c2s.demo import run as demo
 from c2s.demo.gallery import labelled_parts, painted
-from c2s.shapes.scenes import CLASSES
+from c2s.shapes.scenes import CLASSES, RENAMED
 
 SHORT = ("iterations=2", "batch_size=4", "warmup=1")
 
@@ -39,6 +39,10 @@ def test_the_demo_writes_its_table_and_pictures(tmp_path, capsys):
         assert (
             picture.width / picture.height > 7 / 6
         )  # image, truth, pseudo mask, four rows; five scenes
+    assert list(results["words"]) == ["names", "general synonyms", "held-out synonyms"]
+    (by_names,) = results["words"]["names"]
+    both = next(row for row in results["rows"] if row["name"] == "both")
+    assert by_names == {key: both[key] for key in ("sIoU", "uIoU", "hIoU")}
     for name in ("gallery.png", "ladder.png"):
         with Image.open(tmp_path / name) as picture:
             assert min(picture.size) > 300
@@ -46,6 +50,7 @@ def test_the_demo_writes_its_table_and_pictures(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "paper" in out
     assert "distillation" in out
+    assert "held-out synonyms: round, ..." in out
 
 
 def test_parts_are_named_where_they_are():
@@ -53,9 +58,9 @@ def test_parts_are_named_where_they_are():
     guess[:, 40:] = 3
     guess[0, 0] = 5  # too small for a word
     found = {name: (x, y) for x, y, name in labelled_parts(guess)}
-    assert found.keys() == {CLASSES[0], CLASSES[3]}
+    assert found.keys() == {RENAMED[0], RENAMED[3]}
     for name, (x, y) in found.items():
-        assert CLASSES[guess[int(y), int(x)]] == name
+        assert RENAMED[guess[int(y), int(x)]] == name
 
 
 def test_latent_classes_have_colours_of_their_own():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
 from c2s.shapes import train_teacher
@@ -203,9 +204,8 @@ def test_a_start_brings_its_words_to_a_larger_vocabulary(tmp_path: Path) -> None
     old = open_clip.model.CLIP(**config)
     train_teacher.save(old, tmp_path, config)
     write_tokenizer(tmp_path, synonyms=False)
-    new = open_clip.model.CLIP(**train_teacher.model_cfg(SCENES))
-    before = new.token_embedding.weight.detach().clone()
-    train_teacher.load_start(new, tmp_path, synonyms=True)
+    before = torch.rand(len(vocabulary()), 128)
+    new = train_teacher.start_weights(tmp_path, True, before)
     words, known = vocabulary(), vocabulary(synonyms=False)
     for word in words:
         expected = (
@@ -213,8 +213,8 @@ def test_a_start_brings_its_words_to_a_larger_vocabulary(tmp_path: Path) -> None
             if word in known
             else before[words[word]]
         )
-        assert torch.equal(new.token_embedding.weight[words[word]], expected)
-    assert torch.equal(new.visual.proj, old.visual.proj.half().float())
+        assert torch.equal(new["token_embedding.weight"][words[word]], expected)
+    assert torch.equal(new["visual.proj"], old.visual.proj.half().float())
 
 
 def test_a_start_that_is_not_there_is_one_sentence(
@@ -240,7 +240,7 @@ def test_short_runs_write_what_open_clip_loads_and_say_where_they_began(
     monkeypatch.setattr(
         train_teacher,
         "STAGES",
-        {name: replace(stage, scenes=64) for name, stage in train_teacher.STAGES.items()},
+        {name: replace(s, scenes=64, kept=1.0) for name, s in train_teacher.STAGES.items()},
     )
     first, second = tmp_path / "first", tmp_path / "second"
     for out, more in ((first, ()), (second, ("--stage", "scenes", "--start", str(first)))):
@@ -253,8 +253,12 @@ def test_short_runs_write_what_open_clip_loads_and_say_where_they_began(
         ("scenes", 48, 1),
     ]
     assert str(first) in stages[1]["command"]
+    begun, kept = (load_file(out / train_teacher.WEIGHTS) for out in (first, second))
+    words = "token_embedding.weight"
+    assert all(torch.equal(kept[k], v) for k, v in begun.items() if k != words)
+    assert torch.equal(kept[words][: len(begun[words]) - 1], begun[words][:-1])
     model = open_clip.create_model(f"local-dir:{second}")
     larger = open_clip.create_model(f"local-dir:{second}", force_image_size=128)
-    assert model.visual.pool_type == "tok"
+    assert model.visual.pool_type == "avg"
     assert model.encode_image(torch.zeros(1, 3, 64, 64)).shape == (1, 128)
     assert larger.encode_image(torch.zeros(1, 3, 128, 128)).shape == (1, 128)
