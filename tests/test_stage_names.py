@@ -68,7 +68,7 @@ ALLOWED = {
         "says where the time of a build goes, stage by stage",
     ),
     "c2s/shapes/train_teacher.py": ({"regions"}, "a stage of a training"),
-    "c2s/demo/teacher_naming.py": ({"words"}, "a key of JSON"),
+    "c2s/demo/teacher_report.py": ({"words"}, "a key of JSON"),
     "c2s/gpu/inputs.py": ({"images/train2017"}, OF_DATA_SETS),
     "c2s/evaluation/classifier.py": ({"text"}, "a buffer of a module"),
     "pipeline/c2s_pipeline/teachers/registry.py": (

@@ -52,7 +52,7 @@ def words_table(found: dict[str, list[dict[str, Any]]], row: str) -> Table:
     table = Table(
         title=f"{row}, its classes asked for by other words, %", box=box.SIMPLE, pad_edge=False
     )
-    table.add_column("words")
+    table.add_column("asked by")
     for key in SCORES:
         table.add_column(key, justify="right")
     for name, runs in found.items():

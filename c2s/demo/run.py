@@ -95,7 +95,7 @@ def run(
         "rows": [row for method, grid in found.items() for row in _rows(method, grid)],
         "build": {"images": built.rows, "built": built.built, "seconds": built.seconds},
         "teacher": teacher,
-        "words": words,
+        "by_words": words,
         "seconds": round(time.monotonic() - started, 1),
         "versions": {
             "python": platform.python_version(),

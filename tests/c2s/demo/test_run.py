@@ -39,8 +39,8 @@ def test_the_demo_writes_its_table_and_pictures(tmp_path, capsys):
         assert (
             picture.width / picture.height > 7 / 6
         )  # image, truth, pseudo mask, four rows; five scenes
-    assert list(results["words"]) == ["names", "general synonyms", "held-out synonyms"]
-    (by_names,) = results["words"]["names"]
+    assert list(results["by_words"]) == ["names", "general synonyms", "held-out synonyms"]
+    (by_names,) = results["by_words"]["names"]
     both = next(row for row in results["rows"] if row["name"] == "both")
     assert by_names == {key: both[key] for key in ("sIoU", "uIoU", "hIoU")}
     for name in ("gallery.png", "ladder.png"):
