@@ -50,6 +50,7 @@ def tensors(path):
     return {f"{f.stem}/{k}": v for f in files for k, v in load_file(f).items()}
 
 
+@pytest.mark.slow
 def test_a_cache_that_changes_leaves_the_last_iteration(
     whole, failing, tiny_views_cache, tmp_path, monkeypatch
 ):

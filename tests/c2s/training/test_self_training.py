@@ -206,6 +206,7 @@ def test_nothing_unseen_can_be_reached_in_inductive_training(inductive, tiny_cac
     assert batches == STEPS + 1
 
 
+@pytest.mark.slow
 def test_other_unseen_embeddings_change_no_loss(inductive, tmp_path):
     other = write_cache(tmp_path / "tiny.zarr", unseen_text=5)
     path = run.train(settings(other, tmp_path / "runs", name="inductive"))

@@ -125,6 +125,7 @@ def test_batches_that_get_lost_are_an_error(tiny_cache, monkeypatch):
         list(loader(stream, 0, False))
 
 
+@pytest.mark.slow
 def test_what_a_worker_meets_arrives_as_it_is(tmp_path):
     cache = open_cache(write_cache(tmp_path / "one.zarr"))
     for file in (cache.path / "masks/grid/c/1").rglob("*"):
