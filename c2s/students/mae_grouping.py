@@ -13,7 +13,7 @@ from transformers import GroupViTVisionConfig, ViTMAEConfig, ViTMAEModel
 
 from c2s.students.base import to_multiple
 from c2s.students.grouping import SIZES, Grouped, GroupingSettings, GroupingStudent
-from c2s.students.grouping_head import GroupingHead
+from c2s.students.grouping_head import GroupingHead, xavier
 from c2s.students.weights import Layout, load_encoder, own_layout
 
 EPS = 1e-6
@@ -80,6 +80,8 @@ class MAEGroupingStudent(GroupingStudent):
             self.how,
         )
         self.norm, self.project = nn.LayerNorm(size.width), nn.Linear(size.width, dim)
+        xavier(self.backbone)
+        xavier(self.project)
         if weights is not None:
             load_encoder(self.backbone, weights, LAYOUTS)
 

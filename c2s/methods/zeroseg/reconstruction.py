@@ -10,6 +10,7 @@ from transformers import ViTMAEConfig
 from transformers.models.vit_mae.modeling_vit_mae import ViTMAEDecoder
 
 from c2s.students.grouping import Grouped, GroupingStudent
+from c2s.students.grouping_head import xavier
 from c2s.students.mae_grouping import EPS, square_positions
 
 
@@ -45,10 +46,7 @@ class Reconstruction(nn.Module):
         positions = self.decoder.decoder_pos_embed.detach()
         del self.decoder.decoder_pos_embed
         self.decoder.register_buffer("decoder_pos_embed", positions, persistent=False)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        xavier(self)
 
     def forward(self, grouped: Grouped, images: Tensor) -> Tensor:
         """Mean squared error of the pixels of hidden patches; 0 if none is hidden.

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as functional
 from safetensors.torch import save_file
+from torch import nn
 from transformers import GroupViTVisionConfig, ViTMAEConfig, ViTMAEModel
 from transformers.models.groupvit.modeling_groupvit import (
     GroupViTVisionEncoder,
@@ -69,6 +70,17 @@ def test_groups_do_not_start_equal():
     torch.manual_seed(0)
     first = GroupingHead(head_config(), PRINTED).stages[0].group_token[0]
     assert (first.std(0) > 0.005).all()
+
+
+def test_linear_layers_are_drawn_as_mae_draws_them():
+    student = create("zeroseg-shapes", 16)
+    layers = [m for m in student.modules() if isinstance(m, nn.Linear)]
+    assert len(layers) > 20
+    for layer in layers:
+        assert layer.bias is None or (layer.bias == 0).all()
+        if min(layer.weight.shape) >= 64:
+            want = (2 / sum(layer.weight.shape)) ** 0.5
+            assert layer.weight.std().item() == pytest.approx(want, rel=0.05)
 
 
 @pytest.mark.parametrize("hard", [True, False])
