@@ -50,7 +50,7 @@ class ZeroSegConfig(ZeroSegSettings, MethodConfig):
         "shapes": {
             "student": "zeroseg-shapes",
             "image_size": 64,
-            "iterations": 1000,
+            "iterations": 1200,
             "lr": 1.5e-3,
             "head_lr_mult": 1.0,
             "weight_decay": 0.05,
