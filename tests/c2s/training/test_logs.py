@@ -83,9 +83,12 @@ def test_a_logger_that_fails_to_begin_leaves_no_folder(tiny_cache, tmp_path, mon
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # wandb's own
 def test_wandb_works_offline_and_keeps_its_id(tiny_cache, tmp_path, monkeypatch):
+    import wandb
+
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     path = run.train(settings(tiny_cache, tmp_path, loggers=("wandb",)))
+    wandb.teardown()  # a process of its own writes the file, and may do so after the run has finished
     (folder,) = (path / "wandb").glob("offline-run-*")
     (file,) = folder.glob("*.wandb")
     content = file.read_bytes()
