@@ -44,6 +44,7 @@ def test_its_patches_meet_the_second_half_of_a_sentence(importable):
     assert teacher.tower.variants[-1] == "neighbour"
 
 
+@pytest.mark.slow
 def test_its_contract_holds(folder, importable):
     found = pytest.main(
         ["-q", "-p", "no:cacheprovider", "--import-mode=importlib", str(folder / "test_dinotxt.py")]

@@ -148,6 +148,7 @@ def test_keys_and_items_are_numbers_too():
             validated(Table, {"rows": rows})
 
 
+@pytest.mark.slow
 def test_long_values_and_many_wrong_keys_make_a_short_message():
     with pytest.raises(ConfigError) as caught:
         load_config(cache="c", lr="1" + "x" * 9_000_000)
@@ -162,6 +163,7 @@ FOLDERS = st.text(st.characters(exclude_characters="/\\\0"), min_size=1, max_siz
 POSITIVE = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(
     name=FOLDERS.filter(lambda name: name.strip() not in ("", ".", "..") and name.isprintable()),

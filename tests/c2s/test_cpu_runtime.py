@@ -34,6 +34,7 @@ def run(program, **environment):
     return done.stdout, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's memory and libgomp's threads")
 def test_memory_of_tensors_is_kept_between_steps():
     given_back = int(run(CHURN)[0])  # pages; 37 to 330 thousand, as glibc's own threshold adapts
@@ -45,6 +46,7 @@ def test_memory_of_tensors_is_kept_between_steps():
     assert int(run(PREPARED + inherited)[0]) < given_back / 3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's memory and libgomp's threads")
 def test_threads_that_wait_give_way_soon():
     shown = run(PREPARED + "import torch", OMP_DISPLAY_ENV="verbose")[1]
@@ -62,6 +64,7 @@ def test_what_the_environment_says_stays():
     assert "'GOMP_SPINCOUNT': '7'" in run(show, GOMP_SPINCOUNT="7")[0]
 
 
+@pytest.mark.slow
 def test_the_command_prepares_before_torch_is_there():
     program = (
         "import importlib, sys\nmodule = importlib.import_module('c2s.cli.app')\n"

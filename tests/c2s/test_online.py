@@ -62,6 +62,7 @@ def replays(cache, steps=12):
         yield views, stored
 
 
+@pytest.mark.slow
 def test_the_teacher_says_online_what_it_said_to_the_cache(cache, tmp_path):
     opened = open_cache(cache)
     weights = {"method": {"weights": {"dense_distillation": 1}}}

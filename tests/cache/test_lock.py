@@ -74,6 +74,7 @@ def test_a_new_owner_waits_for_what_is_being_written(tmp_path, monkeypatch):
         pass
 
 
+@pytest.mark.slow
 def test_no_lock_is_left_and_no_folder_that_it_made(tmp_path):
     path = tmp_path / "caches/new/a.zarr"
     with build_lock(path):

@@ -56,6 +56,7 @@ def stages(draw, manifest):
     return stage, block, data
 
 
+@pytest.mark.slow
 @settings(
     max_examples=25,
     deadline=None,

@@ -73,6 +73,7 @@ def test_quarantined_rows_are_left_out_and_shown(path):
     assert [q["row"] for q in cache.quarantine] == [2]
 
 
+@pytest.mark.slow
 def test_any_flipped_byte_is_found(copy):
     """Flip one bit in every file in turn: data, receipts and metadata."""
     rng = np.random.default_rng(0)

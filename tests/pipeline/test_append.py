@@ -72,6 +72,7 @@ def ids_of(cache):
     return [cache.ids(block) for block in range(cache.blocks)]
 
 
+@pytest.mark.slow
 def test_photos_that_came_later_are_further_blocks(build, copied, tiny_teacher, tmp_path):
     out, root, views = copied
     wanted = request(tiny_teacher, views=views)
@@ -107,6 +108,7 @@ def test_photos_that_came_later_are_further_blocks(build, copied, tiny_teacher, 
     assert of_blocks(after).items() < of_blocks(contents(out)).items()
 
 
+@pytest.mark.slow
 def test_what_else_reads_a_cache_that_grew(build, built, tiny_teacher, scheduler, tmp_path):
     """A live check of every row, a change in place, and a derivation, which also has the parts."""
     root = shutil.copytree(built[1].root, tmp_path / "data/coco_stuff164k")

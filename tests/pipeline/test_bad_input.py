@@ -17,6 +17,7 @@ from c2s_cache.integrity import verify
 from c2s_cache.picture import decode_image
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("views", [1, 3])
 def test_unreadable_photos_are_quarantined(build, source, tiny_teacher, tmp_path, views):
     broken = source.root / "images/train2017/000000000001.jpg"
@@ -53,6 +54,7 @@ def test_unusual_photos_are_read_as_a_viewer_shows_them(build, source, tiny_teac
                 assert np.abs(image.astype(int) - np.asarray(photo)).mean() < 6
 
 
+@pytest.mark.slow
 def test_label_value_outside_the_classes_stops_the_build(build, source, tiny_teacher, tmp_path):
     file = source.root / "stuffthingmaps_trainval2017/train2017/000000000002.png"
     values = np.asarray(Image.open(file)).copy()
@@ -72,6 +74,7 @@ def test_label_value_outside_the_classes_stops_the_build(build, source, tiny_tea
     assert build(mended, request(tiny_teacher), out).rows == 4
 
 
+@pytest.mark.slow
 def test_receipts_say_what_label_maps_annotate_and_of_which_files_more_frames_are_left(
     build, source, tiny_teacher, tmp_path
 ):

@@ -42,6 +42,7 @@ def given(teacher):
     return teacher
 
 
+@pytest.mark.slow
 def test_lanes_change_nothing(tiny_teacher, coco_tree, monkeypatch):
     from c2s.datasets import FolderSplit
     from c2s.datasets.coco_stuff import DESCRIPTOR

@@ -60,6 +60,7 @@ def test_scales_that_make_no_grids_are_refused(scales):
         CellSettings(scales=scales)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["image", "view"])
 def test_tokens_of_cells(built, tiny_teacher, scheduler_of_threads, tmp_path, source):
     """The one cell of scale 1 is the view, and another grid over it is what the teacher says of its parts."""
@@ -81,6 +82,7 @@ def test_tokens_of_cells(built, tiny_teacher, scheduler_of_threads, tmp_path, so
     assert np.abs(cells[:, :, 1:].astype(np.float32) - cls[:, :, None]).max() > 0.02
 
 
+@pytest.mark.slow
 def test_the_source_shows_more_than_the_view(built, tiny_teacher, scheduler_of_threads, tmp_path):
     from c2s_pipeline.build.builder import build
 

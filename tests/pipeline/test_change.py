@@ -49,6 +49,7 @@ def without_files(source, root, downstream):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in CHANGES]
 )
@@ -94,6 +95,7 @@ def test_random_views_follow_the_partition(build, built_views, tiny_teacher, tmp
     assert contents(changed) == contents(build(other, wanted, tmp_path / "scratch.zarr").path)
 
 
+@pytest.mark.slow
 def test_a_derivation_to_imported_text(build, built, tiny_teacher, scheduler, tmp_path):
     """Names and sentences of the base give way to the rows; a wrong file leaves nothing behind."""
     out, source = built

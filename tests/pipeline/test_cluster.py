@@ -16,6 +16,7 @@ def environment():
     return dict(os.environ)
 
 
+@pytest.mark.slow
 def test_workers_have_a_gpu_each_in_turn(monkeypatch):
     monkeypatch.setattr(cluster, "visible_gpus", lambda: ["3", "GPU-8a56"])
     with connect(None, 3, "cuda", blocks=2) as client:
@@ -26,6 +27,7 @@ def test_workers_have_a_gpu_each_in_turn(monkeypatch):
     assert [{k: e.get(k) for k in threads} for e in seen] == [threads] * 3
 
 
+@pytest.mark.slow
 def test_workers_on_a_cpu_are_told_of_no_gpu(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with connect(None, 1, "cpu") as client:

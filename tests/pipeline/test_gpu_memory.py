@@ -28,6 +28,7 @@ def here():
         yield cluster.scheduler_address
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [

@@ -26,6 +26,7 @@ def photos(tmp_path):
     return load_dataset(str(tmp_path / "holiday")).split("train")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("views", [1, 2])
 def test_photos_are_cached_and_trained_on(build, photos, tiny_teacher, tmp_path, views):
     """Every pixel that shows the image is open to clustering, and every region is latent."""

@@ -106,6 +106,7 @@ def test_what_rows_take_is_raised_by_their_spread():
     assert nothing.projected(100, 50) == 0
 
 
+@pytest.mark.slow
 def test_tiers_are_foretold_and_the_largest_that_fits_is_advised(
     source, tiny_teacher, tmp_path, monkeypatch
 ):
@@ -134,6 +135,7 @@ def test_tiers_are_foretold_and_the_largest_that_fits_is_advised(
     plan.check(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_plan_scales_with_the_images(source, tiny_teacher, monkeypatch):
     """From three of six images. A worker holds a block several times over, and the next one once."""
     monkeypatch.setattr("c2s_pipeline.build.plan.peak_memory", lambda: 1000)
@@ -151,6 +153,7 @@ def test_a_plan_scales_with_the_images(source, tiny_teacher, monkeypatch):
     assert whole.bytes < plan.bytes < 2 * whole.bytes
 
 
+@pytest.mark.slow
 def test_a_plan_counts_the_pixels_of_every_lane(source, tiny_teacher, monkeypatch):
     """Two of six images are tried. Four lanes hold all six, two lanes four in batches of two, one lane two."""
     monkeypatch.setattr("c2s_pipeline.build.plan.peak_memory", lambda: 1000)

@@ -60,6 +60,7 @@ def test_a_live_check_of_a_cache_in_an_object_store(built, tiny_teacher):
         files.rm(root, recursive=True)
 
 
+@pytest.mark.slow
 def test_a_live_check_takes_no_other_teacher(built, tiny_teacher, tmp_path):
     manifest = Cache(built[0]).manifest
     with pytest.raises(CacheError, match=r"has the digest .* found as ViT-B-32, random"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from sklearn.cluster import KMeans
 from small_builds import request
 
@@ -98,6 +99,7 @@ def expected_grid(dense, closed):
     return grid
 
 
+@pytest.mark.slow
 def test_int8_tier_is_close_to_float16(build, built, tiny_teacher, tmp_path):
     out, source = built
     build(source, request(tiny_teacher, dense="int8"), tmp_path / "int8.zarr")

@@ -73,6 +73,7 @@ def test_a_weight_that_is_not_finite_is_found(cache):
     assert damaged(cache, change) == ["the tensor proj is not finite"]
 
 
+@pytest.mark.slow
 def test_a_tower_that_is_no_vision_transformer_is_refused():
     teacher = load_teacher(TeacherSpec("RN50", "random"))
     with pytest.raises(ConfigError) as error:

@@ -218,6 +218,7 @@ def test_build(scheduler, monkeypatch):
     assert facts["processor_ratio"] == pytest.approx(used["teacher"] / used["c2s"], rel=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "student", ["shapes-net", pytest.param("segformer-b0", marks=pytest.mark.slow)]
 )

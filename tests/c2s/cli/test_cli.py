@@ -48,6 +48,7 @@ HEAVY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("--help",), ("data", "list"), ("data", "show", "voc")])
 def test_light_commands_import_nothing_heavy(arguments):
     done = without(HEAVY, *arguments)

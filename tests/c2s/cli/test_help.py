@@ -35,6 +35,7 @@ def test_no_word_of_help_is_swallowed(path):
     assert {w for text in written for w in text.replace("`", "").split()} <= words
 
 
+@pytest.mark.slow
 def test_python_runs_the_package_as_the_command():
     done = subprocess.run(
         [sys.executable, "-m", "c2s", "--version"], capture_output=True, text=True, timeout=300

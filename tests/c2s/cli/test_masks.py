@@ -81,6 +81,7 @@ def stored(stages, **masks):
     return shapes.written(manifest, values).address
 
 
+@pytest.mark.slow
 def test_caches_are_compared_in_one_table(tmp_path, invoke):
     """Those masks that they hold, or those that settings make of what they hold; each row says of which cache."""
     stages = ("dense", "masks", "labels")
@@ -106,6 +107,7 @@ def test_caches_are_compared_in_one_table(tmp_path, invoke):
     assert caches[0] not in invoke(*train[:-1], "--cache", caches[0])
 
 
+@pytest.mark.slow
 def test_dense_features_are_compared_without_a_teacher(invoke, monkeypatch):
     """Caches of other dense features score as the teacher at hand does, each by its name."""
     train = ("masks", "score", "--dataset", "shapes", "--split", "train", "--json")

@@ -28,6 +28,7 @@ def test_predict_writes_labels_and_overlays(trained, tmp_path, invoke):
     assert (out / "a photo_overlay.png").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "mode"), [(254, "L"), (300, "I;16")])
 def test_label_images_have_8_bits_up_to_254_classes_and_16_beyond(
     trained, tmp_path, monkeypatch, invoke, count, mode
@@ -50,6 +51,7 @@ def test_label_images_have_8_bits_up_to_254_classes_and_16_beyond(
         assert drawn.size == (120, 40 + 16)  # one class is named
 
 
+@pytest.mark.slow
 def test_a_class_may_have_several_names(trained, tmp_path, invoke):
     """The best name counts, or their mean embedding; a list may stand in a file; predict.json repeats it."""
     picture = tmp_path / "x.png"

@@ -33,6 +33,7 @@ def proposed(tiny_cache, tmp_path_factory):
     return runs / "segformer-b0-tiny-seed0"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU keeps the paper's defaults")
 def test_a_first_run_fits_the_machine_and_says_why(proposed, tiny_cache, tmp_path, invoke):
     config = read_config(proposed)
@@ -49,6 +50,7 @@ def test_a_first_run_fits_the_machine_and_says_why(proposed, tiny_cache, tmp_pat
     assert len({file.read_bytes() for file in same}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU keeps the paper's defaults")
 def test_a_plan_trains_nothing(tiny_cache, tmp_path, invoke, monkeypatch):
     where = ("train", "--cache", tiny_cache, "--runs", tmp_path / "runs", "--plan")
@@ -77,6 +79,7 @@ def test_self_training_through_the_command_line(trained, tiny_dataset, tmp_path,
     assert "ours, transductive" in invoke("eval", "--run", path, "--dataset", "tiny", *EVAL[:-1])
 
 
+@pytest.mark.slow
 def test_a_run_is_continued_with_what_may_change(trained, tiny_cache, tmp_path, invoke):
     path = shutil.copytree(trained, tmp_path / "r")
     assert f"{path} is complete" in invoke("train", "--resume", path)

@@ -151,6 +151,7 @@ def test_forms_of_masks(mode, folder, rng):
     np.testing.assert_array_equal(load_dataset(str(folder)).split("train").labels("a"), labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -91,6 +91,7 @@ def test_of_several_names_the_mean_is_kept_and_the_names_are_told(asked):
     np.testing.assert_allclose(model.student.text[0], mean / np.linalg.norm(mean), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_it_is_exported_where_torch_follows(asked, tmp_path):
     write_model(fold_run(asked), tmp_path / "m", export=True)
     program = torch.export.load(tmp_path / "m" / "model.pt2").module()

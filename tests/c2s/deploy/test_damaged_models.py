@@ -99,6 +99,7 @@ def contents(path):
     return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in path.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_power_cut_leaves_a_whole_model(tmp_path):
     """The new one, or the one before, under its name or the hidden one of a swap that was cut short."""
     root, out, seen = tmp_path / "all", tmp_path / "all" / "m", []

@@ -47,6 +47,7 @@ def log(tmp_path, name):
     return (tmp_path / "logs" / f"{name}.log").read_text()
 
 
+@pytest.mark.slow
 def test_every_end_is_recorded_and_the_next_step_starts(run, tmp_path):
     ends = run("fails", "refuses", "declines", "dies", "exits", "runs_out", "good")
     states = {name: found["state"] for name, found in ends.items()}
@@ -69,6 +70,7 @@ def test_every_end_is_recorded_and_the_next_step_starts(run, tmp_path):
     assert ends["runs_out"]["sentence"].startswith("MemoryError")
 
 
+@pytest.mark.slow
 def test_a_step_that_hangs_is_ended_with_all_that_it_started(run, tmp_path):
     ends = run(step("hangs", 3.0), "good")
     assert ends["hangs"]["state"] == "timed out"
@@ -79,6 +81,7 @@ def test_a_step_that_hangs_is_ended_with_all_that_it_started(run, tmp_path):
     assert ends["good"]["state"] == "passed"
 
 
+@pytest.mark.slow
 def test_a_step_that_eats_memory_is_ended(run):
     ends = run("eats", "good", memory=300 * MIB)
     assert ends["eats"]["state"] == "failed"
@@ -87,6 +90,7 @@ def test_a_step_that_eats_memory_is_ended(run):
     assert ends["good"]["state"] == "passed"
 
 
+@pytest.mark.slow
 def test_no_minute_more_than_allowed(run):
     began = time.monotonic()
     ends = run(step("hangs", 500.0), "good", seconds=2.0)

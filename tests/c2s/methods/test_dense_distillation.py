@@ -142,6 +142,7 @@ def test_features_outside_the_joint_space_are_refused():
     assert "--dense-features plain" in error.value.hint
 
 
+@pytest.mark.slow
 def test_a_cache_without_them_is_refused_with_the_command_that_adds_them(tmp_path):
     cache = write_cache(tmp_path / "c.zarr")
     build_module(settings(cache, tmp_path))

@@ -10,6 +10,7 @@ from c2s.runs.run import open_run
 from c2s.training import run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["text", "checkpoint/student", "checkpoint/state"])
 def test_a_flipped_bit_is_noticed(tiny_cache, tmp_path, name):
     config = tiny_runs.settings(tiny_cache, tmp_path, iterations=2, name="r")
@@ -27,6 +28,7 @@ def test_a_flipped_bit_is_noticed(tiny_cache, tmp_path, name):
             run.resume(path, iterations=4)
 
 
+@pytest.mark.slow
 def test_settings_that_a_complete_run_cannot_follow_are_refused(tiny_cache, tmp_path):
     path = run.train(tiny_runs.settings(tiny_cache, tmp_path, iterations=2, name="r"))
     assert run.resume(path) == path

@@ -209,6 +209,7 @@ def test_a_pixel_has_the_probabilities_of_its_segments(student):
         torch.testing.assert_close(found[b, :, y, x], named[b, fine[b, :, y, x].argmax()])
 
 
+@pytest.mark.slow
 def test_what_is_not_said_is_the_sizes_own():
     shapes, base = (create(n, D) for n in ("zeroseg-shapes", "zeroseg-b"))
     assert (shapes.how.hard, shapes.how.readout) == (False, "soft")

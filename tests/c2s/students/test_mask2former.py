@@ -135,6 +135,7 @@ def test_the_small_one_starts_from_the_shipped_encoder():
     assert [tuple(m.shape) for m in found.masks] == [(1, 16, 32, 32)] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "sets", "width"),
     [

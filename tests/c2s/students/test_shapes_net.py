@@ -25,6 +25,7 @@ def test_features_at_half_resolution() -> None:
         assert features.shape == (2, 48, height // student.stride, width // student.stride)
 
 
+@pytest.mark.slow
 def test_every_parameter_learns_and_the_cost_is_as_documented() -> None:
     student = ShapesNet(128, "random")
     student(torch.randn(2, 3, 64, 64)).square().mean().backward()

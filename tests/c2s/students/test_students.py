@@ -29,6 +29,7 @@ def test_unknown_names_list_the_known_ones():
     assert len(set(NAMES)) == len(NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["segnext-t", "vit-b", "setr-b", "segformer-b0", "shapes-net"])
 def test_images_may_have_any_size_from_32_pixels_on(name):
     with torch.device("meta"):

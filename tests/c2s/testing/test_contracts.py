@@ -32,6 +32,7 @@ def run(contract: type, test: str, **methods: object) -> None:
     getattr(type("Tested", (contract,), filled)(), test)()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("promise", sorted(promises(StageContract)))
 def test_a_stage_that_breaks_a_promise_is_found(promise):
     test = promises(StageContract)[promise]

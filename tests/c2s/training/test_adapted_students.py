@@ -29,6 +29,7 @@ def settings(cache, tmp_path, student, name):
     return tiny_runs.settings(cache, tmp_path / "runs", **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["timm", "hf"])
 def test_a_run_resumes_exactly_and_opens_anywhere(library, tiny_cache, tmp_path, monkeypatch):
     student = "timm:test_convnext"

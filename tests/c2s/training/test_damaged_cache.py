@@ -72,6 +72,7 @@ def test_no_run_trains_on_a_flipped_bit(cache, tmp_path, array):
         train(cache, tmp_path)
 
 
+@pytest.mark.slow
 def test_no_run_trains_on_exchanged_files(cache, tmp_path):
     """Of equal size; tokens do not compress."""
     first, second = files(cache, "global_cls/cls")[:2]

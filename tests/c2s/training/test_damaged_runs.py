@@ -124,6 +124,7 @@ def test_an_edited_run_is_not_believed(cut, tmp_path, key):
     open_run(path)
 
 
+@pytest.mark.slow
 def test_a_self_training(tried, tiny_cache, tmp_path):
     def start(path):
         run.build_module(load_config(None, (), inherited(path), self_train=path))
@@ -132,6 +133,7 @@ def test_a_self_training(tried, tiny_cache, tmp_path):
     assert not accepted
 
 
+@pytest.mark.slow
 def test_a_new_run_of_that_name(tried, tiny_cache):
     def start(path):
         run.train(settings(tiny_cache, path.parent, name=path.name))

@@ -77,6 +77,7 @@ def test_a_trainer_that_does_not_fit_is_one_sentence(tiny_cache, tmp_path):
         trainer(tmp_path, 4, accumulate_grad_batches=2).fit(module, data)
 
 
+@pytest.mark.slow
 def test_the_readme_block_trains(tmp_path, monkeypatch):
     """The block of docs/training.md, word for word."""
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)

@@ -13,6 +13,7 @@ from c2s.training.module import DistillationModule
 from c2s_cache.errors import C2SError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("which", "raised"),
     [

@@ -44,6 +44,7 @@ def whole(cache, tmp_path):
     return run.train(settings(cache, tmp_path / "whole"))
 
 
+@pytest.mark.slow
 def test_old_rows_are_what_they_were(cache):
     """Every value of every view, in a cache that grew by a part, and another."""
     before = open_cache(cache)
@@ -64,6 +65,7 @@ def test_old_rows_are_what_they_were(cache):
     np.testing.assert_array_equal(first.column("views/box"), before.column("views/box"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_goes_on_while_its_cache_grows(cache, whole, tmp_path, monkeypatch, workers):
     """Also in processes that open the cache when it has grown."""
@@ -89,6 +91,7 @@ def test_a_run_goes_on_while_its_cache_grows(cache, whole, tmp_path, monkeypatch
     assert same(path, whole)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_its_cache_has_grown(cache, whole, tmp_path):
     path = run.train(settings(cache, tmp_path / "runs", iterations=3))
     moved = grow_cache(shutil.copytree(cache, tmp_path / "moved.zarr"), 6)
@@ -106,6 +109,7 @@ def test_a_run_goes_on_when_its_cache_has_grown(cache, whole, tmp_path):
         run.train(settings(moved, tmp_path / "none", parts=3))
 
 
+@pytest.mark.slow
 def test_a_cache_that_grew_in_an_object_store(cache, whole, tmp_path):
     grow_cache(cache, 6)
     files, root = fsspec.core.url_to_fs("memory://bucket/grown.zarr")

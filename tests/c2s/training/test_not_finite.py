@@ -66,6 +66,7 @@ def finite(path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("every", "ema"),
     [
@@ -114,6 +115,7 @@ def test_weights_that_are_not_finite_are_not_scored(tiny_cache, tmp_path, monkey
     assert len(scored) == 1
 
 
+@pytest.mark.slow
 def test_a_rate_that_explodes_goes_on_with_a_lower_one(tiny_cache, tmp_path):
     """Weights that are finite and give nothing finite any more do not replace a checkpoint, either."""
     path = run.train(settings(tiny_cache, tmp_path, iterations=3, checkpoint_every=1))

@@ -84,6 +84,7 @@ def everything(tiny_views_cache, tmp_path_factory):
 
 
 # 4 is an iteration with a score and a checkpoint
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [pytest.param(3, marks=pytest.mark.slow), 4])
 def test_a_run_with_everything_resumes_to_the_bit(
     everything, tiny_views_cache, tmp_path, monkeypatch, at
@@ -169,6 +170,7 @@ def test_micro_batches_are_the_batch(tiny_views_cache, tmp_path):
     assert [r for pair in parts for b in pair for r in b.global_cls.tolist()] == rows
 
 
+@pytest.mark.slow
 def test_the_average_is_the_runs_student(tiny_cache, tmp_path, monkeypatch):
     weights = []
     step = DistillationModule.optimizer_step
@@ -206,6 +208,7 @@ def test_scores_are_those_of_the_evaluation(everything, tiny_views_cache):
     assert record[MONITORED] == pytest.approx(100 * seen.metrics.sIoU, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_scoring_changes_nothing(tiny_views_cache, tmp_path):
     blind = run.train(settings(tiny_views_cache, tmp_path, name="blind"))
     validation = {"every": 2, "limit": 2}
@@ -215,6 +218,7 @@ def test_scoring_changes_nothing(tiny_views_cache, tmp_path):
     assert records(blind) == [r for r in records(scored) if "loss" in r]
 
 
+@pytest.mark.slow
 def test_patience_stops_the_run_which_is_then_complete(tiny_cache, tmp_path, monkeypatch):
     scores = iter([50.0, 40.0, 60.0, 60.0, 59.0, 99.0])
     monkeypatch.setattr(Validation, "scores", lambda *_: {MONITORED: next(scores)})

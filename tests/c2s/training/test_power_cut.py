@@ -76,6 +76,7 @@ def test_a_halfway_student_is_replaced_whole(tmp_path):
         save_halfway(root, student(2.0))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_complete_stays_complete(tiny_cache, tmp_path):
     """Its folder, made among others, and all that evaluation needs."""
     runs = tmp_path / "all" / "runs"

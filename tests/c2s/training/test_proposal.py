@@ -93,6 +93,7 @@ def test_the_defaults_stay_on_a_gpu_where_they_fit(plan):
         assert config.accumulate == parts, available
 
 
+@pytest.mark.slow
 def test_a_trial_measures_what_a_training_takes(tmp_path, monkeypatch):
     """The second size is left out where it might not fit, and counted as if nothing were shared."""
     cache = open_cache(write_cache(tmp_path / "a.zarr"))

@@ -121,6 +121,7 @@ class Echo:
         return [self.held[view.sample.row, view.sample.view] for view in views]
 
 
+@pytest.mark.slow
 def test_an_online_teacher_that_says_the_same_gives_the_same_run(
     finished, tiny_views_cache, tmp_path
 ):

@@ -110,6 +110,7 @@ def test_students(tiny_cache, tmp_path, student, device):
     compare(device, tiny_cache, config, without_paths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 def test_averaged_weights(tiny_cache, tmp_path, device):
     options = {"method": {"heads": 4}}

@@ -194,6 +194,7 @@ def leaks(config, cache):
     )
 
 
+@pytest.mark.slow
 def test_nothing_unseen_can_be_reached_in_inductive_training(inductive, tiny_cache, tmp_path):
     cache = open_cache(tiny_cache)
     config = settings(tiny_cache, tmp_path).resolved(tiny_manifest())
@@ -223,6 +224,7 @@ def test_other_unseen_embeddings_change_no_loss(inductive, tmp_path):
     assert records[0] != records[1]
 
 
+@pytest.mark.slow
 def test_which_pixels_are_ignored_changes_no_inductive_loss(inductive, tmp_path):
     other = write_cache(tmp_path / "tiny.zarr")
     writer = BlockWriter(other)

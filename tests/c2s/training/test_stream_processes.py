@@ -100,6 +100,7 @@ def wait_until(condition):
     raise AssertionError("it did not come true")
 
 
+@pytest.mark.slow
 def test_a_cache_that_is_another_one_in_the_loader_is_refused(tiny_cache, tmp_path):
     """A loader process opens it by its address, perhaps long after the run did."""
     cache = open_cache(write_cache(tmp_path / "one.zarr"))

@@ -64,6 +64,7 @@ def test_a_cache_is_what_the_other_device_says(built_views, tiny_teacher, device
     assert min(likeness.value for likeness in found.worst.values()) > 0.9999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
     "name",

@@ -237,6 +237,7 @@ def shapes():
     return load_dataset("shapes"), teacher, partial(made, **defaults, limit=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("imports", [True, False])
 def test_a_cache_holds_what_was_asked_for(imports, shapes, tmp_path, scheduler):
     dataset, teacher, request = shapes
