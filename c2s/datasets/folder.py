@@ -131,18 +131,34 @@ class FolderSplit(DescribedSplit):
     @property
     def foreign_labels(self) -> str | None:
         """What the folder of label maps holds in place of those that are missing; None: nothing that tells."""
-        if not self.without_labels:
+        if not self.without_labels or self.descriptor.download:
             return None
+        folder, advice = (
+            self._label_folders[0],
+            "Say in classes.yaml how their names end after the photo's",
+        )
+        if ending := self._common_ending():
+            return (
+                f"{folder} holds {self.without_labels[0]}{ending}. {advice}: mask_suffix: {ending}"
+            )
         suffixes = tuple(encoding.suffix for encoding in self.descriptor.encodings)
-        others = list_photos(self._label_folders[0], suffixes).others
-        if not others or self.descriptor.download:
+        others = list_photos(folder, suffixes).others
+        if not others:
             return None
         ending, count = next(iter(others.items()))
-        said = f"{self._label_folders[0]} holds {count:,} {ending or 'without ending'}."
+        said = f"{folder} holds {count:,} {ending or 'without ending'}."
         if ending in SUFFIXES:
-            return f"{said} Say in classes.yaml how their names end after the photo's: mask_suffix: {ending}"
+            return f"{said} {advice}: mask_suffix: {ending}"
         export = find_export(self.root)
         return f"{said} Convert them: {conversion(export) if export else 'c2s data convert --help'}"
+
+    def _common_ending(self) -> str:
+        """What the names of all label maps end with after the photos', where none ends as it should; else nothing."""
+        missing, found = self.without_labels, set(self.without_listing)
+        if len(missing) < len(self.listed):
+            return ""
+        endings = [n[len(missing[0]) :] for n in sorted(found) if n.startswith(missing[0])]
+        return next((e for e in endings if all(f"{i}{e}" in found for i in missing)), "")
 
     @property
     def without_listing(self) -> tuple[str, ...]:

@@ -278,6 +278,18 @@ def test_label_maps_of_another_kind_name_the_converter(folder):
     assert "mask_suffix: .tif" in check(folder).problems[0].cure
 
 
+def test_an_ending_that_all_label_maps_share_is_told(folder):
+    write(folder, TRUTH)
+    write(folder, TRUTH, "b")
+    for name in "ab":
+        (folder / f"masks/{name}.png").rename(folder / f"masks/{name}_mask.png")
+    with pytest.raises(DataError, match=r"a_mask\.png\. .*mask_suffix: _mask\.png"):
+        _ = load_dataset(str(folder)).split("train").ids
+    assert check(folder).problems[0].cure.endswith("mask_suffix: _mask.png")
+    (folder / "masks/b_mask.png").rename(folder / "masks/b.png")
+    assert "mask_suffix" not in check(folder).problems[0].cure
+
+
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 @pytest.mark.parametrize("other", ["NFC", "NFD"])
 def test_names_are_one_however_their_accents_are_written(folder, form, other):
