@@ -65,9 +65,8 @@ class Conversion:
                 photo.parent.mkdir(parents=True, exist_ok=True)
                 _link(pair.photo, photo)
                 advance(1)
-            if not (
-                out / CLASSES_FILE
-            ).exists():  # one that is there has these classes, and perhaps more to say
+            # One that is there has these classes, and perhaps more to say.
+            if not (out / CLASSES_FILE).exists():
                 write_classes(out, {"classes": list(self.classes)})
             part.replace(masks)
         except OSError as error:

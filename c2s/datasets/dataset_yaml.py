@@ -75,9 +75,8 @@ def read_outlines(file: Path) -> dict[str, Conversion] | None:
     listed = names if isinstance(names, list) else [names[k] for k in sorted(names, key=int)]
     classes = tuple(map(str, listed))
     base = file.parent / Path(str(content.get("path") or ".")).expanduser()
-    here = (
-        file.resolve().parent
-    )  # the last name of `path` is that of the data set, wherever its file lies now
+    # The last name of `path` is that of the data set, wherever its file lies now.
+    here = file.resolve().parent
     places = (base, file.parent / base.name, file.parent, here.parent / base.name, here.parent)
     bases = [folder for folder in dict.fromkeys(places) if folder.is_dir()]
     return {

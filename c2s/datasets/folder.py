@@ -133,14 +133,10 @@ class FolderSplit(DescribedSplit):
         """What the folder of label maps holds in place of those that are missing; None: nothing that tells."""
         if not self.without_labels or self.descriptor.download:
             return None
-        folder, advice = (
-            self._label_folders[0],
-            "Say in classes.yaml how their names end after the photo's",
-        )
+        folder = self._label_folders[0]
+        advice = "Say in classes.yaml how their names end after the photo's: mask_suffix:"
         if ending := self._common_ending():
-            return (
-                f"{folder} holds {self.without_labels[0]}{ending}. {advice}: mask_suffix: {ending}"
-            )
+            return f"{folder} holds {self.without_labels[0]}{ending}. {advice} {ending}"
         suffixes = tuple(encoding.suffix for encoding in self.descriptor.encodings)
         others = list_photos(folder, suffixes).others
         if not others:
@@ -148,7 +144,7 @@ class FolderSplit(DescribedSplit):
         ending, count = next(iter(others.items()))
         said = f"{folder} holds {count:,} {ending or 'without ending'}."
         if ending in SUFFIXES:
-            return f"{said} {advice}: mask_suffix: {ending}"
+            return f"{said} {advice} {ending}"
         export = find_export(self.root)
         return f"{said} Convert them: {conversion(export) if export else 'c2s data convert --help'}"
 

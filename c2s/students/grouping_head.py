@@ -29,8 +29,7 @@ FIRST_SCALE = 10.0
 def xavier(module: nn.Module) -> None:
     """Draw the linear layers as MAE does: uniform after Glorot, biases zero.
 
-    transformers draws them from a normal distribution of 0.02 whatever the width: at 128 the layers then say little
-    beside their residuals, and a student takes twice as long to tell its segments apart.
+    transformers draws them from a normal distribution of 0.02 whatever the width.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Linear):

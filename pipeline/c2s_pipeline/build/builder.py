@@ -275,9 +275,8 @@ def machine_errors(out: Path) -> Iterator[None]:
 
 
 def _unwritable(path: Path, error: OSError) -> C2SError:
-    if (
-        error.errno is None
-    ):  # no file's: connections to worker processes that time out or break are of this kind, too
+    # No file's: connections to worker processes that time out or break are of this kind, too.
+    if error.errno is None:
         return C2SError(
             f"the worker processes that build {path} do not answer ({str(error) or type(error).__name__}).",
             "The machine may be very busy. Run the same command again to resume.",
