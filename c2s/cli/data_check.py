@@ -69,7 +69,8 @@ def print_report(report: SplitReport) -> None:
     """Print what was found in a split: facts to stdout, problems and remarks to stderr, those of a kind in one line."""
     title = f"{report.dataset}/{report.split}"
     official = " or ".join(f"{n:,}" for n in report.expected)
-    images = "images not counted" if report.images is None else f"{report.images:,} images"
+    number = report.images
+    images = "images not counted" if number is None else f"{number:,} image{'s' * (number != 1)}"
     count = images + (f" of {official}, a subset" if report.is_subset else "")
     if report.smallest and report.largest:
         (w0, h0), (w1, h1) = report.smallest, report.largest

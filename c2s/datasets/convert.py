@@ -17,6 +17,7 @@ from c2s.class_list import require_each_once
 from c2s.datasets.custom import CLASSES_FILE
 from c2s.datasets.list_file import tails
 from c2s.datasets.photos import SUFFIXES, without
+from c2s.datasets.spelling import spelled
 from c2s.strict_yaml import read_yaml
 from c2s_cache import ConfigError, DataError
 from c2s_cache.label_map import LabelMap, ignored_id, label_type
@@ -116,7 +117,7 @@ def photo_folder(file: Path, wanted: Sequence[str]) -> Path:
     split = file.stem.rpartition("_")[2]
     for base in (file.parent, file.parent.parent):
         places = (f"images/{split}", "images", "photos", split, ".")
-        for folder in (base / place for place in places):
+        for folder in (base / (spelled(base, place) or place) for place in places):
             if any(find_photo(folder, name) is not None for name in wanted):
                 return folder
     raise ConfigError(

@@ -17,11 +17,11 @@ from c2s.datasets.export import conversion, find_export, find_label_map
 from c2s.datasets.hub import class_names, hub_layouts
 from c2s.datasets.partition import unseen_ids
 from c2s.datasets.photos import SUFFIXES, is_hidden, list_photos, walk, without
+from c2s.datasets.spelling import USUAL_SPLITS, spelled, split_folders, split_lists
 from c2s.strict_yaml import read_yaml
 from c2s_cache import ConfigError
 
 CLASSES_FILE = "classes.yaml"
-USUAL_SPLITS = ("train", "val", "test")
 
 Channel = Annotated[int, Field(ge=0, le=255)]
 Value = Annotated[int, Field(ge=0, le=65535)]
@@ -89,7 +89,8 @@ def describe_folder(root: Path) -> Descriptor:
 
     The splits of a Hugging Face data set are its own. Otherwise they are those of `splits`; else of the
     files train.txt, val.txt, test.txt; else of the folders train, val, test below images and masks; else
-    all images are the split "train". A folder of photos without a classes.yaml has neither label maps nor classes.
+    all images are the split "train". Folders and files are found in either case. A folder of photos without a
+    classes.yaml has neither label maps nor classes.
 
     Raises:
         ConfigError: `classes.yaml` cannot be read or is wrong, or there is none, nor photos alone.
@@ -175,7 +176,7 @@ def _photos(root: Path) -> Descriptor:
         ConfigError: it has label maps or another tool's annotations, or holds no photo.
     """
     write = "a list of class names or a mapping of mask values to names"
-    if (root / "masks").is_dir():
+    if spelled(root, "masks") is not None:
         raise ConfigError(
             f"{root} has masks, but no {CLASSES_FILE}.",
             f"Write one with `classes:`, {write}; or let the masks say: c2s data init {root}",
@@ -214,15 +215,16 @@ def _splits(root: Path, content: ClassesFile) -> dict[str, SplitLayout]:
                 f"{file}: folders of each split go with neither `images`, `masks` nor `splits`."
             )
         return {s: SplitLayout((f.images,), (f.masks,)) for s, f in own.items() if f is not None}
-    image_folder, mask_folder = content.images or "images", content.masks or "masks"
-    images, masks = (image_folder,), (mask_folder,)
-    lists = content.splits or {s: f"{s}.txt" for s in USUAL_SPLITS if (root / f"{s}.txt").is_file()}
-    if lists:
-        return {s: SplitLayout(images, masks, ((file,),)) for s, file in lists.items()}
-    folders = [s for s in USUAL_SPLITS if (root / image_folder / s).is_dir()]
-    if folders:
-        return {s: SplitLayout((f"{image_folder}/{s}",), (f"{mask_folder}/{s}",)) for s in folders}
-    return {"train": SplitLayout(images, masks)}
+    images, masks = content.images or "images", content.masks or "masks"
+    if lists := content.splits or split_lists(root):
+        return {s: SplitLayout((images,), (masks,), ((file,),)) for s, file in lists.items()}
+    folders = [split_folders(root / (spelled(root, place) or place)) for place in (images, masks)]
+    if folders[0]:
+        return {
+            s: SplitLayout((f"{images}/{name}",), (f"{masks}/{folders[1].get(s, name)}",))
+            for s, name in folders[0].items()
+        }
+    return {"train": SplitLayout((images,), (masks,))}
 
 
 def _rank(error: Any) -> tuple[int, bool]:

@@ -18,8 +18,8 @@ from c2s.datasets.convert import (
     polygons_mask,
     smaller_last,
 )
-from c2s.datasets.custom import USUAL_SPLITS
 from c2s.datasets.photos import list_photos
+from c2s.datasets.spelling import USUAL_SPLITS
 from c2s.strict_yaml import read_yaml
 from c2s_cache import ConfigError, DataError
 from c2s_cache.label_map import LabelMap

@@ -18,7 +18,7 @@ from c2s.datasets.custom import CLASSES_FILE
 from c2s.datasets.descriptor import LabelEncoding
 from c2s.datasets.export import conversion, find_export
 from c2s.datasets.label_file import RESIZED, read_label_file
-from c2s.datasets.pairing import FolderPair, find_pair
+from c2s.datasets.pairing import find_pair
 from c2s_cache import ConfigError, DataError
 from c2s_cache.picture import Picture, opened, rgb, undecodable
 from c2s_cache.text_file import read_text
@@ -97,7 +97,7 @@ def draft_classes(root: Path) -> Draft:
     lines = [
         f"# Written by c2s data init from {len(files)} of {len(pair.label_files)} label maps.",
         f"# Names are from {source}." if source else "# Put in what each class shows, in words.",
-        *_layout_lines(pair),
+        *pair.lines,
     ]
     lines += (
         _drawn_lines(seen, names, len(files)) if drawn else _number_lines(seen, names, len(files))
@@ -114,24 +114,6 @@ def draft_classes(root: Path) -> Draft:
         named=bool(source),
         unused=pair.unused,
     )
-
-
-def _layout_lines(pair: FolderPair) -> list[str]:
-    """What a classes.yaml says of folders, endings and lists that are not the usual ones."""
-    lines = []
-    for split, (images, masks) in pair.folders.items():
-        lines.append(
-            f"{split}: {{images: {json.dumps(images, ensure_ascii=False)}, "
-            f"masks: {json.dumps(masks, ensure_ascii=False)}}}"
-        )
-    said = {"mask_suffix": (pair.suffix, ".png")}
-    if not pair.folders:
-        said |= {"images": (pair.images, "images"), "masks": (pair.masks, "masks")}
-    for key, (value, usual) in said.items():
-        lines += [f"{key}: {json.dumps(value, ensure_ascii=False)}"] * (value != usual)
-    if pair.lists:
-        lines += ["splits:", *(f"  {s}: {json.dumps(f)}" for s, f in pair.lists.items())]
-    return lines
 
 
 def _number_lines(seen: Sequence[Seen], names: Mapping[int | Colour, str], files: int) -> list[str]:

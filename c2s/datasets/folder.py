@@ -17,7 +17,9 @@ from c2s.datasets.export import conversion, find_export
 from c2s.datasets.image_file import image_bytes
 from c2s.datasets.label_file import read_label_file
 from c2s.datasets.list_file import Entry, read_list, tails
+from c2s.datasets.pairing import find_pair
 from c2s.datasets.photos import SUFFIXES, Listing, is_hidden, list_photos, utf8, walk, without
+from c2s.datasets.spelling import spelled
 from c2s.datasets.split import DescribedSplit
 from c2s_cache import DataError
 from c2s_cache.label_map import LabelMap, ignored_id, label_type
@@ -56,7 +58,7 @@ class FolderSplit(DescribedSplit):
     @cached_property
     def instanced(self) -> bool:
         """Whether there is a folder of maps that number its things."""
-        return any((self.root / folder).is_dir() for folder in self._layout.instances)
+        return any(spelled(self.root, folder) is not None for folder in self._layout.instances)
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
@@ -94,12 +96,13 @@ class FolderSplit(DescribedSplit):
         _ = self._images  # without them, lists are not what is missing
         if not self._layout.lists:
             return tuple(sorted(self.photos.files))
-        for files in self._layout.lists:
-            if all((self.root / f).is_file() for f in files):
-                entries = [e for f in files for e in self._entries(self.root / f)]
+        for names in self._layout.lists:
+            files = self._list_files(names)
+            if len(files) == len(names):
+                entries = [e for file in files for e in self._entries(file)]
                 ids = tuple(sorted({entry.image_id for entry in entries}))
                 if len(ids) != len(entries):
-                    raise DataError(f"{self.root / files[0]} lists an image twice.")
+                    raise DataError(f"{files[0]} lists an image twice.")
                 return ids
         wanted = " or ".join(" and ".join(files) for files in self._layout.lists)
         raise NotThere(
@@ -212,7 +215,8 @@ class FolderSplit(DescribedSplit):
         Raises:
             DataError: there is none.
         """
-        places = [self.root / folder for folder in self._layout.instances]
+        folders = self._layout.instances
+        places = [self.root / (spelled(self.root, folder) or folder) for folder in folders]
         files = [place / f"{image_id}{NUMBERS.suffix}" for place in places]
         found = next((file for file in files if file.is_file()), None)
         if found is None:
@@ -265,6 +269,11 @@ class FolderSplit(DescribedSplit):
                 return path, encoding
         return None
 
+    def _list_files(self, names: Sequence[str]) -> list[Path]:
+        """Those of the lists that are there."""
+        found = (spelled(self.root, name) for name in names)
+        return [self.root / name for name in found if name is not None]
+
     def _entries(self, file: Path) -> list[Entry]:
         return read_list(file, lambda: self.photos.files, self.descriptor.image_suffixes)
 
@@ -276,8 +285,8 @@ class FolderSplit(DescribedSplit):
             DataError: one is not there.
         """
         lists = () if self.descriptor.download else self._layout.lists
-        files = [self.root / name for names in lists for name in names]
-        entries = [e for file in files if file.is_file() for e in self._entries(file) if e.label]
+        files = [file for names in lists for file in self._list_files(names)]
+        entries = [e for file in files for e in self._entries(file) if e.label]
         places = (*self._label_folders, self.root) if entries else ()
         found = {}
         for image_id, label in entries:
@@ -306,13 +315,30 @@ class FolderSplit(DescribedSplit):
         return self._existing("label maps", self._layout.labels)
 
     def _existing(self, what: str, candidates: tuple[str, ...]) -> tuple[Path, ...]:
-        found = tuple(self.root / c for c in candidates if (self.root / c).is_dir())
+        places = (spelled(self.root, candidate) for candidate in candidates)
+        found = tuple(f for p in places if p is not None and (f := self.root / p).is_dir())
         if not found:
             raise NotThere(
                 f"{self.root} has no {what} of {self.name}: expected the folder {' or '.join(candidates)}.",
-                f"Name the right folder with --root. {self.descriptor.remedy}",
+                self._other_folders
+                or f"Name the right folder with --root. {self.descriptor.remedy}",
             )
         return found
+
+    @property
+    def _other_folders(self) -> str | None:
+        """What to write into classes.yaml for photos and label maps in other folders than it says; None: none are."""
+        if self.descriptor.download:
+            return None
+        try:
+            pair = find_pair(self.root)
+        except DataError:
+            return None
+        said = "; ".join(pair.lines)
+        return (
+            f"Photos in {pair.images} and label maps in {pair.masks} belong together by their names. "
+            f"Write into classes.yaml: {said}"
+        )
 
     @cached_property
     def photos(self) -> Listing:

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from c2s.class_list import tidy
 from c2s.datasets.convert import Conversion, Pair
-from c2s.datasets.custom import USUAL_SPLITS
 from c2s.datasets.descriptor import LabelEncoding
 from c2s.datasets.export import OUTLINES, has_outlines
 from c2s.datasets.label_file import read_label_file, strangers
 from c2s.datasets.list_file import read_list
 from c2s.datasets.photos import SUFFIXES, list_photos
+from c2s.datasets.spelling import spelled, split_lists
 from c2s_cache import ConfigError, DataError
 from c2s_cache.label_map import LabelMap, label_type
 from c2s_cache.text_file import read_text
@@ -50,10 +50,12 @@ def read_mask_folder(
         ConfigError: there is neither, or the names or photos are missing.
         DataError: a file cannot be read, or a mask has no photo.
     """
-    palette = next((file for name in PALETTES if (file := folder / name).is_file()), None)
+    palette = next(_existing(folder, PALETTES), None)
     ending = ".mat" if palette is None else ".png"
-    places = (folder / name for name in MASKS if (folder / name).is_dir())
-    masks = next((place for place in places if any(place.rglob(f"*{ending}"))), None)
+    masks = next(
+        (p for p in _existing(folder, MASKS) if p.is_dir() and list_photos(p, (ending,)).files),
+        None,
+    )
     if masks is None:
         if any(TASK.match(file.name) for file in folder.glob("*.png")):
             raise ConfigError(
@@ -78,7 +80,7 @@ def read_mask_folder(
             f"{masks} names no classes: MATLAB files hold numbers.",
             "Say the names of the values, 0 first: --classes @names.txt",
         )
-    photos = images or next((p for n in PHOTOS if (p := folder / n).is_dir()), None)
+    photos = images or next((p for p in _existing(folder, PHOTOS) if p.is_dir()), None)
     if photos is None:
         raise ConfigError(f"there are no photos in {folder}.", "Name their folder with --images.")
     there, pairs = list_photos(photos).files, {}
@@ -100,18 +102,23 @@ def read_mask_folder(
         pairs[image_id] = Pair(photos / there[image_id], partial(_typed, read, len(names)))
     bare = len(there) - len(pairs)
     notes += (f"{bare:,} photos have no mask.",) * bool(bare)
-    lists = {s: folder / "ImageSets/Segmentation" / f"{s}.txt" for s in USUAL_SPLITS}
-    if split is not None or not lists["train"].is_file():
+    place = next(_existing(folder, ("ImageSets/Segmentation",)), None)
+    lists = {s: place / name for s, name in split_lists(place).items()} if place else {}
+    if split is not None or "train" not in lists:
         return {split or "train": Conversion(tuple(names), pairs, notes)}
     splits = {}
     for name, file in lists.items():
-        if file.is_file():
-            listed = [entry.image_id for entry in read_list(file, lambda: there, SUFFIXES)]
-            if missing := [image_id for image_id in listed if image_id not in pairs]:
-                raise DataError(f"{file} names {missing[0]}, which has no mask in {masks}.")
-            splits[name] = Conversion(tuple(names), {i: pairs[i] for i in sorted(listed)}, notes)
-            notes = ()
+        listed = [entry.image_id for entry in read_list(file, lambda: there, SUFFIXES)]
+        if missing := [image_id for image_id in listed if image_id not in pairs]:
+            raise DataError(f"{file} names {missing[0]}, which has no mask in {masks}.")
+        splits[name] = Conversion(tuple(names), {i: pairs[i] for i in sorted(listed)}, notes)
+        notes = ()
     return splits
+
+
+def _existing(folder: Path, names: Sequence[str]) -> Iterator[Path]:
+    """Of these paths below a folder, those that are there; the folder itself is called by nothing."""
+    return (folder / found for name in names if (found := spelled(folder, name)) is not None)
 
 
 def read_palette(file: Path) -> tuple[tuple[str, ...], Colours]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,18 +11,22 @@ from pathlib import Path
 
 import numpy as np
 
-from c2s.datasets.custom import USUAL_SPLITS
 from c2s.datasets.export import conversion, find_export
 from c2s.datasets.photos import is_hidden, list_photos
+from c2s.datasets.spelling import (
+    SPLIT_WORD,
+    USUAL_SPLITS,
+    spelled,
+    split_folders,
+    split_lists,
+    usual_split,
+)
 from c2s_cache import DataError
 from c2s_cache.picture import opened, undecodable
 
 COMPARED = 5
 MANY = 1 << 16
 """Colours that no label map has; Pillow counts the slower the more it is to count."""
-SPLIT_WORD = re.compile(
-    r"(?<![a-z])(train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?)", re.IGNORECASE
-)
 LIST_FOLDERS = ("ImageSets/Segmentation", "ImageSets", "splits", "lists")
 
 
@@ -46,6 +50,20 @@ class FolderPair:
     folders: Mapping[str, tuple[str, str]]
     lists: Mapping[str, str]
     unused: Sequence[str]
+
+    @property
+    def lines(self) -> list[str]:
+        """What a classes.yaml says of folders, endings and lists that are not the usual ones."""
+        lines = []
+        for split, (images, masks) in self.folders.items():
+            lines.append(f"{split}: {{images: {_quoted(images)}, masks: {_quoted(masks)}}}")
+        said = {} if self.suffix.lower() == ".png" else {"mask_suffix": self.suffix}
+        if not self.folders:
+            usual = {"images": self.images, "masks": self.masks}
+            said |= {key: folder for key, folder in usual.items() if folder != key}
+        lines += [f"{key}: {_quoted(value)}" for key, value in said.items()]
+        lists = ", ".join(f"{split}: {_quoted(file)}" for split, file in self.lists.items())
+        return lines + [f"splits: {{{lists}}}"] * bool(lists)
 
 
 @dataclass(frozen=True)
@@ -90,7 +108,7 @@ def find_pair(root: Path) -> FolderPair:
                 for name, place in plain.items()
                 if place.files and not any(f"{one}/".startswith(f"{name}/") for one in used)
             ]
-            lists = {} if folders or (root / rank[3] / "train").is_dir() else _lists(root)
+            lists = {} if folders or split_folders(root / rank[3]) else _lists(root)
             return FolderPair(rank[3], rank[4], between + ending, labels, folders, lists, unused)
     have = [f"{n}/ ({len(place.files):,} pictures)" for n, place in plain.items() if place.files]
     export = find_export(root)
@@ -111,7 +129,8 @@ def _split_places(root: Path, names: Sequence[str]) -> dict[str, _Place]:
         word = SPLIT_WORD.search(path)
         if word is None:
             continue
-        split = next(s for s in USUAL_SPLITS if word[0].lower().startswith(s))
+        split = usual_split(word[0])
+        assert split is not None
         place = places.setdefault(f"{path[: word.start()]}*{path[word.end() :]}", _Place())
         if split not in place.splits and (pictures := _pictures(root, path)):
             place.splits[split] = path
@@ -123,6 +142,10 @@ def _split_places(root: Path, names: Sequence[str]) -> dict[str, _Place]:
         and "train" in place.splits
         and not (name.endswith("/*") and all(name[:-1] + s == f for s, f in place.splits.items()))
     }
+
+
+def _quoted(name: str) -> str:
+    return json.dumps(name, ensure_ascii=False)
 
 
 def _pictures(root: Path, name: str, deep: bool = True) -> dict[str, Path]:
@@ -138,12 +161,12 @@ def _folders(root: Path, name: str = "") -> list[str]:
 
 def _lists(root: Path) -> dict[str, str]:
     """Lists of the images of each split, in the places where VOC and others have them."""
-    if (root / "train.txt").is_file():
+    if split_lists(root):
         return {}
-    for folder in LIST_FOLDERS:
-        if (root / folder / "train.txt").is_file():
-            files = {split: f"{folder}/{split}.txt" for split in USUAL_SPLITS}
-            return {split: file for split, file in files.items() if (root / file).is_file()}
+    for place in LIST_FOLDERS:
+        folder = spelled(root, place)
+        if folder is not None and "train" in (files := split_lists(root / folder)):
+            return {split: f"{folder}/{file}" for split, file in files.items()}
     return {}
 
 

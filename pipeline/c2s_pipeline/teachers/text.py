@@ -83,7 +83,8 @@ def say_cut(encoder: TextEncoder, names: Sequence[str], templates: Sequence[str]
     """Say on stderr which names the text tower does not read whole."""
     cut = cut_names(encoder, names, templates)
     if cut:
-        others = f" and of {len(cut) - 1} others" if len(cut) > 1 else ""
+        more = len(cut) - 1
+        others = f" and of {more} other{'s' * (more > 1)}" if more else ""
         print(
             f"note: the text tower reads only the beginning of the class name {cut[0][:80]!r}{others}; "
             "what follows has no effect.",

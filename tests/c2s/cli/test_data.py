@@ -164,7 +164,7 @@ def test_a_users_folder_from_the_command_line(c2s, tmp_path, rng):
     (tmp_path / "mine/classes.yaml").write_text(yaml.safe_dump({"classes": ["cat", "dog"]}))
     code, out, _ = c2s("data", "check", "./mine")
     assert code == 0
-    assert "mine/train: 1 images, 30 x 24" in out
+    assert "mine/train: 1 image, 30 x 24" in out
     (tmp_path / "split.yaml").write_text("unseen: [dog]\n")
     code, out, _ = c2s("data", "show", "mine", "--json", "--split-file", "split.yaml")
     facts = json.loads(out)

@@ -158,7 +158,7 @@ def test_masks_in_colour(palette, world):
 
 
 def test_lists_of_masks_in_colour_are_splits(world):
-    """As CVAT exports subsets."""
+    """As CVAT exports subsets, which it calls Train and Validation."""
     root, maps = world
     (root / "val2017").rename(root / "JPEGImages")
     (root / "SegmentationClass").mkdir()
@@ -167,7 +167,7 @@ def test_lists_of_masks_in_colour_are_splits(world):
         Image.fromarray(drawn).save(root / f"SegmentationClass/{name}.png")
     (root / "labelmap.txt").write_text("thing:9,9,9::\nbackground:0,0,0::\n")
     (root / "ImageSets/Segmentation").mkdir(parents=True)
-    for split, name in (("train", "a"), ("val", "b")):
+    for split, name in (("Train", "a"), ("Validation", "b")):
         (root / f"ImageSets/Segmentation/{split}.txt").write_text(f"{name}\n")
     want = {n: (m == OUTSIDE).astype(np.uint8) for n, m in maps.items()}
     converted(root, root / "out")
@@ -175,7 +175,7 @@ def test_lists_of_masks_in_colour_are_splits(world):
     require_same(root / "out", {"b": want["b"]}, "val", ("thing", "background"))
     converted(root, root / "all", split="train")
     require_same(root / "all", want, "train", ("thing", "background"))
-    (root / "ImageSets/Segmentation/val.txt").write_text("c\n")
+    (root / "ImageSets/Segmentation/Validation.txt").write_text("c\n")
     with pytest.raises(DataError, match="names c, which has no mask"):
         converted(root, root / "other")
 
