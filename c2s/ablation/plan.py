@@ -170,7 +170,7 @@ def _resolve(
     )
     config = config.resolved(manifest)
     derived = cache.name if isinstance(cache, Path) else ""
-    known = {"base": manifest.fingerprints, "derived": derived}
+    known = {"base": config.method.learns_from(manifest), "derived": derived}
     return config.model_copy(update={"name": run_name(config, known)})
 
 

@@ -101,7 +101,8 @@ def ablate(
         allow_code,
     )
     manifest = read_manifest(cache)
-    scoring = Scoring(dataset or manifest.dataset, root, split, limit, tuple(on or ()))
+    others = tuple(dict.fromkeys((*(on or ()), *(name for grid in grids for name in grid.on))))
+    scoring = Scoring(dataset or manifest.dataset, root, split, limit, others)
     plan = make_plan(grids, request)
     for settings in plan.runs:
         asked = settings.student in (student or ()) or f"student={settings.student}" in (set_ or ())

@@ -23,7 +23,9 @@ def demo(
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="Whose main table, or all [default: clip-to-seg]. Repeatable."),
+        typer.Option(
+            help="Whose main table [default: clip-to-seg]; repeatable. all: every method at its best, side by side."
+        ),
     ] = None,
 ) -> None:
     """Build the Shapes cache, train the rows of the paper's main table (C2S: Table IV), and compare."""
@@ -33,8 +35,14 @@ def demo(
     check_folder(out)
     for module, extra in (("open_clip", "build"), ("distributed", "build"), ("matplotlib", "demo")):
         require(module, extra)
-    from c2s.demo.run import run
-    from c2s.methods.registry import DEFAULT, names
+    from c2s.methods.registry import DEFAULT
 
-    whose = names() if "all" in (method or ()) else method or [DEFAULT]
-    run(seeds, out, recipe, methods=tuple(dict.fromkeys(whose)))
+    whose = tuple(dict.fromkeys(method or [DEFAULT]))
+    if "all" in whose:
+        from c2s.demo.comparison import compare
+
+        compare(seeds, out, recipe)
+    else:
+        from c2s.demo.run import run
+
+        run(seeds, out, recipe, methods=whose)

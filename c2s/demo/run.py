@@ -16,21 +16,19 @@ from c2s.ablation.cell import Scoring
 from c2s.ablation.live import run_grids
 from c2s.ablation.plan import Request, make_plan
 from c2s.ablation.report import grid_table
-from c2s.config import merge, resolve
-from c2s.datasets import load_dataset
+from c2s.config import merge
+from c2s.demo.cache import build_cache
 from c2s.demo.free_words import word_scores, words_table
 from c2s.demo.gallery import draw_gallery, draw_ladder
+from c2s.demo.grids import main_table, stages_for, usual_recipe
 from c2s.demo.picture import draw_predictions
 from c2s.demo.teacher_report import region_accuracy
-from c2s.methods.grid import Grid
-from c2s.methods.recipes import load_recipe, recipe_names
-from c2s.methods.registry import DEFAULT, method_class, method_config, stages_of
-from c2s.shapes.defaults import BUILD, TEACHER_FOLDER
-from c2s.terminal import BuildBar, print_table
-from c2s_cache import C2SError, ConfigError
+from c2s.methods.recipes import load_recipe
+from c2s.methods.registry import DEFAULT
+from c2s.shapes.defaults import TEACHER_FOLDER
+from c2s.terminal import print_table
+from c2s_cache import C2SError
 from c2s_cache.receipt import write_atomic
-from c2s_pipeline.build.builder import build
-from c2s_pipeline.build.request import request_model
 
 
 def run(
@@ -64,24 +62,23 @@ def run(
     """
     console = Console(stderr=True)
     started = time.monotonic()
-    named = {method: recipe or _usual(method) for method in methods}
+    named = {method: recipe or usual_recipe(method) for method in methods}
     recipes = {method: load_recipe(name, method) for method, name in named.items()}
-    grids = {method: _main_table(method) for method in methods}
+    grids = {method: main_table(method) for method in methods}
+    stages = [s for method, grid in grids.items() for s in stages_for(method, [grid])]
     cache, changes = out / "shapes.zarr", dict[str, Any]()
     for chosen in recipes.values():
         changes = merge(changes, chosen.build)
     console.rule(f"1 of 3: the teacher's cache, once ({cache})")
-    asked_for = {**changes, "limit": images, "stages": _stages(grids)}
-    request = resolve(request_model(), BUILD, None, (), asked_for)
-    with BuildBar() as progress:
-        built = build(load_dataset("shapes").split("train"), request, cache, progress=progress)
+    request, built = build_cache(cache, stages, changes, images)
     teacher = {"folder": TEACHER_FOLDER.name, **region_accuracy(TEACHER_FOLDER, 200, "val")}
-    scoring, found, tables = Scoring("shapes", limit=limit), {}, []
+    found, tables = dict[str, Any](), []
     for method, grid in grids.items():
         console.rule(f"2 of 3: {grid.title}, {method}, recipe {named[method]}, from the cache")
         asked = Request(
             str(cache), out, recipes[method], settings=settings, seeds=seeds, method=method
         )
+        scoring = Scoring("shapes", limit=limit, others=grid.on)
         facts = run_grids(make_plan([grid], asked), asked, scoring)
         if facts["failed"]:
             raise C2SError(next(iter(facts["failed"].values())))
@@ -117,26 +114,6 @@ def run(
         highlight=False,
     )
     return results
-
-
-def _usual(method: str) -> str:
-    return "best" if "best" in recipe_names(method) else "paper"
-
-
-def _stages(grids: Mapping[str, Grid]) -> tuple[str, ...]:
-    """What methods are built with, and rows read beside it."""
-    rows = [
-        (method, row.train.get("method", {})) for method, grid in grids.items() for row in grid.rows
-    ]
-    read = [method_config({"name": method, **own}).read_stages() for method, own in rows]
-    return tuple(dict.fromkeys((*stages_of(grids), *(s for stages in read for s in stages))))
-
-
-def _main_table(method: str) -> Grid:
-    tables = method_class(method).tables()
-    if not tables:
-        raise ConfigError(f"The method {method} has no table to run.")
-    return next(iter(tables.values()))
 
 
 def _rows(method: str, grid: Mapping[str, Any]) -> list[dict[str, Any]]:

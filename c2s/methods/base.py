@@ -18,7 +18,7 @@ from c2s.methods.examples import Examples
 from c2s.methods.grid import Grid
 from c2s.students.base import Student
 from c2s.students.registry import create
-from c2s.text import cached_text, cached_words
+from c2s.text import TEXT, cached_text, cached_words
 from c2s.vocabulary import Vocabulary
 from c2s_cache.manifest import Manifest
 from c2s_cache.reader import Cache
@@ -135,6 +135,11 @@ class MethodConfig(BaseModel, ABC):
     def read_stages(self) -> tuple[str, ...]:
         """The stages that a cache must have under these settings."""
         return self.stages
+
+    def learns_from(self, manifest: Manifest) -> dict[str, str]:
+        """Fingerprints of what training reads of a cache, by stage: the stages that it asks for, all that these are
+        made of, and the text. What else a cache has makes no difference to a run."""
+        return manifest.fingerprints_of((*self.read_stages(), TEXT))
 
     def new_student(self, name: str, weights: str | None, cache: Cache) -> Student:
         """A student to begin with.

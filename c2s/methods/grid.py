@@ -68,6 +68,7 @@ class Grid(BaseModel):
         title: of the table.
         rows: at least one, names distinct.
         students: empty: the student that suits the cache's data set.
+        on: further data sets that its rows are scored on, by the names of their classes.
         columns: what the paper's figures are: scores on the cache's data set, or on another one ("mIoU@context").
         seeds: runs per row and student, with seeds 0, 1, ...
         train: nested values of `TrainConfig` for all rows, above the recipe.
@@ -81,6 +82,7 @@ class Grid(BaseModel):
     title: str = ""
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
     students: tuple[str, ...] = ()
+    on: tuple[str, ...] = ()
     columns: Annotated[tuple[str, ...], Field(min_length=1)] = SCORES
     seeds: Annotated[int, Field(ge=1, le=1000)] = 1
     train: dict[str, Any] = {}

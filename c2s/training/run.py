@@ -119,7 +119,7 @@ def resume(
         )
     cache = open_cache(config.cache, config.method.read_stages(), config.parts)
     info = read_info(path)
-    before, now = info.fingerprints, cache.manifest.fingerprints
+    before, now = info.fingerprints, config.method.learns_from(cache.manifest)
     changed = [stage for stage in now if before.get(stage) != now[stage]]
     if changed:
         raise RunError(

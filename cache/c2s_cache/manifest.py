@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property, reduce
 from itertools import accumulate
 from operator import getitem
@@ -329,6 +329,14 @@ class Manifest(_Model):
                 }
             )
         return prints
+
+    def fingerprints_of(self, names: Iterable[str]) -> dict[str, str]:
+        """Fingerprints of some stages and of all that these depend on; what the cache lacks is left out."""
+        wanted = set(names)
+        for stage in reversed(self.stages):  # each comes after those that it depends on
+            if stage.name in wanted:
+                wanted.update(stage.upstream)
+        return {name: value for name, value in self.fingerprints.items() if name in wanted}
 
     def fingerprint(self, stage: str, block: int) -> str:
         """Fingerprint of a stage of a block: the stage's, when the block's part was the last one."""

@@ -278,3 +278,10 @@ def _only_missing(a, b):
 
 def test_canonical_json_ignores_key_order():
     assert canonical_json({"b": 1, "a": 2}) == canonical_json({"a": 2, "b": 1}) == b'{"a":2,"b":1}'
+
+
+def test_fingerprints_of_some_stages_are_those_of_all_that_they_are_made_of():
+    m = manifest()
+    assert set(m.fingerprints_of(["regions"])) == {"regions", "masks", "views", "labels", "images"}
+    assert m.fingerprints_of(["text", "no such stage"]) == {"text": m.fingerprints["text"]}
+    assert m.fingerprints_of(m.stage_names) == m.fingerprints

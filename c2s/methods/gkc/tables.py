@@ -30,6 +30,7 @@ TABLES: dict[str, Grid] = {
         title="GKC on Shapes: Table 4, and latent regions as further segments",
         paper=PAPER,
         columns=COLUMNS,
+        on=("shapes-renamed",),
         rows=(*MAIN, row("both, latent regions", latent="regions", student_token="post")),
         note="With latent regions the embedding that classes are told by is distilled (student_token=post).",
     ),

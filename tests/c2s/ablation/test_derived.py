@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from c2s.datasets import load_dataset
 from c2s.methods.clip_to_seg.tables import TABLES
 from c2s.methods.grid import Grid, Row
 from c2s.methods.recipes import Recipe
+from c2s.runs.checkpoint import saved_step
+from c2s.runs.config import load_config
 from c2s.shapes.defaults import BUILD
+from c2s.training.run import resume, train
 from c2s_cache import ConfigError, open_cache
 
 pytestmark = pytest.mark.slow
@@ -81,3 +85,29 @@ def test_changes_are_stated_as_values_and_not_as_a_file_wrote_them(shapes, tmp_p
     row = Row(name="a", build={"masks": {"threshold": "6e-1"}})
     plan = make_plan([Grid(name="g", rows=(row,))], Request(str(shapes), tmp_path))
     assert list(plan.derived.values()) == [{"masks": {"threshold": 0.6}}]
+
+
+def test_stages_that_another_method_reads_change_no_run(shapes, tmp_path, scheduler):
+    """A cache that is extended for one method keeps the finished runs of another, and those that are under way."""
+    from c2s_pipeline.build.builder import build
+    from c2s_pipeline.build.request import build_request
+
+    cache = tmp_path / "shapes.zarr"
+    shutil.copytree(shapes, cache)
+    path = train(
+        load_config(cache=str(cache), runs=tmp_path, name="one", iterations=2, batch_size=2)
+    )
+    grid = Grid(name="full", rows=(Row(name="full"),))
+
+    def planned():
+        (run,) = make_plan([grid], Request(str(cache), tmp_path)).runs
+        return run.run_name
+
+    before = planned()
+    stages = (*open_cache(cache).manifest.stage_names, "cells")
+    request = build_request(**{**BUILD, "limit": 6, "block_rows": 6, "stages": stages})
+    build(load_dataset("shapes").split("train"), request, cache, scheduler=scheduler, update=True)
+    assert "cells" in open_cache(cache).manifest.stage_names
+    assert planned() == before
+    resume(path, iterations=3)
+    assert saved_step(path) == 3
