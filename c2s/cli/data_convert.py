@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,8 +94,11 @@ def _write(conversion: Conversion, out: Path, split: str) -> list[str]:
 
 
 def _named_split(file: Path) -> str:
-    """The split that a file name says, or "train"."""
-    return next((s for s in ("train", "val", "test") if s in file.stem.lower()), "train")
+    """The split that a word of a file name says, or "train"."""
+    from c2s.datasets.spelling import usual_split
+
+    words = re.split(r"[^a-z]+", file.stem.lower())
+    return next(filter(None, map(usual_split, words)), "train")
 
 
 def show(sentences: list[str], json_: bool) -> None:

@@ -51,6 +51,11 @@ def read_coco(
         DataError: it is something else, or a photo or PNG is missing.
         ConfigError: the photos are not found.
     """
+    if {"shapes", "imagePath"} <= set(content):
+        raise DataError(
+            f"{file} is LabelMe's, which has a file for each photo.",
+            "LabelMe's own labelme2coco.py makes one COCO JSON of them: convert that.",
+        )
     if not {"images", "annotations", "categories"} <= set(content):
         raise DataError(f"{file} is no COCO file: it has no images, annotations and categories.")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -62,10 +63,11 @@ class Conversion:
                 file = part / f"{image_id}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pair.labels()).save(file)
+                advance(1)
+            for image_id, pair in self.pairs.items():
                 photo = images / f"{image_id}{pair.photo.suffix}"
                 photo.parent.mkdir(parents=True, exist_ok=True)
                 _link(pair.photo, photo)
-                advance(1)
             # One that is there has these classes, and perhaps more to say.
             if not (out / CLASSES_FILE).exists():
                 write_classes(out, {"classes": list(self.classes)})
@@ -75,6 +77,11 @@ class Conversion:
                 f"{error.filename} cannot be written ({error.strerror}).",
                 "Free space or fix permissions, then run the same command again.",
             ) from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+            for empty in (part.parent, out):
+                with contextlib.suppress(OSError):
+                    empty.rmdir()  # it refuses what is not empty
 
     def _check(self, out: Path, split: str) -> None:
         if (out / "masks" / split).exists():

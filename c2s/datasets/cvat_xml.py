@@ -22,13 +22,13 @@ from c2s.datasets.convert import (
     polygons_mask,
     require_photo,
 )
+from c2s.datasets.spelling import usual_split
 from c2s_cache import DataError
 from c2s_cache.label_map import LabelMap
 
 AREAS = ("polygon", "mask")
 OTHERS = ("box", "ellipse", "polyline", "points", "cuboid", "skeleton")
 LABEL_TYPES = ("any", "polygon", "mask")
-SUBSETS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 def read_cvat(
@@ -58,17 +58,24 @@ def read_cvat(
     if not classes:
         raise DataError(f"{file} lists no label of areas in its <meta>.")
     pictures = root.findall("image")
-    folder = images or photo_folder(file, [str(pictures[0].get("name"))])
+    folder = images or photo_folder(file, [_path(pictures[0])])
     by_split: dict[str, dict[str, Pair]] = {}
+    unusual: Counter[str] = Counter()
     for image in pictures:
-        name = require_photo(folder, str(image.get("name")))
-        subset = SUBSETS.get(str(image.get("subset")).lower(), split)
-        pairs = by_split.setdefault(subset, {})
-        key = photo_id(_below_subset(name, str(image.get("subset"))))
+        subset = str(image.get("subset") or "default")
+        name = require_photo(folder, _path(image))
+        key = photo_id(_below_subset(name, subset))
+        called = usual_split(subset)
+        unusual[subset] += called is None and subset.lower() != "default"
+        pairs = by_split.setdefault(called or split, {})
         if key in pairs:
             raise DataError(f"{file} has two images called {key}.")
         pairs[key] = Pair(folder / name, partial(_draw, file, image, ids, len(classes), background))
-    notes = _notes(pictures)
+    notes = _notes(pictures) + tuple(
+        f"{count:,} photos of the subset {name!r} are in the split {split}."
+        for name, count in unusual.items()
+        if count
+    )
     return {
         name: Conversion(classes, pairs, notes * (i == 0))
         for i, (name, pairs) in enumerate(by_split.items())
@@ -93,6 +100,12 @@ def _load(file: Path) -> Element:
 
 def _text(element: Element, tag: str) -> str:
     return (element.findtext(tag) or "").strip()
+
+
+def _path(image: Element) -> str:
+    """Where a photo may lie: in the folder of its subset, if it is in none by its name."""
+    name, subset = str(image.get("name")), image.get("subset")
+    return name if not subset or name.startswith(f"{subset}/") else f"{subset}/{name}"
 
 
 def _below_subset(name: str, subset: str) -> str:

@@ -136,7 +136,8 @@ def _draw(photo: Path, text: Path, classes: int) -> LabelMap:
     """Label map of outlines `class x y x y ...`, from 0 to 1 of the photo's sides; smaller ones on top."""
     height, width = decode_image(photo.read_bytes()).shape[:2]
     found = []
-    for line in read_text(text, "the outlines").splitlines() if text.is_file() else ():
+    lines = read_text(text, "the outlines").splitlines() if text.is_file() else ()
+    for line in filter(str.strip, lines):
         try:
             number, *places = (float(value) for value in line.split())
         except ValueError as error:

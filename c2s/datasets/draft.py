@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from c2s.datasets.descriptor import LabelEncoding
 from c2s.datasets.export import conversion, find_export
 from c2s.datasets.label_file import RESIZED, read_label_file
 from c2s.datasets.pairing import find_pair
+from c2s.datasets.spelling import spelled
 from c2s_cache import ConfigError, DataError
 from c2s_cache.picture import Picture, opened, rgb, undecodable
 from c2s_cache.text_file import read_text
@@ -28,9 +30,20 @@ LOOKED = 300
 MOST_COLOURS = 256
 NAME_FILES = (
     *("class_dict.csv", "labelmap.txt", "label_colors.txt", "classes.txt", "codes.txt"),
-    *("labels.txt", "names.txt", "class_names.txt", "id2label.json"),
+    *("labels.txt", "names.txt", "class_names.txt", "id2label.json", "_classes.csv"),
 )
-"""Files beside the folders of images that name classes: CamVid's on Kaggle, CVAT's, CamVid's own, and usual ones."""
+"""Files beside the folders of images, or in them, that name classes: CamVid's on Kaggle, CVAT's, CamVid's own, usual
+ones, and Roboflow's."""
+
+_RGB = r"(?P<r>\d{1,3})[,\s]+(?P<g>\d{1,3})[,\s]+(?P<b>\d{1,3})"
+COLOUR_LINES = (
+    re.compile(rf"{_RGB}[,:;\s]+(?P<name>\D.*)"),
+    re.compile(rf"(?P<name>.+?)[,:;\s]+{_RGB}(?::.*)?"),
+)
+VALUE_LINES = (
+    re.compile(r"(?P<value>\d+)\s*[,:;\s]\s*(?P<name>\D.*)"),
+    re.compile(r"(?P<name>\D.*?)\s*[,:;\t=]\s*(?P<value>\d+)"),
+)
 
 Colour = tuple[int, int, int]
 
@@ -86,7 +99,8 @@ def draft_classes(root: Path) -> Draft:
     files = pair.label_files[::step]
     drawn = _are_drawn(files)
     seen = _seen(files, drawn)
-    names, source = _names(root, seen)
+    places = [root / folder for folder in pair.folders.get("train", (pair.masks, pair.images))]
+    names, source, others = _names([root, *places], seen)
     if drawn and not source and (export := find_export(root)) is not None:
         raise DataError(
             f"no file tells the colours of the label maps in {root / pair.masks}, but {export} holds another tool's "
@@ -94,6 +108,10 @@ def draft_classes(root: Path) -> Draft:
             f"Convert them: {conversion(export)}. To use the colours as they are, move that file "
             "away.",
         )
+    if len(files) < len(pair.label_files):  # those that were not looked at may have them
+        seen += [Seen(value, 0, 0, "") for value in others]
+        seen = seen if drawn else sorted(seen, key=lambda s: s.value)
+        others = []
     lines = [
         f"# Written by c2s data init from {len(files)} of {len(pair.label_files)} label maps.",
         f"# Names are from {source}." if source else "# Put in what each class shows, in words.",
@@ -102,6 +120,9 @@ def draft_classes(root: Path) -> Draft:
     lines += (
         _drawn_lines(seen, names, len(files)) if drawn else _number_lines(seen, names, len(files))
     )
+    if others:
+        listed = ", ".join(_quoted(names[value]) for value in others)
+        lines.append(f"# words: [{listed}]  # named in {source}, and in no label map")
     lines.append("# unseen: [...]  # names of classes whose annotation training must not see")
     return Draft(
         text="\n".join(lines) + "\n",
@@ -150,7 +171,7 @@ def _drawn_lines(seen: Sequence[Seen], names: Mapping[int | Colour, str], files:
 def _hint(name: str) -> str:
     """What to do about a class whose name may say that it is none."""
     return (
-        ', and if it means "no label", delete it and write ignore: others'
+        ', and if it means "no label", delete it (and its colour) and write ignore: others'
         if name.strip().lower() in NOTHING
         else ""
     )
@@ -165,6 +186,8 @@ def _quoted(name: str) -> str:
 
 
 def _about(one: Seen, seen: Sequence[Seen], files: int) -> str:
+    if not one.files:
+        return f"in none of the {files} label maps that were looked at"
     share = 100 * one.pixels / sum(s.pixels for s in seen)
     return (
         f"{share:.2g} % of the pixels, in {one.files} of {files} label maps, such as {one.example}"
@@ -226,35 +249,50 @@ def _seen(files: Sequence[Path], drawn: bool) -> list[Seen]:
     return sorted(seen, key=lambda s: s.value)
 
 
-def _names(root: Path, seen: Sequence[Seen]) -> tuple[dict[int | Colour, str], str]:
-    """A name for each value or colour: of a file that names them all, or else a placeholder; and that file."""
+def _names(
+    folders: Sequence[Path], seen: Sequence[Seen]
+) -> tuple[dict[int | Colour, str], str, list[int | Colour]]:
+    """A name for each value or colour: of a file that names them all, or else a placeholder; that file; and what it
+    names that was not seen."""
     wanted = [s.value for s in seen]
     needed = {v for v in wanted if v != 255}
-    for file in (root / name for name in NAME_FILES):
-        if file.is_file():
-            told = _told(file)
+    found = ((folder, spelled(folder, name)) for folder in folders for name in NAME_FILES)
+    for file in (folder / name for folder, name in found if name is not None):
+        for told in _told(file):
             if needed <= set(told):
-                return {v: told.get(v, PLACEHOLDER.format(v)) for v in wanted}, file.name
-    return {v: PLACEHOLDER.format(v if isinstance(v, int) else i) for i, v in enumerate(wanted)}, ""
+                names = {v: told.get(v, PLACEHOLDER.format(v)) for v in wanted}
+                return {**told, **names}, file.name, [v for v in told if v not in names]
+    numbers = {v: v if isinstance(v, int) else i for i, v in enumerate(wanted)}
+    return {v: PLACEHOLDER.format(i) for v, i in numbers.items()}, "", []
 
 
-def _told(file: Path) -> dict[int | Colour, str]:
-    """Names by colour or value that a file tells: `name,r,g,b`, `r g b name`, `name:r,g,b::`, JSON, a name a line."""
+def _told(file: Path) -> Iterator[dict[int | Colour, str]]:
+    """Names by colour or value, in each way in which a file may be meant: `name,r,g,b`, `r g b name`, `name:r,g,b::`,
+    `value,name`, `name: value`, a name a line, JSON."""
     text = read_text(file, "the list of classes")
     if file.suffix == ".json":
-        try:
-            content = json.loads(text)
-            return {int(key): str(name) for key, name in content.items()}
-        except (ValueError, AttributeError):
-            return {}
+        yield from _told_json(text)
+        return
     lines = [line.strip() for line in text.splitlines() if line.strip() and line.strip()[0] != "#"]
-    colours: dict[int | Colour, str] = {}
-    for line in lines:
-        parts = [part for part in re.split(r"[,:;\s]+", line) if part]
-        numbers = [int(part) for part in parts if part.isdecimal()]
-        words = [part for part in parts if not part.isdecimal()]
-        if len(numbers) == 3 and words and max(numbers) <= 255:
-            colours[numbers[0], numbers[1], numbers[2]] = " ".join(words)
-    if colours:
-        return colours
-    return dict(enumerate(lines))
+    matches = [m for line in lines for form in COLOUR_LINES if (m := form.fullmatch(line))]
+    if matches:
+        yield {(int(m["r"]), int(m["g"]), int(m["b"])): m["name"].strip() for m in matches}
+        return
+    for form in VALUE_LINES:
+        rows = [form.fullmatch(line) for line in lines]
+        if lines and not re.search(r"\d", lines[0]):
+            rows = rows[1:]  # the titles of the columns
+        if rows and all(rows):
+            yield {int(m["value"]): m["name"].strip() for m in rows if m}
+    yield dict(enumerate(lines))
+
+
+def _told_json(text: str) -> Iterator[dict[int | Colour, str]]:
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return
+    pairs = dict(enumerate(content)) if isinstance(content, list) else content
+    for way in (pairs, {v: k for k, v in pairs.items()}) if isinstance(pairs, dict) else ():
+        with contextlib.suppress(ValueError, TypeError):
+            yield {int(value): str(name) for value, name in way.items()}

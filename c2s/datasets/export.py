@@ -25,12 +25,14 @@ SIGNS: dict[str, tuple[tuple[bytes, ...], ...]] = {
         (b'"images"', b'"file_name"'),
         *((b'"annotations"', b'"original_width"'), (b'"annotations"', b'"segments_info"')),
         *((b'"brushlabels"',), (b'"polygonlabels"',)),
+        (b'"version"', b'"flags"', b'"shapes"'),
     ),
     ".xml": ((b"<annotations", b"<image"), (b"<annotations", b"<meta")),
     ".mat": ((b"MATLAB",),),
     ".yaml": ((b"names:", b"train:"), (b"classes:", b"train:", b"masks:")),
 }
-"""By ending: words of which all stand at the beginning of an export that `c2s data convert` reads."""
+"""By ending: words of which all stand at the beginning of an export that `c2s data convert` reads, or (LabelMe's) says
+what does."""
 
 
 def find_export(root: Path) -> Path | None:

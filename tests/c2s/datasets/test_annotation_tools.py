@@ -230,19 +230,27 @@ def test_layers_of_cvat_and_its_run_lengths(photos):
     )
 
 
-def test_subsets_of_cvat_are_splits(photos):
+@pytest.mark.parametrize("named", [True, False])
+def test_subsets_of_cvat_are_splits(photos, named):
+    """The name of an image may have the folder of its subset in front, or not."""
     for name, split in (("a", "Train"), ("b", "Validation")):
         (photos / "images" / split).mkdir()
         (photos / f"images/{name}.jpg").rename(photos / f"images/{split}/{name}.jpg")
     whole = [polygon("cat", 0, 0, W, H)]
     images = [
-        (f"{split}/{name}.jpg", {"subset": split}, whole)
+        (f"{split}/{name}.jpg" if named else f"{name}.jpg", {"subset": split}, whole)
         for name, split in (("a", "Train"), ("b", "Validation"))
     ]
     converted(cvat(photos, images, kind="project"), photos / "out")
     assert load_dataset(str(photos / "out")).splits == ("train", "val")
     for split, name in (("train", "a"), ("val", "b")):
         require_same(photos / "out", {name: np.zeros((H, W))}, split)
+
+
+def test_a_subset_that_is_no_usual_split_is_said(photos):
+    images = [(f"{name}.jpg", {"subset": "Cars"}, []) for name in "ab"]
+    said = converted(cvat(photos, images), photos / "out")
+    assert "2 photos of the subset 'Cars' are in the split train." in said
 
 
 @pytest.mark.parametrize(

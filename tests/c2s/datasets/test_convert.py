@@ -264,7 +264,7 @@ def test_yaml_of_outlines(world):
         for value in np.unique(labels[labels != OUTSIDE]).tolist():
             corners = np.array(box(labels, value)).reshape(-1, 2) / (40, 24)
             lines.append(" ".join(map(str, (value, *corners.reshape(-1).tolist()))))
-        (root / f"labels/val/{name}.txt").write_text("\n".join(reversed(lines)))
+        (root / f"labels/val/{name}.txt").write_text("\n".join(reversed(["", *lines, " "])))
     content = {"path": "nowhere", "val": "images/val", "names": dict(enumerate(CLASSES))}
     (root / "data.yaml").write_text(yaml.safe_dump(content))
     converted(root / "data.yaml", root / "out")
@@ -304,6 +304,27 @@ def test_yaml_of_outlines(world):
     (root / "labels/val/a.txt").write_text("0 0.5 0.5 0.1 0.1\n")
     with pytest.raises(DataError, match="holds boxes, not outlines"):
         converted(root / "data.yaml", root / "other")
+    assert not (root / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "split"),
+    [
+        ("instances_Validation.json", "val"),
+        ("coco-test2017.json", "test"),
+        ("interval.json", "train"),
+        ("retest_trainval.json", "train"),
+    ],
+)
+def test_a_split_is_a_word_of_the_files_name(world, file, split):
+    root, maps = world
+    (root / "val2017").rename(root / "photos")
+    whole = [
+        {"id": i, "image_id": i, "category_id": 5, "segmentation": [[0, 0, 40, 0, 40, 24, 0, 24]]}
+        for i in range(len(maps))
+    ]
+    converted(coco(root, maps, whole, file), root / "out")
+    assert load_dataset(str(root / "out")).splits == (split,)
 
 
 @pytest.mark.parametrize(
@@ -314,6 +335,7 @@ def test_yaml_of_outlines(world):
         ("x.json", "[3]", "is no export of Label Studio"),
         ("x.json", "{}", "is no COCO file: it has no images"),
         ("x.json", "3", "cannot be converted: expected"),
+        ("x.json", '{"shapes": [], "imagePath": "a.jpg"}', "is LabelMe's.*labelme2coco"),
         ("x.json", '{"images": [], "annotations": [], "categories": [{}]}', "is no COCO file"),
         (
             "x.json",

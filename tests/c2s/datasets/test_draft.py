@@ -147,6 +147,11 @@ def test_names_of_colours_come_from_the_list_beside_them(tmp_path, file, text):
     [
         ("classes.txt", "Void\na\nb\nAnimal\nc\nd\ne\nArchway\n"),
         ("id2label.json", '{"0": "Void", "3": "Animal", "7": "Archway"}'),
+        ("classes.txt", "0 Void\n3: Animal\n7\tArchway\n"),
+        ("Classes.TXT", "Void: 0\nAnimal: 3\nArchway: 7\n"),
+        ("masks/_classes.csv", "Pixel Value, Class\n0, Void\n3, Animal\n7, Archway\n"),
+        ("images/id2label.json", '{"Void": 0, "Animal": 3, "Archway": 7}'),
+        ("id2label.json", '["Void", "a", "b", "Animal", "c", "d", "e", "Archway"]'),
     ],
 )
 def test_names_of_values_come_from_the_list_beside_them(tmp_path, file, text):
@@ -154,6 +159,33 @@ def test_names_of_values_come_from_the_list_beside_them(tmp_path, file, text):
     (tmp_path / file).write_text(text)
     draft, dataset = described(tmp_path)
     assert (draft.named, dataset.classes) == (True, ("Void", "Animal", "Archway"))
+
+
+def test_names_may_begin_or_end_with_a_number(tmp_path):
+    fill(tmp_path, "images", "masks", [Image.fromarray(VALUES // 3)] * 2)
+    (tmp_path / "classes.txt").write_text("2 wheels\n4 wheels\nclass 7\n")
+    assert described(tmp_path)[1].classes == ("2 wheels", "4 wheels", "class 7")
+    shutil.rmtree(tmp_path)
+    fill(tmp_path, "images", "masks", [drawn(VALUES)])
+    (tmp_path / "class_dict.csv").write_text(
+        "name,r,g,b\nlane 2,0,0,0\n3rd row,64,128,64\nArchway,192,0,128\n"
+    )
+    assert {*described(tmp_path)[1].classes} == {"lane 2", "3rd row", "Archway"}
+
+
+def test_named_classes_that_no_label_map_shows(tmp_path, monkeypatch):
+    """Words, where all were looked at; classes, where those that were not may show them."""
+    fill(tmp_path, "images", "masks", [Image.fromarray(VALUES // 3)] * 3)
+    (tmp_path / "classes.txt").write_text("road\ngrass\ntree\nsign, red\nbicycle\n")
+    assert '# words: ["sign, red", bicycle]  # named in classes.txt, and in no label map\n' in (
+        draft_classes(tmp_path).text
+    )
+    monkeypatch.setattr("c2s.datasets.draft.LOOKED", 2)
+    text = draft_classes(tmp_path).text
+    assert "# words" not in text
+    assert "  4: bicycle  # in none of the 2 label maps that were looked at\n" in text
+    (tmp_path / "classes.yaml").write_text(text)
+    assert load_dataset(str(tmp_path)).classes == ("road", "grass", "tree", "sign, red", "bicycle")
 
 
 @pytest.mark.parametrize(
@@ -231,6 +263,7 @@ def test_annotations_of_another_tool_are_pointed_to(tmp_path):
         ("a.json", '{"info": {}, "images": [{"file_name": "a.jpg"}], "annotations": []}', True),
         ("a.json", '[{"id": 1, "annotations": [{"result": [{"original_width": 3', True),
         ("a.json", '[{"image": "a.jpg", "tag": [{"rle": [], "brushlabels": ["x"]}]}]', True),
+        ("a.json", '{"version": "5.2.1", "flags": {}, "shapes": [{"label": "x"', True),  # LabelMe
         ("a.xml", "<?xml?>\n<annotations><version>1.1</version><meta>", True),
         ("a.yml", "train: {images: a, masks: b}\nval: {}\nclasses: [a]\n", True),
         ("metadata.json", '{"images": 3, "title": "Holiday"}', False),
@@ -309,7 +342,7 @@ def test_a_class_that_may_be_no_label_is_pointed_out(tmp_path):
     hints = [line for line in described(tmp_path)[0].text.splitlines() if "no label" in line]
     assert len(hints) == 1
     assert hints[0].startswith("  - Void")
-    assert hints[0].endswith('means "no label", delete it and write ignore: others')
+    assert hints[0].endswith('"no label", delete it (and its colour) and write ignore: others')
 
 
 def test_names_that_yaml_would_read_otherwise_are_kept(tmp_path):
