@@ -63,6 +63,8 @@ def build(
     """Build the teacher cache of a data set, or resume a build where it stopped."""
     check_machine(workers, scheduler)
     from c2s.cli.build_report import report_build
+    from c2s.datasets.folder import FolderSplit
+    from c2s.datasets.outside import outside_splits
     from c2s.terminal import BuildBar
 
     source, request, usual = cache_request(**asked)
@@ -71,8 +73,9 @@ def build(
     with BuildBar() as bar:
         report = run(source, request, out or usual, workers, bar, scheduler, update, append)
     report_build(report, json_)
-    if source.passed_over is not None:
-        typer.echo(f"note: {source.passed_over}", err=True)
+    outside = outside_splits(source) if isinstance(source, FolderSplit) else []
+    for note in filter(None, (source.passed_over, *outside)):
+        typer.echo(f"note: {note}", err=True)
 
 
 @app.command()

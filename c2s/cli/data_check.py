@@ -6,8 +6,9 @@ from pathlib import Path
 
 import typer
 
-from c2s.datasets.check import Problem, SplitReport, check_split
+from c2s.datasets.check import Problem, SplitReport, check_split, note_never_seen
 from c2s.datasets.folder import FolderSplit, NotThere
+from c2s.datasets.outside import outside_splits
 from c2s.datasets.registry import FOLDERS, Dataset, data_root, load_dataset
 from c2s_cache import DataError
 
@@ -57,6 +58,11 @@ def check_data_sets(
                     )
         if missing is not None and len(reports) == before:
             raise missing
+        note_never_seen(reports[before:])
+        if dataset.root is not None and isinstance(
+            one := dataset.split(reports[before].split), FolderSplit
+        ):
+            reports[before].notes += outside_splits(one)
     for report in reports:
         if complete and report.images is not None and report.is_subset:
             official = " or ".join(f"{n:,}" for n in report.expected)

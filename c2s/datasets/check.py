@@ -174,13 +174,20 @@ def check_split(
     report.notes += filter(
         None, (unnamed(split.classes), no_label(split.classes), alike(split.classes))
     )
-    if report.unlisted:
-        counts = dict(enumerate(report.pixels[:-1].tolist()))
-        annotated = [i for i in range(len(split.classes)) if i not in split.unseen]
-        odd = never_seen(split.classes, annotated, counts, report.unlisted)
-        report.notes += [] if odd is None else [odd]
     report.notes += [note.format(n=f"{n:,}") for note, n in said.most_common()]
     return report
+
+
+def note_never_seen(reports: Sequence[SplitReport]) -> None:
+    """Note in the first split of a data set that classes have no pixel in any of them, where 255 may be theirs."""
+    ignored = sum(report.unlisted for report in reports)
+    if not ignored:
+        return
+    first = reports[0]
+    counts = dict(enumerate(np.sum([report.pixels[:-1] for report in reports], 0).tolist()))
+    annotated = [i for i in range(len(first.classes)) if i not in first.unseen]
+    odd = never_seen(first.classes, annotated, counts, ignored)
+    first.notes[:0] = [] if odd is None else [odd]
 
 
 def in_threads(function: Callable[[T], R], items: Sequence[T], threads: int) -> Iterator[R]:

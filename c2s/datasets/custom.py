@@ -98,7 +98,7 @@ def describe_folder(root: Path) -> Descriptor:
             be read.
         MissingExtra: it needs the package `datasets`.
     """
-    file = root / CLASSES_FILE
+    file = classes_file(root)
     if not file.is_file():
         return _photos(root)
     try:
@@ -161,6 +161,19 @@ def describe_folder(root: Path) -> Descriptor:
         download="",
         image_suffixes=SUFFIXES,
     )
+
+
+def classes_file(root: Path) -> Path:
+    """Where the classes.yaml of a folder is, or would be.
+
+    Raises:
+        ConfigError: there is one that is called a little otherwise.
+    """
+    file = root / CLASSES_FILE
+    near = next(filter(None, (spelled(root, name) for name in (CLASSES_FILE, "classes.yml"))), None)
+    if near is not None and not file.exists():
+        raise ConfigError(f"{root / near} is not read.", f"Rename it to {CLASSES_FILE}.")
+    return file
 
 
 def _source(root: Path, name: str) -> str:
@@ -236,7 +249,7 @@ def _sentence(file: Path, error: Any) -> str:
     where = ".".join(
         str(part)
         for part in error["loc"]
-        if part != "str" and not str(part).startswith(("list[", "dict["))
+        if part != "str" and not str(part).startswith(("list[", "dict[", "literal["))
     )
     if error["type"] == "extra_forbidden":
         every = f"; known: {', '.join(ClassesFile.model_fields)}"

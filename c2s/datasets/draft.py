@@ -15,7 +15,7 @@ import numpy as np
 
 from c2s.annotation import NOTHING, PLACEHOLDER
 from c2s.datasets.check import in_threads
-from c2s.datasets.custom import CLASSES_FILE
+from c2s.datasets.custom import CLASSES_FILE, classes_file
 from c2s.datasets.descriptor import LabelEncoding
 from c2s.datasets.export import conversion, find_export
 from c2s.datasets.label_file import RESIZED, read_label_file
@@ -90,7 +90,7 @@ def draft_classes(root: Path) -> Draft:
         ConfigError: a classes.yaml is there.
         DataError: no two folders belong together, or the label maps cannot be used as they are.
     """
-    if (root / CLASSES_FILE).exists():
+    if classes_file(root).exists():
         raise ConfigError(f"{root / CLASSES_FILE} is there already.", f"See: c2s data check {root}")
     if not root.is_dir():
         raise DataError(f"there is no folder {root} to look at.")

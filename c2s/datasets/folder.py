@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c2s.datasets.descriptor import Descriptor, LabelEncoding, SplitLayout
-from c2s.datasets.export import conversion, find_export
+from c2s.datasets.export import SIGNS, conversion, find_export
 from c2s.datasets.image_file import image_bytes
 from c2s.datasets.label_file import read_label_file
 from c2s.datasets.list_file import Entry, read_list, tails
@@ -27,6 +27,7 @@ from c2s_cache.picture import decode_image
 
 NUMBERS = LabelEncoding("instances", ".png", {})
 UNLABELLED = "To use photos without one, whose pixels are then of no known class: unlabelled: use"
+PAIRED = "Where names do not say it, train.txt does: a photo and its label map a line (images/a.jpg masks/b.png)."
 
 
 class NotThere(DataError):
@@ -143,13 +144,17 @@ class FolderSplit(DescribedSplit):
         suffixes = tuple(encoding.suffix for encoding in self.descriptor.encodings)
         others = list_photos(folder, suffixes).others
         if not others:
-            return None
+            alone = len(self.without_labels) == len(self.listed) and bool(self.without_listing)
+            return PAIRED if alone else None
         ending, count = next(iter(others.items()))
         said = f"{folder} holds {count:,} {ending or 'without ending'}."
         if ending in SUFFIXES:
             return f"{said} {advice} {ending}"
-        export = find_export(self.root)
-        return f"{said} Convert them: {conversion(export) if export else 'c2s data convert --help'}"
+        if (export := find_export(self.root)) is not None:
+            return f"{said} Convert them: {conversion(export)}"
+        if ending in SIGNS:
+            return f"{said} Convert them: c2s data convert --help"
+        return f"{said} Save them as PNG that hold class numbers."
 
     def _common_ending(self) -> str:
         """What the names of all label maps end with after the photos', where none ends as it should; else nothing."""

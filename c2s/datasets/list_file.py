@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,8 @@ from c2s.datasets.photos import without
 from c2s_cache import DataError
 from c2s_cache.text_file import read_text
 
+SEPARATOR = re.compile(r"\s*[,;\s]\s*")
+"""Between an image and its label map."""
 LONGEST = 1024
 """Characters of a line."""
 
@@ -43,9 +46,9 @@ def read_list(
                 f"the list {file} has a line of {len(line):,} characters; expected an image id in each."
             )
         entries.append(_entry(line, file, photos, suffixes))
-    ids = [entry.image_id for entry in entries]
-    if len(set(ids)) != len(ids):
-        raise DataError(f"{file} lists an image twice.")
+    twice = [image_id for image_id, n in Counter(e.image_id for e in entries).items() if n > 1]
+    if twice:
+        raise DataError(f"{file} lists an image twice: {twice[0]}.")
     return entries
 
 
@@ -59,18 +62,18 @@ def _entry(
     line: str, file: Path, photos: Callable[[], Collection[str]], suffixes: tuple[str, ...]
 ) -> Entry:
     bare = _id(line, suffixes)
-    if not re.search(r"[\s/\\]", line):
+    if not re.search(r"[\s/\\,;]", line):
         return Entry(bare)
     there = photos()
 
     def found(paths: Iterable[str]) -> str | None:
         return next((i for path in paths if (i := _id(path, suffixes)) in there), None)
 
-    spaces = len(line.split())
-    one_name = (tail for tail in tails(line) if len(tail.split()) == spaces)
+    spaces = len(SEPARATOR.split(line))
+    one_name = (tail for tail in tails(line) if len(SEPARATOR.split(tail)) == spaces)
     if (whole := found((bare, *one_name))) is not None:
         return Entry(whole)
-    first, *others = line.split(maxsplit=1)
+    first, *others = SEPARATOR.split(line, maxsplit=1)
     if not others or (image := found(tails(first))) is None:
         return Entry(found(tails(line)) or bare)  # folders whose names have spaces
     rest = others[0]

@@ -110,16 +110,24 @@ def find_pair(root: Path) -> FolderPair:
             ]
             lists = {} if folders or split_folders(root / rank[3]) else _lists(root)
             return FolderPair(rank[3], rank[4], between + ending, labels, folders, lists, unused)
-    have = [f"{n}/ ({len(place.files):,} pictures)" for n, place in plain.items() if place.files]
+    have = [f"{n}/ ({said})" for n in plain if (said := _contents(root / n, deep=n != "."))]
     export = find_export(root)
     raise DataError(
         f"{root} holds no two folders of photos and label maps that belong together by their names: it has "
         f"{', '.join(have) or 'no pictures'}.",
         f"It has another tool's annotations, {export}: {conversion(export)}."
         if export is not None
-        else "A label map is called as its photo is: images/a.jpg and masks/a.png, or a_mask.png. Other annotations "
-        "are converted: c2s data convert --help",
+        else "A label map is called as its photo: images/a.jpg and masks/a.png, or a_mask.png; or write classes.yaml, "
+        "and a photo and its label map a line into train.txt. Other annotations are converted: c2s data convert --help",
     )
+
+
+def _contents(folder: Path, deep: bool) -> str:
+    """How many pictures a folder holds, or else of what it holds most."""
+    listing = list_photos(folder, deep=deep)
+    if listing.files:
+        return f"{len(listing.files):,} pictures"
+    return next((f"{n:,} {ending}" for ending, n in listing.others.items() if ending), "")
 
 
 def _split_places(root: Path, names: Sequence[str]) -> dict[str, _Place]:

@@ -11,7 +11,7 @@ import yaml
 from PIL import ExifTags, Image
 
 from c2s.datasets import load_dataset
-from c2s.datasets.check import check_split
+from c2s.datasets.check import check_split, note_never_seen
 from c2s.datasets.label_file import LabelError
 from c2s_cache import DataError
 
@@ -172,9 +172,15 @@ def test_values_and_colours_outside_are_counted_by_kind(folder):
 def test_255_is_said_where_a_class_has_no_pixel(folder):
     classes(folder, classes=["background", "lesion"])
     write(folder, (TRUTH == 1) * np.uint8(255))
-    (note,) = check(folder).notes
+    report, also = check(folder), check(folder)
+    note_never_seen([report])
+    (note,) = report.notes
     assert note.startswith("1 class has no pixel: lesion; and 33.3 % of the pixels are of no class")
     assert "255: lesion" in note
+    write(folder, TRUTH == 1)
+    note_never_seen([also, check(folder)])
+    assert also.notes == []  # another split has some
+    write(folder, (TRUTH == 1) * np.uint8(255))
     classes(folder, classes={0: "background", 255: "lesion"})
     assert check(folder).notes == []
     np.testing.assert_array_equal(labels(folder), TRUTH == 1)
