@@ -25,6 +25,7 @@ from c2s_cache.plugins import CODE
 if TYPE_CHECKING:
     from c2s.datasets import Dataset
     from c2s.datasets.split import LabelledImage
+    from c2s.evaluation.background import Background
     from c2s.runs.run import Run
     from c2s.vocabulary import Vocabulary
 
@@ -201,17 +202,29 @@ def _trained(path: Path, config: TrainConfig) -> bool:
 
 
 def _evaluate(path: Path, scoring: Scoring, across: bool) -> dict[str, Any]:
-    """Scores of a run as `c2s eval` gives them, and `images_per_s`; across data sets by the names of its classes."""
+    """Scores of a run as `c2s eval` gives them, and `images_per_s`; across data sets, and of a run without classes of
+    its own, by the names of the data set's. Where its method finds the background by a threshold, it is so here."""
     from c2s.evaluation.evaluate import evaluate, predictor
     from c2s.runs.run import open_run
 
     data, items = scoring.images()
     run = open_run(path, allow_code=True)  # its student is the plan's, which was asked for
-    words = _named(run, data) if across else _own(run, data)
+    named = across or not run.info.classes
+    words = _named(run, data) if named else _own(run, data)
+    background = _background(run, data)
     device = "cpu" if run.config.accelerator == "cpu" else "auto"
-    model = predictor(run, words, device=device, protocol=data.protocol)
-    offset = 0.0 if across else run.seen_offset
-    return evaluate(model, items, words, seen_offsets=(offset,)).as_dict()
+    scored = words if background is None else words.without(background.id)
+    model = predictor(run, scored, device=device, protocol=data.protocol)
+    offset = 0.0 if named else run.seen_offset
+    return evaluate(model, items, words, seen_offsets=(offset,), background=background).as_dict()
+
+
+def _background(run: Run, data: Dataset) -> Background | None:
+    """The class without a text, where a data set has one and the run's method a threshold for it."""
+    from c2s.evaluation.background import Background
+
+    empty, usual = data.protocol.background, run.config.method.background_threshold(data.name)
+    return None if empty is None or usual is None else Background(empty, (usual,))
 
 
 def _own(run: Run, data: Dataset) -> Vocabulary:

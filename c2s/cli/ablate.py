@@ -102,13 +102,18 @@ def ablate(
     )
     manifest = read_manifest(cache)
     others = tuple(dict.fromkeys((*(on or ()), *(name for grid in grids for name in grid.on))))
+    if not manifest.classes and dataset is None:
+        raise ConfigError(
+            f"{cache} has no classes to score by.",
+            "Say which labelled data set to score on, by the names of its classes: --dataset NAME --root DIR",
+        )
     scoring = Scoring(dataset or manifest.dataset, root, split, limit, others)
     plan = make_plan(grids, request)
     for settings in plan.runs:
         asked = settings.student in (student or ()) or f"student={settings.student}" in (set_ or ())
         require_no_code(settings.student, "A file of settings or rows", allow_code or asked)
     unscored = any(stored_scores(settings, scoring) is None for settings in plan.runs)
-    if unscored and scoring.images()[0].classes != manifest.classes:
+    if manifest.classes and unscored and scoring.images()[0].classes != manifest.classes:
         raise ConfigError(f"{scoring.dataset} has other classes than the cache {cache}.")
     facts = run_grids(plan, request, scoring)
     if json_:
