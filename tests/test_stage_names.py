@@ -28,6 +28,10 @@ ALLOWED = {
         {"text", "text/embeddings", "words", "words/embeddings", "words/class"},
         OF_THE_FORMAT + "where embeddings of classes and words lie, for every method",
     ),
+    "c2s/methods/cells.py": (
+        {"cells", "cells/cls"},
+        "which cells of this stage a method distils, for two methods",
+    ),
     "c2s/students/clip_tower.py": (
         {"tower/weights"},
         OF_THE_FORMAT + "where the image tower lies, for students that are made of it",

@@ -23,7 +23,7 @@ FOCAL_ALPHA = 0.25
 
 def class_scores(
     features: FeatureMap,
-    seen: Float[Tensor, "Ns D"],
+    seen: Float[Tensor, "#B Ns D"],
     latent: Float[Tensor, "B U D"],
     alpha: float,
     beta: float,
@@ -33,7 +33,7 @@ def class_scores(
 
     Args:
         features: F, [B, D, h, w].
-        seen: A_s, float [Ns, D], unit norm.
+        seen: A_s, float [1, Ns, D] or of each image [B, Ns, D], unit norm.
         latent: A'_u, float [B, U, D]; U may be 0.
         alpha: scale of the seen scores.
         beta: scale of the latent scores.
@@ -52,7 +52,8 @@ def class_scores(
     if normalize:
         scores = scores / norms
     else:  # the seen scores as they are
-        bare, cosines = scores[:, : len(seen)], scores[:, len(seen) :]
+        count = seen.shape[1]
+        bare, cosines = scores[:, :count], scores[:, count:]
         scores = torch.cat([bare, cosines / norms], 1)
     return rearrange(scores, "b c (h w) -> b c h w", h=features.height)
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import ConfigDict
 
 from c2s.methods.base import Facts, Method, MethodConfig
+from c2s.methods.cells import chosen_grids
 from c2s.methods.clip_to_seg.examples import DENSE, ClipToSegExamples
 from c2s.methods.clip_to_seg.method import ClipToSeg
 from c2s.methods.clip_to_seg.paper import paper_row
@@ -53,20 +54,31 @@ class ClipToSegConfig(ClipToSegSettings, MethodConfig):
         return paper_row(dataset, student, transductive)
 
     def read_stages(self) -> tuple[str, ...]:
-        """Dense features only where they are distilled."""
-        return (*self.stages, *(("dense",) if self.weights.dense_distillation else ()))
+        """Dense features and cells only where they are distilled, and words where these are drawn."""
+        further = {
+            "dense": self.weights.dense_distillation,
+            "cells": self.weights.cell_distillation,
+            "words": self.text_diversification,
+        }
+        return (*self.stages, *(stage for stage, read in further.items() if read))
 
     def examples(self, manifest: Manifest, transductive: bool = False) -> ClipToSegExamples:
         """See `MethodConfig.examples`.
 
         Raises:
-            ConfigError: dense features are to be distilled that are not of the space of CLS tokens and text.
+            ConfigError: dense features are to be distilled that are not of the space of CLS tokens and text, or cells
+                of a grid that the cache does not have.
         """
         labelled, dense = "labels" in manifest.stage_names, frozenset[str]()
         if self.weights.dense_distillation:
             _check_space(manifest.teacher)
             dense = frozenset(DENSE & manifest.arrays.keys())
-        return ClipToSegExamples(len(manifest.classes), labelled, transductive, dense)
+        scales, cells = tuple[int, ...](), tuple[int, ...]()
+        if self.weights.cell_distillation:
+            scales, cells = chosen_grids(manifest, self.cell_scales, "method.cell_scales")
+        return ClipToSegExamples(
+            len(manifest.classes), labelled, transductive, dense, scales, cells
+        )
 
     def build(self, facts: Facts) -> Method:
         """The method's module: inductive from the seen classes, transductive with the unseen ones."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as functional
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -29,7 +29,7 @@ def dense_distillation(
     terms = 1 - functional.cosine_similarity(cell_means(features, height, width), tokens, dim=-1)
     if extent is None:
         return terms.mean()
-    inside = _inside(extent, height, width, side)
+    inside = cells_inside(extent, height, width, side)
     return torch.where(inside, terms, 0).sum() / inside.sum().clamp(min=1)
 
 
@@ -50,8 +50,10 @@ def _shares(cells: int, length: int, like: Tensor) -> Tensor:
     return common.clamp(min=0) * (cells / length)
 
 
-def _inside(extent: Tensor, height: int, width: int, side: int) -> Tensor:
-    """Cells whose centre shows the image: bool [B, height, width]."""
+def cells_inside(
+    extent: Int[Tensor, "B 4"], height: int, width: int, side: int
+) -> Bool[Tensor, "B {height} {width}"]:
+    """Cells of a grid over views of `side` pixels whose centre shows the image: bool [B, height, width]."""
     y, x = (
         (torch.arange(cells, device=extent.device) + 0.5) * (side / cells)
         for cells in (height, width)

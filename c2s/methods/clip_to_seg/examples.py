@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from c2s.methods.batch import Batch
+from c2s.methods.cells import CELLS
 from c2s.methods.examples import (
     IGNORED,
     LABELS,
@@ -45,6 +46,7 @@ class ClipToSegExample(TrainingExample):
     region_cls: NDArray[np.float16]
     region_ids: NDArray[np.int16]
     dense: NDArray[np.floating] | None = None
+    cells: NDArray[np.float16] | None = None
     unseen: NDArray[np.bool_] | None = None
 
 
@@ -61,6 +63,8 @@ class ClipToSegBatch(Batch):
         max_id: no id in `pseudo` or `region_ids` is larger. The loader knows it; where it is None, the
             method has to look, and on a GPU to wait for what it sees.
         dense: float32 [B, gh, gw, D], dense features of the view. None where they are not distilled.
+        cells: float32 [B, J, D], tokens of the cells of some grids, grid after grid. None where they are not distilled.
+        scales: these grids.
         unseen: bool [B, S, S], pixels of unseen classes, whichever: their annotation was removed. Only in
             a self-training; None otherwise, so that they cannot be told from pixels of no class.
     """
@@ -71,6 +75,8 @@ class ClipToSegBatch(Batch):
     region_ids: Tensor
     max_id: int | None = None
     dense: Tensor | None = None
+    cells: Tensor | None = None
+    scales: tuple[int, ...] = ()
     unseen: Tensor | None = None
 
     def largest_id(self) -> int:
@@ -89,6 +95,8 @@ class ClipToSegExamples:
         transductive: also read which pixels the data set itself ignores. This tells pixels of unseen
             classes from pixels of none, which inductive training must not know.
         dense: arrays of dense features to read, too.
+        scales: grids whose cells are read, too.
+        cells: their places among those of the cache.
     """
 
     def __init__(
@@ -97,11 +105,15 @@ class ClipToSegExamples:
         labelled: bool = True,
         transductive: bool = False,
         dense: frozenset[str] = frozenset(),
+        scales: tuple[int, ...] = (),
+        cells: tuple[int, ...] = (),
     ) -> None:
         self.first_latent_id = first_latent_id
+        self.scales, self.cells = scales, list(cells)
         own = {IGNORED} if transductive else set()
-        self.teacher_paths = TAUGHT | dense
-        self.paths = (PATHS if labelled else PATHS - {LABELS}) | dense | own
+        further = dense | ({CELLS} if cells else set())
+        self.teacher_paths = TAUGHT | further
+        self.paths = (PATHS if labelled else PATHS - {LABELS}) | further | own
         # Three of colour, two of pseudo mask, one of unseen pixels.
         self.pixel_bytes = 6 if transductive else 5
 
@@ -115,6 +127,7 @@ class ClipToSegExamples:
             region_cls=teacher[REGION_CLS],
             region_ids=teacher[REGION_ID],
             dense=_dense(teacher) if TOKENS in self.paths else None,
+            cells=teacher[CELLS][self.cells] if self.cells else None,
             unseen=unseen_pixels(view),
         )
 
@@ -122,6 +135,7 @@ class ClipToSegExamples:
         """Regions are padded to the largest number among the views (at least one slot)."""
         ids = [a for e in examples for a in (e.pseudo, e.region_ids) if a.size]
         dense = [e.dense for e in examples if e.dense is not None]
+        cells = [e.cells for e in examples if e.cells is not None]
         unseen = [e.unseen for e in examples if e.unseen is not None]
         return ClipToSegBatch(
             **batch_fields(examples),
@@ -131,6 +145,8 @@ class ClipToSegExamples:
             region_ids=padded([e.region_ids for e in examples], -1, np.int64),
             max_id=max(int(a.max()) for a in ids),
             dense=stacked(dense, np.float32) if dense else None,
+            cells=stacked(cells, np.float32) if cells else None,
+            scales=self.scales,
             unseen=torch.from_numpy(np.stack(unseen)) if unseen else None,
         )
 

@@ -11,7 +11,11 @@ from torch import Tensor
 
 from c2s.methods.base import Facts, Method
 from c2s.methods.batch import Batch
-from c2s.methods.clip_to_seg.dense_distillation import dense_distillation
+from c2s.methods.clip_to_seg.dense_distillation import (
+    cell_means,
+    cells_inside,
+    dense_distillation,
+)
 from c2s.methods.clip_to_seg.examples import ClipToSegBatch
 from c2s.methods.clip_to_seg.global_distillation import (
     CLSBank,
@@ -30,7 +34,13 @@ from c2s.methods.clip_to_seg.residual import ResidualProjector
 from c2s.methods.clip_to_seg.settings import ClipToSegSettings
 from c2s.methods.feature_map import FeatureMap
 from c2s.methods.fused_pixel_loss import pixel_losses
+from c2s.methods.gkc.diversification import Words, draw
 from c2s.methods.pixel_loss import class_scores
+
+CLIP_SCALE = 100.0
+"""Scale of cosines where a teacher's own is not known."""
+WORD_THRESHOLD = 0.1
+"""Score of Eq. 1 of GKC that a word needs to be drawn, as in its released code."""
 
 
 class Pooled(NamedTuple):
@@ -62,6 +72,7 @@ class ClipToSeg(Method):
 
     text: Tensor
     channel: Tensor
+    worded: Tensor
 
     def __init__(self, config: ClipToSegSettings, facts: Facts) -> None:
         super().__init__()
@@ -73,6 +84,13 @@ class ClipToSeg(Method):
         # Both follow from the run's text, so they are not part of the checkpoint.
         self.register_buffer("text", text.float(), persistent=False)
         self.register_buffer("channel", channel, persistent=False)
+        if config.text_diversification:
+            assert facts.words is not None
+            self.words = Words(facts.words)
+            self.word_scale = facts.logit_scale or CLIP_SCALE
+            worded = torch.full_like(channel, -1)
+            worded[list(facts.words.ids)] = torch.arange(len(facts.words.ids))
+            self.register_buffer("worded", worded, persistent=False)
         dim = text.shape[1]
         if config.global_distillation and config.distillation == "infonce":
             self.bank = CLSBank(config.bank_size, dim)
@@ -97,7 +115,7 @@ class ClipToSeg(Method):
     def losses(
         self, features: Float[Tensor, "B D h w"], batch: ClipToSegBatch
     ) -> dict[str, Float[Tensor, ""]]:
-        """Losses "global", "local", "dense", "focal", "dice", "ce", "pixel" (those that are on) and their
+        """Losses "global", "local", "dense", "cells", "focal", "dice", "ce", "pixel" (those that are on) and their
         sum "loss".
 
         Args:
@@ -121,6 +139,9 @@ class ClipToSeg(Method):
                 side = batch.image.shape[-1]
                 losses["dense"] = dense_distillation(fmap.tensor, batch.dense, batch.extent, side)
                 total = total + weights.dense_distillation * losses["dense"]
+            if weights.cell_distillation:
+                losses["cells"] = self.cell_distillation(fmap.tensor, batch)
+                total = total + weights.cell_distillation * losses["cells"]
             losses |= self.pixel_loss(fmap, batch, *self._latent_embeddings(pooled, batch))
             total = total + weights.pixel * losses["pixel"]
         return {"loss": total, **losses}
@@ -182,20 +203,57 @@ class ClipToSeg(Method):
             pixels: int64 [B, R], pixels of each region.
             batch: the batch.
         """
+        return self._local(local_features, batch.region_cls, pixels, batch.region_ids)
+
+    def cell_distillation(
+        self, features: Float[Tensor, "B D h w"], batch: ClipToSegBatch
+    ) -> Float[Tensor, ""]:
+        """Eq. 6 over the cells of grids in place of regions, those whose centre shows the image; no two are of one
+        class for certain.
+
+        Args:
+            features: F, float [B, D, h, w].
+            batch: with `cells`.
+        """
+        assert batch.cells is not None
+        side = batch.image.shape[-1]
+        means, pixels = [], []
+        for scale in batch.scales:
+            means.append(cell_means(features, scale, scale).flatten(1, 2))
+            size = torch.full(
+                (len(batch), scale, scale), side**2 // scale**2, device=features.device
+            )
+            if batch.extent is not None:
+                size = torch.where(cells_inside(batch.extent, scale, scale, side), size, 0)
+            pixels.append(size.flatten(1))
+        count = batch.cells.shape[1]
+        ids = (self.first_latent_id + torch.arange(count, device=features.device)).expand(
+            len(batch), -1
+        )
+        return self._local(torch.cat(means, 1), batch.cells, torch.cat(pixels, 1), ids)
+
+    def _local(
+        self,
+        features: Float[Tensor, "B R D"],
+        tokens: Float[Tensor, "B R D"],
+        pixels: Int[Tensor, "B R"],
+        ids: Int[Tensor, "B R"],
+    ) -> Float[Tensor, ""]:
+        """Eq. 6, or another distillation of Table VI, of parts [B, R, D] against their tokens."""
         config = self.config
         valid = pixels > 0
         if config.distillation != "infonce":
-            terms = self._match(local_features, batch.region_cls)
+            terms = self._match(features, tokens)
             return reduce_regions(terms, valid, config.local_reduction, pixels)
         return local_info_nce(
-            local_features,
-            batch.region_cls,
+            features,
+            tokens,
             valid,
             config.tau,
             config.normalize,
             config.local_reduction,
             config.local_negatives,
-            batch.region_ids,
+            ids,
             self.first_latent_id,
             config.same_class,
             config.local_targets,
@@ -227,13 +285,34 @@ class ClipToSeg(Method):
         """
         config = self.config
         scores = class_scores(
-            features, self.text, embeddings, config.alpha, config.beta, config.normalize_seen
+            features,
+            self._text(batch),
+            embeddings,
+            config.alpha,
+            config.beta,
+            config.normalize_seen,
         )
         target = self._target(batch.pseudo, valid, batch.largest_id())
         if config.supervision == "features":
             target = _nearest(target, scores.shape[2], scores.shape[3])
         absent = torch.cat([valid.new_zeros(len(valid), len(self.text)), ~valid], 1)
         return pixel_losses(scores, target, absent, config.weights)
+
+    def _text(self, batch: ClipToSegBatch) -> Float[Tensor, "*n Ns D"]:
+        """A_s: [1, Ns, D], or with words drawn for each image [B, Ns, D]."""
+        if not self.config.text_diversification:
+            return self.text[None]
+        ids = batch.region_ids
+        annotated = (ids >= 0) & (ids < self.first_latent_id)
+        known = annotated & (self.worded[ids.clamp(0, self.first_latent_id - 1)] >= 0)
+        image, slot = known.nonzero(as_tuple=True)
+        classes = ids[image, slot]
+        of_class = self.worded[classes]
+        scores = self.words.scores(batch.region_cls[image, slot], of_class, self.word_scale)
+        chosen = draw(scores, self.words.there[of_class], "threshold", WORD_THRESHOLD)
+        text = self.text.repeat(len(batch), 1, 1)
+        text[image, self.channel[classes]] = self.words.drawn(of_class, chosen)
+        return text
 
     def _latent_embeddings(self, pooled: Pooled, batch: ClipToSegBatch) -> tuple[Tensor, Tensor]:
         """A'_u [B, U, D] and which slots are valid [B, U]; U = 0 with latent embeddings off."""

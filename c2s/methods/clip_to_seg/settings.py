@@ -18,8 +18,9 @@ from c2s.methods.clip_to_seg.local_distillation import Negatives, Reduction, Tar
 class LossWeights(BaseModel):
     """Weights of Eq. 8 (global_distillation, local, pixel) and of Eq. 7 (focal, dice, ce); printed: 1.
 
-    The ZegCLIP family, where focal and dice come from, weighs them 100 and 1. `dense` is of a term that the
-    paper does not have, distillation of the cached dense features; 0: they are not even read.
+    The ZegCLIP family, where focal and dice come from, weighs them 100 and 1. `dense_distillation` and
+    `cell_distillation` are of terms that the paper does not have, distillation of the cached dense features and of the
+    tokens of cells; 0: these are not even read.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -31,6 +32,7 @@ class LossWeights(BaseModel):
     dice: float = Field(default=1.0, ge=0)
     ce: float = Field(default=1.0, ge=0)
     dense_distillation: float = Field(default=0.0, ge=0)
+    cell_distillation: float = Field(default=0.0, ge=0)
 
 
 class ClipToSegSettings(BaseModel):
@@ -87,6 +89,15 @@ class ClipToSegSettings(BaseModel):
     local_targets: Targets = Field(
         default="own",
         description="of Eq. 6: the region's own token, or the teacher's softmax over all of them",
+    )
+    cell_scales: tuple[int, ...] | None = Field(
+        default=None,
+        description="weights.cell_distillation: grids whose cells are distilled; none: all of the cache",
+    )
+    text_diversification: bool = Field(
+        default=False,
+        description="a seen class's text in the pixel loss is one of its words (stage `words`), drawn for each image "
+        "by how well they suit its region (Eq. 1 of GKC)",
     )
     generator: Generator = Field(
         default="transformer", description="of latent embeddings, Table VIII"

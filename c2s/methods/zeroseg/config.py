@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import accumulate
 from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict
 
 from c2s.datasets.descriptor import TestProtocol
 from c2s.methods.base import Facts, Method, MethodConfig
+from c2s.methods.cells import chosen_grids
 from c2s.methods.grid import Grid
 from c2s.methods.zeroseg.examples import CellExamples, RegionExamples
 from c2s.methods.zeroseg.settings import ZeroSegSettings
@@ -112,7 +112,8 @@ class ZeroSegConfig(ZeroSegSettings, MethodConfig):
             ConfigError: a grid that the cache does not have, or regions that follow from labels.
         """
         if self.source == "cells":
-            return CellExamples(self._cells(manifest), self.chosen(manifest))
+            grids, places = chosen_grids(manifest, self.scales, "method.scales")
+            return CellExamples(places, grids)
         if "labels" in manifest.stage_names and manifest.seen:
             raise ConfigError(
                 f"method.source=regions: the regions of this cache are those of {len(manifest.seen)} annotated "
@@ -121,22 +122,6 @@ class ZeroSegConfig(ZeroSegSettings, MethodConfig):
             )
         return RegionExamples(manifest.num_classes)
 
-    def chosen(self, manifest: Manifest) -> tuple[int, ...]:
-        """The grids whose cells are targets, in the cache's order.
-
-        Raises:
-            ConfigError: the cache does not have one of them.
-        """
-        have = tuple(manifest.stage("cells").settings["scales"])
-        wanted = have if self.scales is None else self.scales
-        lacking = sorted(set(wanted) - set(have) - {1})
-        if lacking:
-            raise ConfigError(
-                f"method.scales: the cache has cells of the grids {list(have)}, not of {lacking}.",
-                "Make one that has them: c2s cache derive CACHE --out NEW --set cells.scales=[2,3,4]",
-            )
-        return tuple(scale for scale in have if scale in wanted)
-
     def build(self, facts: Facts) -> Method:
         """The method's module for a student."""
         from c2s.methods.zeroseg.method import (
@@ -144,13 +129,3 @@ class ZeroSegConfig(ZeroSegSettings, MethodConfig):
         )
 
         return ZeroSeg(self, facts)
-
-    def _cells(self, manifest: Manifest) -> tuple[int, ...]:
-        have, chosen = manifest.stage("cells").settings["scales"], self.chosen(manifest)
-        ends = list(accumulate(scale**2 for scale in have))
-        return tuple(
-            cell
-            for scale, end in zip(have, ends, strict=True)
-            if scale in chosen
-            for cell in range(end - scale**2, end)
-        )

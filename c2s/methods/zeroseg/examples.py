@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from c2s.methods.batch import Batch
+from c2s.methods.cells import CELLS
 from c2s.methods.clip_to_seg.examples import GLOBAL_CLS, GRID, REGION_CLS, REGION_ID
 from c2s.methods.examples import (
     LABELS,
@@ -25,7 +26,6 @@ from c2s.methods.examples import (
 from c2s_cache.manifest import IGNORE
 from c2s_cache.pseudo_mask import pseudo_mask
 
-CELLS = "cells/cls"
 UNLABELLED = PIXELS - {LABELS}
 
 

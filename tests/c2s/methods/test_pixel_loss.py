@@ -130,7 +130,7 @@ def test_scores_are_the_printed_products(normalize):
     torch.manual_seed(0)
     f, a = torch.randn(2, 5, 2, 3), torch.nn.functional.normalize(torch.randn(3, 5), dim=1)
     latent = torch.randn(2, 2, 5)
-    out = class_scores(FeatureMap(f), a, latent, 2.0, 3.0, normalize)
+    out = class_scores(FeatureMap(f), a[None], latent, 2.0, 3.0, normalize)
     assert out.shape == (2, 5, 2, 3)
     for b in range(2):
         for y in range(2):
