@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,9 @@ _NAME = re.compile(
 )
 _LISTS = (".yaml", ".yml", ".json")
 _FILES = (*_LISTS, ".txt", ".csv", ".tsv")
-_NUMBERED = re.compile(r"\d+(\s|\s*[:=])")
+_TABLES = (".csv", ".tsv")
+_NUMBERED = re.compile(r"\d+(\s|\s*[:=.)])")
+_COUNTED = re.compile(r"\d+\s*[:=.)]\s*\S")
 
 
 def class_list(given: Any, where: str) -> Names:
@@ -114,18 +116,45 @@ def understood(classes: Iterable[str]) -> str:
 def _parsed(text: str, where: str) -> Any:
     """What a text lists: per class a list of its names, or what it holds in JSON or YAML."""
     bare = text.strip()
-    if bare.startswith("- ") or (bare[:1], bare[-1:]) == ("[", "]") or where.endswith(_LISTS):
-        content = parse_yaml(text, where)
-        if isinstance(content, dict):  # a data set's own classes.yaml
-            content = content.get("classes")
-        return list(content.values()) if isinstance(content, dict) else content
-    lines = bare.splitlines()
-    if len(lines) > 1 and all(_NUMBERED.match(line) for line in lines if line.strip()):
+    ends = bare[:1] + bare[-1:] if bare[-1:] not in bare[:-1] else ""
+    if ends == "()":  # Python's
+        bare = f"[{bare[1:-1]}]"
+    if (
+        bare.startswith("- ")
+        or bare[:1] + bare[-1:] == "[]"
+        or ends == "{}"
+        or where.endswith(_LISTS)
+    ):
+        content = parse_yaml(bare, where)
+        if isinstance(
+            content, dict
+        ):  # a data set's own classes.yaml, or the mapping that it may have
+            content = content.get("classes", content)
+        return _in_order(content) if isinstance(content, dict) else content
+    lines = [line for line in bare.splitlines() if line.strip() and line.lstrip()[0] != "#"]
+    rows = [_classes_of(line, where) for line in lines]
+    columns = {len(row) for row in rows}
+    if where.endswith(_TABLES) and len(rows) > 1 and len(columns) == 1 and columns != {1}:
+        raise ConfigError(
+            f"{where} is a table of {columns.pop()} columns, where a list of names is expected.",
+            "Keep the column of names.",
+        )
+    classes = [names for row in rows for names in row]
+    firsts = lines if len(lines) > 1 else [names[0] for names in classes]
+    if len(firsts) > 1 and all(map((_NUMBERED if len(lines) > 1 else _COUNTED).match, firsts)):
         raise ConfigError(
             f"{where} has a number before each name, which would be part of it.",
             'Leave the numbers out, as classes are counted from 0 in the order of the list; or put names into "".',
         )
-    return [names for line in lines for names in _classes_of(line, where)]
+    return classes
+
+
+def _in_order(named: Mapping[Any, Any]) -> Any:
+    """The names of a mapping from numbers to names, or from names to numbers, in the order of the numbers."""
+    for pairs in (named.items(), [(number, name) for name, number in named.items()]):
+        if pairs and all(str(number).isdecimal() for number, _ in pairs):
+            return [name for _, name in sorted(pairs, key=lambda pair: int(pair[0]))]
+    return None
 
 
 def _classes_of(line: str, where: str) -> list[list[str]]:

@@ -219,6 +219,7 @@ def _present(split: FolderSplit, report: SplitReport) -> tuple[str, ...]:
 
 ANIMATED = "{n} images have several frames or pages; the first is taken."
 UNLABELLED = "{n} photos have no label map: every region of them is of no known class."
+PAGES = "{n} label maps have several frames or pages; the first is taken."
 ALPHA = "{n} label maps have an alpha channel, which is not looked at."
 TURNED = (
     "{n} photos are turned upright by their EXIF orientation and their label maps say nothing of it: these are "
@@ -290,7 +291,7 @@ def _labels(split: Split, image_id: str, item: _Item, orientation: int) -> Label
     item.counts[-1] -= sum(
         n for _, n in wrong
     )  # they are of no class as they stand, but not annotated so
-    item.notes += [ALPHA] * file.alpha
+    item.notes += [PAGES] * file.more + [ALPHA] * file.alpha
     same_shape = orientation < 5 or labels.shape[0] == labels.shape[1]
     if orientation > 1 and file.orientation == 1 and same_shape:
         item.notes.append(TURNED)

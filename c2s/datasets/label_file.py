@@ -43,12 +43,14 @@ class LabelFile:
         strange: (red, green, blue) of colours that are no class's.
         orientation: what its EXIF says, 1 to 8.
         alpha: whether it has an alpha channel, which is not looked at.
+        more: whether its file has further frames or pages.
     """
 
     values: NDArray[np.integer]
     strange: tuple[tuple[int, int, int], ...] = field(default=())
     orientation: int = 1
     alpha: bool = False
+    more: bool = False
 
 
 def read_label_file(data: bytes, where: str, encoding: LabelEncoding) -> LabelFile:
@@ -70,10 +72,13 @@ def read_label_file(data: bytes, where: str, encoding: LabelEncoding) -> LabelFi
         if picture.lossy:
             kind = f"is a {picture.lossy}, which changes the values of a label map"
             raise LabelError(where, kind, RESIZED)
-        facts = picture.orientation, picture.image.mode in ALPHA
-        if encoding.colours and not (encoding.grey_is_index and _one_channel(picture)):
-            return LabelFile(*_from_colours(rgb(picture.image), encoding), *facts)
-        return LabelFile(_numbers(picture, where), (), *facts)
+        values, strange = (
+            _from_colours(rgb(picture.image), encoding)
+            if encoding.colours and not (encoding.grey_is_index and _one_channel(picture))
+            else (_numbers(picture, where), ())
+        )
+        alpha = picture.image.mode in ALPHA
+        return LabelFile(values, strange, picture.orientation, alpha, picture.more)
 
 
 def _one_channel(picture: Picture) -> bool:

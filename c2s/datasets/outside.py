@@ -28,6 +28,8 @@ def outside_splits(split: FolderSplit) -> list[str]:
         return []
     every = {name: FolderSplit(split.descriptor, split.root, name) for name in layouts}
     try:
+        if any(one.without_image for one in every.values()):
+            return []  # the list is wrong, which is said where it is read
         chosen = {name: {one.image_file(i) for i in one.listed} for name, one in every.items()}
         listed = [one.descriptor.layout(name) for name, one in every.items()]
         top = _top([layout for layout in listed if isinstance(layout, SplitLayout)])

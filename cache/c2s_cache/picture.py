@@ -63,7 +63,8 @@ def opened(data: bytes, refusal: Callable[[str], C2SError]) -> Iterator[Picture]
         if data[4:8] == b"ftyp" and any(brand in data[8:40] for brand in _HEIF):
             _allow_heic()
         with Image.open(io.BytesIO(data)) as image:
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            told = image.getexif().get(ExifTags.Base.Orientation, 1)
+            orientation = told if told in range(1, 9) else 1  # what is unknown turns nothing
             # A camera's MPO has previews behind the photo; of a GIF, whether there are more is known sooner.
             more = image.format != "MPO" and bool(getattr(image, "is_animated", False))
             lossy = _lossy(image, data)

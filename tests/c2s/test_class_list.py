@@ -23,6 +23,10 @@ THREE = (("circle",), ("sand",), ("square",))
         "['circle', 'sand', 'square']",
         '"circle", "sand" ,"square"',
         "- circle\n- sand\n- square\n",
+        "('circle', 'sand', 'square')",
+        "{0: circle, 1: sand, 2: square}",
+        '{"sand": 1, "circle": 0, "square": 2}',
+        "# shapes\ncircle\n  # texture\nsand\nsquare",
         "circle\uff0c sand\u3001\uff1bsquare",
     ],
 )
@@ -46,6 +50,9 @@ def test_three_classes_however_they_are_written(text, tmp_path):
         ),
         ("[bold]x[/bold], [/red], \U0001f436", (("[bold]x[/bold]",), ("[/red]",), ("\U0001f436",))),
         ("\n".join(["3 stripes", "dots"]), (("3 stripes",), ("dots",))),
+        ("2 wheels, 4 wheels", (("2 wheels",), ("4 wheels",))),
+        ("(red) car, car (blue)", (("(red) car",), ("car (blue)",))),
+        ("{a}, {b}", (("{a}",), ("{b}",))),
     ],
 )
 def test_names_of_classes(given, names):
@@ -53,11 +60,28 @@ def test_names_of_classes(given, names):
     assert class_list(json.loads(json.dumps(names)), "again") == names
 
 
-@pytest.mark.parametrize("content", ["classes: {0: cat, 7: sofa | couch}", "[cat, sofa | couch]"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "classes: {0: cat, 7: sofa | couch}",
+        "[cat, sofa | couch]",
+        "classes:\n  12: sofa | couch  # rare\n  2: cat\n# unseen: [...]\n",
+        "7: sofa | couch\n0: cat\n",
+    ],
+)
 def test_files_in_yaml(content, tmp_path):
     file = tmp_path / "classes.yaml"
     file.write_text(content)
     assert class_list(f"@{file}", "--classes") == (("cat",), ("sofa", "couch"))
+
+
+def test_a_table_is_no_list_of_names(tmp_path):
+    file = tmp_path / "class_dict.csv"
+    file.write_text("name,r,g,b\nroad,128,64,128\nsky,1,2,3\n")
+    with pytest.raises(ConfigError, match="is a table of 4 columns"):
+        class_list(f"@{file}", "--classes")
+    file.write_text("road, sky\ngrass\n")
+    assert class_list(f"@{file}", "--classes") == (("road",), ("sky",), ("grass",))
 
 
 @pytest.mark.parametrize(
@@ -79,6 +103,9 @@ def test_files_in_yaml(content, tmp_path):
         ('"bird, sand', "quotation marks stand round a whole name"),
         ('"bird" red, sand', "quotation marks stand round a whole name"),
         ("0: sand\n1: circle", "has a number before each name"),
+        ("1. sand\n2. circle", "has a number before each name"),
+        ("0: sand, 1: circle", "has a number before each name"),
+        ("{sand: soft, circle: round}", "must be a list of names"),
         ("classes.txt", r"reads as the name of a file\. Write @classes\.txt"),
         ("@nowhere.txt", "list of classes nowhere.txt cannot be read"),
         ("[a, b: c", None),

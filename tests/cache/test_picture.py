@@ -121,6 +121,15 @@ ORIENTATIONS = {
 }
 
 
+@pytest.mark.parametrize("orientation", [0, 9, 99])
+def test_an_unknown_orientation_turns_nothing(orientation):
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.new("RGB", (4, 2)).save(buffer, "PNG", exif=exif)
+    with opened(buffer.getvalue(), undecodable) as picture:
+        assert (picture.orientation, picture.image.size) == (1, (4, 2))
+
+
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 @pytest.mark.parametrize(
     ("form", "options"),

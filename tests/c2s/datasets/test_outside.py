@@ -29,6 +29,8 @@ def test_photos_that_no_list_names(folder):
     assert said(folder) == ["1 photo is in train and val, such as b.JPG."]
     (folder / "train.txt").write_text("a\nc\n")
     assert said(folder) == []
+    (folder / "train.txt").write_text("a\nd\n")  # a problem is told, not what follows from it
+    assert said(folder) == []
 
 
 def test_photos_beside_the_folders_of_splits(folder):

@@ -271,6 +271,12 @@ def test_of_animated_photos_the_first_frame_is_said_once(folder):
     assert check(folder).notes == ["2 images have several frames or pages; the first is taken."]
 
 
+def test_of_label_maps_with_several_pages_the_first_is_said_to_be_taken(folder):
+    write(folder, TRUTH, save_all=True, append_images=[Image.fromarray(0 * TRUTH)])
+    assert check(folder).notes == ["1 label maps have several frames or pages; the first is taken."]
+    np.testing.assert_array_equal(labels(folder), TRUTH)
+
+
 def test_label_maps_of_another_kind_name_the_converter(folder):
     write(folder, TRUTH)
     (folder / "masks/a.png").rename(folder / "masks/a.mat")
