@@ -61,7 +61,7 @@ class GKCConfig(GKCSettings, MethodConfig):
 
     @property
     def _regions(self) -> bool:
-        return self.tokens == "regions" or self.latent == "regions"
+        return self.tokens == "regions" or self.latent != "none"
 
     @classmethod
     def tables(cls) -> Mapping[str, Grid]:
@@ -81,7 +81,7 @@ class GKCConfig(GKCSettings, MethodConfig):
 
     def examples(self, manifest: Manifest, transductive: bool = False) -> GKCExamples:
         """See `MethodConfig.examples`."""
-        latent = self.latent == "regions"
+        latent = self.latent != "none"
         return GKCExamples(manifest, self.tokens == "segments", self.teacher_token, latent)
 
     def build(self, facts: Facts) -> Method:

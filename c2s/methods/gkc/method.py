@@ -76,7 +76,7 @@ class GKC(Method):
             masks = masks.permute(0, 3, 1, 2).float()  # [B, N, S, S]
             channels = self.channel[batch.classes.clamp(min=NONE)]
             number = _mean_number((batch.classes != NONE).sum())
-            pairs = self._matches(found, masks, channels, batch.classes)
+            pairs = self._matches(found, masks, batch)
             sums = {name: found.embeddings[0].new_zeros(()) for name in ("bce", "dice", "ce")}
             sums["distillation"] = sums["bce"]
             for i, matches in enumerate(pairs):
@@ -94,11 +94,9 @@ class GKC(Method):
         return {"loss": torch.as_tensor(total), **sums}
 
     @torch.no_grad()
-    def _matches(
-        self, found: Queries, masks: Tensor, channels: Tensor, classes: Tensor
-    ) -> list[Matches]:
+    def _matches(self, found: Queries, masks: Tensor, batch: GKCBatch) -> list[Matches]:
         """Pairs of every set, by the plain class names; the costs of all sets leave the device together."""
-        points = self.config.points
+        points, columns = self.config.points, self._columns(batch)
         costs = []
         for logits, embeddings in zip(found.masks, found.embeddings, strict=True):
             if points:
@@ -106,10 +104,13 @@ class GKC(Method):
                 sampled = at_points(logits.float(), place), at_points(masks, place)
             else:
                 sampled = logits.float().flatten(2), brought_to(masks, *logits.shape[-2:])
-            likely = likelihood(found.logits(embeddings, self.text).softmax(-1), channels)
+            classes = self._with_latent(
+                found.logits(embeddings, self.text), found, embeddings, batch
+            )
+            likely = likelihood(classes.softmax(-1), columns)
             costs.append(cost(*sampled, likely, COSTS))
         together = torch.stack(costs).flatten(0, 1)
-        pairs = match(together, (classes != NONE).repeat(len(costs), 1))
+        pairs = match(together, (batch.classes != NONE).repeat(len(costs), 1))
         sets = pairs.image // len(masks)
         return [
             Matches(*(v[sets == i] for v in (pairs.image % len(masks), pairs.query, pairs.segment)))
@@ -161,9 +162,9 @@ class GKC(Method):
         plain = found.logits(embeddings, self.text)  # [B, Q, C + 1]
         target = torch.full(plain.shape[:2], len(self.text), device=plain.device)
         target[(batch.classes == NONE).all(1)] = -100
-        of_class = channels[image, segment]
+        of_class, column = channels[image, segment], self._columns(batch)[image, segment]
         dropped = torch.rand(len(of_class), device=plain.device) < self.config.region_dropout
-        target[image, query] = torch.where(dropped | (of_class < 0), -100, of_class)
+        target[image, query] = torch.where(dropped | (column < 0), -100, column)
         logits = plain
         if how in ("average", "maximum"):
             every = found.logits(embeddings, self.words.embeddings.flatten(0, 1))
@@ -175,16 +176,39 @@ class GKC(Method):
             at = (image[known], query[known], of_class[known])
             worded = found.scale * (vectors * drawn).sum(-1)[known]
             logits = plain.index_put(at, worded)
-        loss = self._cross_entropy(logits, target)
+        loss = self._cross_entropy(self._with_latent(logits, found, embeddings, batch), target)
         if self.config.plain_weight:
             ratio = self.config.plain_weight / max(self.config.weights.ce, 1e-12)
-            loss = loss + ratio * self._cross_entropy(plain, target)
+            named = self._with_latent(plain, found, embeddings, batch)
+            loss = loss + ratio * self._cross_entropy(named, target)
         return loss
+
+    def _columns(self, batch: GKCBatch) -> Tensor:
+        """Place of each segment's class among the logits of `_with_latent`, int64 [B, N]; -1 where it has none."""
+        columns: Tensor = self.channel[batch.classes.clamp(min=NONE)]
+        if self.config.latent != "classes":
+            return columns
+        own = len(self.text) + 1 + torch.arange(columns.shape[1], device=columns.device)
+        return torch.where(batch.classes == LATENT, own, columns)
+
+    def _with_latent(
+        self, logits: Tensor, found: Queries, embeddings: Tensor, batch: GKCBatch
+    ) -> Tensor:
+        """Class logits [B, Q, C + 1], and where latent regions are classes those of all N segments of the image, by
+        their tokens in place of a text: [B, Q, C + 1 + N], -inf of segments that are no latent regions."""
+        if self.config.latent != "classes":
+            return logits
+        tokens = F.normalize(batch.tokens, dim=-1)
+        vectors = F.normalize(embeddings.float(), dim=-1)
+        more = found.scale * vectors @ tokens.mT
+        return torch.cat(
+            [logits, more.masked_fill((batch.classes != LATENT)[:, None], -torch.inf)], -1
+        )
 
     def _cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
         """A mean by weight; 0 where there is no target."""
         weight = torch.ones(logits.shape[-1], device=logits.device)
-        weight[-1] = self.config.nothing_weight
+        weight[len(self.text)] = self.config.nothing_weight
         counted = weight[target.clamp(min=0)] * (target >= 0)
         terms = F.cross_entropy(logits.mT, target, weight, reduction="none")
         return terms.sum() / counted.sum().clamp(min=1e-12)

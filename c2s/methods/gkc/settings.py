@@ -53,10 +53,11 @@ class GKCSettings(BaseModel):
         default="segments",
         description="of annotated segments, cut from the image; or those of the regions of a view in a cache for C2S",
     )
-    latent: Literal["none", "regions"] = Field(
+    latent: Literal["none", "regions", "classes"] = Field(
         default="none",
         description="C2S's regions of no annotated class are segments, too: with masks and tokens, without a class; "
-        "queries that answer for them are not taught that nothing is there",
+        "queries that answer for them are not taught that nothing is there; classes: and each is a class of its image, "
+        "whose text is its token",
     )
     teacher_token: Literal["spatial", "global"] = Field(default="spatial", description="Table 6")
     student_token: Literal["prior", "post"] = Field(

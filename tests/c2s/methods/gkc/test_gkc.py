@@ -166,9 +166,7 @@ def test_words_together_are_one_class(how):
     method, found, data = build(points=0, **PLAIN | {"synonyms": {"how": how}}), queries(), batch()
     plain = build(points=0, **PLAIN)
     got, counts = method.losses(found, data)["ce"], (1, 2, 3, 1)
-    pairs = method._matches(
-        found, _masks(data), method.channel[data.classes.clamp(min=NONE)], data.classes
-    )
+    pairs = method._matches(found, _masks(data), data)
     rows = facts().words.embeddings
     starts = np.cumsum((0, *counts))
     total = 0.0
@@ -201,9 +199,7 @@ def test_a_segment_that_is_dropped_has_no_class_loss(monkeypatch):
     found, data = queries(), batch()
     dropped = build(points=0, **PLAIN | {"region_dropout": 0.5})
     none = build(points=0, **PLAIN)
-    pairs = none._matches(
-        found, _masks(data), none.channel[data.classes.clamp(min=NONE)], data.classes
-    )
+    pairs = none._matches(found, _masks(data), data)
     total = 0.0
     for i in range(SETS):
         log = found.logits(found.embeddings[i], none.text).log_softmax(-1)[..., -1]
@@ -217,9 +213,7 @@ def test_queries_of_latent_regions_are_not_taught_that_nothing_is_there():
     """They have masks and tokens, and whatever their class logits are changes no class loss."""
     method = build(points=0, latent="regions", **PLAIN | {"distillation": "text"})
     found, data = queries(), batch(((0, LATENT, NONE), (LATENT, LATENT, NONE)))
-    pairs = method._matches(
-        found, _masks(data), method.channel[data.classes.clamp(min=NONE)], data.classes
-    )
+    pairs = method._matches(found, _masks(data), data)
     image, query, segment = pairs[-1]
     assert int((data.classes[image, segment] == LATENT).sum()) == 3
     for tensor in found.embeddings:
@@ -264,9 +258,7 @@ def test_a_second_class_loss_has_the_plain_names():
 def test_what_is_distilled(token):
     found, data = queries(), batch()
     method = build(points=0, student_token=token, **PLAIN | {"distillation": "vanilla"})
-    pairs = method._matches(
-        found, _masks(data), method.channel[data.classes.clamp(min=NONE)], data.classes
-    )
+    pairs = method._matches(found, _masks(data), data)
     total = 0.0
     for i, (image, query, segment) in enumerate(pairs):
         ours = found.embeddings[i][image, query]
