@@ -23,18 +23,21 @@ from c2s.cli.settings import (
 from c2s_cache.errors import ConfigError, DataError, UnreadableImage
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from c2s.evaluation.inference import Predictor
 
 FACTS = "predict.json"
 
 
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    images: Annotated[list[Path], typer.Argument(help="Images, videos, or folders of images.")],
     out: Annotated[
         Path,
         typer.Option(
-            help="Folder for NAME.png (class numbers; 16 bits with more than 254 classes), NAME_overlay.png "
-            "and predict.json (classes and settings)."
+            help="Folder for NAME.png (class numbers; 16 bits with more than 254 classes), NAME_overlay.png, of a "
+            "video NAME/FRAME.png and NAME/FRAME_overlay.png, and predict.json (classes and settings)."
         ),
     ],
     run: Annotated[Path | None, option(PredictConfig, "run")] = None,
@@ -50,16 +53,19 @@ def predict(
         bool, typer.Option("--json", help="Print predict.json, and no names.")
     ] = False,
 ) -> None:
-    """Segment images by the class that fits each pixel best, out of those named.
+    """Segment images, and the frames of videos, by the class that fits each pixel best, out of those named.
 
     Names the run knows need nothing else; others need the teacher's text tower (c2s[build]).
     """
     asked = settled(PredictConfig, config, set_, locals())
     from c2s.cli.folders import check_folder, write_file
+    from c2s.datasets.video_file import is_video, require_av
     from c2s.terminal import bar
 
     check_folder(out)
     files = _image_files(images)
+    if any(is_video(path) for path in files):
+        require_av()
     _check_outputs(images, files, out)
     model, names = _predictor(asked, allow_code)
     facts = {"config": asked.model_dump(mode="json"), "classes": names}
@@ -70,12 +76,16 @@ def predict(
     with bar("predict", len(files), "images") as advance:
         for path in files:
             try:
-                several += _segment(path, model, names, out)
+                if is_video(path):
+                    done = _segment_video(path, model, names, out)
+                else:
+                    several += _segment(path, model, names, out)
+                    done = out / f"{path.stem}.png"
             except UnreadableImage as error:
                 lost.append(str(error))
             else:
                 if not json_:
-                    typer.echo(str(out / f"{path.stem}.png"))
+                    typer.echo(str(done))
             advance(1)
     if several:
         said = f"{several} images have several frames or pages; the first was taken."
@@ -111,19 +121,30 @@ def _image_files(given: list[Path]) -> list[Path]:
 
 
 def _check_outputs(given: list[Path], files: list[Path], out: Path) -> None:
-    """Refuse outputs that would replace an image, each other, or a folder.
+    """Refuse outputs that would replace an image, each other, or a folder, or lie among other frames.
 
     Raises:
         ConfigError: they would; or the folder of outputs is one of photos, whose next reader would take them for such.
     """
+    from c2s.datasets.video_file import is_video
+
     elsewhere = "Name another folder with --out."
     if any(path.is_dir() and path.resolve() == out.resolve() for path in given):
         raise ConfigError(f"--out {out} is the folder of photos itself.", elsewhere)
     inputs = {path.resolve() for path in files}
     sources: dict[str, Path] = {}
     for path in files:
-        for file in _outputs(path, out):
-            if file.is_dir():
+        video = is_video(path)
+        for file in (_frames_folder(path, out),) if video else _outputs(path, out):
+            if video and file.is_dir() and any(file.iterdir()):
+                raise ConfigError(
+                    f"--out {out}: {file} is for the frames of {path} and holds files.", elsewhere
+                )
+            if video and file.exists() and not file.is_dir():
+                raise ConfigError(
+                    f"--out {out}: {file} is a file, where a folder is to be written."
+                )
+            if not video and file.is_dir():
                 raise ConfigError(
                     f"--out {out}: {file} is a folder, where a file is to be written."
                 )
@@ -149,12 +170,7 @@ def _segment(path: Path, model: Predictor, names: list[str], out: Path) -> bool:
         UnreadableImage: it cannot be read.
         C2SError: its outputs cannot be written.
     """
-    from PIL import Image
-
-    from c2s.cli.folders import write_file
     from c2s.datasets.image_file import image_bytes
-    from c2s.evaluation.overlay import overlay
-    from c2s_cache.label_map import label_type
     from c2s_cache.picture import opened, rgb, undecodable
 
     encoded = image_bytes(path)
@@ -163,13 +179,50 @@ def _segment(path: Path, model: Predictor, names: list[str], out: Path) -> bool:
             image, more = rgb(found.image), found.more
     except UnreadableImage as error:
         raise UnreadableImage(f"{path}: {error.what}") from error
+    _write(image, path, model, names, out)
+    return more
+
+
+def _segment_video(path: Path, model: Predictor, names: list[str], out: Path) -> Path:
+    """Write what `_segment` does for every frame of a video, numbered from 0.
+
+    Returns:
+        The folder of the frames.
+
+    Raises:
+        UnreadableImage: it cannot be read, or from some frame on; those before it are written.
+        C2SError: its outputs cannot be written.
+    """
+    from c2s.datasets.video_file import frames
+
+    folder = _frames_folder(path, out)
+    for number, image in enumerate(frames(path)):
+        folder.mkdir(exist_ok=True)
+        _write(image, folder / f"{number:06d}", model, names, folder)
+    return folder
+
+
+def _write(
+    image: NDArray[np.uint8], path: Path, model: Predictor, names: list[str], out: Path
+) -> None:
+    """Segment an image, uint8 RGB [H, W, 3], and write label map and overlay under the name of `path`."""
+    from PIL import Image
+
+    from c2s.cli.folders import write_file
+    from c2s.evaluation.overlay import overlay
+    from c2s_cache.label_map import label_type
+
     labels = model.predict(image, str(path)).astype(label_type(len(names)))
     pictures = (Image.fromarray(labels), overlay(image, labels, names))
     for picture, file in zip(pictures, _outputs(path, out), strict=True):
         content = io.BytesIO()
         picture.save(content, "png")
         write_file(file, content.getvalue())
-    return more
+
+
+def _frames_folder(path: Path, out: Path) -> Path:
+    """Where the frames of a video are written."""
+    return out / path.stem
 
 
 def _outputs(path: Path, out: Path) -> tuple[Path, Path]:

@@ -78,7 +78,7 @@ class GKC(Method):
             number = _mean_number((batch.classes != NONE).sum())
             pairs = self._matches(found, masks, batch)
             sums = {name: found.embeddings[0].new_zeros(()) for name in ("bce", "dice", "ce")}
-            sums["distillation"] = sums["bce"]
+            sums["distillation"] = sums["contrast"] = sums["bce"]
             for i, matches in enumerate(pairs):
                 drawn = self._drawn(matches, channels, batch)
                 bce, dice = self._mask_losses(found.masks[i].float(), masks, matches, number)
@@ -89,6 +89,9 @@ class GKC(Method):
                 if self.config.distillation != "none":
                     term = self._distillation(found, i, matches, channels, batch, drawn)
                     sums["distillation"] = sums["distillation"] + term
+                if self.config.weights.contrast:
+                    term = self._contrast(found, i, matches, batch)
+                    sums["contrast"] = sums["contrast"] + term
             weights = self.config.weights
             total = sum(getattr(weights, name) * value for name, value in sums.items())
         return {"loss": torch.as_tensor(total), **sums}
@@ -235,6 +238,17 @@ class GKC(Method):
         return distil(
             config.distillation, ours, tokens, texts, image, latent, scale, config.distance
         )
+
+    def _contrast(self, found: Queries, i: int, matches: Matches, batch: GKCBatch) -> Tensor:
+        """Each matched query tells its segment's token from those of all matched segments of the batch, as far as
+        the tokens themselves do; on the embeddings that classes are told by."""
+        image, query, segment = matches
+        if not len(image):
+            return found.embeddings[i].sum() * 0
+        ours = F.normalize(found.embeddings[i][image, query].float(), dim=-1)
+        tokens = F.normalize(batch.tokens[image, segment], dim=-1)
+        wanted = (found.scale.detach() * tokens @ tokens.mT).softmax(-1)
+        return F.cross_entropy(found.scale.detach() * ours @ tokens.mT, wanted)
 
 
 def _mean_number(count: Tensor) -> Tensor:

@@ -42,6 +42,11 @@ class Weights(BaseModel):
     dice: float = Field(default=5.0, ge=0)
     ce: float = Field(default=2.0, ge=0)
     distillation: float = Field(default=2.0, ge=0)
+    contrast: float = Field(
+        default=0.0,
+        ge=0,
+        description="of a term that is not the paper's: a query tells its segment's token from all of the batch",
+    )
 
 
 class GKCSettings(BaseModel):

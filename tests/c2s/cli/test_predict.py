@@ -176,3 +176,51 @@ def test_predict_needs_the_text_tower_for_other_names(trained, tmp_path, monkeyp
         invoke(
             "predict", "x.png", "--run", trained, "--classes", "zebra", "--out", tmp_path / "out"
         )
+
+
+def test_a_video_becomes_a_folder_of_frames(trained, tmp_path, invoke):
+    """Each frame gets the mask that it has as a photo; frames of another film are not mixed with these."""
+    av = pytest.importorskip("av")
+    rng = np.random.default_rng(0)
+    shown = rng.integers(0, 256, (3, 40, 64, 3), np.uint8)
+    film = tmp_path / "film.mkv"
+    with av.open(str(film), "w") as container:
+        stream = container.add_stream("ffv1", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 64, 40, "bgr0"
+        for pixels in shown:
+            for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    for i, pixels in enumerate(shown):
+        Image.fromarray(pixels).save(tmp_path / f"{i:06d}.png")
+    photos = [tmp_path / f"{i:06d}.png" for i in range(3)]
+    words = ("--run", trained, "--device", "cpu", "--out")
+    invoke("predict", *photos, *words, tmp_path / "photos")
+    said = invoke("predict", film, *words, tmp_path / "out")
+    assert str(tmp_path / "out" / "film") in said
+    written = sorted(path.name for path in (tmp_path / "out" / "film").iterdir())
+    assert written == sorted(f"{i:06d}{end}.png" for i in range(3) for end in ("", "_overlay"))
+    for name in written:
+        one, other = tmp_path / "out" / "film" / name, tmp_path / "photos" / name
+        assert one.read_bytes() == other.read_bytes()
+    with pytest.raises(ConfigError, match=r"film is for the frames of .*film\.mkv and holds files"):
+        invoke("predict", film, *words, tmp_path / "out")
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    with pytest.raises(DataError, match=r"1 of 2 images .*broken\.mp4 cannot be decoded"):
+        invoke("predict", broken, film, *words, tmp_path / "next")
+    assert len(list((tmp_path / "next" / "film").iterdir())) == 6
+    (tmp_path / "third").mkdir()
+    (tmp_path / "third" / "film").write_text("mine")
+    with pytest.raises(ConfigError, match="film is a file, where a folder is to be written"):
+        invoke("predict", film, *words, tmp_path / "third")
+
+
+def test_a_video_without_its_library_is_refused_before_anything_is_read(
+    trained, tmp_path, monkeypatch, invoke
+):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(MissingExtra, match=r"c2s\[video\]"):
+        invoke("predict", tmp_path / "a.mp4", "--run", trained, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

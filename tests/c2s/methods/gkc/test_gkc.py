@@ -231,6 +231,62 @@ def test_queries_of_latent_regions_are_not_taught_that_nothing_is_there():
     assert not torch.equal(again["distillation"], losses["distillation"])
 
 
+@pytest.mark.parametrize("how", ["off", "average"])
+def test_latent_regions_can_be_classes_of_their_image(how):
+    """By loops: seen classes by their texts, no object, and the latent regions of the query's own image by their
+    tokens; queries that answer for them are drawn to these."""
+    words = {"synonyms": {"how": how}}
+    method = build(points=0, latent="classes", **PLAIN | words)
+    found, data = queries(), batch(((0, LATENT, NONE), (LATENT, 5, LATENT)))
+    pairs = method._matches(found, _masks(data), data)
+    total, rows = 0.0, facts().words.embeddings
+    starts = np.cumsum((0, *(1, 2, 3, 1)))
+    for i in range(SETS):
+        target = {
+            (int(b), int(q)): int(s)
+            for b, q, s in zip(pairs[i].image, pairs[i].query, pairs[i].segment, strict=True)
+        }
+        above, below = 0.0, 0.0
+        for b in range(B):
+            tokens = {
+                n: F.normalize(data.tokens[b, n], dim=0)
+                for n in range(N)
+                if int(data.classes[b, n]) == LATENT
+            }
+            for q in range(Q):
+                v = F.normalize(found.embeddings[i][b, q], dim=0)
+                each = [5.0 * float(torch.from_numpy(w) @ v) for w in rows]
+                groups = [each[starts[c] : starts[c + 1]] for c in range(C)]
+                logits = {c: g[0] if how == "off" else np.mean(g) for c, g in enumerate(groups)}
+                logits["nothing"] = 5.0 * float(F.normalize(found.nothing, dim=0) @ v)
+                logits |= {("latent", n): 5.0 * float(t @ v) for n, t in tokens.items()}
+                n = target.get((b, q))
+                answer = "nothing"
+                if n is not None:
+                    id_ = int(data.classes[b, n])
+                    answer = ("latent", n) if id_ == LATENT else SEEN.index(id_)
+                weight = 0.1 if answer == "nothing" else 1.0
+                log_sum = float(torch.tensor(list(logits.values())).logsumexp(0))
+                above -= weight * (logits[answer] - log_sum)
+                below += weight
+        total += above / below
+    assert float(method.losses(found, data)["ce"]) == pytest.approx(total, rel=1e-4)
+
+
+def test_latent_classes_have_a_part_in_the_matching():
+    """Of two queries with one mask, the one that says a latent region's token answers for it."""
+    data = batch(((LATENT, NONE, NONE), (LATENT, NONE, NONE)))
+    found = queries()
+    masks = tuple(m[:, :1].expand(-1, Q, -1, -1) for m in found.masks)
+    embeddings = tuple(e.clone() for e in found.embeddings)
+    for e in embeddings:
+        e[:, 4] = data.tokens[:, 0]
+    same = Queries(masks, found.shared, embeddings, found.nothing, found.scale)
+    method = build(points=0, latent="classes", **PLAIN)
+    for pairs in method._matches(same, _masks(data), data):
+        assert pairs.query.tolist() == [4, 4]
+
+
 def test_images_without_a_segment_teach_nothing():
     found, data = queries(), batch(((0, 2, NONE), (NONE, NONE, NONE)))
     for tensor in (*found.embeddings, *found.masks, *found.shared):
@@ -276,11 +332,13 @@ def test_settings_that_do_not_fit_are_refused():
         GKCConfig(tokens="regions")
     assert GKCConfig().any_view
     assert not GKCConfig(latent="regions").any_view
+    assert not GKCConfig(latent="classes").any_view
     assert not GKCConfig(tokens="regions", teacher_token="global").any_view
     assert set(GKCConfig().read_stages()) == set(GKCConfig.stages)
     assert "words" not in GKCConfig(synonyms={"how": "off"}).read_stages()
     assert "segments" not in GKCConfig(tokens="regions", teacher_token="global").read_stages()
-    assert {"masks", "regions"} <= set(GKCConfig(latent="regions").read_stages())
+    for latent in ("regions", "classes"):
+        assert {"masks", "regions"} <= set(GKCConfig(latent=latent).read_stages())
 
 
 def test_segments_are_counted_on_average_over_processes(monkeypatch):

@@ -58,8 +58,8 @@ def losses(source, words, **settings):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["random", "maximum"])
-def test_unseen_names_changed_at_the_source_change_no_loss(how):
+@pytest.mark.parametrize(("how", "latent"), [("random", "none"), ("maximum", "classes")])
+def test_unseen_names_changed_at_the_source_change_no_loss(how, latent):
     source = shapes.scenes()
     unseen = [source.classes[i] for i in source.unseen]
     other = {
@@ -68,8 +68,8 @@ def test_unseen_names_changed_at_the_source_change_no_loss(how):
     }
     changed = {k: v for k, v in SYNONYMS.items() if k not in unseen}
     changed[other["star"]] = ["a picture of yellow"]
-    want, before = losses(source, SYNONYMS, synonyms={"how": how})
-    found, after = losses(Changed(source, other), changed, synonyms={"how": how})
+    want, before = losses(source, SYNONYMS, synonyms={"how": how}, latent=latent)
+    found, after = losses(Changed(source, other), changed, synonyms={"how": how}, latent=latent)
     assert want.keys() == found.keys()
     for name, value in want.items():
         assert torch.equal(value, found[name]), name
