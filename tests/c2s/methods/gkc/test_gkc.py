@@ -287,6 +287,33 @@ def test_latent_classes_have_a_part_in_the_matching():
         assert pairs.query.tolist() == [4, 4]
 
 
+def test_queries_tell_the_tokens_of_the_batch_apart_as_far_as_these_differ():
+    """By loops; least, for given tokens, where the embeddings are the tokens."""
+    data, found = batch(((0, LATENT, NONE), (3, 2, LATENT))), queries()
+    weights = {"weights": {"contrast": 3.0, "bce": 0, "dice": 0, "ce": 0}}
+    method = build(points=0, latent="classes", **PLAIN | weights)
+    pairs = method._matches(found, _masks(data), data)
+    total = 0.0
+    for i, (image, query, segment) in enumerate(pairs):
+        unit = F.normalize(data.tokens[image, segment], dim=-1).numpy()
+        ours = F.normalize(found.embeddings[i][image, query], dim=-1).numpy()
+        for n, token in enumerate(unit):
+            wanted = np.exp(5 * unit @ token) / np.exp(5 * unit @ token).sum()
+            said = 5 * unit @ ours[n] - np.log(np.exp(5 * unit @ ours[n]).sum())
+            total -= float(wanted @ said) / len(unit)
+    got = method.losses(found, data)
+    assert float(got["contrast"]) == pytest.approx(total, rel=1e-5)
+    assert float(got["loss"]) == pytest.approx(3 * total, rel=1e-5)
+    image, query, segment = pairs[-1]
+    there = found.embeddings[-1].clone()
+    there[image, query] = data.tokens[image, segment]
+    best = Queries(
+        found.masks, found.shared, (*found.embeddings[:-1], there), found.nothing, found.scale
+    )
+    least = method._contrast(best, SETS - 1, pairs[-1], data)
+    assert float(least) < float(method._contrast(found, SETS - 1, pairs[-1], data))
+
+
 def test_images_without_a_segment_teach_nothing():
     found, data = queries(), batch(((0, 2, NONE), (NONE, NONE, NONE)))
     for tensor in (*found.embeddings, *found.masks, *found.shared):

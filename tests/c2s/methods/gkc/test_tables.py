@@ -39,11 +39,11 @@ def test_every_row_is_a_configuration_of_its_own(name):
     assert len(set(found)) == len(found)
 
 
-@pytest.mark.parametrize("name", ["paper", "code"])
+@pytest.mark.parametrize("name", ["paper", "code", "best"])
 def test_recipes_are_configurations(name):
     recipe = load_recipe(name, "gkc")
     config = method_config({"name": "gkc", **recipe.train["method"]})
-    assert config.weights.distillation == {"paper": 2, "code": 10}[name]
+    assert config.weights.distillation == {"paper": 2, "code": 10, "best": 10}[name]
 
 
 def test_columns_are_those_of_the_data_sets_that_were_scored():
