@@ -121,7 +121,8 @@ def _image_files(given: list[Path]) -> list[Path]:
 
 
 def _check_outputs(given: list[Path], files: list[Path], out: Path) -> None:
-    """Refuse outputs that would replace an image, each other, or a folder, or lie among other frames.
+    """Refuse outputs that would replace an image, each other, a folder or what no prediction has written, or lie among
+    other frames.
 
     Raises:
         ConfigError: they would; or the folder of outputs is one of photos, whose next reader would take them for such.
@@ -132,6 +133,7 @@ def _check_outputs(given: list[Path], files: list[Path], out: Path) -> None:
     if any(path.is_dir() and path.resolve() == out.resolve() for path in given):
         raise ConfigError(f"--out {out} is the folder of photos itself.", elsewhere)
     inputs = {path.resolve() for path in files}
+    own = (out / FACTS).is_file()
     sources: dict[str, Path] = {}
     for path in files:
         video = is_video(path)
@@ -150,6 +152,11 @@ def _check_outputs(given: list[Path], files: list[Path], out: Path) -> None:
                 )
             if file.resolve() in inputs:
                 raise ConfigError(f"--out {out}: {file} would replace an image.", elsewhere)
+            if file.is_file() and not own:
+                raise ConfigError(
+                    f"--out {out}: {file} is there already, and not from here (no {FACTS}).",
+                    elsewhere,
+                )
             other = sources.setdefault(file.name, path)
             if other != path:
                 raise ConfigError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 
 import numpy as np
@@ -145,6 +146,9 @@ def test_no_output_of_predict_replaces_a_photo_or_becomes_one(trained, photos, t
     for out in (folder, tmp_path / "out"):
         with pytest.raises(ConfigError, match=r"a\.png would replace an image"):
             invoke("predict", folder / "a.png", *run, out)
+    shutil.copy(folder / "b.jpg", tmp_path / "a.jpg")
+    with pytest.raises(ConfigError, match=r"a\.png is there already, and not from here"):
+        invoke("predict", tmp_path / "a.jpg", *run, folder)
     Image.new("RGB", (40, 40)).save(folder / "b_overlay.jpg")
     with pytest.raises(ConfigError, match=r"would both be written as b_overlay\.png"):
         invoke("predict", folder, *run, tmp_path / "o")
