@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from c2s.students.base import IMAGENET_MEAN, IMAGENET_STD, Student, to_multiple
 from c2s.students.clip_tower import CLIPTower
 from c2s.students.prompting import PromptedArchitecture, vit_b
-from c2s.students.two_stream import DROPOUT, TwoStreamDecoder, initialise
+from c2s.students.two_stream import TwoStreamDecoder, initialise
 from c2s_cache.errors import ConfigError
 
 
@@ -86,7 +86,7 @@ class PromptedCLIP(Student):
             self.prompt_project = nn.Linear(width, width)
             nn.init.kaiming_normal_(self.prompt_project.weight, mode="fan_out")
             nn.init.zeros_(self.prompt_project.bias)
-            self.prompt_dropout = nn.Dropout(DROPOUT)
+            self.prompt_dropout = nn.Dropout(shape.dropout)
             self.prompt_norm = nn.LayerNorm(width, eps=1e-6)
         if shape.bridge_update and self._tokens:
             self.bridge_tokens = nn.Parameter(self._first_bridge().clone())
@@ -95,7 +95,10 @@ class PromptedCLIP(Student):
             initialise(self.fuse)
         self.query = nn.Linear(2 * dim, dim)
         initialise(self.query)
-        self.decoder = TwoStreamDecoder(dim, shape.heads, shape.ffn, shape.decoder_layers)
+        sizes = (shape.heads, shape.ffn, shape.decoder_layers)
+        self.decoder = TwoStreamDecoder(dim, *sizes, shape.dropout)
+        if shape.first_scores is not None:
+            self.decoder.start_at(shape.first_scores)
 
     def load_tower(self, tensors: Mapping[str, Any]) -> None:
         """Take the tower's weights, by open_clip's names; a trained bridge begins from them."""

@@ -39,6 +39,14 @@ class Prompting(BaseModel):
     decoder_layers: int = Field(default=3, ge=1, description="of each stream of the decoder")
     heads: int = Field(default=8, gt=0, description="attention heads of the decoder")
     ffn: int = Field(default=2048, gt=0, description="width of the decoder's MLPs")
+    dropout: float = Field(
+        default=0.1, ge=0, lt=1, description="of prompts and decoders, while they train"
+    )
+    first_scores: float | None = Field(
+        default=None,
+        gt=0,
+        description="deviation of the scores that training begins with; none: as the decoder is drawn, the root of D",
+    )
     normalisation: Literal["imagenet", "clip"] = Field(
         default="imagenet",
         description="of the images: ImageNet's, as the ZegCLIP family has it, or the tower's own",

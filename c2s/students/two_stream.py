@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-DROPOUT = 0.1
 STD = 0.02
 
 
@@ -18,18 +20,19 @@ class CrossAttention(nn.Module):
     Args:
         dim: D.
         heads: a divisor of D.
+        dropout: share of the attention that training drops.
     """
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.dropout = heads, dropout
         self.q, self.k, self.v, self.out = (nn.Linear(dim, dim) for _ in range(4))
 
     def forward(self, own: Tensor, other: Tensor) -> Tensor:
         """own [B, n, D] and other [B, m, D] -> [B, n, D]."""
         asked = ((self.q, own), (self.k, other), (self.v, other))
         q, k, v = (rearrange(f(x), "b n (h c) -> b h n c", h=self.heads) for f, x in asked)
-        dropout = DROPOUT if self.training else 0.0
+        dropout = self.dropout if self.training else 0.0
         seen = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
         out: Tensor = self.out(rearrange(seen, "b h n c -> b n (h c)"))
         return out
@@ -42,16 +45,17 @@ class CrossAttentionLayer(nn.Module):
         dim: D.
         heads: of the attention; a divisor of D.
         ffn: width of the MLP.
+        dropout: of attention, MLP and residual connections.
     """
 
-    def __init__(self, dim: int, heads: int, ffn: int) -> None:
+    def __init__(self, dim: int, heads: int, ffn: int, dropout: float) -> None:
         super().__init__()
-        self.attention = CrossAttention(dim, heads)
+        self.attention = CrossAttention(dim, heads, dropout)
         self.norm1 = nn.LayerNorm(dim)
         self.linear1 = nn.Linear(dim, ffn)
         self.linear2 = nn.Linear(ffn, dim)
         self.norm2 = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(DROPOUT)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, own: Tensor, other: Tensor) -> Tensor:
         """own [B, n, D] and other [B, m, D] -> [B, n, D]."""
@@ -65,14 +69,14 @@ class TwoStreamDecoder(nn.Module):
     """q <- D_q(q, I), I <- D_v(I, q), side by side: both layers see what the other stream was before.
 
     Args:
-        dim, heads, ffn: of every layer; see `CrossAttentionLayer`.
+        dim, heads, ffn, dropout: of every layer; see `CrossAttentionLayer`.
         layers: of each stream; 0: none.
     """
 
-    def __init__(self, dim: int, heads: int, ffn: int, layers: int) -> None:
+    def __init__(self, dim: int, heads: int, ffn: int, layers: int, dropout: float) -> None:
         super().__init__()
         self.query_layers, self.patch_layers = (
-            nn.ModuleList([CrossAttentionLayer(dim, heads, ffn) for _ in range(layers)])
+            nn.ModuleList([CrossAttentionLayer(dim, heads, ffn, dropout) for _ in range(layers)])
             for _ in range(2)
         )
         initialise(self)
@@ -82,6 +86,16 @@ class TwoStreamDecoder(nn.Module):
         for to_queries, to_patches in zip(self.query_layers, self.patch_layers, strict=True):
             queries, patches = to_queries(queries, patches), to_patches(patches, queries)
         return queries, patches
+
+    def start_at(self, deviation: float) -> None:
+        """Set the last norms so that the first inner products of queries and patches have about this deviation.
+
+        As they are drawn, it is sqrt(D): both sides have D numbers of unit deviation.
+        """
+        with torch.no_grad():
+            for layers in (self.query_layers, self.patch_layers):
+                norm = layers[-1].norm2
+                norm.weight.fill_(math.sqrt(deviation / math.sqrt(norm.weight.numel())))
 
 
 def initialise(module: nn.Module) -> None:

@@ -31,7 +31,15 @@ MANY: Mapping[str, Any] = {
     "recovery": {"weight": 50.0},
 }
 """Of data sets with many classes, as published for COCO-Stuff; nothing is for Context."""
-SMALL: Mapping[str, Any] = {"prompts": 4, "bridge": 4, "heads": 4, "ffn": 512}
+SMALL: Mapping[str, Any] = {
+    "prompts": 4,
+    "bridge": 4,
+    "heads": 4,
+    "ffn": 512,
+    "dropout": 0.0,
+    "first_scores": 1.0,
+}
+"""Of a tower of width 128 and some hundred iterations, which scores that begin at 11 would take to come down."""
 
 
 class ClipRCConfig(ClipRCSettings, MethodConfig):
@@ -58,7 +66,7 @@ class ClipRCConfig(ClipRCSettings, MethodConfig):
         "coco-stuff": {"iterations": 80_000, "method": MANY},
         "shapes": {
             "student": "prompted-clip",
-            "lr": 5e-4,
+            "lr": 1e-3,
             "head_lr_mult": 2.0,
             "method": SMALL,
         },

@@ -47,8 +47,8 @@ class ClipRC(Method):
         if dim % config.heads:
             raise ValueError(f"method.heads={config.heads} does not divide the width {dim}.")
         if config.recovery.weight:
-            layers = config.recovery.layers
-            self.recovery = RecoveryDecoder(dim, config.heads, config.ffn, layers)
+            sizes = (config.heads, config.ffn, config.recovery.layers)
+            self.recovery = RecoveryDecoder(dim, *sizes, config.dropout)
 
     def forward(
         self, student: Callable[..., Prompted], images: Tensor, batch: Batch

@@ -20,13 +20,13 @@ class RecoveryDecoder(nn.Module):
     linear ones stay, since descriptors are twice as wide as queries.
 
     Args:
-        dim, heads, ffn, layers: see `TwoStreamDecoder`.
+        dim, heads, ffn, layers, dropout: see `TwoStreamDecoder`.
     """
 
-    def __init__(self, dim: int, heads: int, ffn: int, layers: int) -> None:
+    def __init__(self, dim: int, heads: int, ffn: int, layers: int, dropout: float) -> None:
         super().__init__()
         self.from_queries, self.from_patches = nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.decoder = TwoStreamDecoder(dim, heads, ffn, layers)
+        self.decoder = TwoStreamDecoder(dim, heads, ffn, layers, dropout)
         self.to_descriptors, self.to_patches = nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
         initialise(self)
 

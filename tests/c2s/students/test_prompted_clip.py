@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from naive_decoder import naive_decoder
 
 from c2s.evaluation.classifier import Classifier
+from c2s.methods.clip_rc import RecoveryDecoder
 from c2s.methods.cost import student_cost
 from c2s.students import create
 from c2s.students.prompted_clip import Encoded, PromptedCLIP, attention_mask, patch_cells
@@ -339,8 +340,36 @@ def test_an_exported_program_takes_batches_and_images_of_any_size(pool):
         torch.testing.assert_close(program(asked), model(asked), rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+def test_the_first_scores_have_the_deviation_that_is_asked_for():
+    """Without it the root of D: 11 at 128 channels, where every sigmoid is shut or open."""
+    torch.manual_seed(0)
+    tower = info(openai_tower()).model_copy(update={"dim": 128})
+    sizes = {"heads": 4, "ffn": 64, "bridge": 0, "descriptor": "global", "fuse": [], "tower": tower}
+    text = F.normalize(torch.randn(20, 128), dim=1)
+    found = {}
+    for asked in (None, 1.0, 3.0):
+        model = PromptedCLIP(128, {**sizes, "first_scores": asked}).eval()
+        queries, patches = model.decoder(text[None], torch.randn(1, 60, 128))
+        found[asked] = float((queries @ patches.mT).std())
+    assert found[None] == pytest.approx(128**0.5, rel=0.3)
+    assert found[1.0] == pytest.approx(found[None] / 128**0.5, rel=0.2)
+    assert found[3.0] == pytest.approx(3 * found[1.0], rel=0.3)
+
+
+def test_dropout_is_as_the_setting_says():
+    """Off, two passes in training are one, and the recovery decoder is the student's kind."""
+    for share, same in ((0.0, True), (0.1, False)):
+        model = student(dropout=share).train()
+        first, second = (model(images(32, 32), words()).logits for _ in range(2))
+        assert torch.equal(first, second) == same
+        decoder = RecoveryDecoder(DIM, 3, 20, 1, share).train()
+        first, second = (decoder(torch.ones(1, 2, DIM), torch.ones(1, 3, DIM)) for _ in range(2))
+        assert torch.equal(first[1], second[1]) == same
+
+
 def test_a_decoder_of_no_layers_changes_nothing():
-    decoder = TwoStreamDecoder(DIM, 3, 20, 0)
+    decoder = TwoStreamDecoder(DIM, 3, 20, 0, 0.0)
     queries, patches = torch.randn(2, 4, DIM), torch.randn(2, 7, DIM)
     assert all(map(torch.equal, decoder(queries, patches), (queries, patches)))
 
