@@ -94,8 +94,10 @@ class TwoStreamDecoder(nn.Module):
         """
         with torch.no_grad():
             for layers in (self.query_layers, self.patch_layers):
-                norm = layers[-1].norm2
-                norm.weight.fill_(math.sqrt(deviation / math.sqrt(norm.weight.numel())))
+                last = layers[-1]
+                assert isinstance(last, CrossAttentionLayer)
+                weight = last.norm2.weight
+                weight.fill_(math.sqrt(deviation / math.sqrt(weight.numel())))
 
 
 def initialise(module: nn.Module) -> None:
