@@ -40,7 +40,7 @@ class GKCConfig(GKCSettings, MethodConfig):
         "coco-panoptic": {"iterations": 50_000, "batch_size": 112, "jitter": False},
         "shapes": {  # a matter of time, and of a teacher that knows regions on black
             "student": "mask2former:shapes",
-            "iterations": 800,
+            "iterations": 400,
             "batch_size": 16,
             "lr": 3e-4,
             "head_lr_mult": 1 / 0.3,

@@ -23,6 +23,9 @@ MAIN = (
     row("+ distillation", (41.23, 32.62), synonyms=PLAIN),
     row("both", FULL),
 )
+LATENT = row(
+    "both, latent regions", latent="classes", student_token="post", weights={"contrast": 2.0}
+)
 
 TABLES: dict[str, Grid] = {
     "demo": Grid(
@@ -31,8 +34,9 @@ TABLES: dict[str, Grid] = {
         paper=PAPER,
         columns=COLUMNS,
         on=("shapes-renamed",),
-        rows=(*MAIN, row("both, latent regions", latent="regions", student_token="post")),
-        note="With latent regions the embedding that classes are told by is distilled (student_token=post).",
+        rows=(*MAIN, LATENT),
+        note="Latent regions are classes of their image, and the embeddings that classes are told by learn their "
+        "tokens (latent=classes, student_token=post, weights.contrast=2).",
     ),
     "4": _table("4", "text diversification and text-guided distillation", *MAIN),
     "5": _table(
