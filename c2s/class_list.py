@@ -131,6 +131,11 @@ def _parsed(text: str, where: str) -> Any:
         ):  # a data set's own classes.yaml, or the mapping that it may have
             content = content.get("classes", content)
         return _in_order(content) if isinstance(content, dict) else content
+    if any(bare.startswith(a) and bare.count(a) > bare.count(b) for a, b in ("[]", "{}")):
+        raise ConfigError(
+            f"{where} begins with {bare[0]}, which nothing closes, so that it is no list in JSON or YAML.",
+            'A name that begins so stands in "".',
+        )
     lines = [line for line in bare.splitlines() if line.strip() and line.lstrip()[0] != "#"]
     rows = [_classes_of(line, where) for line in lines]
     columns = {len(row) for row in rows}

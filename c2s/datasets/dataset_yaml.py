@@ -31,7 +31,7 @@ def read_folders(file: Path) -> dict[str, Any] | None:
     """What a classes.yaml says for LightlyTrain's YAML of masks; None: it is none.
 
     Raises:
-        ConfigError: a class has several mask values, or folders are missing.
+        ConfigError: a class has several mask values, or folders are not named or not there.
     """
     content = read_yaml(file)
     splits = {s: content[s] for s in USUAL_SPLITS if isinstance(content.get(s), dict)}
@@ -55,9 +55,14 @@ def read_folders(file: Path) -> dict[str, Any] | None:
     for split, folders in splits.items():
         if not {"images", "masks"} <= set(folders):
             raise ConfigError(f"{file}: `{split}` must name the folders images and masks.")
-        said[split] = {
-            key: str((file.parent / str(folders[key])).resolve()) for key in ("images", "masks")
-        }
+        places = {key: file.parent / str(folders[key]) for key in ("images", "masks")}
+        absent = next((place for place in places.values() if not place.is_dir()), None)
+        if absent is not None:
+            raise ConfigError(
+                f"{file}: {absent}, a folder of `{split}`, is not there.",
+                "Write folders as seen from this file, or put it where they are.",
+            )
+        said[split] = {key: str(place.resolve()) for key, place in places.items()}
     return said
 
 

@@ -27,6 +27,8 @@ from c2s_cache.picture import decode_image
 
 NUMBERS = LabelEncoding("instances", ".png", {})
 UNLABELLED = "To use photos without one, whose pixels are then of no known class: unlabelled: use"
+LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".avif", ".heic")
+ANEW = "That format changes the values of a label map: export them anew as PNG."
 PAIRED = "Where names do not say it, train.txt does: a photo and its label map a line (images/a.jpg masks/b.png)."
 
 
@@ -139,7 +141,10 @@ class FolderSplit(DescribedSplit):
             return None
         folder = self._label_folders[0]
         advice = "Say in classes.yaml how their names end after the photo's: mask_suffix:"
-        if ending := self._common_ending():
+        ending = self._common_ending()
+        if ending.lower().endswith(LOSSY):
+            return f"{folder} holds {self.without_labels[0]}{ending}. {ANEW}"
+        if ending:
             return f"{folder} holds {self.without_labels[0]}{ending}. {advice} {ending}"
         suffixes = tuple(encoding.suffix for encoding in self.descriptor.encodings)
         others = list_photos(folder, suffixes).others
@@ -148,6 +153,8 @@ class FolderSplit(DescribedSplit):
             return PAIRED if alone else None
         ending, count = next(iter(others.items()))
         said = f"{folder} holds {count:,} {ending or 'without ending'}."
+        if ending.lower().endswith(LOSSY):
+            return f"{said} {ANEW}"
         if ending in SUFFIXES:
             return f"{said} {advice} {ending}"
         if (export := find_export(self.root)) is not None:

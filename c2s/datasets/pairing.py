@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from c2s.datasets.photos import is_hidden, list_photos
 from c2s.datasets.spelling import (
     SPLIT_WORD,
     USUAL_SPLITS,
+    near_lists,
     spelled,
     split_folders,
     split_lists,
@@ -27,6 +29,8 @@ from c2s_cache.picture import opened, undecodable
 COMPARED = 5
 MANY = 1 << 16
 """Colours that no label map has; Pillow counts the slower the more it is to count."""
+MASK_WORD = re.compile(r"annot|mask|label|seg|ground|(?<![a-z])gt(?![a-z])", re.IGNORECASE)
+"""In the name of a folder of label maps."""
 LIST_FOLDERS = ("ImageSets/Segmentation", "ImageSets", "splits", "lists")
 
 
@@ -75,10 +79,11 @@ class _Place:
 
 
 def find_pair(root: Path) -> FolderPair:
-    """The folders of which most files belong together, the one with fewer colours being of label maps.
+    """The folders of which most files belong together; label maps are known by their folder's name, or else by having
+    fewer colours.
 
     Raises:
-        DataError: no two belong together.
+        DataError: no two belong together, or lists name images of no split train.
     """
     names = _folders(root)
     plain = {".": _Place(_pictures(root, ".", deep=False))}
@@ -98,7 +103,7 @@ def find_pair(root: Path) -> FolderPair:
         photos, maps = places[rank[3]], places[rank[4]]
         ids = [i for i in photos.files if i + between in maps.files]
         labels = [maps.files[i + between] for i in ids]
-        if _colours(labels[:COMPARED]) < _colours([photos.files[i] for i in ids[:COMPARED]]):
+        if _are_masks(rank[3], rank[4], [photos.files[i] for i in ids], labels):
             ending = Counter(path.suffix for path in labels).most_common(1)[0][0]
             own = [s for s in USUAL_SPLITS if s in photos.splits and s in maps.splits]
             folders = {s: (photos.splits[s], maps.splits[s]) for s in own}
@@ -168,14 +173,33 @@ def _folders(root: Path, name: str = "") -> list[str]:
 
 
 def _lists(root: Path) -> dict[str, str]:
-    """Lists of the images of each split, in the places where VOC and others have them."""
+    """Lists of the images of each split, in the places where VOC and others have them.
+
+    Raises:
+        DataError: there are lists, and none that is of the split train.
+    """
     if split_lists(root):
         return {}
     for place in LIST_FOLDERS:
         folder = spelled(root, place)
-        if folder is not None and "train" in (files := split_lists(root / folder)):
+        files = {} if folder is None else near_lists(root / folder)
+        if files and "train" not in files:
+            have = f"{root / (folder or '')} holds {', '.join(files.values())}"
+            raise DataError(
+                f"{have}, and no list that can only be of the split train.",
+                "Call the one that is train.txt, or remove the lists.",
+            )
+        if files:
             return {split: f"{folder}/{file}" for split, file in files.items()}
     return {}
+
+
+def _are_masks(images: str, masks: str, photos: Sequence[Path], labels: Sequence[Path]) -> bool:
+    """Whether the second of two folders holds label maps: by the words of their names, or else by their colours."""
+    said = [MASK_WORD.search(path) is not None for path in (images, masks)]
+    if said[0] != said[1]:
+        return said[1]
+    return _colours(labels[:COMPARED]) < _colours(photos[:COMPARED])
 
 
 def _between(images: Mapping[str, Path], masks: Mapping[str, Path], same: bool) -> tuple[str, int]:

@@ -69,6 +69,27 @@ def split_lists(folder: Path) -> dict[str, str]:
     return _by_split(folder, ((f.stem, f.name) for f in files if f.suffix.lower() == ".txt"))
 
 
+def near_lists(folder: Path) -> dict[str, str]:
+    """The same; of a split without one, the only text file whose name begins with its word (trainaug.txt), but for
+    those of train and val together.
+
+    Raises:
+        DataError: two are of one split.
+    """
+    lists = split_lists(folder)
+    for split in USUAL_SPLITS:
+        near = [
+            name
+            for name in _names(folder)
+            if name.lower().endswith(".txt")
+            and name.lower().startswith(split)
+            and not name.lower().startswith("trainval")
+        ]
+        if len(near) == 1:
+            lists.setdefault(split, near[0])
+    return {split: lists[split] for split in USUAL_SPLITS if split in lists}
+
+
 def _by_split(folder: Path, found: Iterable[tuple[str, str]]) -> dict[str, str]:
     splits: dict[str, str] = {}
     for word, name in found:

@@ -247,6 +247,11 @@ def test_yaml_of_masks(world):
     order = np.array([1, 0, 2], np.uint8)
     want = {n: np.where(m == OUTSIDE, m, order[np.minimum(m, 2)]) for n, m in maps.items()}
     require_same(root / "out", want, "train", ("dog", "cat", "grass"))
+    content["train"]["images"] = "images/val2017"
+    (root / "config.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match="images/val2017, a folder of `train`, is not there"):
+        converted(root / "config.yaml", root / "other")
+    content["train"]["images"] = "val2017"
     content["classes"][7]["values"] = [7, 8]
     (root / "config.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(ConfigError, match="'cat' has 2 mask values"):

@@ -232,6 +232,33 @@ def test_lists_of_splits_are_found_where_voc_has_them(tmp_path):
     assert dataset.split("train").ids == ("p0", "p2")
 
 
+def test_lists_called_a_little_otherwise_are_never_passed_over(tmp_path):
+    """VOC's trainaug.txt is the list of train; where several could be, one sentence says so."""
+    fill(tmp_path, "JPEGImages", "SegmentationClass", [Image.fromarray(VALUES)] * 3)
+    lists = tmp_path / "ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "trainaug.txt").write_text("p0\np2\n")
+    (lists / "trainval.txt").write_text("p0\np1\np2\n")
+    (lists / "val.txt").write_text("p1\n")
+    (lists / "train_small.txt").write_text("p0\n")
+    with pytest.raises(DataError, match=r"Segmentation holds val.txt, and no list .* of the split"):
+        draft_classes(tmp_path)
+    (lists / "train_small.txt").unlink()
+    _, dataset = described(tmp_path)
+    assert dataset.splits == ("train", "val")
+    assert [dataset.split(s).ids for s in dataset.splits] == [("p0", "p2"), ("p1",)]
+
+
+def test_drawings_of_few_colours_are_told_from_label_maps_by_the_folders_names(tmp_path):
+    for split in ("train", "val"):
+        fill(tmp_path, split, f"{split}annot", [Image.fromarray(VALUES)] * 2, photo_ending=".png")
+        for i in range(2):
+            Image.new("RGB", VALUES.shape[::-1], (200, 30, 30)).save(tmp_path / split / f"p{i}.png")
+    _, dataset = described(tmp_path)
+    assert dataset.splits == ("train", "val")
+    assert set(np.unique(dataset.split("val").labels("p1"))) == {0, 1, 2}
+
+
 def test_a_split_without_label_maps_is_said_to_be_left_out(tmp_path):
     for split in ("train", "val", "test"):
         fill(tmp_path, split, f"{split}annot", [Image.fromarray(VALUES)] * 2)

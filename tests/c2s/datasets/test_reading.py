@@ -290,6 +290,15 @@ def test_label_maps_of_another_kind_name_the_converter(folder):
     assert "mask_suffix: .tif" in check(folder).problems[0].cure
 
 
+@pytest.mark.parametrize("name", ["a.jpg", "a_mask.JPEG"])
+def test_label_maps_in_a_format_that_changes_them_are_not_asked_for(folder, name):
+    write(folder, TRUTH)
+    (folder / "masks/a.png").rename(folder / "masks" / name)
+    cure = check(folder).problems[0].cure
+    assert cure.endswith("changes the values of a label map: export them anew as PNG.")
+    assert "mask_suffix" not in cure
+
+
 def test_an_ending_that_all_label_maps_share_is_told(folder):
     write(folder, TRUTH)
     write(folder, TRUTH, "b")
