@@ -43,13 +43,14 @@ def class_embeddings(
             from c2s_pipeline.teachers.recorded import load_recorded_text
             from c2s_pipeline.teachers.templates import SINGLE
             from c2s_pipeline.teachers.text import class_embeddings as embed
-            from c2s_pipeline.teachers.text import say_cut
+            from c2s_pipeline.teachers.text import say_cut, say_unknown
 
             where = weights or _last_seen(info.teacher_weights) or own_teacher(info.teacher.name)
             encoder = load_recorded_text(info.teacher, where)
             templates = info.templates or SINGLE  # class embeddings were imported
             found = embed(encoder, unknown, templates)
             say_cut(encoder, unknown, templates)
+            say_unknown(encoder, unknown, templates, found)
         except (ModuleNotFoundError, MissingExtra) as error:
             package = error.name if isinstance(error, ModuleNotFoundError) else "open_clip"
             raise MissingExtra(

@@ -130,7 +130,7 @@ class Text(Stage):
     def compute_once(self, build: Once) -> Mapping[str, NDArray[Any]]:
         """The teacher's own embeddings, or imported ones that it takes for the right classes."""
         from c2s_pipeline.teachers.imported_text import check_rows
-        from c2s_pipeline.teachers.text import class_embeddings, say_cut
+        from c2s_pipeline.teachers.text import class_embeddings, say_cut, say_unknown
 
         classes, settings = build.manifest.classes, self.settings
         asked = build.manifest.stage(self.name).settings
@@ -139,6 +139,7 @@ class Text(Stage):
             sentences = asked["templates"]
             rows = class_embeddings(build.teacher.text, names, sentences, build.progress)
             say_cut(build.teacher.text, names, sentences)
+            say_unknown(build.teacher.text, names, sentences, rows)
         else:
             rows = self._imported(classes, build.manifest.teacher.dim)
             if settings.check:

@@ -17,6 +17,8 @@ from c2s_pipeline.teachers.base import TextEncoder
 
 BATCH = 32
 """Sentences per pass of the text tower."""
+NOWHERE = "\U0010fffd"
+"""Of no script: a text tower that knows whole words reads it as any word that it does not know."""
 LONGEST = 4
 """Sentences, the longest first, that are tried at a time for whether they are cut."""
 
@@ -88,5 +90,29 @@ def say_cut(encoder: TextEncoder, names: Sequence[str], templates: Sequence[str]
         print(
             f"note: the text tower reads only the beginning of the class name {cut[0][:80]!r}{others}; "
             "what follows has no effect.",
+            file=sys.stderr,
+        )
+
+
+def say_unknown(
+    encoder: TextEncoder,
+    names: Sequence[str],
+    templates: Sequence[str],
+    rows: NDArray[np.floating],
+) -> None:
+    """Say on stderr which names the text tower has no word for.
+
+    Args:
+        encoder: the text tower.
+        names: class names.
+        templates: sentences with one `{}` each.
+        rows: float [len(names), D], their embeddings.
+    """
+    nothing = class_embeddings(encoder, [NOWHERE], templates)[0]
+    far = np.linalg.norm(rows - nothing, axis=1)
+    unknown = [name for name, distance in zip(names, far, strict=True) if distance <= SAME]
+    if unknown:
+        print(
+            f"note: the text tower does not know {', '.join(unknown)}, which means as much to it as no word.",
             file=sys.stderr,
         )

@@ -38,7 +38,7 @@ from c2s_pipeline.teachers.templates import (
     ZEGCLIP,
     template_set,
 )
-from c2s_pipeline.teachers.text import class_embeddings, cut_names, say_cut
+from c2s_pipeline.teachers.text import class_embeddings, cut_names, say_cut, say_unknown
 
 COCO = load_dataset("coco-stuff").classes
 FILES = {
@@ -326,6 +326,15 @@ def test_names_that_are_cut_are_found_among_the_longest(shapes, capsys):
     assert "only the beginning of the class name 'red circle on" in capsys.readouterr().err
     say_cut(text, ("ring",), SINGLE)
     assert capsys.readouterr().err == ""
+
+
+def test_a_name_that_the_text_tower_has_no_word_for_is_said(shapes, capsys):
+    """It is read as any other such name, whether or not one stands beside it; a known word in it tells it apart."""
+    text = shapes[1].text
+    for names, said in ((("ring", "unicorn"), "does not know unicorn,"), (("red unicorn",), "")):
+        say_unknown(text, names, SINGLE, class_embeddings(text, names, SINGLE))
+        err = capsys.readouterr().err
+        assert said in err if said else err == ""
 
 
 def test_a_text_tower_that_knows_no_further_word_cuts_nothing():
