@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCES = [f for part in ("c2s", "cache", "pipeline") for f in sorted((ROOT / part).rglob("*.py"))]
 
-OTHERS = ("Image.open", "os.open", "tarfile.open", "webbrowser.open")
+OTHERS = ("Image.open", "av.open", "os.open", "tarfile.open", "webbrowser.open")
 """Of that name, and for no text."""
 
 

@@ -34,16 +34,21 @@ def run(program, **environment):
     return done.stdout, done.stderr
 
 
+def fewest(program):
+    """Page faults of the best of three runs: a machine that reclaims memory meanwhile adds to them."""
+    return min(int(run(program)[0]) for _ in range(3))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's memory and libgomp's threads")
 def test_memory_of_tensors_is_kept_between_steps():
-    given_back = int(run(CHURN)[0])  # pages; 37 to 330 thousand, as glibc's own threshold adapts
-    assert int(run(PREPARED + CHURN)[0]) < given_back / 3
+    given_back = fewest(CHURN)  # pages; 12 to 330 thousand, as glibc's own threshold adapts
+    assert fewest(PREPARED + CHURN) < given_back / 3
     inherited = (
         "import os, subprocess, sys\n"
         f"subprocess.run([sys.executable, '-c', {CHURN!r}], env=os.environ, check=True)"
     )
-    assert int(run(PREPARED + inherited)[0]) < given_back / 3
+    assert fewest(PREPARED + inherited) < given_back / 3
 
 
 @pytest.mark.slow
