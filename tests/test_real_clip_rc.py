@@ -2,50 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import open_clip
 import pytest
 import torch
+from in_process import Command, command
 from official_trees import make_context
 from PIL import Image
 from safetensors.torch import load_file
 
-from c2s.cli import main
 from c2s_cache import Cache
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 CACHE = ("--cache", "voc.zarr", "--method", "clip-rc")
 STEPS = ("--set", "image_size=256", "--iterations", 2, "--batch-size", 2, "--workers", 0)
 SCORE = ("--run", "runs/rc", "--limit", 1, "--mode", "whole", "--json")
-
-Command = Callable[..., str]
-
-
-def command(folder: Path, data: Path) -> Command:
-    """c2s in this process and that folder: what it printed; of a `code` other than 0, what it complained of."""
-
-    def run(*arguments: object, code: int = 0) -> str:
-        out, err = io.StringIO(), io.StringIO()
-        ended = 0
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-            patch.chdir(folder)
-            patch.setenv("C2S_DATA", str(data))
-            patch.setattr(sys, "argv", ["c2s", *map(str, arguments)])
-            try:
-                main()
-            except SystemExit as stop:
-                ended = int(stop.code or 0)
-        assert ended == code, err.getvalue()
-        return err.getvalue() if code else out.getvalue()
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import open_clip
 import pytest
 import torch
+from in_process import command
 from PIL import Image
 
-from c2s.cli import main
 from c2s.methods.registry import METHODS, method_class
 from c2s_cache import open_cache
 from c2s_cache.integrity import verify
@@ -28,34 +27,14 @@ OWN = {
 """Students and views that two cores train in seconds."""
 
 
-@pytest.fixture
-def c2s(monkeypatch, capsys, tmp_path, shared_data):
-    """The command in this process and an empty folder; what it printed."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("C2S_DATA", str(shared_data))
-
-    def run(*arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["c2s", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        assert code == 0, err
-        return out
-
-    return run
-
-
-def test_one_cache_serves_all_four_methods(c2s, tmp_path: Path, shared_data: Path) -> None:
+def test_one_cache_serves_all_four_methods(tmp_path: Path, shared_data: Path) -> None:
+    c2s = command(tmp_path, shared_data)
     torch.manual_seed(0)
     torch.save(open_clip.create_model("ViT-B-16").state_dict(), tmp_path / "vit_b_16.pt")
     methods = [word for name in METHODS for word in ("--method", name)]
     build = ("cache", "build", "--dataset", "coco-stuff", "--pretrained", "vit_b_16.pt", *methods)
     c2s(*build, "--set", "view_size=256", "--out", "coco.zarr")
-    cache = open_cache("coco.zarr")
+    cache = open_cache(tmp_path / "coco.zarr")
     assert verify(cache) == []
     assert (cache.manifest.rows, cache.quarantine) == (13, [])
     assert "nothing to do" in c2s(*build, "--set", "view_size=256", "--out", "coco.zarr")

@@ -200,9 +200,8 @@ def inference_costs(runs: Mapping[str, Path]) -> dict[str, dict[str, float]]:
     rates = alternate({name: side(model) for name, model in models.items()}, rounds=3)
     found = {}
     for name, model in models.items():
-        model.model.requires_grad_(
-            False
-        )  # the counter follows what has gradients, and there are none
+        # The counter follows what has gradients, and in inference mode there are none.
+        model.model.requires_grad_(False)
         with FlopCounterMode(display=False) as counter:
             model.predict(scenes[0])
         found[name] = {

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 import torch
+from in_process import command
 from safetensors.torch import load_file
 
-from c2s.cli import main
 from c2s.methods.registry import method_config
 from c2s.runs.run import open_run
 from c2s.students.clip_tower import stored_tower
@@ -27,23 +26,10 @@ def cache():
 
 
 @pytest.fixture
-def c2s(monkeypatch, capsys, tmp_path):
+def c2s(monkeypatch, tmp_path):
     """The command in this process and an empty folder; what it printed."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["c2s", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        assert code == 0, err
-        return out
-
-    return run
+    return command(tmp_path)
 
 
 def test_a_tower_of_another_teacher_is_refused(cache):
