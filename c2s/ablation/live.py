@@ -16,8 +16,10 @@ from c2s.ablation.runner import Board, ablate, derive_caches
 from c2s.terminal import BuildBar
 
 
-def run_grids(plan: Plan, request: Request, scoring: Scoring) -> dict[str, Any]:
-    """Derive caches and run everything, with a live table on a terminal's stderr."""
+def run_grids(
+    plan: Plan, request: Request, scoring: Scoring, jobs: int | None = None
+) -> dict[str, Any]:
+    """Derive caches and run everything, `jobs` runs side by side, with a live table on a terminal's stderr."""
     console = Console(stderr=True, markup=False)
     if plan.derived:
         from c2s_pipeline.extras import require
@@ -41,7 +43,7 @@ def run_grids(plan: Plan, request: Request, scoring: Scoring) -> dict[str, Any]:
                 print(f"{done}: {plan.label(name)}, hIoU {state}", file=sys.stderr, flush=True)
 
     with Live(console=console, auto_refresh=False, transient=True) as live:
-        return ablate(plan, request, scoring, watch)
+        return ablate(plan, request, scoring, watch, jobs)
 
 
 def _live_table(board: Board) -> Table:

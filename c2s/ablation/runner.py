@@ -11,7 +11,7 @@ from c2s.ablation.cell import Scoring, stored_scores
 from c2s.ablation.plan import Plan, Request, build_requests
 from c2s.ablation.report import grid_facts, unlike_paper, write_report
 from c2s.ablation.teacher_time import teacher_time
-from c2s.ablation.workers import Outcome, gpu_workers, run_all
+from c2s.ablation.workers import Outcome, places, run_all
 from c2s.runs.config import TrainConfig
 from c2s.training.logs import read_metrics
 from c2s_cache import C2SError, open_cache
@@ -67,7 +67,9 @@ def derive_caches(plan: Plan, request: Request, progress: Progress | None = None
         derive(Path(request.cache), wanted, path, resources, teacher=request.teacher)
 
 
-def ablate(plan: Plan, request: Request, scoring: Scoring, watch: Watch) -> dict[str, Any]:
+def ablate(
+    plan: Plan, request: Request, scoring: Scoring, watch: Watch, jobs: int | None = None
+) -> dict[str, Any]:
     """Run what is not finished, and report.
 
     Writes `out`/NAME.md and NAME.json per grid.
@@ -77,6 +79,7 @@ def ablate(plan: Plan, request: Request, scoring: Scoring, watch: Watch) -> dict
         request: cache, folder and settings.
         scoring: what to score on.
         watch: called whenever something changed, and about every second.
+        jobs: runs side by side; see `c2s.ablation.workers.places`.
 
     Returns:
         `grids` (see `report.grid_facts`), `caches`, `teacher` (see `teacher_time`), `scoring`, `failed`
@@ -105,7 +108,8 @@ def ablate(plan: Plan, request: Request, scoring: Scoring, watch: Watch) -> dict
     left = [config for config in plan.runs if config.run_name not in board.outcomes]
     if left:
         log = request.out / "ablate.log"
-        run_all(left, scoring, gpu_workers(), log, started, finished, lambda: watch(board))
+        where = places(len(left), jobs)
+        run_all(left, scoring, where, log, started, finished, lambda: watch(board))
     watch(board)
     seconds = round(time.monotonic() - began, 1)
     facts = _facts(plan, request, scoring, board, seconds)

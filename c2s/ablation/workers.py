@@ -1,4 +1,4 @@
-"""Invariant: a worker is a process of its own with one GPU; it ends with its parent, and its run survives it."""
+"""Invariant: a worker is a process of its own with its place; it ends with its parent, and its run survives it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from c2s.ablation.cell import Scoring, run_cell
 from c2s.runs.config import TrainConfig
@@ -22,21 +22,33 @@ NAME = "c2s-ablate"
 """Of the worker processes."""
 
 
+class Place(NamedTuple):
+    """Where a worker computes.
+
+    Attributes:
+        gpu: a GPU's name, or "" for whatever device the configuration names.
+        threads: of torch on the CPU; 0: torch's own number.
+    """
+
+    gpu: str = ""
+    threads: int = 0
+
+
 def run_all(
     runs: list[TrainConfig],
     scoring: Scoring,
-    devices: list[str],
+    places: list[Place],
     log: Path,
     started: Callable[[TrainConfig], None],
     finished: Callable[[TrainConfig, Outcome], None],
     tick: Callable[[], None],
 ) -> None:
-    """Run cells, one worker process per device; a cell that fails does not stop the others.
+    """Run cells, one worker process per place; a cell that fails does not stop the others.
 
     Args:
         runs: resolved configurations.
         scoring: what to score on.
-        devices: a worker each: a GPU's index, or "" for whatever device the configuration names.
+        places: a worker each.
         log: file that takes the workers' output.
         started, finished: called when a cell begins and ends, with its scores or its error.
         tick: called about every second.
@@ -51,9 +63,9 @@ def run_all(
     processes = []
     with StopRequest() as stop:
         try:
-            for device in devices[: len(runs)]:
+            for place in places[: len(runs)]:
                 ours, theirs = context.Pipe()
-                process = context.Process(name=NAME, target=_serve, args=(theirs, device, log))
+                process = context.Process(name=NAME, target=_serve, args=(theirs, place, log))
                 with deaf():  # until it is in a process group of its own
                     process.start()
                 theirs.close()
@@ -108,15 +120,19 @@ def _take(connection: Connection, process: Any, config: TrainConfig, log: Path) 
     return outcome
 
 
-def _serve(connection: Connection, device: str, log: Path) -> None:
+def _serve(connection: Connection, place: Place, log: Path) -> None:
     """Run cells until the parent closes the pipe, or is gone."""
     os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which then asks once, by SIGTERM
     listen()
     with log.open("a", encoding="utf-8", buffering=1) as file:
         os.dup2(file.fileno(), sys.stdout.fileno())
         os.dup2(file.fileno(), sys.stderr.fileno())
-    if device:
-        os.environ["CUDA_VISIBLE_DEVICES"] = device  # before anything has touched CUDA
+    if place.gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = place.gpu  # before anything has touched CUDA
+    if place.threads:
+        import torch
+
+        torch.set_num_threads(place.threads)
     while True:
         try:
             config, scoring = connection.recv()
@@ -135,9 +151,35 @@ def _serve(connection: Connection, device: str, log: Path) -> None:
             return
 
 
-def gpu_workers() -> list[str]:
-    """A worker per visible GPU, by its name; without several GPUs one worker."""
-    from c2s_pipeline.devices import visible_gpus
+def places(runs: int, jobs: int | None = None) -> list[Place]:
+    """Where to run so many runs.
 
-    found = visible_gpus()
-    return found if len(found) > 1 else [""]
+    Args:
+        runs: how many there are, at least 1.
+        jobs: side by side; GPUs are taken in turn. Default: one per GPU, or one.
+
+    Returns:
+        At most one place per run. Of several each has its share of the cores as threads, unless OMP_NUM_THREADS
+        says how many.
+    """
+    from c2s_pipeline.devices import visible_gpus
+    from c2s_pipeline.lanes import processors
+
+    gpus = visible_gpus()
+    names = gpus if len(gpus) > 1 else [""]
+    count = min(jobs or len(names), runs)
+    shared = count > 1 and "OMP_NUM_THREADS" not in os.environ
+    threads = max(processors() // count, 1) if shared else 0
+    return [Place(names[i % len(names)], threads) for i in range(count)]
+
+
+def one_per_core() -> int | None:
+    """As many runs side by side as there are cores where no GPU computes, or else what `places` takes by itself.
+
+    A small student's step is hardly shorter with two threads than with one, so that two runs side by side take little
+    more time than one alone.
+    """
+    from c2s_pipeline.devices import visible_gpus
+    from c2s_pipeline.lanes import processors
+
+    return None if visible_gpus() else processors()

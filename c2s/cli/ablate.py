@@ -66,6 +66,14 @@ def ablate(
         str | None, typer.Option(help="Its weight tag or file, if it moved.")
     ] = None,
     allow_code: Annotated[bool, typer.Option("--allow-code", help=ALLOW_CODE)] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1000,
+            help="Runs side by side, each with its share of the cores [default: one per GPU, or 1].",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of runs, derived caches and reports.")] = Path(
         "runs/ablate"
     ),
@@ -74,7 +82,8 @@ def ablate(
     """Train and score every row of a grid with every student and seed, and set the paper's rows beside.
 
     Runs that are finished are not repeated and stopped ones go on, so the same command resumes; equal
-    rows of several tables are one run. One run at a time, or one per GPU where there are several.
+    rows of several tables are one run. One run at a time, or one per GPU where there are several, unless `--jobs` says
+    how many.
     """
     from c2s.ablation.cell import Scoring, stored_scores
     from c2s.ablation.live import run_grids
@@ -115,7 +124,7 @@ def ablate(
     unscored = any(stored_scores(settings, scoring) is None for settings in plan.runs)
     if manifest.classes and unscored and scoring.images()[0].classes != manifest.classes:
         raise ConfigError(f"{scoring.dataset} has other classes than the cache {cache}.")
-    facts = run_grids(plan, request, scoring)
+    facts = run_grids(plan, request, scoring, jobs)
     if json_:
         typer.echo(json.dumps(facts))
     else:

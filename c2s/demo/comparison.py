@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from c2s.ablation.cell import Scoring
 from c2s.ablation.live import run_grids
 from c2s.ablation.plan import Request, make_plan
+from c2s.ablation.workers import one_per_core
 from c2s.bench.measure import Side, alternate
 from c2s.config import merge
 from c2s.datasets import load_dataset
@@ -143,7 +144,7 @@ def compare(
             str(where), out, entrant.recipe, settings=settings, seeds=seeds, method=entrant.method
         )
         plan = make_plan([entrant.grid], asked)
-        facts = run_grids(plan, asked, scoring)
+        facts = run_grids(plan, asked, scoring, one_per_core())
         if facts["failed"]:
             raise C2SError(next(iter(facts["failed"].values())))
         (line,) = facts["grids"][0]["rows"]

@@ -16,6 +16,7 @@ from c2s.ablation.cell import Scoring
 from c2s.ablation.live import run_grids
 from c2s.ablation.plan import Request, make_plan
 from c2s.ablation.report import grid_table
+from c2s.ablation.workers import one_per_core
 from c2s.config import merge
 from c2s.demo.cache import build_cache
 from c2s.demo.free_words import word_scores, words_table
@@ -79,7 +80,7 @@ def run(
             str(cache), out, recipes[method], settings=settings, seeds=seeds, method=method
         )
         scoring = Scoring("shapes", limit=limit, others=grid.on)
-        facts = run_grids(make_plan([grid], asked), asked, scoring)
+        facts = run_grids(make_plan([grid], asked), asked, scoring, one_per_core())
         if facts["failed"]:
             raise C2SError(next(iter(facts["failed"].values())))
         (found[method],) = facts["grids"]

@@ -22,7 +22,7 @@ def test_names_are_shown_as_they_are(monkeypatch):
 
     monkeypatch.setattr(live, "Console", console)
 
-    def ablate(plan, request, scoring, watch):
+    def ablate(plan, request, scoring, watch, jobs):
         watch(board)
         return {}
 

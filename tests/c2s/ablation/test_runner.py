@@ -16,7 +16,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from c2s.ablation import cell, runner
+from c2s.ablation import cell
 from c2s.ablation.cell import run_cell, stored_scores
 from c2s.ablation.plan import make_plan
 from c2s.ablation.runner import ablate
@@ -39,11 +39,10 @@ def scores(facts):
     return [[{**r, "seconds": 0} for r in row["runs"]] for row in facts["grids"][0]["rows"]]
 
 
-def test_a_grid_runs_reports_and_is_done_when_asked_again(grid, request_, scoring, monkeypatch):
-    monkeypatch.setattr(runner, "gpu_workers", lambda: ["", ""])  # two at a time
+def test_a_grid_runs_reports_and_is_done_when_asked_again(grid, request_, scoring):
     plan = make_plan([grid], request_)
     seen = []
-    facts = ablate(plan, request_, scoring, lambda board: seen.append(dict(board.outcomes)))
+    facts = ablate(plan, request_, scoring, lambda board: seen.append(dict(board.outcomes)), jobs=2)
     assert facts["failed"] == {}
     assert len(seen[-1]) == 4
     rows = facts["grids"][0]["rows"]

@@ -20,7 +20,7 @@ def instant(monkeypatch, images):
     """Runs end at once, with scores that grow by one; the list of their configurations."""
     done = []
 
-    def run_all(runs, scoring, devices, log, started, finished, tick):
+    def run_all(runs, scoring, places, log, started, finished, tick):
         for config in runs:
             done.append(config)
             started(config)
@@ -117,7 +117,7 @@ def test_wrong_usage_is_one_line(c2s, tiny_cache, arguments, message):
 
 
 def test_a_failed_run_fails_the_command_but_not_the_report(c2s, monkeypatch, images, tiny_cache):
-    def run_all(runs, scoring, devices, log, started, finished, tick):
+    def run_all(runs, scoring, places, log, started, finished, tick):
         for config in runs:
             finished(config, C2SError("the loss is nan."))
 
