@@ -33,6 +33,7 @@ def evaluate(
     root: Annotated[Path | None, option(EvalConfig, "root")] = None,
     split: Annotated[str | None, option(EvalConfig, "split")] = None,
     mode: Annotated[Mode | None, option(EvalConfig, "mode")] = None,
+    frames: Annotated[int | None, option(EvalConfig, "frames")] = None,
     seen_offset: Annotated[str | None, option(EvalConfig, "seen_offset")] = None,
     vocabulary: Annotated[str | None, option(EvalConfig, "vocabulary")] = None,
     teacher_weights: Annotated[str | None, option(EvalConfig, "teacher_weights")] = None,
@@ -58,6 +59,7 @@ def evaluate(
     asked = settled(EvalConfig, config, set_, locals())
     from c2s.annotation import never_seen
     from c2s.cli.folders import check_file, write_file
+    from c2s.cli.frames import check_frames
     from c2s.cli.vocabulary import data_vocabulary
     from c2s.datasets import NAMES, load_dataset
     from c2s.deploy import fold_run
@@ -73,6 +75,12 @@ def evaluate(
         check_file(out)
     data = load_dataset(asked.dataset, asked.root)
     opened = open_run(asked.run, allow_code)
+    if asked.frames > 1:
+        if asked.folded or asked.background == "threshold":
+            raise ConfigError(
+                "--frames goes neither with --folded nor with --background threshold."
+            )
+        check_frames(opened)
     words = data_vocabulary(opened, data, asked.vocabulary, asked.teacher_weights)
     offsets = asked.seen_offset or (0.0 if words.foreign else opened.seen_offset,)
     if asked.folded and any(offsets) and isinstance(opened.student, FeatureStudent):
@@ -108,6 +116,7 @@ def evaluate(
             seen_offsets=offsets,
             ignored=ignored,
             background=by_threshold,
+            frames=asked.frames,
             advance=advance,
         )
     transductive = opened.config.self_train is not None
@@ -122,6 +131,7 @@ def evaluate(
         "split": asked.split,
         "setting": setting,
         "mode": asked.mode,
+        "frames": asked.frames,
         "seen_offset": offsets[0],
         "background": asked.background,
         "background_threshold": by_threshold and by_threshold.thresholds[0],

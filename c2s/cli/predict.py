@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -45,6 +47,7 @@ def predict(
     teacher_weights: Annotated[str | None, option(PredictConfig, "teacher_weights")] = None,
     synonyms: Annotated[Synonyms | None, option(PredictConfig, "synonyms")] = None,
     mode: Annotated[Mode | None, option(PredictConfig, "mode")] = None,
+    frames: Annotated[int | None, option(PredictConfig, "frames")] = None,
     device: Annotated[str | None, option(PredictConfig, "device")] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -55,7 +58,8 @@ def predict(
 ) -> None:
     """Segment images, and the frames of videos, by the class that fits each pixel best, out of those named.
 
-    Names the run knows need nothing else; others need the teacher's text tower (c2s[build]).
+    Names the run knows need nothing else; others need the teacher's text tower (c2s[build]). With --frames N the
+    frames of a video go through the student N at a time, and so do the images of a folder.
     """
     asked = settled(PredictConfig, config, set_, locals())
     from c2s.cli.folders import check_folder, write_file
@@ -74,19 +78,19 @@ def predict(
     lost: list[str] = []
     several = 0
     with bar("predict", len(files), "images") as advance:
-        for path in files:
+        for group in _together(files, asked.frames):
             try:
-                if is_video(path):
-                    done = _segment_video(path, model, names, out)
+                if is_video(group[0]):
+                    done = [_segment_video(group[0], model, names, out, asked.frames)]
                 else:
-                    several += _segment(path, model, names, out)
-                    done = out / f"{path.stem}.png"
+                    done, more = _segment(group, model, names, out, asked.frames, lost)
+                    several += more
             except UnreadableImage as error:
                 lost.append(str(error))
             else:
-                if not json_:
-                    typer.echo(str(done))
-            advance(1)
+                for path in () if json_ else done:
+                    typer.echo(str(path))
+            advance(len(group))
     if several:
         said = f"{several} images have several frames or pages; the first was taken."
         typer.echo(f"note: {said}", err=True)
@@ -167,31 +171,49 @@ def _check_outputs(given: list[Path], files: list[Path], out: Path) -> None:
         raise ConfigError(f"--out {out}: {out / FACTS} is a folder, where a file is to be written.")
 
 
-def _segment(path: Path, model: Predictor, names: list[str], out: Path) -> bool:
-    """Write the label map (8 bits; 16 with more than 254 classes) and the overlay of one image.
+def _together(files: list[Path], frames: int) -> Iterator[list[Path]]:
+    """Videos alone, and images of a folder that follow each other, so many together at most."""
+    from c2s.datasets.video_file import is_video
+    from c2s.evaluation.evaluate import batched
+
+    for _, group in groupby(files, lambda path: path if is_video(path) else path.parent):
+        yield from map(list, batched(group, frames))
+
+
+def _segment(
+    paths: list[Path], model: Predictor, names: list[str], out: Path, frames: int, lost: list[str]
+) -> tuple[list[Path], int]:
+    """Write the label maps (8 bits; 16 with more than 254 classes) and the overlays of images that go together.
 
     Returns:
-        Whether its file has more frames or pages than the one that was taken.
+        The label maps; and how many files have more frames or pages than the one that was taken. What is wrong with
+        files that cannot be read goes to `lost`.
 
     Raises:
-        UnreadableImage: it cannot be read.
-        C2SError: its outputs cannot be written.
+        C2SError: outputs cannot be written.
     """
     from c2s.datasets.image_file import image_bytes
     from c2s_cache.picture import opened, rgb, undecodable
 
-    encoded = image_bytes(path)
-    try:
-        with opened(encoded, undecodable) as found:
-            image, more = rgb(found.image), found.more
-    except UnreadableImage as error:
-        raise UnreadableImage(f"{path}: {error.what}") from error
-    _write(image, path, model, names, out)
-    return more
+    images, several = dict[Path, Any](), 0
+    for path in paths:
+        try:
+            encoded = image_bytes(path)
+        except UnreadableImage as error:
+            lost.append(str(error))
+            continue
+        try:
+            with opened(encoded, undecodable) as found:
+                images[path] = rgb(found.image)
+                several += found.more
+        except UnreadableImage as error:
+            lost.append(f"{path}: {error.what}")
+    _write(images, model, names, out, frames)
+    return [_outputs(path, out)[0] for path in images], several
 
 
-def _segment_video(path: Path, model: Predictor, names: list[str], out: Path) -> Path:
-    """Write what `_segment` does for every frame of a video, numbered from 0.
+def _segment_video(path: Path, model: Predictor, names: list[str], out: Path, count: int) -> Path:
+    """Write what `_segment` does for every frame of a video, numbered from 0; so many go together.
 
     Returns:
         The folder of the frames.
@@ -202,29 +224,49 @@ def _segment_video(path: Path, model: Predictor, names: list[str], out: Path) ->
     """
     from c2s.datasets.video_file import frames
 
-    folder = _frames_folder(path, out)
-    for number, image in enumerate(frames(path)):
-        folder.mkdir(exist_ok=True)
-        _write(image, folder / f"{number:06d}", model, names, folder)
+    folder, coming = _frames_folder(path, out), enumerate(frames(path))
+    held = dict[Path, Any]()
+    try:
+        for number, image in coming:
+            folder.mkdir(exist_ok=True)
+            held[folder / f"{number:06d}"] = image
+            if len(held) == count:
+                _write(held, model, names, folder, count)
+                held = {}
+    finally:
+        _write(held, model, names, folder, count)
     return folder
 
 
 def _write(
-    image: NDArray[np.uint8], path: Path, model: Predictor, names: list[str], out: Path
+    images: dict[Path, NDArray[np.uint8]],
+    model: Predictor,
+    names: list[str],
+    out: Path,
+    frames: int,
 ) -> None:
-    """Segment an image, uint8 RGB [H, W, 3], and write label map and overlay under the name of `path`."""
+    """Segment images, uint8 RGB [H, W, 3], together if several may be, and write label maps and overlays under the
+    names of their paths."""
     from PIL import Image
 
     from c2s.cli.folders import write_file
     from c2s.evaluation.overlay import overlay
     from c2s_cache.label_map import label_type
 
-    labels = model.predict(image, str(path)).astype(label_type(len(names)))
-    pictures = (Image.fromarray(labels), overlay(image, labels, names))
-    for picture, file in zip(pictures, _outputs(path, out), strict=True):
-        content = io.BytesIO()
-        picture.save(content, "png")
-        write_file(file, content.getvalue())
+    if not images:
+        return
+    if frames > 1:
+        first = str(next(iter(images)))
+        found = [best[0] for best in model.best_of_clip([*images.values()], [None], first)]
+    else:
+        found = [model.predict(image, str(path)) for path, image in images.items()]
+    for (path, image), best in zip(images.items(), found, strict=True):
+        labels = best.astype(label_type(len(names)))
+        pictures = (Image.fromarray(labels), overlay(image, labels, names))
+        for picture, file in zip(pictures, _outputs(path, out), strict=True):
+            content = io.BytesIO()
+            picture.save(content, "png")
+            write_file(file, content.getvalue())
 
 
 def _frames_folder(path: Path, out: Path) -> Path:
@@ -239,18 +281,25 @@ def _outputs(path: Path, out: Path) -> tuple[Path, Path]:
 
 def _predictor(asked: PredictConfig, allow_code: bool) -> tuple[Predictor, list[str]]:
     """What segments, and the names of the classes it tells apart."""
+    from c2s.cli.frames import check_frames
     from c2s.cli.vocabulary import run_vocabulary
     from c2s.deploy import SegmentationModel
     from c2s.evaluation.evaluate import compute_device, predictor
     from c2s.runs.run import open_run
 
     if (asked.run / "config.json").is_file():
+        if asked.frames > 1:
+            raise ConfigError(
+                "A folded model looks at every frame alone; drop --frames, or name the run."
+            )
         if asked.classes is not None:
             raise ConfigError(f"The classes of {asked.run} are folded in; drop --classes.")
         folded = SegmentationModel.from_pretrained(asked.run, allow_code=allow_code)
         model = folded.to(compute_device(asked.device)).predictor(asked.mode)
         return model, list(folded.config.classes)
     opened = open_run(asked.run, allow_code)
+    if asked.frames > 1:
+        check_frames(opened)
     words = run_vocabulary(opened, asked.classes, weights=asked.teacher_weights)
     if asked.synonyms == "mean":
         words = words.averaged()

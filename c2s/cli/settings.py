@@ -41,6 +41,14 @@ def _names(value: Any) -> Any:
 
 ModeField = Annotated[Mode, Field(description="sliding window, or whole images")]
 DeviceField = Annotated[str, Field(description="where to compute: auto, cpu, cuda, cuda:1, ...")]
+FramesField = Annotated[
+    int,
+    Field(
+        ge=1,
+        description="frames of a clip that a student with queries (GKC's) looks at together, so that a query follows "
+        "a thing; 1: each alone",
+    ),
+]
 SynonymsField = Annotated[
     Synonyms,
     Field(
@@ -93,6 +101,7 @@ class EvalConfig(_Words):
     )
     split: str = Field(default="val", description="split to evaluate on")
     mode: ModeField = "slide"
+    frames: FramesField = 1
     seen_offset: Annotated[tuple[float, ...] | None, BeforeValidator(_offsets)] = Field(
         default=None,
         min_length=1,
@@ -147,6 +156,7 @@ class PredictConfig(_Words):
     )
     synonyms: SynonymsField = "max"
     mode: ModeField = "slide"
+    frames: FramesField = 1
     device: DeviceField = "auto"
 
 

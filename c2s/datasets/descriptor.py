@@ -121,6 +121,7 @@ class Descriptor:
         image_suffixes: what follows the image id in the name of an image file.
         protocol: the field's.
         unlabelled: images of labelled splits may lack a label map.
+        clips: the folders of images are clips, with their frames in order.
 
     Raises:
         DataError: a class name occurs twice, or there are more than 32,767.
@@ -139,6 +140,7 @@ class Descriptor:
     image_suffixes: tuple[str, ...] = (".jpg", ".jpeg", ".png")
     protocol: TestProtocol = TestProtocol()
     unlabelled: bool = False
+    clips: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompts", self.prompts or self.classes)

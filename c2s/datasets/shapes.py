@@ -94,6 +94,10 @@ class ShapesSplit(Split):
         clips = range(count // FRAMES)
         return tuple(f"{self.split}-{i:06d}-{t}" for i in clips for t in range(FRAMES))
 
+    def clip(self, image_id: str) -> str | None:
+        """Its scene, of `shapes-moving`."""
+        return image_id.rpartition("-")[0] if self._name == MOVING else None
+
     def identity(self, ids: Sequence[str]) -> dict[str, Any]:
         """Name, split, and a digest over the first of the scenes: changes when the renderer does."""
         hasher = hashlib.sha256()

@@ -97,6 +97,10 @@ class Split(Sequence[LabelledImage]):
         """Whether an image of a split with label maps has one; of one that has none all pixels are ignored."""
         return True
 
+    def clip(self, image_id: str) -> str | None:
+        """The clip of which an image is a frame; the frames of one follow each other. None: it is of none."""
+        return None
+
     @abstractmethod
     def identity(self, ids: Sequence[str]) -> dict[str, Any]:
         """JSON-like facts that change whenever the files of one of these images do."""
@@ -170,6 +174,10 @@ class DescribedSplit(Split):
     def unseen(self) -> tuple[int, ...]:
         """Ids of the unseen classes."""
         return self.descriptor.unseen
+
+    def clip(self, image_id: str) -> str | None:
+        """The folder of an image, where those are clips."""
+        return image_id.rpartition("/")[0] if self.descriptor.clips else None
 
     @abstractmethod
     def label_bytes(self, image_id: str) -> tuple[bytes, LabelEncoding, str]:

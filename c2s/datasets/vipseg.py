@@ -35,6 +35,7 @@ DESCRIPTOR = Descriptor(
         )
         for split in ("train", "val")
     },
+    clips=True,
     encodings=(LabelEncoding("class, or class and number", ".png", VALUES),),
     download=(
         "VIPSeg as https://github.com/VIPSeg-Dataset/VIPSeg-Dataset says, with imgs/, panomasks/ and the "

@@ -10,6 +10,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from c2s.students.base import FeatureStudent, Student
+from c2s.students.query import QueryStudent
 
 MANY = 254
 """Of more classes, what is held of an image may be features in place of scores."""
@@ -44,6 +45,11 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Scores float32 [B, K, h, w] of normalised images [B, 3, H, W]."""
         return self._best(self.student.classify(images, self.text), slice(0, self.classes))
+
+    def clip(self, images: Tensor) -> Tensor:
+        """As `forward`, of the frames of one clip, which the student looks at together: it is a `QueryStudent`."""
+        assert isinstance(self.student, QueryStudent)
+        return self._best(self.student.classify_clip(images, self.text), slice(0, self.classes))
 
     def encode(self, images: Tensor) -> Tensor:
         """Features float32 [B, D, h, w] of unit norm, of normalised images [B, 3, H, W]."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
@@ -182,6 +183,7 @@ def evaluate(
     seen_offsets: Sequence[float] = (0.0,),
     ignored: Sequence[int] = (),
     background: Background | None = None,
+    frames: int = 1,
     advance: Callable[[int], None] | None = None,
 ) -> EvalResult:
     """Segment every item over all classes and count, at every offset or threshold from one pass.
@@ -195,10 +197,11 @@ def evaluate(
         ignored: ids of classes that are left out: never predicted, their pixels not counted.
         background: the class that a pixel has where the best score is below a threshold. Offsets and classes that are
             left out have no part then.
-        advance: called with 1 after every item, e.g. to move a bar.
+        frames: of a clip that go through the model together (see `Predictor.best_of_clip`); 1: every item alone.
+        advance: called with the items that are done, e.g. to move a bar.
 
     Raises:
-        ConfigError: there is no item.
+        ConfigError: there is no item, or frames are to go together that are not of a clip, or of several sizes.
         ScoresError: the student's scores of an item are not finite.
     """
     if not len(items):
@@ -210,17 +213,24 @@ def evaluate(
     seen[list(vocabulary.seen)] = 1
     penalties = [never + o * seen if o else never if len(ignored) else None for o in confusions]
     seconds = 0.0
-    for item, (image, labels) in zip(items, _read_ahead(items), strict=True):
+    coming = _read_ahead(items)
+    for group in _clips(items, frames) if frames > 1 else ([item] for item in items):
+        held = [next(coming) for _ in group]
+        images, name = [image for image, _ in held], group[0].id
         began = time.perf_counter()
-        if background is None:
-            predictions: Iterable[NDArray[np.integer]] = model.best(image, penalties, item.id)
+        every: Iterable[Iterable[NDArray[np.integer]]]
+        if background is not None:
+            every = [background.predictions(model, image, name) for image in images]
+        elif frames > 1:
+            every = model.best_of_clip(images, penalties, name)
         else:
-            predictions = background.predictions(model, image, item.id)
-        for confusion, prediction in zip(confusions.values(), predictions, strict=True):
-            confusion.update(without(labels, ignored), prediction)
+            every = [model.best(image, penalties, name) for image in images]
+        for (_, labels), predictions in zip(held, every, strict=True):
+            for confusion, prediction in zip(confusions.values(), predictions, strict=True):
+                confusion.update(without(labels, ignored), prediction)
         seconds += time.perf_counter() - began
         if advance is not None:
-            advance(1)
+            advance(len(group))
     unseen = vocabulary.unseen
     sweep = {offset: confusion.metrics(unseen) for offset, confusion in confusions.items()}
     first = next(iter(confusions.values()))
@@ -235,6 +245,21 @@ def evaluate(
         first.ignored,
         "seen_offset" if background is None else "background_threshold",
     )
+
+
+def _clips(items: Sequence[LabelledImage], frames: int) -> Iterator[list[LabelledImage]]:
+    """Frames of a clip that follow each other, so many together at most."""
+    for clip, group in groupby(items, lambda item: item.split.clip(item.id)):
+        if clip is None:
+            raise ConfigError(f"{items[0].split.name} has no clips whose frames go together.")
+        yield from map(list, batched(group, frames))
+
+
+def batched(values: Iterable[Any], count: int) -> Iterator[tuple[Any, ...]]:
+    """So many values after the other together; the last may be fewer."""
+    rest = iter(values)
+    while held := tuple(islice(rest, count)):
+        yield held
 
 
 def _read_ahead(

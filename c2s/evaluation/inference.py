@@ -20,7 +20,8 @@ from c2s.plain_torch import plain_torch
 from c2s.students.base import normalize_images
 from c2s_cache.errors import C2SError, ConfigError
 
-Window = tuple[tuple[slice, slice], Tensor]
+Place = tuple[slice, slice]
+Window = tuple[Place, Tensor]
 """Rows and columns of a window on the resized image, and its scores [1, K, h, w] (features [1, D, h, w])."""
 Mode = Literal["slide", "whole"]
 MULTIPLE = 32
@@ -142,6 +143,37 @@ class Predictor:
         along = 1 + int(image.shape[1] > image.shape[0])
         return np.concatenate([labels for labels, _ in self._parts(image, penalties, name)], along)
 
+    @torch.inference_mode()
+    @plain_torch()
+    def best_of_clip(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        penalties: Sequence[Tensor | None],
+        name: str = "the clip",
+    ) -> list[NDArray[np.int16]]:
+        """As `best`, of frames that the model looks at together, window by window; strips are not cut.
+
+        Args:
+            images: uint8 RGB [H, W, 3] each, of one size.
+            penalties, name: see `best`.
+
+        Raises:
+            ConfigError: the frames are not of one size.
+            ScoresError: a score is not finite.
+        """
+        if len({image.shape for image in images}) > 1:
+            raise ConfigError(f"The frames of {name} are not of one size.")
+        assert isinstance(self.model, Classifier)
+        inputs, places = zip(*(self._placed(image) for image in images), strict=True)
+        held = [
+            (at, self.model.clip(torch.cat([frame[..., *at] for frame in inputs])).float())
+            for at in places[0]
+        ]
+        return [
+            self._best([(at, scores[i : i + 1]) for at, scores in held], image, penalties, name)[0]
+            for i, image in enumerate(images)
+        ]
+
     def _parts(
         self, image: NDArray[np.uint8], penalties: Sequence[Tensor | None], name: str
     ) -> Iterator[tuple[NDArray[np.int16], NDArray[np.float32]]]:
@@ -153,7 +185,7 @@ class Predictor:
         for first in range(0, length, step):
             start, stop = max(0, first - short), min(length, first + step + short)
             part = image.swapaxes(0, along)[start:stop].swapaxes(0, along)
-            labels, tops = self._best(part, penalties, name)
+            labels, tops = self._best(self._windows(part), part, penalties, name)
             own = [slice(None)] * 3
             own[1 + along] = slice(first - start, first - start + step)
             yield labels[*own], tops[*own]
@@ -161,10 +193,13 @@ class Predictor:
     @torch.inference_mode()
     @plain_torch()
     def _best(
-        self, image: NDArray[np.uint8], penalties: Sequence[Tensor | None], name: str
+        self,
+        windows: Sequence[Window],
+        image: NDArray[np.uint8],
+        penalties: Sequence[Tensor | None],
+        name: str,
     ) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
-        """The best classes of an image that is not cut, and their scores, float32 [len(penalties), H, W]."""
-        windows = self._windows(image)
+        """The best classes of an image of these windows, and their scores, float32 [len(penalties), H, W]."""
         finite = torch.stack([v for _, held in windows for v in held.aminmax()]).isfinite().all()
         height, width = image.shape[:2]
         tops = torch.full((len(penalties), height, width), -torch.inf, device=self.device)
@@ -188,8 +223,22 @@ class Predictor:
             )
         return labels.cpu().numpy(), tops.cpu().numpy()
 
+    @torch.inference_mode()
+    @plain_torch()
     def _windows(self, image: NDArray[np.uint8]) -> list[Window]:
         """What is held of every window at the model's resolution; "whole": of the one that is all."""
+        images, places = self._placed(image)
+        together = self.windows or (WINDOWS if images.is_cuda else 1)
+        found: list[Window] = []
+        for first in range(0, len(places), together):
+            group = places[first : first + together]
+            inputs = torch.cat([images[..., *at] for at in group])
+            held = self._late.encode(inputs) if self._late else self.model(inputs).float()
+            found += [(at, held[i : i + 1]) for i, at in enumerate(group)]
+        return found
+
+    def _placed(self, image: NDArray[np.uint8]) -> tuple[Tensor, list[Place]]:
+        """The resized image, normalised, [1, 3, H, W], and where its windows lie."""
         short = max(self.short_side or self.crop, self.crop)
         height, width = resized(image.shape[0], image.shape[1], short)
         if self.mode == "whole":
@@ -205,14 +254,7 @@ class Predictor:
             for top in window_starts(height, sides[0], self.stride)
             for left in window_starts(width, sides[1], self.stride)
         ]
-        together = self.windows or (WINDOWS if images.is_cuda else 1)
-        found: list[Window] = []
-        for first in range(0, len(places), together):
-            group = places[first : first + together]
-            inputs = torch.cat([images[..., *at] for at in group])
-            held = self._late.encode(inputs) if self._late else self.model(inputs).float()
-            found += [(at, held[i : i + 1]) for i, at in enumerate(group)]
-        return found
+        return images, places
 
     def _by_classes(self, windows: Sequence[Window], size: Sequence[int]) -> Iterator[Tensor]:
         """Scores float32 [k, H, W] at the image's size (H, W), a few classes after the other."""

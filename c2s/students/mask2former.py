@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import (
@@ -29,6 +30,29 @@ STRIDES = (4, 8, 16, 32)
 """Of the backbone's maps that the pixel decoder takes."""
 
 
+class FramePositions(nn.Module):
+    """Where a cell lies in its frame, for maps of frames that lie below each other.
+
+    Args:
+        within: transformers' embedding of the positions of one image.
+
+    Attributes:
+        frames: T of the maps that come.
+    """
+
+    def __init__(self, within: nn.Module) -> None:
+        super().__init__()
+        self.within, self.frames = within, 1
+
+    def forward(self, shape: Sequence[int], *rest: Any) -> Tensor:
+        """Positions [B, C, T h, w] of maps of this shape."""
+        batch, channels, height, width = shape
+        one: Tensor = self.within(
+            torch.Size((batch, channels, height // self.frames, width)), *rest
+        )
+        return one.repeat(1, 1, self.frames, 1)
+
+
 class _Decoders(Mask2FormerPreTrainedModel):  # type: ignore[misc]
     """The decoders as transformers initialises them; its rule would change the norms of a backbone beside them.
 
@@ -42,6 +66,7 @@ class _Decoders(Mask2FormerPreTrainedModel):  # type: ignore[misc]
         if channels is not None:
             self.pixel = Mask2FormerPixelDecoder(config, list(channels))
         self.transformer = Mask2FormerTransformerModule(config.feature_size, config)
+        self.transformer.position_embedder = FramePositions(self.transformer.position_embedder)
         self.post_init()
 
 
@@ -52,15 +77,24 @@ def _exact(images: Tensor) -> AbstractContextManager[Any]:
 
 
 def decode_queries(
-    transformer: nn.Module, levels: Sequence[Tensor], mask_features: Tensor
+    transformer: nn.Module, levels: Sequence[Tensor], mask_features: Tensor, frames: int = 1
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Mask logits [B, Q, h, w] and states [B, Q, C] of every set.
+    """Mask logits and states [B, Q, C] of every set, as in `QueryStudent.decode`.
+
+    The T frames of a clip are one tall image, in which a cell has the position that it has in its frame. Nothing else
+    tells them apart: levels are even fractions of a frame, so that no mask is brought to cells of two frames.
 
     Args:
-        transformer: Mask2Former's.
-        levels: three maps [B, C, h', w'], coarsest first.
-        mask_features: [B, C', h, w].
+        transformer: Mask2Former's, with `FramePositions`.
+        levels: three maps [B T, C, h', w'], coarsest first.
+        mask_features: [B T, C', h, w].
+        frames: T.
     """
+    if frames > 1:
+        below = "(b t) c h w -> b c (t h) w"
+        levels = [rearrange(level, below, t=frames) for level in levels]
+        mask_features = rearrange(mask_features, below, t=frames)
+    transformer.position_embedder.frames = frames  # type: ignore[union-attr]
     found = transformer(list(levels), mask_features)
     states = tuple(state.transpose(0, 1) for state in found.intermediate_hidden_states)
     return tuple(found.masks_queries_logits), states
@@ -84,13 +118,15 @@ class Mask2Former(QueryStudent):
         self.backbone = backbone
         self.pixel_decoder, self.transformer = decoders.pixel, decoders.transformer
 
-    def decode(self, images: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def decode(
+        self, images: Tensor, frames: int = 1
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """See `QueryStudent.decode`; masks are of a quarter of the size."""
         maps = self.backbone(to_multiple(images, STRIDES[-1]))
         with _exact(images):
             pixels = self.pixel_decoder([m.float() for m in maps])
             return decode_queries(
-                self.transformer, pixels.multi_scale_features, pixels.mask_features
+                self.transformer, pixels.multi_scale_features, pixels.mask_features, frames
             )
 
 
@@ -128,7 +164,9 @@ class ShapesMask2Former(QueryStudent):
         if weights != "random":
             load_encoder(self.backbone, weights or ENCODER, LAYOUTS)
 
-    def decode(self, images: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def decode(
+        self, images: Tensor, frames: int = 1
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """See `QueryStudent.decode`."""
         maps = list(self.backbone(to_multiple(images, 16)))
         maps.append(self.coarsest(maps[-1]))
@@ -139,4 +177,4 @@ class ShapesMask2Former(QueryStudent):
                 x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
                 x = self.smooth[i](self.lateral[i](maps[i].float()) + x)
                 levels.append(x)
-            return decode_queries(self.transformer, levels[:3], self.mask_projection(x))
+            return decode_queries(self.transformer, levels[:3], self.mask_projection(x), frames)

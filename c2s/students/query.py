@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from c2s.students.base import Student
@@ -22,8 +23,10 @@ LOGIT_SCALE = math.log(1 / 0.07)
 class Queries:
     """What Q queries say of B images, set after set: of the learned queries first, then after each decoder layer.
 
+    Of clips, whose frames share their queries, B is the number of clips.
+
     Attributes:
-        masks: logits [B, Q, h, w] each.
+        masks: logits [B, Q, h, w] each; of clips of T frames [B, Q, T h, w], frame below frame.
         shared: [B, Q, C] each, before the projection into the space of the text ("prior").
         embeddings: [B, Q, D] each, in the space of the text ("post").
         nothing: [D], embedding of no object.
@@ -73,12 +76,19 @@ class QueryStudent(Student):
         self.scale = nn.Parameter(torch.tensor(LOGIT_SCALE))
 
     @abstractmethod
-    def decode(self, images: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Mask logits [B, Q, h, w] and normalised states [B, Q, C] of every set, for images as in `classify`."""
+    def decode(
+        self, images: Tensor, frames: int = 1
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Mask logits and normalised states [B, Q, C] of every set, as in `Queries`.
 
-    def forward(self, images: Tensor) -> Queries:
-        """Masks and embeddings of the queries of every set."""
-        masks, states = self.decode(images)
+        Args:
+            images: as in `classify`; of clips, frame after frame.
+            frames: T, of a clip; 1: images alone.
+        """
+
+    def forward(self, images: Tensor, frames: int = 1) -> Queries:
+        """Masks and embeddings of the queries of every set; see `decode`."""
+        masks, states = self.decode(images, frames)
         shared = tuple(self.shared(state) for state in states)
         embeddings = tuple(
             project(F.relu(u)) for project, u in zip(self.projections, shared, strict=True)
@@ -87,7 +97,18 @@ class QueryStudent(Student):
 
     def classify(self, images: Tensor, text: Tensor) -> Tensor:
         """Sum over the queries of the last set of class probability times mask; see `Student.classify`."""
-        found = self(images)
+        return self._map(self(images), text)
+
+    def classify_clip(self, images: Tensor, text: Tensor) -> Tensor:
+        """As `classify`, of the T frames of one clip, [T, 3, H, W]: a query has one class and a mask in every frame.
+
+        The queries look at all frames at once, as in "Mask2Former for Video Instance Segmentation" (Cheng et al.,
+        2021), but for a position in time, so that the weights of images serve: T copies of an image get its scores.
+        """
+        scores = self._map(self(images, len(images)), text)[0]  # [K, T h, w]
+        return rearrange(scores, "k (t h) w -> t k h w", t=len(images))
+
+    def _map(self, found: Queries, text: Tensor) -> Tensor:
         classes = found.logits(found.embeddings[-1], text).softmax(-1)[..., :-1]  # [B, Q, K]
         masks = found.masks[-1].float().sigmoid()
         return torch.einsum("bqk,bqhw->bkhw", classes, masks)

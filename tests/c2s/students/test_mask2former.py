@@ -90,7 +90,7 @@ def test_a_query_has_its_embeddings_by_the_letter(student):
     state = torch.randn(1, 3, student.width)
     mask = torch.zeros(1, 3, 2, 2)
     copied = copy.copy(student)
-    copied.decode = lambda images: ((mask,) * 10, (state,) * 10)
+    copied.decode = lambda images, frames: ((mask,) * 10, (state,) * 10)
     found: Queries = copied(torch.zeros(1, 3, 64, 64))
     u = state @ student.shared.weight.T + student.shared.bias
     torch.testing.assert_close(found.shared[4], u)
