@@ -242,3 +242,34 @@ def prepare(
         typer.echo(f"{name}: {len(plan.jobs):,} label maps written, {there}.")
         for file in lists:
             typer.echo(f"wrote {file}")
+
+
+@app.command()
+def synonyms(
+    name: Annotated[str, typer.Argument(help="Data set, or your own folder with a classes.yaml.")],
+    wordnet: Annotated[Path, typer.Option(help="Folder with WordNet's index.noun and data.noun.")],
+    root: RootOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the draft there [default: print it].")
+    ] = None,
+) -> None:
+    """Draft further words for the classes of a data set from WordNet, for you to strike what is not meant.
+
+    What is left is for `c2s cache build --method gkc --config DRAFT`. Every meaning of a noun stands there under its
+    definition: of most names only one is meant.
+    """
+    from c2s.cli.folders import check_file, write_file
+    from c2s.datasets import load_dataset
+    from c2s.datasets.wordnet import WordNet, draft_synonyms
+
+    if out is not None:
+        check_file(out)
+        if out.exists():
+            raise ConfigError(f"--out {out} is there already; a draft replaces nothing.")
+    data = load_dataset(name, root)
+    text = draft_synonyms(WordNet(wordnet), data.classes, data.prompts)
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        write_file(out, text.encode())
+        typer.echo(f"wrote {out}")
