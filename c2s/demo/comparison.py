@@ -48,10 +48,8 @@ SCORES = {
 """Of a run, and what the table calls them."""
 OPEN = "open"
 """The recipe of C2S without labels, and its name in the table."""
-CLIP_AT_INFERENCE = frozenset({"clip-rc"})
-"""Methods whose student is CLIP's image tower."""
-NO_LABELS = frozenset({"zeroseg"})
-"""Methods that read no label map, whatever the cache has."""
+TOWER = "tower"
+"""The stage that a method reads whose student is CLIP's image tower."""
 TIMED = 20
 """Scenes that a round of timing segments."""
 
@@ -64,13 +62,11 @@ class Entrant:
         method: its name.
         grid: its only row is what is trained.
         recipe: of build and run.
-        labels: whether it learns from label maps.
     """
 
     method: str
     grid: Grid
     recipe: Recipe
-    labels: bool
 
     @property
     def title(self) -> str:
@@ -89,10 +85,10 @@ def entrants(recipe: str | None = None) -> list[Entrant]:
         last = main_table(method)
         grid = last.model_copy(update={"rows": last.rows[-1:], "name": f"all-{method}"})
         chosen = load_recipe(recipe or usual_recipe(method), method)
-        found.append(Entrant(method, grid, chosen, method not in NO_LABELS))
+        found.append(Entrant(method, grid, chosen))
         if method == DEFAULT:
             alone = Grid(name=f"all-{OPEN}", title="C2S without labels", rows=(Row(name=OPEN),))
-            found.append(Entrant(method, alone, load_recipe(OPEN, method), labels=False))
+            found.append(Entrant(method, alone, load_recipe(OPEN, method)))
     return found
 
 
@@ -153,8 +149,8 @@ def compare(
             "method": entrant.method,
             "name": line["name"],
             "student": line["student"],
-            "needs_labels": entrant.labels,
-            "needs_clip": entrant.method in CLIP_AT_INFERENCE,
+            "needs_labels": any(known()[stage].annotates for stage in reads),
+            "needs_clip": TOWER in reads,
             "passes_an_image": round(passes_an_image(where, reads), 2),
             "runs": line["runs"],
         }

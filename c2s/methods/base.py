@@ -16,7 +16,7 @@ from c2s.datasets.descriptor import TestProtocol
 from c2s.methods.batch import Batch
 from c2s.methods.examples import Examples
 from c2s.methods.grid import Grid
-from c2s.students.base import Student
+from c2s.students.base import CLIP_SCALE, Student
 from c2s.students.registry import create
 from c2s.text import TEXT, cached_text, cached_words
 from c2s.vocabulary import Vocabulary
@@ -36,7 +36,7 @@ class Facts:
         first_latent_id: N, the number of all classes; latent class u has id N + u in a pseudo mask.
         unseen: the unseen classes, of a method that may know them.
         words: the seen classes with all words that stand for each, where the cache has any.
-        logit_scale: of the teacher's training, if it is known.
+        logit_scale: of the teacher's training, or CLIP's where that is not known.
         student: which the method is to drive.
     """
 
@@ -44,14 +44,14 @@ class Facts:
     first_latent_id: int
     unseen: Vocabulary | None = None
     words: Vocabulary | None = None
-    logit_scale: float | None = None
+    logit_scale: float = CLIP_SCALE
     student: Student | None = None
 
     @classmethod
     def of(cls, cache: Cache, student: Student, unseen: Vocabulary | None = None) -> Facts:
         """What a method may know that trains a student from a cache; of unseen classes, what is given."""
         m = cache.manifest
-        scale, seen = m.teacher.logit_scale, cached_text(cache, "seen")
+        scale, seen = m.teacher.logit_scale or CLIP_SCALE, cached_text(cache, "seen")
         return cls(seen, m.num_classes, unseen, cached_words(cache), scale, student)
 
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 IMAGENET_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
 IMAGENET_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
 """Of the images that most backbones were pretrained on, RGB, in units of pixel / 255."""
+CLIP_SCALE = 100.0
+"""Of cosines, where a teacher's own is not known."""
 UNDECAYED = ("pos_embed", "position", "cls_token", "level_embed", "queries_")
 """Parts of names of parameters without weight decay, beside those of one axis."""
 

@@ -11,15 +11,13 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers import GroupViTVisionConfig, ViTMAEConfig, ViTMAEModel
 
-from c2s.students.base import to_multiple
+from c2s.students.base import CLIP_SCALE, to_multiple
 from c2s.students.grouping import SIZES, Grouped, GroupingSettings, GroupingStudent
 from c2s.students.grouping_head import GroupingHead, xavier
 from c2s.students.weights import Layout, load_encoder, own_layout
 
 EPS = 1e-6
 """Of MAE's layer norms; transformers has another default."""
-CLIP_SCALE = 100.0
-"""Of cosines, where nobody says the teacher's own."""
 
 
 class MAEGroupingStudent(GroupingStudent):

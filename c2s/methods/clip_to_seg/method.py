@@ -37,8 +37,6 @@ from c2s.methods.fused_pixel_loss import pixel_losses
 from c2s.methods.gkc.diversification import Words, draw
 from c2s.methods.pixel_loss import class_scores
 
-CLIP_SCALE = 100.0
-"""Scale of cosines where a teacher's own is not known."""
 WORD_THRESHOLD = 0.1
 """Score of Eq. 1 of GKC that a word needs to be drawn, as in its released code."""
 
@@ -87,7 +85,7 @@ class ClipToSeg(Method):
         if config.text_diversification:
             assert facts.words is not None
             self.words = Words(facts.words)
-            self.word_scale = facts.logit_scale or CLIP_SCALE
+            self.word_scale = facts.logit_scale
             worded = torch.full_like(channel, -1)
             worded[list(facts.words.ids)] = torch.arange(len(facts.words.ids))
             self.register_buffer("worded", worded, persistent=False)

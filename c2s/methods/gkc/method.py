@@ -19,8 +19,6 @@ from c2s.methods.gkc.matching import Matches, cost, likelihood, match
 from c2s.methods.gkc.settings import GKCSettings
 from c2s.students.query import Queries, QueryStudent
 
-CLIP_SCALE = 100.0
-"""Of cosines in Eq. 1 where the teacher has none of its own."""
 COSTS = (5.0, 5.0, 2.0)
 """Weights of binary cross-entropy, dice and class in the matching: Mask2Former's, whatever those of the losses are."""
 
@@ -46,7 +44,7 @@ class GKC(Method):
         channel[ids] = torch.arange(len(ids))
         self.register_buffer("text", text.float(), persistent=False)
         self.register_buffer("channel", channel, persistent=False)
-        self.score_scale = config.synonyms.scale or facts.logit_scale or CLIP_SCALE
+        self.score_scale = config.synonyms.scale or facts.logit_scale
         if config.synonyms.how != "off":
             self.words = Words(facts.words or facts.seen)
         if config.distillation != "none" and config.student_token == "prior":
