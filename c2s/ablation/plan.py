@@ -71,10 +71,12 @@ class Plan:
     """What is to be run.
 
     Attributes:
+        request: what was asked for.
         tables: per grid its lines, in the grid's order.
         derived: caches to derive first: path -> nested values of `BuildRequest` that differ, as JSON has them.
     """
 
+    request: Request
     tables: tuple[tuple[Grid, tuple[Line, ...]], ...]
     derived: dict[Path, dict[str, Any]]
 
@@ -86,22 +88,24 @@ class Plan:
         found = [line.runs[i] for i in range(most) for line in lines if i < len(line.runs)]
         return list({run.run_name: run for run in found}.values())
 
-    def label(self, name: str) -> str:
-        """What a run is in the tables: grid, row, student and seed of its first place."""
-        return next(
-            f"{grid.name} {line.row.name}, {line.student}, seed {run.seed}"
-            for grid, lines in self.tables
-            for line in lines
-            for run in line.runs
-            if run.run_name == name
-        )
+    def labels(self) -> dict[str, str]:
+        """What each run is in the tables, by its name: grid, row, student and seed of its first place."""
+        found = dict[str, str]()
+        for grid, lines in self.tables:
+            for line in lines:
+                for run in line.runs:
+                    what = f"{grid.name} {line.row.name}, {line.student}, seed {run.seed}"
+                    found.setdefault(run.run_name, what)
+        return found
 
     @property
     def parts(self) -> list[Plan]:
         """Each table as a plan of its own."""
         used = [{run.cache for line in lines for run in line.runs} for _, lines in self.tables]
         return [
-            Plan((table,), {p: c for p, c in self.derived.items() if str(p) in caches})
+            Plan(
+                self.request, (table,), {p: c for p, c in self.derived.items() if str(p) in caches}
+            )
             for table, caches in zip(self.tables, used, strict=True)
         ]
 
@@ -132,7 +136,7 @@ def make_plan(grids: Sequence[Grid], request: Request) -> Plan:
                 ]
                 lines.append(Line(row, runs[0].student, tuple(runs)))
         tables.append((grid, tuple(lines)))
-    return Plan(tuple(tables), derived)
+    return Plan(request, tuple(tables), derived)
 
 
 def _picked(values: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:

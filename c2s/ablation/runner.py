@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from c2s.ablation.cell import Scoring, stored_scores
-from c2s.ablation.plan import Plan, Request, build_requests
+from c2s.ablation.plan import Plan, build_requests
 from c2s.ablation.report import grid_facts, unlike_paper, write_report
 from c2s.ablation.teacher_time import teacher_time
 from c2s.ablation.workers import Outcome, places, run_all
@@ -26,15 +26,17 @@ class Board:
     """Where every run stands: what the live table shows.
 
     Attributes:
-        plan: what is run.
+        plans: what is run.
+        runs: configurations by run name, of all plans.
         outcomes: run name -> scores, or the error that ended it.
-        running: run name -> its configuration.
+        running: names of runs that have begun.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, plans: Sequence[Plan]) -> None:
+        self.plans = plans
+        self.runs = {run.run_name: run for plan in plans for run in plan.runs}
         self.outcomes: dict[str, Outcome] = {}
-        self.running: dict[str, TrainConfig] = {}
+        self.running: set[str] = set()
 
     def state(self, config: TrainConfig) -> str:
         """One word on a run: hIoU ("-": nothing to measure), failed, iterations done, or waiting."""
@@ -50,7 +52,7 @@ class Board:
         return f"{records[-1]['step'] if records else 0}/{config.total}"
 
 
-def derive_caches(plan: Plan, request: Request, progress: Progress | None = None) -> None:
+def derive_caches(plan: Plan, progress: Progress | None = None) -> None:
     """Derive the caches that rows need beside the given one, once, into the output folder.
 
     Raises:
@@ -59,6 +61,7 @@ def derive_caches(plan: Plan, request: Request, progress: Progress | None = None
     from c2s_pipeline.build.derive import derive
     from c2s_pipeline.build.resources import Resources
 
+    request = plan.request
     manifest = open_cache(request.cache).manifest
     for path, changes in plan.derived.items():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,21 +71,20 @@ def derive_caches(plan: Plan, request: Request, progress: Progress | None = None
 
 
 def ablate(
-    plan: Plan, request: Request, scoring: Scoring, watch: Watch, jobs: int | None = None
-) -> dict[str, Any]:
-    """Run what is not finished, and report.
+    plans: Sequence[Plan], scoring: Scoring, watch: Watch, jobs: int | None = None
+) -> list[dict[str, Any]]:
+    """Run what is not finished of some plans, all runs in one queue, and report each.
 
-    Writes `out`/NAME.md and NAME.json per grid.
+    Writes NAME.md and NAME.json per grid into the folder of its plan.
 
     Args:
-        plan: from `make_plan(grids, request)`, its caches derived.
-        request: cache, folder and settings.
+        plans: from `make_plan`, their caches derived.
         scoring: what to score on.
         watch: called whenever something changed, and about every second.
         jobs: runs side by side; see `c2s.ablation.workers.places`.
 
     Returns:
-        `grids` (see `report.grid_facts`), `caches`, `teacher` (see `teacher_time`), `scoring`, `failed`
+        Of each plan `grids` (see `report.grid_facts`), `caches`, `teacher` (see `teacher_time`), `scoring`, `failed`
         (run name -> sentence) and `seconds` of this command; where the reports could not be written,
         `unwritten` says why.
 
@@ -91,41 +93,45 @@ def ablate(
         Interrupted: a signal asked for the end; the same command goes on.
     """
     began = time.monotonic()
-    request.out.mkdir(parents=True, exist_ok=True)
-    board = Board(plan)
-    for config in plan.runs:
+    for plan in plans:
+        plan.request.out.mkdir(parents=True, exist_ok=True)
+    board = Board(plans)
+    for name, config in board.runs.items():
         scores = stored_scores(config, scoring)
         if scores is not None:
-            board.outcomes[config.run_name] = scores
+            board.outcomes[name] = scores
     watch(board)
 
     def started(config: TrainConfig) -> None:
-        board.running[config.run_name] = config
+        board.running.add(config.run_name)
 
     def finished(config: TrainConfig, outcome: Outcome) -> None:
         board.outcomes[config.run_name] = outcome
 
-    left = [config for config in plan.runs if config.run_name not in board.outcomes]
+    left = [config for name, config in board.runs.items() if name not in board.outcomes]
     if left:
-        log = request.out / "ablate.log"
+        log = plans[0].request.out / "ablate.log"
         where = places(len(left), jobs)
         run_all(left, scoring, where, log, started, finished, lambda: watch(board))
     watch(board)
     seconds = round(time.monotonic() - began, 1)
-    facts = _facts(plan, request, scoring, board, seconds)
+    return [_report(plan, scoring, board, seconds) for plan in plans]
+
+
+def _report(plan: Plan, scoring: Scoring, board: Board, seconds: float) -> dict[str, Any]:
+    facts, out = _facts(plan, scoring, board, seconds), plan.request.out
     try:
         for part in plan.parts:
-            write_report(request.out, _facts(part, request, scoring, board, seconds))
+            write_report(out, _facts(part, scoring, board, seconds))
     except OSError as error:  # what was measured is to be shown all the same
-        facts["unwritten"] = f"{request.out} cannot be written to ({error.strerror or error})."
+        facts["unwritten"] = f"{out} cannot be written to ({error.strerror or error})."
     return facts
 
 
-def _facts(
-    plan: Plan, request: Request, scoring: Scoring, board: Board, seconds: float
-) -> dict[str, Any]:
+def _facts(plan: Plan, scoring: Scoring, board: Board, seconds: float) -> dict[str, Any]:
     outcomes = {run.run_name: board.outcomes[run.run_name] for run in plan.runs}
-    caches = [request.cache, *map(str, plan.derived)]
+    cache = plan.request.cache
+    caches = [cache, *map(str, plan.derived)]
     return {
         "grids": [
             {
@@ -140,7 +146,7 @@ def _facts(
             "split": scoring.split,
             "limit": scoring.limit,
         },
-        "caches": {request.cache: {}, **{str(p): c for p, c in plan.derived.items()}},
+        "caches": {cache: {}, **{str(p): c for p, c in plan.derived.items()}},
         "teacher": teacher_time(caches, plan.runs),
         "failed": {name: str(o) for name, o in outcomes.items() if isinstance(o, C2SError)},
         "seconds": seconds,

@@ -124,7 +124,7 @@ def ablate(
     unscored = any(stored_scores(settings, scoring) is None for settings in plan.runs)
     if manifest.classes and unscored and scoring.images()[0].classes != manifest.classes:
         raise ConfigError(f"{scoring.dataset} has other classes than the cache {cache}.")
-    facts = run_grids(plan, request, scoring, jobs)
+    (facts,) = run_grids([plan], scoring, jobs)
     if json_:
         typer.echo(json.dumps(facts))
     else:

@@ -133,14 +133,24 @@ def compare(
     unlabelled = [s for s in stages_of([DEFAULT]) if not known()[s].annotates]
     _, without = build_cache(alone, unlabelled, load_recipe(OPEN).build, images)
     scoring, shown = Scoring("shapes", limit=limit, others=(RENAMED,)), dict[str, dict[str, Any]]()
-    for entrant in every:
-        console.rule(f"2 of 3: {entrant.title}, from the cache")
-        where = cache if entrant in labelled else alone
-        asked = Request(
-            str(where), out, entrant.recipe, settings=settings, seeds=seeds, method=entrant.method
+    console.rule(f"2 of 3: {', '.join(e.title for e in every)}, from the caches")
+    plans = [
+        make_plan(
+            [e.grid],
+            Request(
+                str(cache if e in labelled else alone),
+                out,
+                e.recipe,
+                settings=settings,
+                seeds=seeds,
+                method=e.method,
+            ),
         )
-        plan = make_plan([entrant.grid], asked)
-        facts = run_grids(plan, asked, scoring, one_per_core())
+        for e in every
+    ]
+    reports = run_grids(plans, scoring, one_per_core())
+    for entrant, plan, facts in zip(every, plans, reports, strict=True):
+        where = Path(plan.request.cache)
         if facts["failed"]:
             raise C2SError(next(iter(facts["failed"].values())))
         (line,) = facts["grids"][0]["rows"]

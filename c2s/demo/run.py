@@ -80,7 +80,7 @@ def run(
             str(cache), out, recipes[method], settings=settings, seeds=seeds, method=method
         )
         scoring = Scoring("shapes", limit=limit, others=grid.on)
-        facts = run_grids(make_plan([grid], asked), asked, scoring, one_per_core())
+        (facts,) = run_grids([make_plan([grid], asked)], scoring, one_per_core())
         if facts["failed"]:
             raise C2SError(next(iter(facts["failed"].values())))
         (found[method],) = facts["grids"]

@@ -49,12 +49,12 @@ def test_table_10_derives_the_caches_that_differ_once(shapes, tmp_path):
     plan = make_plan([TABLES["X"].model_copy(update={"rows": (rows[0], rows[2])})] * 2, request)
     assert not request.out.exists()
 
-    derive_caches(plan, request)
+    derive_caches(plan)
     made = open_cache(three.cache).manifest
     assert made.stage("masks").settings["windows"] == [3]
     assert made.stage("masks").settings["threshold"] == BUILD["masks"]["threshold"]
     stamp = (Path(three.cache) / "provenance.jsonl").read_text()
-    derive_caches(plan, request)
+    derive_caches(plan)
     assert (Path(three.cache) / "provenance.jsonl").read_text() == stamp
 
 

@@ -13,8 +13,10 @@ from c2s.ablation import live
 def test_names_are_shown_as_they_are(monkeypatch):
     """A student or row may be called what a terminal's markup looks like."""
     line = SimpleNamespace(row=SimpleNamespace(name="[red]row"), student="a[/]", runs=["run"])
-    plan = SimpleNamespace(derived={}, tables=[(SimpleNamespace(name="[bold]"), [line])])
-    board = SimpleNamespace(plan=plan, state=lambda run: "[1]")
+    plan = SimpleNamespace(
+        derived={}, labels=dict, tables=[(SimpleNamespace(name="[bold]"), [line])]
+    )
+    board = SimpleNamespace(plans=[plan], state=lambda run: "[1]")
     out = io.StringIO()
 
     def console(**options):
@@ -22,11 +24,11 @@ def test_names_are_shown_as_they_are(monkeypatch):
 
     monkeypatch.setattr(live, "Console", console)
 
-    def ablate(plan, request, scoring, watch, jobs):
+    def ablate(plans, scoring, watch, jobs):
         watch(board)
-        return {}
+        return [{}]
 
     monkeypatch.setattr(live, "ablate", ablate)
-    live.run_grids(plan, None, None)
+    live.run_grids([plan], None)
     for shown in ("[bold]", "[red]row", "a[/]", "[1]"):
         assert shown in out.getvalue()

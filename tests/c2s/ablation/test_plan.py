@@ -20,7 +20,7 @@ def test_equal_rows_are_one_run_and_seeds_come_last(grid, request_):
     (_, lines), _ = plan.tables
     assert lines[0].runs == lines[2].runs
     assert lines[0].runs[0].run_name != lines[1].runs[0].run_name
-    label = plan.label(lines[1].runs[1].run_name)
+    label = plan.labels()[lines[1].runs[1].run_name]
     assert label == f"{grid.name} {lines[1].row.name}, {lines[1].student}, seed 1"
     assert not request_.out.exists()
 

@@ -42,7 +42,7 @@ def scores(facts):
 def test_a_grid_runs_reports_and_is_done_when_asked_again(grid, request_, scoring):
     plan = make_plan([grid], request_)
     seen = []
-    facts = ablate(plan, request_, scoring, lambda board: seen.append(dict(board.outcomes)), jobs=2)
+    (facts,) = ablate([plan], scoring, lambda board: seen.append(dict(board.outcomes)), jobs=2)
     assert facts["failed"] == {}
     assert len(seen[-1]) == 4
     rows = facts["grids"][0]["rows"]
@@ -54,14 +54,14 @@ def test_a_grid_runs_reports_and_is_done_when_asked_again(grid, request_, scorin
     assert json.loads((request_.out / "small.json").read_text()) == facts
 
     stamps = {p: p.stat().st_mtime_ns for p in (request_.out / "runs").rglob("*")}
-    again = ablate(plan, request_, scoring, silent)
+    (again,) = ablate([plan], scoring, silent)
     assert scores(again) == scores(facts)
     assert stamps == {p: p.stat().st_mtime_ns for p in (request_.out / "runs").rglob("*")}
 
     other = replace(scoring, split="train")  # other images: scored again, not trained again
     weights = plan.runs[0].runs / plan.runs[0].run_name / "checkpoint/student.safetensors"
     before = weights.stat().st_mtime_ns
-    assert scores(ablate(plan, request_, other, silent)) != scores(facts)
+    assert scores(ablate([plan], other, silent)[0]) != scores(facts)
     assert weights.stat().st_mtime_ns == before
 
 
@@ -78,7 +78,7 @@ def test_a_run_is_scored_on_several_data_sets(grid, request_, scoring, tmp_path)
     small = grid.model_copy(update={"seeds": 1, "rows": grid.rows[:1]})
     plan = make_plan([small], request_)
     both = replace(scoring, others=(str(other),))
-    facts = ablate(plan, request_, both, silent)
+    (facts,) = ablate([plan], both, silent)
     assert facts["failed"] == {}
     (one,) = facts["grids"]
     column = f"mIoU@{other}"
@@ -107,11 +107,11 @@ def test_a_grid_that_is_stopped_goes_on_to_the_same_scores(grid, request_, scori
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(Interrupted, match=r"SIGTERM.* same command") as caught:
-        ablate(plan, request, scoring, stop)
+        ablate([plan], scoring, stop)
     assert caught.value.exit_code == 128 + signal.SIGTERM
     assert not workers()
     assert saved_step(first.runs / first.run_name) is not None
-    facts = ablate(plan, request, scoring, silent)
+    (facts,) = ablate([plan], scoring, silent)
     got = facts["grids"][0]["rows"][0]["runs"][0]
     assert {k: got[k] for k in ("hIoU", "sIoU", "uIoU")} == {
         k: expected[0][k] for k in ("hIoU", "sIoU", "uIoU")
@@ -122,7 +122,7 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(grid, request_, scori
     broken = grid.rows[1].model_copy(update={"train": {"weights": "nowhere.safetensors"}})
     grid = grid.model_copy(update={"rows": (broken, grid.rows[0]), "seeds": 1})
     plan = make_plan([grid], request_)
-    facts = ablate(plan, request_, scoring, silent)
+    (facts,) = ablate([plan], scoring, silent)
     assert list(facts["failed"]) == [plan.runs[0].run_name]
     assert "nowhere.safetensors" in facts["failed"][plan.runs[0].run_name]
     rows = facts["grids"][0]["rows"]
@@ -136,7 +136,7 @@ def test_a_worker_that_dies_is_one_sentence(grid, request_, scoring):
             workers()[0].kill()
 
     with pytest.raises(C2SError, match=r"died \(exit code -9\)"):
-        ablate(make_plan([grid], request_), request_, scoring, kill)
+        ablate([make_plan([grid], request_)], scoring, kill)
 
 
 def test_scores_of_another_configuration_are_not_taken(grid, request_, scoring):
