@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from c2s.vocabulary import Vocabulary
 from c2s_cache.manifest import Manifest
@@ -12,7 +13,7 @@ from c2s_cache.reader import Cache
 
 TEXT = "text"
 EMBEDDINGS = "text/embeddings"
-WORDS, OF_CLASS = "words/embeddings", "words/class"
+WORDS, OF_CLASS, OF_NONE = "words/embeddings", "words/class", -1
 
 
 def cached_text(cache: Cache, which: Literal["seen", "unseen", "all"] = "seen") -> Vocabulary:
@@ -48,6 +49,19 @@ def cached_words(cache: Cache) -> Vocabulary | None:
     kept = np.isin(classes, m.seen)
     seen = tuple(m.classes[i] for i in m.seen)
     return Vocabulary(seen, embeddings[kept], names=names, ids=m.seen)
+
+
+def numbered_words(cache: Cache) -> NDArray[np.float32] | None:
+    """Embeddings of all words of a cache as its captions number them, float32 [W, D]; 0 of those that inductive
+    training may not know, being of no seen class and not of none. None: it has no such stage.
+
+    Raises:
+        DamagedError: the file differs from its receipt.
+    """
+    if WORDS not in cache.manifest.arrays:
+        return None
+    known = np.isin(cache.once(OF_CLASS), (*cache.manifest.seen, OF_NONE))
+    return np.where(known[:, None], cache.once(WORDS), np.float32(0))
 
 
 def sentences_of(manifest: Manifest) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -37,6 +37,7 @@ DESCRIPTOR = Descriptor(
             images=(f"images/{split}2017", f"{split}2017"),
             labels=(f"{LABELS}/{split}2017",),
             instances=(f"{INSTANCES}/{split}2017",),
+            captions=(f"annotations/captions_{split}2017.json",),
             expected=(count,),
         )
         for split, count in (("train", 118287), ("val", 5000))
@@ -45,6 +46,7 @@ DESCRIPTOR = Descriptor(
     download=(
         "train2017.zip and val2017.zip from http://images.cocodataset.org/zips and "
         "panoptic_annotations_trainval2017.zip from http://images.cocodataset.org/annotations, unpack them and the two "
-        "zip files in annotations/ in place, then run: c2s data prepare coco-panoptic"
+        "zip files in annotations/ in place, then run: c2s data prepare coco-panoptic (captions are in "
+        "annotations_trainval2017.zip)"
     ),
 )

@@ -55,6 +55,7 @@ class SplitLayout:
             alternative that is complete counts. None given: every image of the folder belongs.
         expected: images in the official split; several where releases differ, empty where unknown.
         instances: folders of maps that number the things of an image, PNG files named like it; 0: none.
+        captions: files of captions in COCO's form; the first that exists counts.
     """
 
     images: tuple[str, ...]
@@ -62,6 +63,7 @@ class SplitLayout:
     lists: tuple[tuple[str, ...], ...] = ()
     expected: tuple[int, ...] = ()
     instances: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

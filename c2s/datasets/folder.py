@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from c2s.datasets.captions_json import captions_of
 from c2s.datasets.descriptor import Descriptor, LabelEncoding, SplitLayout
 from c2s.datasets.export import SIGNS, conversion, find_export
 from c2s.datasets.image_file import image_bytes
@@ -62,6 +63,11 @@ class FolderSplit(DescribedSplit):
     def instanced(self) -> bool:
         """Whether there is a folder of maps that number its things."""
         return any(spelled(self.root, folder) is not None for folder in self._layout.instances)
+
+    @property
+    def captioned(self) -> bool:
+        """Whether there is a file of captions."""
+        return self._caption_file is not None
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
@@ -195,11 +201,13 @@ class FolderSplit(DescribedSplit):
                 encodings.add(found[1].name)
             things = f" {self.instance_file(image_id).stat().st_size}" if self.instanced else ""
             hasher.update(f"{image_id} {size} {label_size}{things}\n".encode())
+        file = self._caption_file
         return {
             "dataset": self.name,
             "split": self.split,
             "labels": ", ".join(sorted(encodings)),
             "files": hasher.hexdigest(),
+            **({} if file is None else {"captions": file.stat().st_size}),
         }
 
     def encoded(self, image_id: str) -> bytes:
@@ -220,6 +228,11 @@ class FolderSplit(DescribedSplit):
             return super().instances(image_id)
         file = self.instance_file(image_id)
         return read_label_file(file.read_bytes(), str(file), NUMBERS).values
+
+    def captions(self, image_id: str) -> tuple[str, ...]:
+        """See `Split.captions`."""
+        file = self._caption_file
+        return super().captions(image_id) if file is None else captions_of(file).get(image_id, ())
 
     def instance_file(self, image_id: str) -> Path:
         """The map that numbers the things of an image.
@@ -311,6 +324,11 @@ class FolderSplit(DescribedSplit):
                 )
             found[image_id] = path
         return found
+
+    @cached_property
+    def _caption_file(self) -> Path | None:
+        found = (spelled(self.root, name) for name in self._layout.captions)
+        return next((self.root / name for name in found if name is not None), None)
 
     @cached_property
     def _layout(self) -> SplitLayout:

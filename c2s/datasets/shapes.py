@@ -77,6 +77,11 @@ class ShapesSplit(Split):
         return True
 
     @property
+    def captioned(self) -> bool:
+        """Whether what its captions call the classes is what they are called."""
+        return self._classes == scenes.CLASSES
+
+    @property
     def ids(self) -> tuple[str, ...]:
         """Scene ids.
 
@@ -120,6 +125,10 @@ class ShapesSplit(Split):
     def instances(self, image_id: str) -> NDArray[np.uint8]:
         """See `Split.instances`."""
         return self._scene(image_id).instances.copy()
+
+    def captions(self, image_id: str) -> tuple[str, ...]:
+        """The one that it was drawn with; it calls classes by their names."""
+        return (self._scene(image_id).caption,)
 
     def _scene(self, image_id: str) -> scenes.Scene:
         return _render(self._name, image_id)

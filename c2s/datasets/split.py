@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from c2s.datasets.descriptor import OUTSIDE, Descriptor, LabelEncoding
 from c2s.datasets.label_file import LabelError, LabelFile, read_label_file, strangers
-from c2s.datasets.synonym_list import synonyms_of
+from c2s.datasets.word_lists import nouns_of, synonyms_of
 from c2s_cache import DataError
 from c2s_cache.label_map import LabelMap, ignored_id, label_type, size_mismatch
 from c2s_cache.picture import decode_image
@@ -89,6 +89,16 @@ class Split(Sequence[LabelledImage]):
         return False
 
     @property
+    def captioned(self) -> bool:
+        """Whether its images have captions."""
+        return False
+
+    @property
+    def nouns(self) -> tuple[str, ...]:
+        """Words that its captions are searched for, beside those of its classes: a list that is shipped, or none."""
+        return nouns_of(self.name)
+
+    @property
     def passed_over(self) -> str | None:
         """A sentence about files beside its images that are none by their names; None if there are none."""
         return None
@@ -120,6 +130,14 @@ class Split(Sequence[LabelledImage]):
             DataError: the split tells no things apart.
         """
         raise DataError(f"{self.name} does not tell things of one class apart.")
+
+    def captions(self, image_id: str) -> tuple[str, ...]:
+        """Sentences about an image; none of one that has none.
+
+        Raises:
+            DataError: the split has none.
+        """
+        raise DataError(f"{self.name} has no captions.")
 
     def __len__(self) -> int:
         return len(self.ids)

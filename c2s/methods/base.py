@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
@@ -18,7 +20,7 @@ from c2s.methods.examples import Examples
 from c2s.methods.grid import Grid
 from c2s.students.base import CLIP_SCALE, Student
 from c2s.students.registry import create
-from c2s.text import TEXT, cached_text, cached_words
+from c2s.text import TEXT, cached_text, cached_words, numbered_words
 from c2s.vocabulary import Vocabulary
 from c2s_cache.manifest import Manifest
 from c2s_cache.reader import Cache
@@ -38,6 +40,7 @@ class Facts:
         words: the seen classes with all words that stand for each, where the cache has any.
         logit_scale: of the teacher's training, or CLIP's where that is not known.
         student: which the method is to drive.
+        every_word: float32 [W, D], embeddings of the words of the cache as its captions number them, where it has any.
     """
 
     seen: Vocabulary
@@ -46,13 +49,15 @@ class Facts:
     words: Vocabulary | None = None
     logit_scale: float = CLIP_SCALE
     student: Student | None = None
+    every_word: NDArray[np.float32] | None = None
 
     @classmethod
     def of(cls, cache: Cache, student: Student, unseen: Vocabulary | None = None) -> Facts:
         """What a method may know that trains a student from a cache; of unseen classes, what is given."""
         m = cache.manifest
         scale, seen = m.teacher.logit_scale or CLIP_SCALE, cached_text(cache, "seen")
-        return cls(seen, m.num_classes, unseen, cached_words(cache), scale, student)
+        words, every = cached_words(cache), numbered_words(cache)
+        return cls(seen, m.num_classes, unseen, words, scale, student, every)
 
 
 class Method(nn.Module, ABC):

@@ -44,6 +44,14 @@ class SplitInfo(Protocol):
     def synonyms(self) -> Mapping[str, tuple[str, ...]]:
         """Words that stand for classes beside their names, by class name."""
 
+    @property
+    def captioned(self) -> bool:
+        """Whether its images have captions."""
+
+    @property
+    def nouns(self) -> tuple[str, ...]:
+        """Words that its captions are to be searched for, beside those of its classes."""
+
 
 class ImageSource(SplitInfo, Protocol):
     """One split of a labelled data set. Implementations are small, picklable and open files lazily."""
@@ -63,3 +71,6 @@ class ImageSource(SplitInfo, Protocol):
 
     def instances(self, image_id: str) -> NDArray[np.integer]:
         """Number of the thing at every pixel [H, W], 0 = none, where the split is `instanced`. Raises `DataError`."""
+
+    def captions(self, image_id: str) -> tuple[str, ...]:
+        """Sentences about an image, where the split is `captioned`. Raises `DataError`."""

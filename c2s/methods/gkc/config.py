@@ -23,7 +23,7 @@ class GKCConfig(GKCSettings, MethodConfig):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     stages: ClassVar[tuple[str, ...]] = ("labels", "segments", "views", "text", "words")
-    beside: ClassVar[tuple[str, ...]] = ("instances",)
+    beside: ClassVar[tuple[str, ...]] = ("instances", "captions")
     student: ClassVar[str] = "mask2former:resnet50"
     kind: ClassVar[type[Student]] = QueryStudent  # type: ignore[type-abstract]
     defaults: ClassVar[Mapping[str, Any]] = {
@@ -71,18 +71,25 @@ class GKCConfig(GKCSettings, MethodConfig):
         return TABLES
 
     def read_stages(self) -> tuple[str, ...]:
-        """Those of the tokens, and of the words where they are learnt."""
+        """Those of the tokens, of the words where they are learnt, and of captions where these are."""
+        words = self.synonyms.how != "off" or bool(self.weights.grounding)
         return (
             *("labels", "views", "text"),
             *(("segments",) if self.tokens == "segments" else ()),
-            *(("words",) if self.synonyms.how != "off" else ()),
+            *(("words",) if words else ()),
+            *(("captions",) if self.weights.grounding else ()),
             *(("masks", "regions") if self._regions else ()),
         )
 
     def examples(self, manifest: Manifest, transductive: bool = False) -> GKCExamples:
         """See `MethodConfig.examples`."""
-        latent = self.latent != "none"
-        return GKCExamples(manifest, self.tokens == "segments", self.teacher_token, latent)
+        return GKCExamples(
+            manifest,
+            segments=self.tokens == "segments",
+            token=self.teacher_token,
+            latent=self.latent != "none",
+            captions=self.weights.grounding > 0,
+        )
 
     def build(self, facts: Facts) -> Method:
         """The method's module."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -29,6 +30,7 @@ from c2s_cache.views import crop_labels
 
 ID, CLASS, MAP = "segments/id", "segments/class", "instances/map"
 TOKEN = {"spatial": "segments/spatial", "global": "segments/cls"}
+CAPTIONS = "captions/word"
 REGION_CLS, REGION_ID, GRID = "regions/cls", "regions/id", "masks/grid"
 NONE, LATENT = -1, -2
 """In place of the class of a segment: there is none, or it is a region of a class that nobody annotated."""
@@ -41,6 +43,7 @@ class GKCExample(TrainingExample):
     segments: NDArray[np.int16]
     classes: NDArray[np.int16]
     tokens: NDArray[np.float16]
+    captions: Sequence[NDArray[np.int32]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +54,13 @@ class GKCBatch(Batch):
         segments: int64 [B, S, S], number of the segment at every pixel, -1: none.
         classes: int64 [B, N], class id of each segment, -1 in padded slots, -2 of a latent region.
         tokens: float32 [B, N, D], not normalised, zero in padded slots.
+        captions: int64 [B, C, L], numbers of the words of each image's captions, -1 in padded slots; None: not read.
     """
 
     segments: Tensor
     classes: Tensor
     tokens: Tensor
+    captions: Tensor | None = None
 
 
 class GKCExamples:
@@ -66,17 +71,28 @@ class GKCExamples:
         segments: whether annotated segments have the tokens of the stage of that name, or those of the regions.
         token: "spatial" or "global", of the former.
         latent: whether the regions of no annotated class are segments, too.
+        captions: whether the words of captions are read.
     """
 
-    def __init__(self, manifest: Manifest, segments: bool, token: str, latent: bool) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        segments: bool,
+        token: str,
+        latent: bool,
+        captions: bool,
+    ) -> None:
         self.first_latent_id = manifest.num_classes
-        self.segments, self.latent = segments, latent
+        self.segments, self.latent, self.captions = segments, latent, captions
         self.token = TOKEN[token]
         own, taught = set[str](), set[str]()
         if segments:
             own = {ID, CLASS, self.token}
             if "instances" in manifest.stage("segments").upstream:
                 own.add(MAP)
+        if captions:
+            own.add(CAPTIONS)
         if latent or not segments:
             taught = {REGION_CLS, REGION_ID, *({GRID} if latent else ())}
         self.teacher_paths = frozenset(taught)
@@ -104,6 +120,7 @@ class GKCExamples:
             segments=renumbered[slots],
             classes=classes[shown],
             tokens=tokens[shown],
+            captions=_captions(view.sample[CAPTIONS]) if self.captions else (),
         )
 
     def _annotated(
@@ -123,12 +140,13 @@ class GKCExamples:
         return known, sample[ID], sample[CLASS], sample[self.token]
 
     def collate(self, examples: Sequence[GKCExample]) -> GKCBatch:
-        """Segments are padded to the largest number among the views (at least one slot)."""
+        """Segments are padded to the largest number among the views (at least one slot), captions likewise."""
         return GKCBatch(
             **batch_fields(examples),
             segments=stacked([e.segments for e in examples], np.int64),
             classes=padded([e.classes for e in examples], NONE, np.int64),
             tokens=padded([e.tokens for e in examples], 0, np.float32),
+            captions=_together([e.captions for e in examples]) if self.captions else None,
         )
 
 
@@ -139,3 +157,20 @@ def _slots(values: NDArray[np.integer], ids: NDArray[np.integer]) -> NDArray[np.
     table[ids] = np.arange(len(ids))
     found: NDArray[np.int16] = table[values]
     return found
+
+
+def _captions(words: NDArray[np.int32]) -> list[NDArray[np.int32]]:
+    """The captions of an image, each without the -1 behind its last word."""
+    ends = np.flatnonzero(words == NONE)
+    return [caption[:-1] for caption in np.split(words, ends + 1)[:-1]]
+
+
+def _together(captions: Sequence[Sequence[NDArray[np.int32]]]) -> Tensor:
+    """Those of a batch as `GKCBatch` has them, with at least one slot each way."""
+    count = max(map(len, captions)) or 1
+    longest = max((len(words) for each in captions for words in each), default=1)
+    out = np.full((len(captions), count, longest), NONE, np.int64)
+    for i, each in enumerate(captions):
+        for j, words in enumerate(each):
+            out[i, j, : len(words)] = words
+    return torch.from_numpy(out)

@@ -14,6 +14,7 @@ from c2s.methods.batch import Batch
 from c2s.methods.gkc.distillation import distil
 from c2s.methods.gkc.diversification import Words, draw
 from c2s.methods.gkc.examples import LATENT, NONE, GKCBatch
+from c2s.methods.gkc.grounding import NO_WORD, draw_words, ground, regions_of
 from c2s.methods.gkc.mask_loss import at_points, brought_to, mask_losses, uncertain_points
 from c2s.methods.gkc.matching import Matches, cost, likelihood, match
 from c2s.methods.gkc.settings import GKCSettings
@@ -33,6 +34,7 @@ class GKC(Method):
 
     text: Tensor
     channel: Tensor
+    every_word: Tensor
 
     def __init__(self, config: GKCSettings, facts: Facts) -> None:
         super().__init__()
@@ -47,6 +49,10 @@ class GKC(Method):
         self.score_scale = config.synonyms.scale or facts.logit_scale
         if config.synonyms.how != "off":
             self.words = Words(facts.words or facts.seen)
+        if config.weights.grounding:
+            assert facts.every_word is not None
+            every = torch.from_numpy(facts.every_word)
+            self.register_buffer("every_word", every, persistent=False)
         if config.distillation != "none" and config.student_token == "prior":
             dim = text.shape[1]
             self.distilled = nn.ModuleList(
@@ -58,7 +64,8 @@ class GKC(Method):
     def forward(
         self, student: Callable[..., Queries], images: Tensor, batch: Batch
     ) -> dict[str, Tensor]:
-        """Losses "bce", "dice", "ce" and "distillation", each the sum over the sets, and their weighted sum "loss"."""
+        """Losses "bce", "dice", "ce", "distillation" and whatever else has a weight, each the sum over the sets, and
+        their weighted sum "loss"."""
         assert isinstance(batch, GKCBatch)
         return self.losses(student(images), batch)
 
@@ -76,7 +83,8 @@ class GKC(Method):
             number = _mean_number((batch.classes != NONE).sum())
             pairs = self._matches(found, masks, batch)
             sums = {name: found.embeddings[0].new_zeros(()) for name in ("bce", "dice", "ce")}
-            sums["distillation"] = sums["contrast"] = sums["bce"]
+            sums["distillation"] = sums["contrast"] = sums["grounding"] = sums["bce"]
+            nouns = self._nouns(batch)
             for i, matches in enumerate(pairs):
                 drawn = self._drawn(matches, channels, batch)
                 bce, dice = self._mask_losses(found.masks[i].float(), masks, matches, number)
@@ -90,6 +98,9 @@ class GKC(Method):
                 if self.config.weights.contrast:
                     term = self._contrast(found, i, matches, batch)
                     sums["contrast"] = sums["contrast"] + term
+                if nouns is not None:
+                    term = self._grounding(found, i, matches, nouns)
+                    sums["grounding"] = sums["grounding"] + term
             weights = self.config.weights
             total = sum(getattr(weights, name) * value for name, value in sums.items())
         return {"loss": torch.as_tensor(total), **sums}
@@ -247,6 +258,20 @@ class GKC(Method):
         tokens = F.normalize(batch.tokens[image, segment], dim=-1)
         wanted = (found.scale.detach() * tokens @ tokens.mT).softmax(-1)
         return F.cross_entropy(found.scale.detach() * ours @ tokens.mT, wanted)
+
+    def _nouns(self, batch: GKCBatch) -> Tensor | None:
+        """Words of a caption of each image for all sets of a step, int64 [B, W]; None: captions have no weight."""
+        if not self.config.weights.grounding:
+            return None
+        assert batch.captions is not None
+        settings = self.config.grounding
+        return draw_words(batch.captions, settings.dropped, settings.words)
+
+    def _grounding(self, found: Queries, i: int, matches: Matches, nouns: Tensor) -> Tensor:
+        """On the embeddings that classes are told by, with their scale."""
+        regions = regions_of(found.embeddings[i].float(), matches, self.config.grounding.regions)
+        words = self.every_word[nouns.clamp(min=0)]
+        return ground(words, nouns != NO_WORD, *regions, found.scale)
 
 
 def _mean_number(count: Tensor) -> Tensor:

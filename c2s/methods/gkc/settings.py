@@ -33,8 +33,18 @@ class Synonyms(BaseModel):
     )
 
 
+class Grounding(BaseModel):
+    """What of captions and images the grounding looks at; the shares are the code's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    dropped: float = Field(default=0.25, ge=0, lt=1, description="share of a caption's words")
+    words: int = Field(default=5, ge=1, description="of the others at most")
+    regions: int = Field(default=25, ge=1, description="matched queries of an image at most")
+
+
 class Weights(BaseModel):
-    """Weights of the losses; printed: 5, 5, 2 and 2."""
+    """Weights of the losses; printed: 5, 5, 2, 2 and 2."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -42,6 +52,9 @@ class Weights(BaseModel):
     dice: float = Field(default=5.0, ge=0)
     ce: float = Field(default=2.0, ge=0)
     distillation: float = Field(default=2.0, ge=0)
+    grounding: float = Field(
+        default=0.0, ge=0, description="of captions in the regions of their images; printed: 2"
+    )
     contrast: float = Field(
         default=0.0,
         ge=0,
@@ -50,7 +63,8 @@ class Weights(BaseModel):
 
 
 class GKCSettings(BaseModel):
-    """GKC. The defaults are the full method (last row of Table 4), without its grounding on captions."""
+    """GKC. The defaults are the full method (last row of Table 4), without its grounding on captions, which few data
+    sets have."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -74,6 +88,7 @@ class GKCSettings(BaseModel):
         default="squared", description="as in the code; euclidean: Eq. 3 as it is printed"
     )
     synonyms: Synonyms = Synonyms()
+    grounding: Grounding = Grounding()
     region_dropout: float = Field(
         default=0.5, ge=0, lt=1, description="share of matched segments without a class loss; code"
     )

@@ -82,6 +82,16 @@ class RecordedSplit:
         return {}
 
     @property
+    def captioned(self) -> bool:
+        """What captions say, the base holds."""
+        return True
+
+    @property
+    def nouns(self) -> tuple[str, ...]:
+        """See `synonyms`."""
+        return ()
+
+    @property
     def unseen(self) -> tuple[int, ...]:
         """Ids of the unseen classes."""
         return self.manifest.unseen

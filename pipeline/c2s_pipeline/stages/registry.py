@@ -18,6 +18,7 @@ _named: dict[str, tuple[str, type[Stage]]] = {}
 
 def own() -> tuple[type[Stage], ...]:
     """The stages of c2s. Their modules import no torch: every command line asks them for options."""
+    from c2s_pipeline.stages.captions import Captions
     from c2s_pipeline.stages.cells import Cells
     from c2s_pipeline.stages.dense import Dense
     from c2s_pipeline.stages.global_cls import GlobalCLS
@@ -34,7 +35,7 @@ def own() -> tuple[type[Stage], ...]:
 
     return (
         *(Images, Labels, Instances, Segments, Views),
-        *(GlobalCLS, Cells, Dense, Masks, Regions, Text, Words, Tower),
+        *(GlobalCLS, Cells, Dense, Masks, Regions, Text, Words, Captions, Tower),
     )
 
 

@@ -14,9 +14,10 @@ from c2s.datasets import load_dataset
 from c2s.datasets.coco_panoptic import CLASSES
 from c2s.datasets.prepare import plan_preparation
 from c2s.datasets.shapes import ShapesSplit
-from c2s.datasets.synonym_list import FOLDER, synonyms_of
+from c2s.datasets.word_lists import FOLDER, NOUNS, nouns_of, synonyms_of
 from c2s.shapes import scenes
 from c2s_cache import DataError
+from c2s_pipeline.phrases import forms
 
 
 def test_class_lists_have_the_fields_lengths():
@@ -45,6 +46,18 @@ def test_a_synonym_stands_for_one_class(name):
     assert len(set(every)) == len(every)
     assert not set(every) & set(names)
     assert 1 <= min(map(len, words.values())) <= max(map(len, words.values())) <= 2
+
+
+@pytest.mark.parametrize("name", [file.stem for file in NOUNS.glob("*.yaml")])
+def test_a_noun_is_listed_once(name):
+    """In neither number, and no word of a class is."""
+    data, synonyms = load_dataset(name), synonyms_of(name)
+    words = [*data.classes, *data.prompts, *(w for each in synonyms.values() for w in each)]
+    known = {form for word in words for form in forms(word)}
+    for noun in nouns_of(name):
+        assert forms(noun).isdisjoint(known), noun
+        known |= forms(noun)
+    assert len(nouns_of(name)) > 700
 
 
 def test_the_same_scenes_have_classes_of_other_names():
@@ -123,6 +136,28 @@ def test_coco_panoptic_is_prepared(panoptic):
     assert split.identity(split.ids) != before
     with pytest.raises(DataError, match=r"000000000001\.png cannot be read as a label map"):
         split.instances(split.ids[0])
+
+
+def test_coco_panoptic_has_the_captions_of_its_official_file(panoptic):
+    root, _ = panoptic
+    plan_preparation(load_dataset("coco-panoptic", root)).run()
+    split = load_dataset("coco-panoptic", root).split("val")
+    assert not split.captioned
+    with pytest.raises(DataError, match="coco-panoptic has no captions"):
+        split.captions(split.ids[0])
+    before, file = split.identity(split.ids), root / "coco/annotations/captions_val2017.json"
+    images = [{"id": k, "file_name": f"{k:012}.jpg"} for k in (1, 7)]
+    texts = [(1, "A dog."), (7, "A cat."), (1, "A brown dog on a couch.")]
+    captions = [{"image_id": k, "caption": text} for k, text in texts]
+    file.write_text(json.dumps({"images": images, "annotations": captions}))
+    split = load_dataset("coco-panoptic", root).split("val")
+    assert split.captioned
+    assert split.captions("000000000001") == ("A dog.", "A brown dog on a couch.")
+    assert split.captions("000000000002") == ()
+    assert split.identity(split.ids) == {**before, "captions": file.stat().st_size}
+    (root / "coco/annotations/captions_train2017.json").write_text('{"images": [{"id": 1}]}')
+    with pytest.raises(DataError, match=r"captions_train2017\.json is no COCO file of captions"):
+        load_dataset("coco-panoptic", root).split("train").captions("000000000001")
 
 
 def test_a_file_of_other_categories_is_refused(panoptic):

@@ -33,6 +33,11 @@ class TestGKCWithLatentRegions(TestGKC):
         )
 
 
+class TestGKCWithGrounding(TestGKC):
+    def config(self):
+        return method_class("gkc")(name="gkc", points=200, weights={"grounding": 2.0})
+
+
 class TestZeroSeg(MethodContract):
     student_name = "zeroseg-shapes"
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from c2s.methods.examples import BOX, FLIP, cut_view
 from c2s.methods.gkc import GKCConfig
@@ -94,6 +95,28 @@ def test_latent_regions_are_segments_without_a_class(by_class):
         np.testing.assert_array_equal(found.classes[known], plain.classes)
         met += len(latent)
     assert met > 0
+
+
+def test_captions_are_read_where_they_have_a_weight(by_thing):
+    cache = shapes.shapes_cache(closed(("labels", "segments", "views", "captions")))
+    stored = cache.read_block(0, {"captions/word"})
+    made = [
+        example(cache, row, weights={"grounding": 1.0}, box=box)
+        for row, box in enumerate([(0, 0, 64, 64), (0, 0, 20, 20), (100, 100, 164, 164)])
+    ]
+    examples = made[0][0]
+    together = examples.collate([found for _, _, found in made]).captions
+    assert together.dtype == torch.int64
+    for row, captions in enumerate(together.tolist()):
+        flat = [n for words in captions for n in (*(n for n in words if n != NONE), NONE)]
+        assert flat == stored.sample(row)["captions/word"].tolist()
+    nothing = replace(made[0][2], captions=[])
+    assert examples.collate([nothing, nothing]).captions.tolist() == [[[NONE]]] * 2
+    several = replace(made[0][2], captions=[np.array([3, 4, 5]), np.array([6])])
+    found = examples.collate([several, nothing]).captions.tolist()
+    assert found == [[[3, 4, 5], [6, NONE, NONE]], [[NONE] * 3] * 2]
+    plain, _, found = example(by_thing)
+    assert plain.collate([found]).captions is None
 
 
 def test_nothing_of_a_view_is_read_without_regions(by_thing):

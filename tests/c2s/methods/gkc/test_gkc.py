@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 from c2s.methods.base import Facts
 from c2s.methods.gkc import GKCBatch, GKCConfig
 from c2s.methods.gkc.examples import LATENT, NONE
+from c2s.methods.gkc.grounding import ground
 from c2s.methods.registry import run_defaults
 from c2s.runs.config import load_config
 from c2s.students.query import Queries, QueryStudent
@@ -45,7 +47,8 @@ def facts(counts=(1, 2, 3, 1)):
     seen = Vocabulary(names, rows[first], ids=SEEN)
     words = tuple(tuple(f"{n}{i}" for i in range(k)) for n, k in zip(names, counts, strict=True))
     every = Vocabulary(names, rows, names=words, ids=SEEN)
-    return Facts(seen, 6, None, every, 10.0, Stub(D, 16, SETS))
+    numbered = np.concatenate([rows, unit_norm(rng.normal(size=(3, D)))])  # and three nouns
+    return Facts(seen, 6, None, every, 10.0, Stub(D, 16, SETS), numbered)
 
 
 def build(**settings):
@@ -314,6 +317,49 @@ def test_queries_tell_the_tokens_of_the_batch_apart_as_far_as_these_differ():
     assert float(least) < float(method._contrast(found, SETS - 1, pairs[-1], data))
 
 
+CAPTIONS = torch.tensor([[[0, 8, -1], [9, 2, 3]], [[7, 5, 4], [-1, -1, -1]]])
+
+
+def test_captions_are_grounded_in_the_matched_queries_of_every_set():
+    found, data = queries(), replace(batch(), captions=CAPTIONS)
+    drops = {"grounding": {"dropped": 0.0, "words": 2, "regions": 2}}
+    method = build(points=0, **PLAIN, weights={"grounding": 3.0}, **drops)
+    pairs = method._matches(found, _masks(data), data)
+    wanted, table = [], torch.from_numpy(facts().every_word)
+    for words in ([0, 8], [9, 2]):
+        each = table[torch.tensor([words, [7, 5]])]
+        total = torch.zeros(())
+        for i, (image, query, _) in enumerate(pairs):
+            regions = [found.embeddings[i][b, query[image == b][:2]] for b in range(B)]
+            there = torch.ones(B, 2, dtype=torch.bool)
+            total += ground(each, there, torch.stack(regions), there, found.scale)
+        wanted.append(round(float(total), 4))
+    got = set()
+    for seed in range(8):
+        torch.manual_seed(seed)
+        losses = method.losses(found, data)
+        got.add(round(float(losses["grounding"]), 4))
+        others = 5 * losses["bce"] + 5 * losses["dice"] + 2 * losses["ce"]
+        torch.testing.assert_close(losses["loss"], others + 3 * losses["grounding"])
+    assert sorted(got) == pytest.approx(sorted(wanted), abs=2e-4)
+
+
+def test_without_its_weight_grounding_changes_nothing():
+    """Nothing is drawn for it: every loss is the same bit for bit, whatever the captions."""
+    settings = {"points": 0, "synonyms": {"how": "random"}}
+    method, found, data = build(**settings), queries(), batch()
+    grounded = build(**settings, weights={"grounding": 1.0})
+
+    def losses(method, data):
+        torch.manual_seed(5)
+        return method.losses(found, data)
+
+    want, captioned = losses(method, data), replace(data, captions=CAPTIONS)
+    assert float(want["grounding"]) == 0
+    assert all(torch.equal(want[n], v) for n, v in losses(method, captioned).items())
+    assert float(losses(grounded, captioned)["grounding"].detach()) > 0
+
+
 def test_images_without_a_segment_teach_nothing():
     found, data = queries(), batch(((0, 2, NONE), (NONE, NONE, NONE)))
     for tensor in (*found.embeddings, *found.masks, *found.shared):
@@ -363,6 +409,9 @@ def test_settings_that_do_not_fit_are_refused():
     assert not GKCConfig(tokens="regions", teacher_token="global").any_view
     assert set(GKCConfig().read_stages()) == set(GKCConfig.stages)
     assert "words" not in GKCConfig(synonyms={"how": "off"}).read_stages()
+    grounded = GKCConfig(synonyms={"how": "off"}, weights={"grounding": 1.0})
+    assert {"words", "captions"} <= set(grounded.read_stages())
+    assert "captions" in GKCConfig.beside
     assert "segments" not in GKCConfig(tokens="regions", teacher_token="global").read_stages()
     for latent in ("regions", "classes"):
         assert {"masks", "regions"} <= set(GKCConfig(latent=latent).read_stages())

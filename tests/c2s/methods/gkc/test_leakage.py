@@ -19,12 +19,16 @@ from c2s_pipeline.stages.registry import closed
 SYNONYMS = {"circle": ["red circle"], "sand": ["an image of sand"], "star": ["red star"]}
 
 
+NOUNS = ("drawing", "photo")
+
+
 class Changed:
-    """Scenes whose unseen classes have other names, and have changed places."""
+    """Scenes whose unseen classes have other names, in their captions too, and have changed places."""
 
     def __init__(self, source, names):
-        self._source = source
+        self._source, self._names = source, names
         self.classes = tuple(names.get(c, c) for c in source.classes)
+        self.synonyms = {names.get(c, c): words for c, words in source.synonyms.items()}
 
     def __getattr__(self, name):
         return getattr(self._source, name)
@@ -34,11 +38,15 @@ class Changed:
         table[list(self._source.unseen)] = np.roll(self._source.unseen, 1)
         return table[self._source.labels(image_id)]
 
+    def captions(self, image_id):
+        found = self._source.captions(image_id)
+        return tuple(" ".join(self._names.get(w, w) for w in c.split()) for c in found)
 
-def losses(source, words, **settings):
+
+def losses(source, words, nouns, **settings):
     config = GKCConfig(points=0, **settings)
-    asked = {**shapes.SETTINGS, "words": {"synonyms": words}}
-    names = closed((*config.read_stages(), "instances"))
+    asked = {**shapes.SETTINGS, "words": {"synonyms": words, "nouns": (*NOUNS, *nouns)}}
+    names = closed((*config.read_stages(), "instances", "captions"))
     request = build_request(**asked, stages=names)
     ids = list(source.ids)[: shapes.ROWS]
     manifest = make_manifest(source, request, [part_of(source, ids)], shapes.teacher().info())
@@ -68,9 +76,16 @@ def test_unseen_names_changed_at_the_source_change_no_loss(how, latent):
     }
     changed = {k: v for k, v in SYNONYMS.items() if k not in unseen}
     changed[other["star"]] = ["a picture of yellow"]
-    want, before = losses(source, SYNONYMS, synonyms={"how": how}, latent=latent)
-    found, after = losses(Changed(source, other), changed, synonyms={"how": how}, latent=latent)
+    settings = {"synonyms": {"how": how}, "latent": latent, "weights": {"grounding": 2.0}}
+    want, before = losses(source, SYNONYMS, ("red stars", "pentagram"), **settings)
+    nouns = (f"big {other['star']}", "a picture of yellow")
+    found, after = losses(Changed(source, other), changed, nouns, **settings)
     assert want.keys() == found.keys()
+    assert float(want["grounding"].detach()) > 0
+    stored = [cache.read(0, ["captions/word"])["captions/word"] for cache in (before, after)]
+    np.testing.assert_array_equal(*stored)
+    seen_words = len(before.once("words/class")) - len(NOUNS)
+    assert {seen_words, seen_words + 1} & set(stored[0].tolist())  # nouns that are no class
     for name, value in want.items():
         assert torch.equal(value, found[name]), name
     differ = before.once("text/embeddings") != after.once("text/embeddings")
