@@ -137,3 +137,14 @@ def test_a_derivation_keeps_its_images(built, scheduler, tmp_path):
     link.symlink_to(out)
     with pytest.raises(ConfigError, match="cannot be derived into itself"):
         derive(out, recorded, link, Resources(scheduler=scheduler))
+
+
+def test_what_the_data_set_alone_has_is_not_derived(built, scheduler, tmp_path):
+    """It is said before anything is written, with what to do instead."""
+    out, _ = built
+    recorded = recorded_request(Cache(out).manifest)
+    asked = recorded.model_copy(update={"stages": (*recorded.stages, "instances", "captions")})
+    with pytest.raises(ConfigError, match="what stage instances and captions of this") as raised:
+        derive(out, asked, tmp_path / "derived.zarr", Resources(scheduler=scheduler))
+    assert raised.value.hint.endswith("--update --stage instances --stage captions")
+    assert not (tmp_path / "derived.zarr").exists()

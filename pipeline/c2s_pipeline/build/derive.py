@@ -120,7 +120,8 @@ def derive(
     Raises:
         C2SError: a teacher is code that the user does not name.
         CacheError: `base` is not complete, or `out` holds another cache.
-        ConfigError: nothing of `base` could be shared, or a stage of it is not known here.
+        ConfigError: nothing of `base` could be shared, or a stage of it is not known here or a new one
+            comes from the data set.
         DataError: the data set is not the one that `base` was built from.
     """
     started = time.monotonic()
@@ -158,6 +159,13 @@ def derive(
             raise ConfigError(
                 f"a cache derived from {base.name} keeps its images, their order and block size.",
                 "Build another one with c2s cache build.",
+            )
+        if labelled is None and (lacking := [n for n in changed.new if known()[n].sourced]):
+            options = " ".join(f"--stage {name}" for name in lacking)
+            raise ConfigError(
+                f"the data set alone has what stage {' and '.join(lacking)} of this cache is to hold, and a cache is "
+                "derived without it.",
+                f"Run the command that built {base.name} once more, with --update {options}",
             )
         if loaded is None and _asks_teacher(out, manifest, changed.new):
             loaded = load_recorded(before, spec)

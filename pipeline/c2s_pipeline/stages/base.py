@@ -113,7 +113,7 @@ class Stage(ABC):
         uses: stages that it depends on where the cache has them.
         facts: attributes of the manifest that decide its bytes, beside its settings.
         default: it is part of a cache whose request names no stages.
-        sourced: its values are what the data set itself has, and nothing else.
+        sourced: its values are made of what the data set itself has, and of nothing that a teacher says.
         once: it is computed once, by `compute_once`, and not for every block.
         annotates: it holds what people annotated; in a cache without such a stage no class is seen.
         live: its values can be computed anew from stored ones and compared, by the teacher.

@@ -30,6 +30,7 @@ class Captions(Stage):
     needs = ("images", "words")
     facts = ("classes", "unseen")
     default = False
+    sourced = True
     inspected = (WORD,)
 
     def wanted(self, source: SplitInfo) -> bool:
