@@ -7,7 +7,10 @@ import pytest
 
 from c2s.testing import shapes
 from c2s_cache import Block, ConfigError
+from c2s_pipeline.build.request import build_request, make_manifest
+from c2s_pipeline.build.rows import part_of
 from c2s_pipeline.stages.captions import CLOSED, END, WORD, Captions
+from c2s_pipeline.stages.registry import closed
 from c2s_pipeline.stages.words import CLASS, EMBEDDINGS, NOUN, Words, listed
 
 STAGES = ("labels", "captions")
@@ -88,6 +91,16 @@ def test_synonyms_that_are_given_count_too():
     m = manifest(synonyms=asked, nouns=("asterisks", "disc", "starfish", "hoop", "block"))
     assert m.stage("words").settings["nouns"] == ["block"]  # no longer a word of the square
     assert "asterisk" not in m.stage("words").model_dump_json()
+
+
+def test_what_stands_for_a_class_in_sentences_counts_whether_or_not_it_is_prompted():
+    source = Captioned()
+    source.prompts = tuple("sparkle" if c == "star" else c for c in source.classes)
+    asked = {**shapes.SETTINGS, "words": {"nouns": ("sparkles", "frame")}}
+    request = build_request(**asked, stages=closed(STAGES))
+    parts = [part_of(source, source.ids[: shapes.ROWS])]
+    m = make_manifest(source, request, parts, shapes.teacher().info())
+    assert m.stage("words").settings["nouns"] == ["frame"]
 
 
 def test_a_noun_is_there_once():
