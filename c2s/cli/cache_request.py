@@ -141,4 +141,9 @@ def cache_request(
     options["stages"] = tuple(dict.fromkeys(wanted))
     request = resolve(request_model(), defaults, config, set_ or (), options)
     request.require_effect(gathered({}, config, set_ or (), options))
+    for name in map(name_of, stage or ()):
+        if not request.stage(name).wanted(source):
+            raise ConfigError(
+                f"--stage {name}: {source.name} has nothing for it, or these settings leave it out."
+            )
     return Asked(source, request, Path("cache") / f"{data.short}.zarr")

@@ -54,6 +54,11 @@ def refused(*arguments):
         (("--dense-from", "d", "--mask-teacher", "RN50"), "mask_teacher has no effect: dense"),
         (("--stage", "tokens"), "There is no stage 'tokens'"),
         (("--stage", "python:nowhere:Stage"), "cannot be imported"),
+        (
+            ("--dataset", "shapes-renamed", "--stage", "captions"),
+            "--stage captions: shapes-renamed has nothing for it",
+        ),
+        (("--stage", "dense", "--dense", "none"), "--stage dense: shapes has nothing for it, or"),
     ],
 )
 def test_of_a_build(tmp_path, monkeypatch, options, says):

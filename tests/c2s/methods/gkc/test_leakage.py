@@ -77,8 +77,8 @@ def test_unseen_names_changed_at_the_source_change_no_loss(how, latent):
     changed = {k: v for k, v in SYNONYMS.items() if k not in unseen}
     changed[other["star"]] = ["a picture of yellow"]
     settings = {"synonyms": {"how": how}, "latent": latent, "weights": {"grounding": 2.0}}
-    want, before = losses(source, SYNONYMS, ("red stars", "pentagram"), **settings)
-    nouns = (f"big {other['star']}", "a picture of yellow")
+    want, before = losses(source, SYNONYMS, ("star", "pentagram"), **settings)
+    nouns = (other["star"], "a picture of yellow")
     found, after = losses(Changed(source, other), changed, nouns, **settings)
     assert want.keys() == found.keys()
     assert float(want["grounding"].detach()) > 0
