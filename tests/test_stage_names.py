@@ -72,6 +72,7 @@ ALLOWED = {
         "says where the time of a build goes, stage by stage",
     ),
     "c2s/shapes/train_teacher.py": ({"regions"}, "a stage of a training"),
+    "c2s/demo/comparison.py": ({"tower"}, "tells the methods whose student is CLIP's image tower"),
     "c2s/demo/teacher_report.py": ({"words"}, "a key of JSON"),
     "c2s/gpu/inputs.py": ({"images/train2017"}, OF_DATA_SETS),
     "c2s/evaluation/classifier.py": ({"text"}, "a buffer of a module"),
