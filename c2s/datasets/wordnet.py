@@ -42,7 +42,7 @@ class WordNet:
 
     def __init__(self, folder: Path) -> None:
         try:
-            index = (folder / INDEX).read_text("ascii")
+            index = (folder / INDEX).read_text(encoding="ascii")
             self._data = (folder / DATA).read_bytes()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
