@@ -233,8 +233,10 @@ def _segment_video(path: Path, model: Predictor, names: list[str], out: Path, co
             if len(held) == count:
                 _write(held, model, names, folder, count)
                 held = {}
-    finally:
+    except UnreadableImage:
         _write(held, model, names, folder, count)
+        raise
+    _write(held, model, names, folder, count)
     return folder
 
 

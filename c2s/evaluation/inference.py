@@ -162,7 +162,10 @@ class Predictor:
             ScoresError: a score is not finite.
         """
         if len({image.shape for image in images}) > 1:
-            raise ConfigError(f"The frames of {name} are not of one size.")
+            raise ConfigError(
+                f"The frames from {name} on are not of one size.",
+                "Put those of each clip into a folder of their own, or drop --frames.",
+            )
         assert isinstance(self.model, Classifier)
         inputs, places = zip(*(self._placed(image) for image in images), strict=True)
         held = [

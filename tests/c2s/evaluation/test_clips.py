@@ -117,7 +117,7 @@ def test_frames_go_together_window_by_window(hues, frames):
         assert right.all()
         assert ((without_red != 0) & ((without_red == plain) | (plain == 0))).all()
     assert (found[0][0] != found[1][0]).mean() > 0.01
-    with pytest.raises(ConfigError, match="frames of film are not of one size"):
+    with pytest.raises(ConfigError, match="frames from film on are not of one size"):
         hues.best_of_clip([frames[0], wide[0]], [None], "film")
 
 
