@@ -9,9 +9,8 @@ stage 70 % of the images are *masked views* (everything but one class is black, 
 the cache asks the teacher about such regions, and an image speaks by the mean of its patch tokens, so that text and
 patch tokens share a space. The second begins with these weights and adds what other methods ask: a CLS token, which
 speaks for the image beside the mean; synonyms; views on grey, unmasked crops and close-ups up to 4.2, captioned with
-what is mainly visible; and windows of a scene's patch tokens, which speak for the caption of a crop there. Half of
-the result are the weights that it began with, which name regions better (Wortsman et al., "Robust fine-tuning of
-zero-shot models", CVPR 2022); an image speaks by the mean again, or by the CLS token if `pool_type` is set to "tok".
+what is mainly visible; and windows of a scene's patch tokens, which speak for the caption of a crop there, most of them
+small and around things. What is saved speaks by the mean again, or by the CLS token if `pool_type` is set to "tok".
 Labels are used for cutting out views and for captions, and for nothing else.
 
 The card that is written beside the weights says what the run cost; `python -m c2s.demo.teacher_report`
@@ -67,7 +66,6 @@ class Stage:
         scenes: size of the pool.
         lr: largest learning rate of AdamW.
         warmup: steps.
-        kept: share of the weights at the start in the result.
     """
 
     views: Views
@@ -76,14 +74,13 @@ class Stage:
     scenes: int
     lr: float
     warmup: int
-    kept: float = 0.0
 
 
 STAGES = {
     "regions": Stage(Views("web", masked=0.7), "avg", 420_000, 40_000, 2e-3, 200),
     "scenes": Stage(
-        Views("close", masked=0.4, grey=0.15, crops=0.2, windows=3, synonyms=True),
-        "tok", 23_040, 6_000, 6e-4, 30, kept=0.5,
+        Views("close", masked=0.25, grey=0.1, crops=0.15, windows=6, around=0.6, synonyms=True),
+        "tok", 115_200, 12_000, 6e-4, 30,
     ),
 }  # fmt: skip
 MODEL_CFG: dict[str, Any] = {
@@ -299,10 +296,6 @@ def train(out: Path, stage: Stage, seed: int, batch_size: int, start: Path | Non
                 flush=True,
             )
             save(averaged, out, config)
-    if start is not None:
-        end = averaged.state_dict()
-        begun = start_weights(start, synonyms, end["token_embedding.weight"])
-        averaged.load_state_dict({k: v.lerp(begun[k], stage.kept) for k, v in end.items()})
     save(averaged, out, config)
     hundreds = range(0, len(losses), LOG_EVERY)
     return [round(float(np.mean(losses[i : i + LOG_EVERY])), 4) for i in hundreds]
@@ -341,7 +334,7 @@ def main() -> None:
         losses = train(args.out, stage, args.seed, args.batch_size, args.start)
         card = {
             "stage": args.stage, "seed": args.seed, "samples": stage.samples,
-            "minutes": round((time.monotonic() - began) / 60, 1), "losses": losses, "kept": stage.kept,
+            "minutes": round((time.monotonic() - began) / 60, 1), "losses": losses,
             "command": "python -m c2s.shapes.train_teacher " + " ".join(sys.argv[1:]),
             "versions": {name: version(name) for name in ("torch", "open_clip_torch", "numpy")},
         }  # fmt: skip

@@ -34,6 +34,7 @@ class Views:
         masked, grey, crops: shares of views of one class on black, of one on grey (three in five cut to its box), and
             of unmasked crops (half of them cells, half boxes around a class). The rest are whole scenes.
         windows: squares of patches for each whole scene, which are captioned as a crop would be.
+        around: share of windows that are small and lie around a patch with much of a thing; the rest lie anywhere.
         synonyms: captions have other words for classes than their names, too.
     """
 
@@ -42,6 +43,7 @@ class Views:
     grey: float = 0.0
     crops: float = 0.0
     windows: int = 0
+    around: float = 0.0
     synonyms: bool = False
 
 
@@ -179,14 +181,21 @@ class Batches:
         return cut(self.web.images[rows], boxes), rows, captions
 
     def _windows(self, labels: np.ndarray, rows: np.ndarray) -> tuple[Tensor, Tensor, list[str]]:
-        """Squares of one to four patches a side of the scenes, and captions of what is mainly in them."""
+        """Squares of patches of the scenes (side 1 to 4; around things 1 to 3), captioned with what is mainly there."""
         count = self.views.windows * len(rows)
         windows, captions = np.zeros((count, PATCHES, PATCHES), np.float32), []
         owners = np.repeat(np.arange(len(rows)), self.views.windows)
         step = SIZE // PATCHES
+        weights = _thing_weights(labels)
         for window, owner in zip(windows, owners, strict=True):
-            side = int(self.rng.integers(1, 5))
-            x, y = self.rng.integers(PATCHES + 1 - side, size=2)
+            if self.rng.random() < self.views.around and weights[owner].any():
+                side = int(self.rng.integers(1, 4))
+                patch = self.rng.choice(PATCHES**2, p=weights[owner])
+                corner = np.array(divmod(patch, PATCHES)) - self.rng.integers(side, size=2)
+                y, x = corner.clip(0, PATCHES - side)
+            else:
+                side = int(self.rng.integers(1, 5))
+                y, x = self.rng.integers(PATCHES + 1 - side, size=2)
             window[y : y + side, x : x + side] = 1 / side**2
             box = np.array([x, y, x + side, y + side]) * step
             captions.append(self._mainly(inside(labels[owner], box), int(rows[owner])))
@@ -267,6 +276,13 @@ class Batches:
         lost = rough.sum((1, 2)) < MIN_PIXELS // 2
         rough[lost] = mask[lost]
         return rough
+
+
+def _thing_weights(labels: np.ndarray) -> np.ndarray:
+    """Chance of each patch by the squared share of things in it: [n,64,64] -> float64 [n,64]; zeros without any."""
+    things = rearrange(labels < len(THINGS), "n (y a) (x b) -> n (y x) (a b)", y=PATCHES, x=PATCHES)
+    weights = things.mean(-1) ** 2
+    return weights / np.maximum(weights.sum(1, keepdims=True), 1e-12)
 
 
 def denied(colours: np.ndarray) -> Tensor:
