@@ -38,7 +38,7 @@ def run_grids(
             for name in board.outcomes.keys() - shown:
                 shown.add(name)
                 done = f"{len(board.outcomes)} of {len(board.runs)}"
-                said = f"{done}: {labels[name]}, hIoU {board.state(board.runs[name])}"
+                said = f"{done}: {labels[name]}, {board.state(board.runs[name])}"
                 print(said, file=sys.stderr, flush=True)
 
     with Live(console=console, auto_refresh=False, transient=True) as live:

@@ -14,7 +14,7 @@ from rich import box
 from rich.table import Table
 
 from c2s.ablation.plan import Line
-from c2s.methods.grid import Grid
+from c2s.methods.grid import ACROSS, SCORES, Grid
 from c2s_cache import C2SError
 from c2s_cache.receipt import write_atomic
 
@@ -34,13 +34,17 @@ def grid_facts(
         others: further data sets that runs were scored on.
 
     Returns:
-        `name`, `title`, `note`, `paper` (what its figures are of), `columns`, `rows` and `order`. A row has `name`,
+        `name`, `title`, `note`, `paper` (what its figures are of), `columns`, `rows` and `order`. Where no run has a
+        hIoU, as nothing is seen or nothing unseen, the columns have mIoU in its place. A row has `name`,
         `student`, `runs` (one per seed that is done: `seed`, scores in per cent, `seconds` of training, `run`), their
         means under the names of the `columns`, `spread` (standard deviations; from two seeds on), `paper` (the figures
         of those columns that the paper has), and `direction`. `order` counts the pairs of rows that the paper's figures
         order, and how many of them ours order alike, by the first column that both have.
     """
     columns = grid.shown(others)
+    scored = [outcome for outcome in outcomes.values() if isinstance(outcome, dict)]
+    if scored and all(outcome["hIoU"] is None for outcome in scored):
+        columns = (ACROSS, *(c for c in columns if c not in (*SCORES, ACROSS)))
     rows = [_row(line, grid, columns, outcomes) for line in lines]
     judged = next((c for c in columns if c in grid.columns), "")
     for student in dict.fromkeys(line.student for line in lines):

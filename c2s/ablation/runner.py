@@ -39,13 +39,14 @@ class Board:
         self.running: set[str] = set()
 
     def state(self, config: TrainConfig) -> str:
-        """One word on a run: hIoU ("-": nothing to measure), failed, iterations done, or waiting."""
+        """A word or two on a run: its hIoU, or mIoU where that is none; failed, iterations done, or waiting."""
         name = config.run_name
         outcome = self.outcomes.get(name)
         if isinstance(outcome, C2SError):
             return "failed"
         if outcome is not None:
-            return "-" if outcome["hIoU"] is None else f"{outcome['hIoU']:.1f}"
+            score = "mIoU" if outcome["hIoU"] is None else "hIoU"
+            return "-" if outcome[score] is None else f"{score} {outcome[score]:.1f}"
         if name not in self.running:
             return "waiting"
         records = read_metrics(config.runs / name)

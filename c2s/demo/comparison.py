@@ -237,7 +237,7 @@ def _lines(shown: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, list[str]
     yield "GMACs an image", [f"{facts['gmacs']:.3f}" for facts in every]
     yield "ms an image", [f"{facts['ms']:.1f}" for facts in every]
     for score, name in SCORES.items():
-        yield f"{name}, %", [_mean([run[score] for run in facts["runs"]], 1) for facts in every]
+        yield f"{name}, %", [_mean([run.get(score) for run in facts["runs"]], 1) for facts in every]
     yield "training, s", [_mean([run["seconds"] for run in facts["runs"]], 0) for facts in every]
 
 

@@ -281,8 +281,9 @@ class Batches:
 def _thing_weights(labels: np.ndarray) -> np.ndarray:
     """Chance of each patch by the squared share of things in it: [n,64,64] -> float64 [n,64]; zeros without any."""
     things = rearrange(labels < len(THINGS), "n (y a) (x b) -> n (y x) (a b)", y=PATCHES, x=PATCHES)
-    weights = things.mean(-1) ** 2
-    return weights / np.maximum(weights.sum(1, keepdims=True), 1e-12)
+    shares: np.ndarray = things.mean(-1) ** 2
+    shares /= np.maximum(shares.sum(1, keepdims=True), 1e-12)
+    return shares
 
 
 def denied(colours: np.ndarray) -> Tensor:

@@ -66,6 +66,15 @@ def test_what_failed_or_is_not_done_leaves_a_dash(tables):
     assert facts["order"]["pairs"] == 0
 
 
+def test_without_seen_classes_the_column_is_that_of_all(tables):
+    grid, lines = tables
+    alone = {"hIoU": None, "sIoU": None, "uIoU": 40.0, "mIoU": 40.0, "mIoU@other": 7.0}
+    outcomes = {run.run_name: alone | {"seconds": 1.0} for line in lines for run in line.runs}
+    facts = grid_facts(grid, lines, outcomes, ("other",))
+    assert facts["columns"] == ["mIoU", "mIoU@other"]
+    assert {row["mIoU"] for row in facts["rows"]} == {40}
+
+
 def test_teacher_time_is_what_the_builds_recorded(tiny_cache, tmp_path, tables):
     import shutil
 
