@@ -1,4 +1,4 @@
-"""The teacher's "web": captioned scenes of all classes, and batches of whole and masked views."""
+"""The teacher's "web": captioned scenes of all classes, and batches of scenes, single classes, crops and windows."""
 
 from __future__ import annotations
 
