@@ -21,8 +21,12 @@ OF_THE_FORMAT = "what the format itself says (SPEC 4): "
 OF_DATA_SETS = "folders and keys of layouts on disk"
 ALLOWED = {
     "c2s/methods/examples.py": (
-        {"images/data", "images/size", "labels/data", "labels/ignored", "views/box", "views/flip"},
-        OF_THE_FORMAT + "where the pixels of a view lie, for every method",
+        {
+            *("images/data", "images/size", "labels/data", "labels/ignored"),
+            *("views/box", "views/flip", "clips/clip"),
+        },
+        OF_THE_FORMAT
+        + "where the pixels of a view lie, and which clip they are of, for every method",
     ),
     "c2s/text.py": (
         {"text", "text/embeddings", "words", "words/embeddings", "words/class"},

@@ -82,6 +82,11 @@ class ShapesSplit(Split):
         return self._classes == scenes.CLASSES
 
     @property
+    def clips(self) -> bool:
+        """Those of `shapes-moving` are frames."""
+        return self._name == MOVING
+
+    @property
     def ids(self) -> tuple[str, ...]:
         """Scene ids.
 
@@ -101,7 +106,7 @@ class ShapesSplit(Split):
 
     def clip(self, image_id: str) -> str | None:
         """Its scene, of `shapes-moving`."""
-        return image_id.rpartition("-")[0] if self._name == MOVING else None
+        return image_id.rpartition("-")[0] if self.clips else None
 
     def identity(self, ids: Sequence[str]) -> dict[str, Any]:
         """Name, split, and a digest over the first of the scenes: changes when the renderer does."""

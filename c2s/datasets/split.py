@@ -94,6 +94,11 @@ class Split(Sequence[LabelledImage]):
         return False
 
     @property
+    def clips(self) -> bool:
+        """Whether its images are frames of clips."""
+        return False
+
+    @property
     def nouns(self) -> tuple[str, ...]:
         """Words that its captions are searched for, beside those of its classes: a list that is shipped, or none."""
         return nouns_of(self.name)
@@ -125,6 +130,9 @@ class Split(Sequence[LabelledImage]):
 
     def instances(self, image_id: str) -> NDArray[np.integer]:
         """Number of the thing at every pixel [H, W], 0 = none: the pixels of one class and number are one thing.
+
+        In a clip a thing has one number in all frames, and the numbers of one class say nothing of another's: those
+        of seen classes are stored.
 
         Raises:
             DataError: the split tells no things apart.
@@ -192,6 +200,11 @@ class DescribedSplit(Split):
     def unseen(self) -> tuple[int, ...]:
         """Ids of the unseen classes."""
         return self.descriptor.unseen
+
+    @property
+    def clips(self) -> bool:
+        """Whether the folders of images are clips."""
+        return self.descriptor.clips
 
     def clip(self, image_id: str) -> str | None:
         """The folder of an image, where those are clips."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from c2s.datasets.descriptor import TestProtocol
 from c2s.methods.batch import Batch
-from c2s.methods.examples import Examples
+from c2s.methods.examples import CLIP, Examples
 from c2s.methods.grid import Grid
 from c2s.students.base import CLIP_SCALE, Student
 from c2s.students.registry import create
@@ -137,14 +137,22 @@ class MethodConfig(BaseModel, ABC):
         """Score below which a pixel of a data set is background, if the method has one; tuned by its authors."""
         return None
 
+    @property
+    def clip_frames(self) -> int:
+        """T: so many consecutive frames of a clip follow each other in a batch, in the same view; 1: rows alone. Such
+        a method calls this setting `frames`."""
+        return 1
+
     def read_stages(self) -> tuple[str, ...]:
         """The stages that a cache must have under these settings."""
         return self.stages
 
     def learns_from(self, manifest: Manifest) -> dict[str, str]:
         """Fingerprints of what training reads of a cache, by stage: the stages that it asks for, all that these are
-        made of, and the text. What else a cache has makes no difference to a run."""
-        return manifest.fingerprints_of((*self.read_stages(), TEXT))
+        made of, the text, and the clips where frames go together. What else a cache has makes no difference to a
+        run."""
+        clips = (manifest.owners[CLIP],) if self.clip_frames > 1 and CLIP in manifest.owners else ()
+        return manifest.fingerprints_of((*self.read_stages(), *clips, TEXT))
 
     def new_student(self, name: str, weights: str | None, cache: Cache) -> Student:
         """A student to begin with.

@@ -29,6 +29,9 @@ PIXELS = frozenset({IMAGE, SIZE, LABELS, BOX, FLIP})
 IGNORED = "labels/ignored"
 """Pixels that the data set itself ignores: for a self-training and nothing else."""
 
+CLIP = "clips/clip"
+"""Rows of one value are frames of one clip."""
+
 TeacherOutput = Mapping[str, NDArray[Any]]
 """What the teacher says of one view: array path -> what a cache holds there."""
 

@@ -241,6 +241,11 @@ class TrainConfig(BaseModel):
             raise ValueError(
                 f"batch_size {self.batch_size} is no multiple of nodes x devices x accumulate = {parts}"
             )
+        if self.batch_size % (together := parts * self.method.clip_frames):
+            raise ValueError(
+                f"batch_size {self.batch_size} counts frames, and is no multiple of nodes x devices x accumulate x "
+                f"method.frames = {together}"
+            )
         return self
 
     @property

@@ -66,7 +66,8 @@ class Scene:
     Attributes:
         image: uint8 [H, W, 3], RGB.
         labels: uint8 [H, W], index into CLASSES of every pixel.
-        instances: uint8 [H, W], 1 on the background, 2, 3, ... on the things in the order in which they are drawn.
+        instances: uint8 [H, W], 1 on the background, on things a number of their own: the k-th of a class that is
+            drawn has the same whatever else is drawn.
         caption: one sentence naming what is visible.
         colours: colour word of each visible class; None for stuff and for a class in two colours.
     """
@@ -115,13 +116,15 @@ def render(
     motion = np.random.default_rng([SPLITS.index(split), index, 1])
     image, labels = _background(rng, stuff, zoom, size)
     colours: dict[str, str | None] = {}
-    instances = np.ones_like(labels)
-    for number in range(2, 2 + int(rng.integers(things[0], things[1] + 1))):
+    instances, drawn_of = np.ones_like(labels), dict.fromkeys(THINGS, 0)
+    for _ in range(int(rng.integers(things[0], things[1] + 1))):
         name = shapes[rng.integers(len(shapes))]
         drift = time * motion.uniform(-DRIFT, DRIFT, 2)
         turn = time * float(motion.uniform(-TURN, TURN))
         colour, where = _draw_thing(rng, image, name, zoom, drift.astype(np.float32), turn)
-        labels[where], instances[where] = CLASSES.index(name), number
+        labels[where] = CLASSES.index(name)
+        instances[where] = 2 + len(THINGS) * drawn_of[name] + THINGS.index(name)
+        drawn_of[name] += 1
         colours[name] = colour if colours.get(name, colour) == colour else None
     image += rng.normal(0.0, 3.0, image.shape).astype(np.float32)
     counts = np.bincount(labels.ravel(), minlength=len(CLASSES))

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 from c2s.methods.batch import Batch
 from c2s.methods.examples import CutView
 from c2s.runs.config import TrainConfig
+from c2s.training.clips import clips_of
 from c2s.training.online import TeacherInTheLoop
 from c2s.training.sampler import BatchSequence
 from c2s.training.stream import BatchStream, block_sizes, loader, view_cache_bytes
@@ -28,8 +29,8 @@ class C2SDataModule(pl.LightningDataModule):
         teacher: CLIP in the loop; None if the cache tells what it says.
 
     Raises:
-        CacheError: the cache is missing, incomplete or damaged.
-        ConfigError: it holds no usable image.
+        CacheError: the cache is missing, incomplete or damaged, or its clips are not as the method asks.
+        ConfigError: it holds no usable image, or several views of each where frames go together.
     """
 
     def __init__(
@@ -49,8 +50,17 @@ class C2SDataModule(pl.LightningDataModule):
             raise ConfigError(
                 f"{config.cache} has no usable image.", f"See: c2s cache info {config.cache}"
             )
+        frames = config.method.clip_frames
+        if frames > 1 and config.views == "cached" and manifest.views > 1:
+            raise ConfigError(
+                f"method.frames {frames}: {config.cache} has {manifest.views} views of a row, and those of the frames "
+                "of a clip show other parts of them.",
+                "Draw one for all frames (--set views=fresh), or build a cache with one view.",
+            )
+        clips = clips_of(self.cache, frames) if frames > 1 else ()
         self.sequence = BatchSequence(
-            sizes, config.batch_size, config.seed, config.shuffle_blocks, manifest.views
+            *(sizes, config.batch_size, config.seed, config.shuffle_blocks, manifest.views),
+            *(frames, clips),
         )
 
     def train_dataloader(self) -> DataLoader[Batch | list[CutView]]:
@@ -74,10 +84,11 @@ class C2SDataModule(pl.LightningDataModule):
                 f"{config.accumulate}.",
                 "Set accumulate in the one and accumulate_grad_batches in the other alike.",
             )
-        if config.batch_size % (trainer.world_size * config.accumulate):
+        frames = config.method.clip_frames
+        if config.batch_size % (trainer.world_size * config.accumulate * frames):
             raise ConfigError(
                 f"batch_size {config.batch_size} is no multiple of {trainer.world_size} processes x "
-                f"accumulate {config.accumulate}."
+                f"accumulate {config.accumulate}{f' x {frames} frames' if frames > 1 else ''}."
             )
         on_gpu = trainer.strategy.root_device.type == "cuda"
         start, stop = trainer.global_step, trainer.max_steps

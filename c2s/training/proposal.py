@@ -75,6 +75,7 @@ def plan_training(config: TrainConfig, cache: Cache, free: Collection[str] = ())
         C2SError: as a training.
     """
     gpu, chosen, why = on_gpu(config), dict[str, Any](), list[str]()
+    frames = config.method.clip_frames
     if not gpu and "student" in free and config.student in LIGHTER:
         chosen["student"] = LIGHTER[config.student]
         why.append(f"student {chosen['student']}: there is no GPU, for which {config.student} is.")
@@ -83,10 +84,10 @@ def plan_training(config: TrainConfig, cache: Cache, free: Collection[str] = ())
         why.append("workers 0: they would take cores and memory from the student.")
     trial = try_training(_with(config, chosen).resolved(cache.manifest), cache)
     if not gpu and {"batch_size", "accumulate"} <= set(free):
-        chosen["batch_size"] = _batch(trial)
+        chosen["batch_size"] = _batch(trial, frames)
         size = _gib(trial.bytes_of(chosen["batch_size"]))
         why.append(f"batch_size {chosen['batch_size']}: {size} of {_gib(trial.available)} memory.")
-    elif gpu and "accumulate" in free and (parts := _parts(trial, config.batch_size)) > 1:
+    elif gpu and "accumulate" in free and (parts := _parts(trial, config.batch_size, frames)) > 1:
         chosen["accumulate"] = parts
         size = _gib(trial.bytes_of(config.batch_size))
         why.append(f"accumulate {parts}: at once, a batch takes {size} of {_gib(trial.available)}.")
@@ -116,23 +117,25 @@ def _with(config: TrainConfig, chosen: dict[str, Any]) -> TrainConfig:
     return config.model_copy(update=chosen)
 
 
-def _batch(trial: Trial) -> int:
-    """The first of the batches that fits; the last one where none does."""
+def _batch(trial: Trial, frames: int) -> int:
+    """The first of the batches that fits, in whole clips; the last one where none does."""
+    batches = [max(n // frames, 1) * frames for n in BATCHES]
     if trial.available is None:
-        return BATCHES[-1]
+        return batches[-1]
     room = SHARE * trial.available
-    return next((n for n in BATCHES if trial.bytes_of(n) <= room), BATCHES[-1])
+    return next((n for n in batches if trial.bytes_of(n) <= room), batches[-1])
 
 
-def _parts(trial: Trial, batch_size: int) -> int:
-    """Micro-batches of which each fits; 1 where the whole batch does, and as many as images where none does."""
+def _parts(trial: Trial, batch_size: int, frames: int) -> int:
+    """Micro-batches of which each fits; 1 where the whole batch does, and as many as images, or clips, where none
+    does."""
     fitting = (
         parts
-        for parts in range(1, batch_size + 1)
-        if batch_size % parts == 0
+        for parts in range(1, batch_size // frames + 1)
+        if batch_size % (parts * frames) == 0
         and trial.bytes_of(batch_size // parts) <= SHARE * (trial.available or math.inf)
     )
-    return next(fitting, batch_size)
+    return next(fitting, batch_size // frames)
 
 
 def _iterations(

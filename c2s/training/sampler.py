@@ -1,4 +1,4 @@
-"""Invariant: batch t is a pure function of (block sizes, seed, window, views, batch size, t).
+"""Invariant: batch t is a pure function of (block sizes, clips, frames, seed, window, views, batch size, t).
 
 Nothing here touches data. Loader workers and processes only decide who computes a batch, never what
 is in it; resuming at iteration t means asking for batch t.
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-_ORDER, _VIEWS, _JITTER, _FRESH, _DROPOUT = range(5)  # separate random streams of one seed
+_ORDER, _VIEWS, _JITTER, _FRESH, _DROPOUT, _SHIFT = range(6)  # separate random streams of one seed
 _CHUNK = 1 << 20
 
 
@@ -34,12 +34,18 @@ class BatchSequence:
     shuffled together row by row. Epochs follow each other without a gap, so a batch may span two.
     With V cached views, a row shows each of them once in V epochs.
 
+    With T frames, groups of T consecutive frames of a clip are shuffled in place of rows, and follow each other in a
+    batch. A clip with n frames in a block has n // T of them there. Every epoch draws how many of the n % T further
+    frames are left out before the first group; the others are behind the last one.
+
     Attributes:
         block_sizes: usable rows per block; blocks of size 0 are allowed.
-        batch_size: samples per batch, over all processes and micro-batches.
+        batch_size: views per batch, over all processes and micro-batches.
         seed: of the run.
         shuffle_blocks: blocks that are shuffled together.
         views: cached views per row.
+        frames: T, of a clip that go together; 1: every row alone.
+        clips: of T > 1, by block, how many of its usable rows are of the first clip, of the next one, ...
     """
 
     block_sizes: tuple[int, ...]
@@ -47,6 +53,8 @@ class BatchSequence:
     seed: int = 0
     shuffle_blocks: int = 8
     views: int = 1
+    frames: int = 1
+    clips: tuple[tuple[int, ...], ...] = ()
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> list[SampleRef]:
         """Batch `step`, or one of equal contiguous parts of it (a process's, a micro-batch).
@@ -57,24 +65,42 @@ class BatchSequence:
         if self.batch_size % parts:
             raise ValueError(f"batch size {self.batch_size} is no multiple of {parts} parts")
         size = self.batch_size // parts
+        if size % self.frames:
+            raise ValueError(f"a part of {size} is no multiple of {self.frames} frames")
         start = step * self.batch_size + part * size
         return [self.sample(position) for position in range(start, start + size)]
 
     def sample(self, position: int) -> SampleRef:
-        """The sample at a position of the run."""
-        epoch, place = divmod(position, self.rows)
+        """The view at a position of the run."""
+        number, frame = divmod(position, self.frames)
+        epoch, place = divmod(number, self.groups)
         block, item = self._epoch(epoch).sample(place)
         first = 0 if self.views == 1 else int(self._first_views[self._starts[block] + item])
+        if self.frames > 1:
+            item = int(self._first_rows(epoch)[self._starts[block] + item]) + frame
         return SampleRef(block, item, (first + epoch) % self.views, position)
 
-    @cached_property
+    def leader(self, ref: SampleRef) -> SampleRef:
+        """The first of the frames that a view goes together with."""
+        frame = ref.position % self.frames
+        return ref._replace(item=ref.item - frame, position=ref.position - frame)
+
+    @property
     def rows(self) -> int:
-        """Samples of an epoch."""
-        return sum(self.block_sizes)
+        """Views of an epoch."""
+        return self.groups * self.frames
+
+    @cached_property
+    def groups(self) -> int:
+        """Groups of an epoch; where every row is alone, its rows."""
+        return int(self._sizes.sum())
 
     @cached_property
     def _sizes(self) -> NDArray[np.int64]:
-        return np.array(self.block_sizes, np.int64)
+        """Groups per block."""
+        if self.frames == 1:
+            return np.array(self.block_sizes, np.int64)
+        return np.array([sum(n // self.frames for n in block) for block in self.clips], np.int64)
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
@@ -82,11 +108,40 @@ class BatchSequence:
 
     @cached_property
     def _first_views(self) -> NDArray[np.unsignedinteger[Any]]:
-        """View that each row shows in epoch 0, [rows]; later epochs go round."""
+        """View that each group shows in epoch 0, [groups]; later epochs go round."""
         rng = np.random.default_rng([self.seed, _VIEWS])
         small = np.min_scalar_type(self.views)
-        chunks = [min(_CHUNK, self.rows - start) for start in range(0, self.rows, _CHUNK)]
+        chunks = [min(_CHUNK, self.groups - start) for start in range(0, self.groups, _CHUNK)]
         return np.concatenate([rng.integers(self.views, size=n).astype(small) for n in chunks])
+
+    @cached_property
+    def _lengths(self) -> NDArray[np.int64]:
+        """Frames of every clip in every block, [clips]."""
+        return np.array([length for block in self.clips for length in block], np.int64)
+
+    @cached_property
+    def _unshifted(self) -> NDArray[np.int64]:
+        """First row of every group within its block where no frame is left out before it, [groups]."""
+        starts = [np.cumsum(block) - block for block in map(np.array, self.clips) if len(block)]
+        counts = self._lengths // self.frames
+        first = np.cumsum(counts) - counts  # group of each clip
+        nth = np.arange(self.groups) - np.repeat(first, counts)
+        found: NDArray[np.int64] = np.repeat(np.concatenate(starts), counts) + nth * self.frames
+        return found
+
+    def _first_rows(self, epoch: int) -> NDArray[np.int64]:
+        """First row of every group within its block, [groups]."""
+        if epoch not in self._rows:
+            for old in sorted(self._rows)[:-1]:
+                del self._rows[old]
+            rng = np.random.default_rng([self.seed, _SHIFT, epoch])
+            shifts = rng.integers(self._lengths % self.frames + 1)
+            self._rows[epoch] = self._unshifted + np.repeat(shifts, self._lengths // self.frames)
+        return self._rows[epoch]
+
+    @cached_property
+    def _rows(self) -> dict[int, NDArray[np.int64]]:
+        return {}
 
     @cached_property
     def _epochs(self) -> dict[int, Epoch]:

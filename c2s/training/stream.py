@@ -131,9 +131,13 @@ class BatchStream(IterableDataset[Batch | list[CutView]]):
 
     def _cut(self, blocks: _BlockWindow, ref: SampleRef) -> CutView:
         sample = blocks[ref.block].sample(ref.item, ref.view)
-        if self.fresh is not None:
-            stream = fresh_view_rng(self.sequence.seed, ref.position)
-            box, flip = draw_view(source_labels(sample), self.size, stream, self.fresh)
+        if self.fresh is not None:  # the same of all frames that go together
+            first = self.sequence.leader(ref)
+            leader = sample
+            if first != ref:
+                leader = blocks[first.block].sample(first.item, first.view)
+            stream = fresh_view_rng(self.sequence.seed, first.position)
+            box, flip = draw_view(source_labels(leader), self.size, stream, self.fresh)
             drawn = {BOX: np.array(box), FLIP: np.array(flip)}
             sample = replace(sample, arrays={**sample.arrays, **drawn})
         with _naming(blocks.cache, sample):
@@ -152,10 +156,11 @@ class BatchStream(IterableDataset[Batch | list[CutView]]):
         return example
 
     def _distorted(self, view: V, ref: SampleRef) -> V:
-        """The same with its photometric distortion, which is another one each time."""
+        """The same with its photometric distortion, which is another one each time, of frames that go together one."""
         if not self.jitter:
             return view
-        return replace(view, jitter=draw_jitter(jitter_rng(self.sequence.seed, ref.position)))
+        first = self.sequence.leader(ref).position
+        return replace(view, jitter=draw_jitter(jitter_rng(self.sequence.seed, first)))
 
 
 def _told(items: Iterator[T]) -> Iterator[T]:

@@ -20,7 +20,7 @@ from c2s.training.trainer import on_gpu
 from c2s_cache.reader import Cache
 
 FEW, MORE = 2, 4
-"""Images of the two iterations that are tried; batch statistics need two."""
+"""Images, or clips, of the two iterations that are tried; batch statistics need two."""
 STATUS, PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 MEMORY = Path("/proc/meminfo")
 GROUP = Path("/sys/fs/cgroup")
@@ -28,7 +28,7 @@ GROUP = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Trial:
-    """What an iteration of `FEW` images takes, and what each further image adds: seconds, and bytes of the whole
+    """What an iteration of `few` images takes, and what each further image adds: seconds, and bytes of the whole
     process or of the GPU. `available` are the bytes that there are for it; None: it is not known."""
 
     seconds: float
@@ -36,14 +36,15 @@ class Trial:
     more_seconds: float
     more_bytes: int
     available: int | None
+    few: int = FEW
 
     def seconds_of(self, images: int) -> float:
         """Of an iteration of so many images."""
-        return max(self.seconds + (images - FEW) * self.more_seconds, 0.0)
+        return max(self.seconds + (images - self.few) * self.more_seconds, 0.0)
 
     def bytes_of(self, images: int) -> int:
         """Of an iteration of so many images, at its peak."""
-        return max(self.bytes + (images - FEW) * self.more_bytes, 0)
+        return max(self.bytes + (images - self.few) * self.more_bytes, 0)
 
 
 def try_training(config: TrainConfig, cache: Cache) -> Trial:
@@ -58,17 +59,19 @@ def try_training(config: TrainConfig, cache: Cache) -> Trial:
     """
     device = torch.device("cuda" if on_gpu(config) else "cpu")
     available = _available(device)
-    seconds, size = _tried(config, cache, FEW, device)
+    few, more = (count * config.method.clip_frames for count in (FEW, MORE))
+    seconds, size = _tried(config, cache, few, device)
     if available is not None and 2 * size > available:
-        return Trial(seconds, size, seconds / FEW, size // FEW, available)
-    more_seconds, more_size = _tried(config, cache, MORE, device)
-    further = MORE - FEW
+        return Trial(seconds, size, seconds / few, size // few, available, few)
+    more_seconds, more_size = _tried(config, cache, more, device)
+    further = more - few
     return Trial(
         seconds,
         size,
         max(more_seconds - seconds, 0.0) / further,
         max(more_size - size, 0) // further,
         available,
+        few,
     )
 
 

@@ -49,6 +49,10 @@ class SplitInfo(Protocol):
         """Whether its images have captions."""
 
     @property
+    def clips(self) -> bool:
+        """Whether its images are frames of clips."""
+
+    @property
     def nouns(self) -> tuple[str, ...]:
         """Words that its captions are to be searched for, beside those of its classes."""
 
@@ -70,7 +74,11 @@ class ImageSource(SplitInfo, Protocol):
         """Label map uint8 [H, W] over all classes, 255 = not annotated. Raises `DataError`."""
 
     def instances(self, image_id: str) -> NDArray[np.integer]:
-        """Number of the thing at every pixel [H, W], 0 = none, where the split is `instanced`. Raises `DataError`."""
+        """Number of the thing at every pixel [H, W], 0 = none, where the split is `instanced`: in a clip the same in
+        all frames. Raises `DataError`."""
+
+    def clip(self, image_id: str) -> str | None:
+        """The clip of which an image is a frame, where the split has `clips`; the frames of one follow each other."""
 
     def captions(self, image_id: str) -> tuple[str, ...]:
         """Sentences about an image, where the split is `captioned`. Raises `DataError`."""

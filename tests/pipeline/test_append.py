@@ -201,6 +201,7 @@ class Squares:
     classes: tuple[str, ...] = ()
     unseen: tuple[int, ...] = ()
     labelled: bool = False
+    clips: bool = False
 
     @property
     def ids(self):

@@ -23,7 +23,7 @@ class GKCConfig(GKCSettings, MethodConfig):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     stages: ClassVar[tuple[str, ...]] = ("labels", "segments", "views", "text", "words")
-    beside: ClassVar[tuple[str, ...]] = ("instances", "captions")
+    beside: ClassVar[tuple[str, ...]] = ("instances", "clips", "captions")
     student: ClassVar[str] = "mask2former:resnet50"
     kind: ClassVar[type[Student]] = QueryStudent  # type: ignore[type-abstract]
     defaults: ClassVar[Mapping[str, Any]] = {
@@ -60,6 +60,11 @@ class GKCConfig(GKCSettings, MethodConfig):
         return not self._regions
 
     @property
+    def clip_frames(self) -> int:
+        """See `MethodConfig.clip_frames`."""
+        return self.frames
+
+    @property
     def _regions(self) -> bool:
         return self.tokens == "regions" or self.latent != "none"
 
@@ -89,6 +94,7 @@ class GKCConfig(GKCSettings, MethodConfig):
             token=self.teacher_token,
             latent=self.latent != "none",
             captions=self.weights.grounding > 0,
+            frames=self.frames,
         )
 
     def build(self, facts: Facts) -> Method:

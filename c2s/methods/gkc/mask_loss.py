@@ -42,11 +42,17 @@ def uncertain_points(
 
 
 def mask_losses(
-    logits: Float[Tensor, "M P"], targets: Float[Tensor, "M P"], number: Float[Tensor, ""]
+    logits: Float[Tensor, "M P"],
+    targets: Float[Tensor, "M P"],
+    number: Float[Tensor, ""],
+    frames: int = 1,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Binary cross-entropy, a mean over points, and dice; both summed over masks and divided by their `number`."""
+    """Binary cross-entropy, a mean over points, and dice; both summed over masks and divided by their `number`.
+
+    Dice adds 1 above and below for each of the frames whose points those are, so that copies of an image have its dice.
+    """
     bce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
     masks = logits.sigmoid()
     both, size = (masks * targets).sum(1), masks.sum(1) + targets.sum(1)
-    dice = 1 - (2 * both + 1) / (size + 1)
+    dice = 1 - (2 * both + frames) / (size + frames)
     return bce.sum() / number, dice.sum() / number

@@ -24,6 +24,7 @@ def cost(
     targets: Float[Tensor, "B N P"],
     likely: Float[Tensor, "B Q N"],
     weights: tuple[float, float, float],
+    frames: int = 1,
 ) -> Float[Tensor, "B Q N"]:
     """What a query costs that answers for a segment: by binary cross-entropy and dice at the same points of all
     masks of an image, less the probability of its class.
@@ -33,13 +34,14 @@ def cost(
         targets: of the segments, 0 to 1.
         likely: probability of each segment's class.
         weights: of the three, in that order.
+        frames: of a clip, whose points those are; dice adds 1 above and below for each.
     """
     logits, targets = logits.float(), targets.float()
     inside, outside = F.softplus(-logits), F.softplus(logits)
     other = outside.sum(-1)[..., None] - outside @ targets.mT + inside @ targets.mT
     masks = logits.sigmoid()
     both, size = masks @ targets.mT, masks.sum(-1)[..., None] + targets.sum(-1)[:, None]
-    dice = 1 - (2 * both + 1) / (size + 1)
+    dice = 1 - (2 * both + frames) / (size + frames)
     bce, dices, classes = weights
     total: Tensor = bce * other / logits.shape[-1] + dices * dice - classes * likely
     return total

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 import torch.distributed
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from c2s.methods.base import Facts, Method
@@ -67,7 +68,8 @@ class GKC(Method):
         """Losses "bce", "dice", "ce", "distillation" and whatever else has a weight, each the sum over the sets, and
         their weighted sum "loss"."""
         assert isinstance(batch, GKCBatch)
-        return self.losses(student(images), batch)
+        frames = self.config.frames
+        return self.losses(student(images, frames) if frames > 1 else student(images), batch)
 
     def losses(self, found: Queries, batch: GKCBatch) -> dict[str, Tensor]:
         """See `forward`.
@@ -78,7 +80,7 @@ class GKC(Method):
         """
         with torch.autocast(batch.tokens.device.type, enabled=False):
             masks = F.one_hot(batch.segments + 1, batch.classes.shape[1] + 1)[..., 1:]
-            masks = masks.permute(0, 3, 1, 2).float()  # [B, N, S, S]
+            masks = masks.permute(0, 3, 1, 2).float()  # [B, N, T S, S]
             channels = self.channel[batch.classes.clamp(min=NONE)]
             number = _mean_number((batch.classes != NONE).sum())
             pairs = self._matches(found, masks, batch)
@@ -113,14 +115,14 @@ class GKC(Method):
         for logits, embeddings in zip(found.masks, found.embeddings, strict=True):
             if points:
                 place = torch.rand(1, points, 2, device=masks.device).expand(len(masks), -1, -1)
-                sampled = at_points(logits.float(), place), at_points(masks, place)
+                sampled = self._at(logits.float(), place), self._at(masks, place)
             else:
                 sampled = logits.float().flatten(2), brought_to(masks, *logits.shape[-2:])
             classes = self._with_latent(
                 found.logits(embeddings, self.text), found, embeddings, batch
             )
             likely = likelihood(classes.softmax(-1), columns)
-            costs.append(cost(*sampled, likely, COSTS))
+            costs.append(cost(*sampled, likely, COSTS, self.config.frames))
         together = torch.stack(costs).flatten(0, 1)
         pairs = match(together, (batch.classes != NONE).repeat(len(costs), 1))
         sets = pairs.image // len(masks)
@@ -129,22 +131,33 @@ class GKC(Method):
             for i in range(len(costs))
         ]
 
+    def _at(self, masks: Tensor, points: Tensor) -> Tensor:
+        """Values of masks [B, M, T h, w] at the same P points [B, P, 2] of each of their frames: [B, M, T P]."""
+        each = rearrange(masks, "b m (t h) w -> b (m t) h w", t=self.config.frames)
+        return rearrange(at_points(each, points), "b (m t) p -> b m (t p)", t=self.config.frames)
+
     def _mask_losses(
         self, logits: Tensor, masks: Tensor, matches: Matches, number: Tensor
     ) -> tuple[Tensor, Tensor]:
+        """Means over all frames, of whose masks each has its own points."""
         image, query, segment = matches
         if not len(image):
             return logits.sum() * 0, logits.sum() * 0
-        ours, theirs = logits[image, query], masks[image, segment]  # [M, h, w], [M, S, S]
+        ours, theirs = logits[image, query], masks[image, segment]  # [M, T h, w], [M, T S, S]
         config = self.config
         if config.points:
+            ours, theirs = (
+                rearrange(v, "m (t h) w -> (m t) h w", t=config.frames) for v in (ours, theirs)
+            )
             points = uncertain_points(ours, config.points, config.oversample, config.important)
-            values = at_points(ours[:, None], points)[:, 0]
-            wanted = at_points(theirs[:, None], points)[:, 0]
+            values, wanted = (
+                rearrange(at_points(v[:, None], points), "(m t) 1 p -> m (t p)", t=config.frames)
+                for v in (ours, theirs)
+            )
         else:
             values = ours.flatten(1)
             wanted = brought_to(theirs[:, None], *ours.shape[-2:])[:, 0]
-        return mask_losses(values, wanted, number)
+        return mask_losses(values, wanted, number, config.frames)
 
     def _drawn(self, matches: Matches, channels: Tensor, batch: GKCBatch) -> Tensor | None:
         """A word for each matched segment, float32 [M, D], where words are drawn; of latent ones anything."""

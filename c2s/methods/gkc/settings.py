@@ -78,6 +78,12 @@ class GKCSettings(BaseModel):
         "queries that answer for them are not taught that nothing is there; classes: and each is a class of its image, "
         "whose text is its token",
     )
+    frames: int = Field(
+        default=1,
+        ge=1,
+        description="consecutive frames of a clip that share their queries: a segment is a thing in all of them "
+        "(Cheng et al., 2021)",
+    )
     teacher_token: Literal["spatial", "global"] = Field(default="spatial", description="Table 6")
     student_token: Literal["prior", "post"] = Field(
         default="prior",
@@ -107,4 +113,9 @@ class GKCSettings(BaseModel):
     def _check(self) -> Self:
         if self.tokens == "regions" and self.teacher_token != "global":
             raise ValueError("tokens=regions: regions have global tokens; set teacher_token=global")
+        if self.frames > 1 and self.latent != "none":
+            raise ValueError(
+                f"latent={self.latent}: nothing says which latent regions of {self.frames} frames are one thing; set "
+                "latent=none or frames=1"
+            )
         return self

@@ -87,6 +87,11 @@ class RecordedSplit:
         return True
 
     @property
+    def clips(self) -> bool:
+        """What its frames are of, the base holds."""
+        return True
+
+    @property
     def nouns(self) -> tuple[str, ...]:
         """See `synonyms`."""
         return ()

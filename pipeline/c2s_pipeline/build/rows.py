@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def new_rows(source: ImageSource, request: BuildRequest) -> Rows:
     """
     if not source.ids:
         raise DataError(f"data set {source.name} has no images in split {source.split!r}.")
-    ids = _shuffled(source.ids, request.seed, 0)[: request.limit]
+    ids = _shuffled(source, source.ids, request.seed, 0)[: request.limit]
     return Rows((part_of(source, ids),), (ids,))
 
 
@@ -83,7 +84,7 @@ def rows_of(source: ImageSource, request: BuildRequest, out: Path, append: bool)
     held = {image_id for ids in known for image_id in ids}
     _require_kept(source, cache, request, known, held)
     count = None if request.limit is None else request.limit - m.rows
-    later = _shuffled([i for i in source.ids if i not in held], m.seed, len(known))[:count]
+    later = _shuffled(source, [i for i in source.ids if i not in held], m.seed, len(known))[:count]
     if not later:
         return Rows(m.parts, known)
     if not append:
@@ -94,9 +95,14 @@ def rows_of(source: ImageSource, request: BuildRequest, out: Path, append: bool)
     return Rows((*m.parts, part_of(source, later)), (*known, later))
 
 
-def _shuffled(ids: Sequence[str], seed: int, part: int) -> tuple[str, ...]:
-    """Image ids as rows of a part: shuffled once at write, so that block reads give mixed batches."""
-    return tuple(ids[i] for i in np.random.default_rng([seed, part]).permutation(len(ids)))
+def _shuffled(source: ImageSource, ids: Sequence[str], seed: int, part: int) -> tuple[str, ...]:
+    """Image ids as rows of a part: shuffled once at write, so that block reads give mixed batches. Frames of a clip
+    stay together, in their order."""
+    units: list[tuple[str, ...]] = [(image_id,) for image_id in ids]
+    if source.clips:
+        units = [tuple(frames) for _, frames in groupby(ids, source.clip)]
+    order = np.random.default_rng([seed, part]).permutation(len(units))
+    return tuple(image_id for i in order for image_id in units[i])
 
 
 def _known(source: ImageSource, cache: Cache) -> tuple[tuple[str, ...], ...]:
@@ -110,7 +116,7 @@ def _known(source: ImageSource, cache: Cache) -> tuple[tuple[str, ...], ...]:
     def drawn(number: int) -> tuple[str, ...] | None:
         others = {image_id for ids in found.values() for image_id in ids}
         rest = [image_id for image_id in source.ids if image_id not in others]
-        ids = _shuffled(rest, m.seed, number)[: m.parts[number].rows]
+        ids = _shuffled(source, rest, m.seed, number)[: m.parts[number].rows]
         return ids if _digest(ids) == m.parts[number].order else None
 
     def stored(number: int) -> tuple[str, ...] | None:

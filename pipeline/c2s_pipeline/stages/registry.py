@@ -20,6 +20,7 @@ def own() -> tuple[type[Stage], ...]:
     """The stages of c2s. Their modules import no torch: every command line asks them for options."""
     from c2s_pipeline.stages.captions import Captions
     from c2s_pipeline.stages.cells import Cells
+    from c2s_pipeline.stages.clips import Clips
     from c2s_pipeline.stages.dense import Dense
     from c2s_pipeline.stages.global_cls import GlobalCLS
     from c2s_pipeline.stages.images import Images
@@ -34,7 +35,7 @@ def own() -> tuple[type[Stage], ...]:
     from c2s_pipeline.stages.words import Words
 
     return (
-        *(Images, Labels, Instances, Segments, Views),
+        *(Images, Labels, Instances, Clips, Segments, Views),
         *(GlobalCLS, Cells, Dense, Masks, Regions, Text, Words, Captions, Tower),
     )
 

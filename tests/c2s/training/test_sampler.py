@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -149,3 +150,113 @@ def test_dropout_seeds_differ_by_iteration_and_part(sequence, step, parts):
     assert seeds == [
         dropout_seed(sequence.seed, s, p) for s in (step, step + 1) for p in range(parts)
     ]
+
+
+def stretches(draw):
+    """Blocks of clips: of each how many of its frames are there."""
+    blocks = draw(st.lists(st.lists(st.integers(1, 9), max_size=5), min_size=1, max_size=6))
+    frames = draw(st.integers(2, 4))
+    if max((n for block in blocks for n in block), default=0) < frames:
+        blocks.append([frames])
+    return tuple(map(tuple, blocks)), frames
+
+
+@st.composite
+def of_clips(draw):
+    """A sequence whose batches are of one to three groups."""
+    clips, frames = stretches(draw)
+    return BatchSequence(
+        tuple(map(sum, clips)),
+        frames * draw(st.integers(1, 3)),
+        draw(st.integers(0, 99)),
+        draw(st.integers(1, 4)),
+        draw(st.integers(1, 3)),
+        frames,
+        clips,
+    )
+
+
+def groups_by_definition(sequence, epoch):
+    """The groups of an epoch in their order, whole: (block, first row)."""
+    t = sequence.frames
+    lengths = [n for clips in sequence.clips for n in clips]
+    shifts = np.random.default_rng([sequence.seed, 5, epoch]).integers([n % t + 1 for n in lengths])
+    shifts = iter(shifts.tolist())
+    starts = []
+    for clips in sequence.clips:
+        starts.append([])
+        for i, n in enumerate(clips):
+            first = sum(clips[:i]) + next(shifts)
+            starts[-1] += [first + t * k for k in range(n // t)]
+    counts = tuple(map(len, starts))
+    order = epoch_order(counts, sequence.seed, epoch, sequence.shuffle_blocks)
+    return [(b, starts[b][nth]) for b, nth in order.tolist()]
+
+
+@settings(deadline=None, max_examples=60)
+@given(sequence=of_clips(), steps=st.lists(st.integers(0, 30), min_size=1, max_size=5))
+def test_batches_of_clips_are_those_of_the_definition(sequence, steps):
+    """Whoever asks, in whatever order: a run that is resumed asks for one far ahead."""
+    t = sequence.frames
+    per_epoch = len(groups_by_definition(sequence, 0))
+    assert sequence.rows == t * per_epoch
+    for step in steps:
+        refs = pickle.loads(pickle.dumps(sequence)).batch(step)
+        assert refs == sequence.batch(step)
+        start = step * sequence.batch_size
+        assert [ref.position for ref in refs] == [start + i for i in range(len(refs))]
+        for ref in refs:
+            epoch, nth = divmod(ref.position // t, per_epoch)
+            block, first = groups_by_definition(sequence, epoch)[nth]
+            assert ref[:2] == (block, first + ref.position % t)
+            leader = sequence.leader(ref)
+            assert leader[:2] == (block, first)
+            assert leader == sequence.sample(leader.position)
+        groups = {ref.position // t: ref.view for ref in refs}
+        assert all(ref.view == groups[ref.position // t] for ref in refs)
+
+
+@given(sequence=of_clips(), epoch=st.integers(0, 3))
+def test_a_group_is_of_one_clip_and_comes_once_an_epoch(sequence, epoch):
+    t = sequence.frames
+    owner = {
+        (block, row): (block, clip)
+        for block, clips in enumerate(sequence.clips)
+        for row, clip in enumerate(i for i, n in enumerate(clips) for _ in range(n))
+    }
+    first = epoch * sequence.rows
+    refs = [sequence.sample(first + place) for place in range(sequence.rows)]
+    shown = Counter()
+    for at in range(0, len(refs), t):
+        group = refs[at : at + t]
+        (clip,) = {owner[ref[:2]] for ref in group}
+        assert [ref.item - group[0].item for ref in group] == list(range(t))
+        shown[clip] += 1
+    assert len({ref[:2] for ref in refs}) == len(refs)
+    lengths = {(b, i): n for b, clips in enumerate(sequence.clips) for i, n in enumerate(clips)}
+    assert shown == {clip: n // t for clip, n in lengths.items() if n >= t}
+
+
+def test_every_frame_of_a_clip_has_its_turn():
+    """Five frames have one group of three, which begins elsewhere in another epoch."""
+    sequence = BatchSequence((5,), 3, frames=3, clips=((5,),))
+    firsts = {sequence.batch(epoch)[0].item for epoch in range(30)}
+    assert firsts == {0, 1, 2}
+
+
+@given(sequence=of_clips(), step=st.integers(0, 9), parts=st.integers(1, 4))
+def test_processes_take_whole_groups(sequence, step, parts):
+    if sequence.batch_size % (parts * sequence.frames):
+        with pytest.raises(ValueError, match="no multiple"):
+            sequence.batch(step, 0, parts)
+    else:
+        found = [ref for part in range(parts) for ref in sequence.batch(step, part, parts)]
+        assert found == sequence.batch(step)
+
+
+@given(sequence=sequences, step=st.integers(0, 20))
+def test_rows_alone_do_not_look_at_clips(sequence, step):
+    known = tuple((size,) for size in sequence.block_sizes)
+    assert replace(sequence, clips=known).batch(step) == sequence.batch(step)
+    ref = sequence.batch(step)[0]
+    assert sequence.leader(ref) == ref

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from moving_frames import Frames
 
 from c2s.methods.base import Facts
 from c2s.methods.examples import cut_view
@@ -46,7 +47,8 @@ class Changed:
 def losses(source, words, nouns, **settings):
     config = GKCConfig(points=0, **settings)
     asked = {**shapes.SETTINGS, "words": {"synonyms": words, "nouns": (*NOUNS, *nouns)}}
-    names = closed((*config.read_stages(), "instances", "captions"))
+    clips = ("clips",) if config.frames > 1 else ()
+    names = closed((*config.read_stages(), "instances", "captions", *clips))
     request = build_request(**asked, stages=names)
     ids = list(source.ids)[: shapes.ROWS]
     manifest = make_manifest(source, request, [part_of(source, ids)], shapes.teacher().info())
@@ -66,9 +68,12 @@ def losses(source, words, nouns, **settings):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "latent"), [("random", "none"), ("maximum", "classes")])
-def test_unseen_names_changed_at_the_source_change_no_loss(how, latent):
-    source = shapes.scenes()
+@pytest.mark.parametrize(
+    ("how", "latent", "frames"),
+    [("random", "none", 1), ("maximum", "classes", 1), ("random", "none", 2)],
+)
+def test_unseen_names_changed_at_the_source_change_no_loss(how, latent, frames):
+    source = shapes.scenes() if frames == 1 else Frames()
     unseen = [source.classes[i] for i in source.unseen]
     other = {
         name: f"an image of a {colour}"
@@ -77,6 +82,7 @@ def test_unseen_names_changed_at_the_source_change_no_loss(how, latent):
     changed = {k: v for k, v in SYNONYMS.items() if k not in unseen}
     changed[other["star"]] = ["a picture of yellow"]
     settings = {"synonyms": {"how": how}, "latent": latent, "weights": {"grounding": 2.0}}
+    settings["frames"] = frames
     want, before = losses(source, SYNONYMS, ("star", "pentagram"), **settings)
     nouns = (other["star"], "a picture of yellow")
     found, after = losses(Changed(source, other), changed, nouns, **settings)
