@@ -34,8 +34,8 @@ def grid_facts(
         others: further data sets that runs were scored on.
 
     Returns:
-        `name`, `title`, `note`, `paper` (what its figures are of), `columns`, `rows` and `order`. Where no run has a
-        hIoU, as nothing is seen or nothing unseen, the columns have mIoU in its place. A row has `name`,
+        `name`, `title`, `note`, `paper` (what its figures are of), `columns`, `rows` and `order`. Where no class is
+        seen, or none unseen, the columns have mIoU in place of hIoU, sIoU and uIoU. A row has `name`,
         `student`, `runs` (one per seed that is done: `seed`, scores in per cent, `seconds` of training, `run`), their
         means under the names of the `columns`, `spread` (standard deviations; from two seeds on), `paper` (the figures
         of those columns that the paper has), and `direction`. `order` counts the pairs of rows that the paper's figures
@@ -43,7 +43,7 @@ def grid_facts(
     """
     columns = grid.shown(others)
     scored = [outcome for outcome in outcomes.values() if isinstance(outcome, dict)]
-    if scored and all(outcome["hIoU"] is None for outcome in scored):
+    if scored and all(_of_one_kind(outcome) for outcome in scored):
         columns = (ACROSS, *(c for c in columns if c not in (*SCORES, ACROSS)))
     rows = [_row(line, grid, columns, outcomes) for line in lines]
     judged = next((c for c in columns if c in grid.columns), "")
@@ -64,6 +64,11 @@ def grid_facts(
         "rows": rows,
         "order": order,
     }
+
+
+def _of_one_kind(scores: Mapping[str, Any]) -> bool:
+    """Whether there is nothing to weigh: all classes are unseen, or none is."""
+    return len({entry["unseen"] for entry in scores.get("classes", ())}) == 1
 
 
 def _row(

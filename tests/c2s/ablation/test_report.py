@@ -69,10 +69,18 @@ def test_what_failed_or_is_not_done_leaves_a_dash(tables):
 def test_without_seen_classes_the_column_is_that_of_all(tables):
     grid, lines = tables
     alone = {"hIoU": None, "sIoU": None, "uIoU": 40.0, "mIoU": 40.0, "mIoU@other": 7.0}
-    outcomes = {run.run_name: alone | {"seconds": 1.0} for line in lines for run in line.runs}
-    facts = grid_facts(grid, lines, outcomes, ("other",))
+
+    def facts_of_classes(*unseen):
+        scores = alone | {"seconds": 1.0, "classes": [{"unseen": u} for u in unseen]}
+        outcomes = {run.run_name: scores for line in lines for run in line.runs}
+        return grid_facts(grid, lines, outcomes, ("other",))
+
+    facts = facts_of_classes(True, True)
     assert facts["columns"] == ["mIoU", "mIoU@other"]
     assert {row["mIoU"] for row in facts["rows"]} == {40}
+    assert facts_of_classes(False, False)["columns"] == ["mIoU", "mIoU@other"]
+    # Nothing seen is in the few images that were scored, and that is no matter of the table.
+    assert facts_of_classes(True, False)["columns"] == ["hIoU", "sIoU", "uIoU", "mIoU@other"]
 
 
 def test_teacher_time_is_what_the_builds_recorded(tiny_cache, tmp_path, tables):
