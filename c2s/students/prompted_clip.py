@@ -99,6 +99,8 @@ class PromptedCLIP(Student):
         self.decoder = TwoStreamDecoder(dim, *sizes, shape.dropout)
         if shape.first_scores is not None:
             self.decoder.start_at(shape.first_scores)
+        if shape.aligned:
+            self._align()
 
     def load_tower(self, tensors: Mapping[str, Any]) -> None:
         """Take the tower's weights, by open_clip's names; a trained bridge begins from them."""
@@ -106,6 +108,17 @@ class PromptedCLIP(Student):
         if hasattr(self, "bridge_tokens"):
             with torch.no_grad():
                 self.bridge_tokens.copy_(self._first_bridge())
+
+    def _align(self) -> None:
+        """Let text and patches pass the layers before the decoder, beside what is drawn of these.
+
+        The two then begin where the tower has brought them, in one space; as drawn, the bilinear form between them is
+        learnt of the seen classes alone.
+        """
+        with torch.no_grad():
+            self.query.weight[:, self.dim :].diagonal().add_(1)  # of [T * R, T]
+            if self.shape.fuse:
+                self.fuse.weight[:, -self.dim :].diagonal().add_(1)  # of [R, G, I]
 
     @property
     def _tokens(self) -> int:

@@ -47,6 +47,10 @@ class Prompting(BaseModel):
         gt=0,
         description="deviation of the scores that training begins with; none: as the decoder is drawn, the root of D",
     )
+    aligned: bool = Field(
+        default=False,
+        description="training begins with the tower's own alignment: text and patches enter the decoder as they are",
+    )
     normalisation: Literal["imagenet", "clip"] = Field(
         default="imagenet",
         description="of the images: ImageNet's, as the ZegCLIP family has it, or the tower's own",

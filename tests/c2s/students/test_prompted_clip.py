@@ -357,6 +357,28 @@ def test_the_first_scores_have_the_deviation_that_is_asked_for():
     assert found[3.0] == pytest.approx(3 * found[1.0], rel=0.3)
 
 
+@pytest.mark.parametrize("settings", [PLAIN, {}, {"fuse": ["cls"]}, {"descriptor": "bridge"}])
+@torch.no_grad()
+def test_training_can_begin_with_the_towers_own_alignment(settings):
+    """What is added to the drawn layers is exactly the text and the patches, and only these move.
+
+    With nothing drawn beside them, the decoder gets the tower's own words and patches.
+    """
+    drawn, aligned = student(**settings), student(**settings, aligned=True)
+    text, size = words(), (4, 4)
+    found = drawn.encode(images(32, 32))
+    torch.testing.assert_close(aligned.encode(images(32, 32)), found, rtol=0, atol=0)
+    queries, patches, descriptors = drawn.aligned(found, text, size)
+    own_queries, own_patches, own_descriptors = aligned.aligned(found, text, size)
+    assert torch.equal(own_descriptors, descriptors)
+    times = queries.shape[1] // len(text)
+    torch.testing.assert_close(own_queries - queries, text.repeat(times, 1).expand_as(queries))
+    fused = found.patches if drawn.shape.fuse else torch.zeros_like(patches)
+    torch.testing.assert_close(own_patches - patches, fused)
+    others = {k for k in drawn.state_dict() if k not in ("query.weight", "fuse.weight")}
+    assert all(torch.equal(drawn.state_dict()[k], aligned.state_dict()[k]) for k in others)
+
+
 def test_dropout_is_as_the_setting_says():
     """Off, two passes in training are one, and the recovery decoder is the student's kind."""
     for share, same in ((0.0, True), (0.1, False)):
