@@ -60,12 +60,12 @@ def evaluate(
     from c2s.annotation import never_seen
     from c2s.cli.folders import check_file, write_file
     from c2s.cli.frames import check_frames
+    from c2s.cli.runs import opened_run
     from c2s.cli.vocabulary import data_vocabulary
     from c2s.datasets import NAMES, load_dataset
     from c2s.deploy import fold_run
     from c2s.evaluation.evaluate import evaluate as measure
     from c2s.evaluation.evaluate import predictor
-    from c2s.runs.run import open_run
     from c2s.students.base import FeatureStudent
     from c2s.terminal import bar
 
@@ -74,7 +74,7 @@ def evaluate(
     if out is not None:
         check_file(out)
     data = load_dataset(asked.dataset, asked.root)
-    opened = open_run(asked.run, allow_code)
+    opened = opened_run(asked.run, allow_code)
     if asked.frames > 1:
         if asked.folded or asked.background == "threshold":
             raise ConfigError(

@@ -37,13 +37,13 @@ def fold(
     """
     asked = settled(FoldConfig, config, set_, locals())
     check_folder(out)
+    from c2s.cli.runs import opened_run
     from c2s.cli.vocabulary import run_vocabulary
     from c2s.deploy.fold import fold_run, write_model
     from c2s.deploy.info import encode_info
-    from c2s.runs.run import open_run
     from c2s.students.base import parameter_count
 
-    opened = open_run(asked.run, allow_code)
+    opened = opened_run(asked.run, allow_code)
     words = run_vocabulary(opened, asked.classes, asked.vocabulary, asked.teacher_weights)
     if words.foreign:
         typer.echo(understood(" | ".join(names) for names in words.names), err=True)

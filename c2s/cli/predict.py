@@ -284,10 +284,10 @@ def _outputs(path: Path, out: Path) -> tuple[Path, Path]:
 def _predictor(asked: PredictConfig, allow_code: bool) -> tuple[Predictor, list[str]]:
     """What segments, and the names of the classes it tells apart."""
     from c2s.cli.frames import check_frames
+    from c2s.cli.runs import opened_run
     from c2s.cli.vocabulary import run_vocabulary
     from c2s.deploy import SegmentationModel
     from c2s.evaluation.evaluate import compute_device, predictor
-    from c2s.runs.run import open_run
 
     if (asked.run / "config.json").is_file():
         if asked.frames > 1:
@@ -299,7 +299,7 @@ def _predictor(asked: PredictConfig, allow_code: bool) -> tuple[Predictor, list[
         folded = SegmentationModel.from_pretrained(asked.run, allow_code=allow_code)
         model = folded.to(compute_device(asked.device)).predictor(asked.mode)
         return model, list(folded.config.classes)
-    opened = open_run(asked.run, allow_code)
+    opened = opened_run(asked.run, allow_code)
     if asked.frames > 1:
         check_frames(opened)
     words = run_vocabulary(opened, asked.classes, weights=asked.teacher_weights)

@@ -1,15 +1,16 @@
 """What the Shapes teacher can do on held-out scenes: naming regions, and dense clustering.
 
-    python -m c2s.demo.teacher_report [FOLDER]    # and writes it to the teacher's card
+    python -m c2s.demo.teacher_report [FOLDER]                 # everything; --write: into the folder's card.json, too
+    python -m c2s.demo.teacher_report FOLDER --regions 100     # the names of regions alone, of 100 scenes
 
 Teacher, clustering and pseudo masks are the pipeline's own, so the figures are those of a cache.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
-import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
@@ -145,9 +146,26 @@ def _visible(labels: NDArray[np.uint8]) -> NDArray[np.intp]:
     return np.flatnonzero(counts >= MIN_AREA * SIZE * SIZE)
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?", default=TEACHER_FOLDER)
+    parser.add_argument(
+        "--regions", type=int, help="name the regions of so many scenes, and no more"
+    )
+    parser.add_argument("--write", action="store_true", help="write what was measured to card.json")
+    args = parser.parse_args()
+    card = args.folder / "card.json"
+    if not card.is_file():
+        parser.exit(1, f"error: there is no teacher in {args.folder}: it has no card.json.\n")
+    if args.regions is not None:
+        print(json.dumps(region_accuracy(args.folder, args.regions), indent=2))
+        return
+    measured = report(args.folder)
+    if args.write:
+        whole = json.loads(card.read_text(encoding="utf-8")) | {"measured": measured}
+        card.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(measured, indent=2))
+
+
 if __name__ == "__main__":
-    where = Path(sys.argv[1]) if len(sys.argv) > 1 else TEACHER_FOLDER
-    path = where / "card.json"
-    card = json.loads(path.read_text(encoding="utf-8")) | {"measured": report(where)}
-    path.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(card["measured"], indent=2))
+    main()

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 LINE = 16
+SMALL = 256
+"""An image is drawn so often as large as fits into a square of this side, if it is at all smaller."""
 BAND = 2**18
 """Pixels that are drawn together."""
 
@@ -35,6 +37,10 @@ def overlay(
         labels: class numbers [H, W]; one that is no class stays uncoloured.
         names: class names; number i is names[i].
         opacity: of the colours.
+
+    Returns:
+        The picture, with the legend below it; an image that is smaller than half of SMALL is enlarged by a whole
+        number, pixel by pixel.
     """
     colours = palette(len(names))
     blend = _blend(colours, opacity)
@@ -47,9 +53,10 @@ def overlay(
         for channel in range(3):
             mixed[rows, :, channel] = blend[classes, channel, image[rows, :, channel]]
     shown = np.flatnonzero(counts[:-1])
-    height, width = labels.shape
+    times = max(1, SMALL // max(labels.shape))
+    height, width = (side * times for side in labels.shape)
     out = Image.new("RGB", (max(width, 120), height + LINE * len(shown)), "white")
-    out.paste(Image.fromarray(mixed))
+    out.paste(Image.fromarray(mixed).resize((width, height), Image.Resampling.NEAREST))
     draw = ImageDraw.Draw(out)
     for line, i in enumerate(shown.tolist()):
         top = height + line * LINE

@@ -37,6 +37,7 @@ class Run:
         config: resolved configuration.
         info: dataset, classes, teacher.
         step: iterations the checkpoint has seen.
+        complete: whether nothing is left to train.
         embeddings: float32 [N, D], text embeddings of all classes, unit norm.
         student: the student with its trained weights, in evaluation mode.
     """
@@ -45,6 +46,7 @@ class Run:
     config: TrainConfig
     info: RunInfo
     step: int
+    complete: bool
     embeddings: NDArray[np.float32]
     student: Student
 
@@ -98,4 +100,5 @@ def open_run(path: Path | str, allow_code: bool = False) -> Run:
     load_weights(
         student, load_student(path, file, state.files.get(STUDENT), info.frozen_digest), path, file
     )
-    return Run(path, config, info, state.step, embeddings.numpy(), student.eval())
+    complete = state.complete or state.step >= config.total
+    return Run(path, config, info, state.step, complete, embeddings.numpy(), student.eval())

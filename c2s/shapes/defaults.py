@@ -39,6 +39,8 @@ TRAIN: dict[str, Any] = {
 
 WORLD: dict[str, dict[str, Any]] = {
     "shapes": {},
+    "shapes-things": {},
+    "shapes-renamed": {},
     "shapes-moving": {},
     "shapes-crowded": {"view_size": 96, "dense_size": 96},
 }

@@ -235,7 +235,9 @@ def image_loss(clip: Any, batch: Batch, tokenizer: Any) -> Tensor:
     return torch.stack(losses).sum()
 
 
-def train(out: Path, stage: Stage, seed: int, batch_size: int, start: Path | None) -> list[float]:
+def train(
+    out: Path, stage: Stage, seed: int, batch_size: int, start: Path | None, end: int | None = None
+) -> list[float]:
     """Train for one stage; writes the teacher folder `out`, but for its card, every hundred steps and at the end.
 
     Args:
@@ -244,6 +246,7 @@ def train(out: Path, stage: Stage, seed: int, batch_size: int, start: Path | Non
         seed: of the weights and batches.
         batch_size: images per step.
         start: teacher folder whose weights to begin with; None: random ones.
+        end: steps of the stage's schedule to break off after; None: all.
 
     Returns:
         The mean loss of each hundred steps.
@@ -265,13 +268,14 @@ def train(out: Path, stage: Stage, seed: int, batch_size: int, start: Path | Non
     save(clip, out, config)
     clip.visual.output_tokens = True
     tokenizer = open_clip.get_tokenizer(f"local-dir:{out}")
+    print(f"drawing {stage.scenes} scenes", flush=True)
     web = render_web(stage.views.split, stage.scenes)
-    print(f"rendered {stage.scenes} scenes", flush=True)
     optimizers = make_optimizers(clip, stage.lr)
     averaged = copy.deepcopy(clip).requires_grad_(False)
     steps, began = stage.samples // batch_size, time.monotonic()
     losses: list[float] = []
-    for step, batch in enumerate(islice(Batches(web, stage.views, batch_size, seed), steps)):
+    batches = islice(Batches(web, stage.views, batch_size, seed), min(steps, end or steps))
+    for step, batch in enumerate(batches):
         factor = min(1, (step + 1) / stage.warmup) * (0.01 + 0.99 * _cosine(step / steps))
         for optimizer in optimizers:
             for group in optimizer.param_groups:
@@ -316,14 +320,23 @@ def write_card(out: Path, card: dict[str, Any], start: Path | None) -> None:
     (out / "card.json").write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
 
 
+def _positive(said: str) -> int:
+    if (number := int(said)) < 1:
+        raise argparse.ArgumentTypeError(f"{said} is not 1 or more")
+    return number
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--stage", choices=STAGES, default="regions")
     parser.add_argument("--start", type=Path, help="teacher folder to begin with")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--samples", type=int)
-    parser.add_argument("--batch-size", type=int, default=96)
+    parser.add_argument("--samples", type=_positive, help="images to see [default: the stage's]")
+    parser.add_argument(
+        "--steps", type=_positive, help="break off after so many; the schedule stays whole"
+    )
+    parser.add_argument("--batch-size", type=_positive, default=96)
     args = parser.parse_args()
     stage = STAGES[args.stage]
     stage = replace(stage, samples=args.samples or stage.samples)
@@ -331,9 +344,10 @@ def main() -> None:
         parser.exit(1, f"error: there is no teacher in {args.start} to begin with.\n")
     began = time.monotonic()
     try:
-        losses = train(args.out, stage, args.seed, args.batch_size, args.start)
+        losses = train(args.out, stage, args.seed, args.batch_size, args.start, args.steps)
         card = {
             "stage": args.stage, "seed": args.seed, "samples": stage.samples,
+            **({"broken_off_after": args.steps} if args.steps else {}),
             "minutes": round((time.monotonic() - began) / 60, 1), "losses": losses,
             "command": "python -m c2s.shapes.train_teacher " + " ".join(sys.argv[1:]),
             "versions": {name: version(name) for name in ("torch", "open_clip_torch", "numpy")},

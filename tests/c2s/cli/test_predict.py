@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -172,6 +173,16 @@ def test_predict_says_which_classes_it_understood(trained, photos, tmp_path):
     alone = CliRunner().invoke(app, [*words, "--classes", "cow"])
     assert "1 class: cow. It fills every image" in alone.stderr
     assert "class" not in CliRunner().invoke(app, words).stderr
+
+
+def test_a_run_that_is_not_trained_to_its_end_says_so(trained, photos, tmp_path, monkeypatch):
+    words = ["predict", str(photos[0] / "b.jpg"), "--run", str(trained), "--out"]
+    assert "note:" not in CliRunner().invoke(app, [*words, str(tmp_path / "whole")]).stderr
+    stopped = replace(open_run(trained), complete=False, step=1)
+    monkeypatch.setattr("c2s.runs.run.open_run", lambda *_: stopped)
+    said = CliRunner().invoke(app, [*words, str(tmp_path / "part")])
+    assert said.exit_code == 0
+    assert f"{trained} has been trained for 1 of 2 iterations; c2s train --resume" in said.stderr
 
 
 def test_predict_needs_the_text_tower_for_other_names(trained, tmp_path, monkeypatch, invoke):

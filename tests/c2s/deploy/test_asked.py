@@ -55,7 +55,7 @@ def asked(tmp_path, monkeypatch):
     torch.manual_seed(0)
     rows = np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0][:5].astype(np.float32)
     config = load_config(cache=tmp_path / "x.zarr", student=STUDENT)
-    return Run(tmp_path, config, info, 1, rows, Queries(8).eval())
+    return Run(tmp_path, config, info, 1, True, rows, Queries(8).eval())
 
 
 def picture():

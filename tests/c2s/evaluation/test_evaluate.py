@@ -76,7 +76,7 @@ def opened(tmp_path):
         versions={},
     )
     config = load_config(cache=tmp_path / "x.zarr")
-    return Run(tmp_path, config, info, 1, np.eye(4, dtype=np.float32), Hues().eval())
+    return Run(tmp_path, config, info, 1, True, np.eye(4, dtype=np.float32), Hues().eval())
 
 
 def score(run, items, words=None, classifier=None, **options):

@@ -318,7 +318,12 @@ def test_a_penalty_moves_pixels_to_the_other_classes():
 def test_overlay_names_what_is_there():
     labels = np.array([[0, 2], [2, 255]])
     drawn = overlay(np.zeros((2, 2, 3), np.uint8), labels, ["a", "b", "c"])
-    assert drawn.size == (120, 2 + 2 * 16)
+    assert drawn.size == (256, 256 + 2 * 16)
+    whole = np.asarray(overlay(np.zeros((200, 90, 3), np.uint8), np.zeros((200, 90), int), ["a"]))
+    assert whole.shape == (200 + 16, 120, 3)
+    cells = np.asarray(drawn)[:256].reshape(2, 128, 2, 128, 3)
+    assert (cells == cells[:, :1, :, :1]).all()
+    assert (cells[0, 0, :, 0] != cells[1, 0, :, 0]).any(-1).all()
     assert len({tuple(c) for c in palette(30).tolist()}) == 30
 
 

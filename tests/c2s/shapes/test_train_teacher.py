@@ -248,6 +248,19 @@ def test_a_start_that_is_not_there_is_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_that_is_broken_off_begins_as_the_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_teacher, "LOG_EVERY", 1)
+    stage = replace(train_teacher.STAGES["regions"], scenes=64, samples=6 * 8)
+    whole = train_teacher.train(tmp_path / "whole", stage, 0, 8, None)
+    assert len(whole) == 6
+    assert train_teacher.train(tmp_path / "part", stage, 0, 8, None, 3) == whole[:3]
+    # A shorter schedule is another one.
+    shorter = train_teacher.train(tmp_path / "other", replace(stage, samples=3 * 8), 0, 8, None)
+    assert shorter != whole[:3]
+
+
 @pytest.mark.slow
 def test_short_runs_write_what_open_clip_loads_and_say_where_they_began(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
