@@ -14,6 +14,7 @@ from rich.console import Console
 
 from c2s.annotation import require_annotation
 from c2s.methods.base import Facts
+from c2s.methods.registry import methods_of
 from c2s.plain_torch import plain_torch
 from c2s.runs.checkpoint import HALFWAY, RunError, load_weights, read_state, saved_step
 from c2s.runs.config import TrainConfig
@@ -42,7 +43,7 @@ from c2s.training.self_training import halfway_student
 from c2s.training.signals import Interrupted, StopRequest
 from c2s.training.trainer import make_trainer, quiet
 from c2s.training.validation import Validation, ValidationSetFactory
-from c2s_cache.errors import ConfigError
+from c2s_cache.errors import ConfigError, StageMissing
 from c2s_cache.reader import Cache, open_cache
 
 
@@ -72,7 +73,13 @@ def train(
         ProcessLost: another process of this training has ended.
     """
     stages = config.method.read_stages()
-    cache = open_cache(config.cache, stages, config.parts)
+    try:
+        cache = open_cache(config.cache, stages, config.parts)
+    except StageMissing as error:
+        if not (others := methods_of(Cache(config.cache).manifest)):
+            raise
+        said = f"It can train {', '.join(others)} (c2s train --method {others[0]})."
+        raise StageMissing(error.what, f"{said} {error.hint}") from error
     require_annotation(cache, stages)
     config = config.resolved(cache.manifest)
     return _fit(config, cache, 0, overwrite, load_teacher, load_validation)

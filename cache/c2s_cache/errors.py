@@ -66,6 +66,10 @@ class DamagedError(CacheError):
     """What is read of a cache is not what its receipts say: damaged, missing, or changed by a writer."""
 
 
+class StageMissing(CacheError):
+    """A cache was built without a stage that is asked of it."""
+
+
 class MismatchError(CacheError):
     """A cache exists but was built for a different request."""
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from c2s_cache.arrays import Arrays, Opening
 from c2s_cache.block import Block
 from c2s_cache.decode import decode
-from c2s_cache.errors import CacheError
+from c2s_cache.errors import CacheError, StageMissing
 from c2s_cache.fingerprint import digest
 from c2s_cache.folder import Folder
 from c2s_cache.manifest import ID_DATA, ID_END, USABLE, Manifest
@@ -253,8 +253,8 @@ def open_cache(path: Path | str, needs: Iterable[str] = (), parts: int | None = 
         parts: the first so many parts of it, as it was before the others came; None: all.
 
     Raises:
-        CacheError: the cache is missing, unfinished or damaged, or lacks a stage or part; the message
-            says how to finish it.
+        StageMissing: it lacks a stage; the message says how to make a cache that has it.
+        CacheError: the cache is missing, unfinished or damaged, or lacks a part; the message says how to finish it.
     """
     cache = Cache(path)
     m = cache.manifest
@@ -269,7 +269,7 @@ def open_cache(path: Path | str, needs: Iterable[str] = (), parts: int | None = 
     lacking = [name for name in needs if name not in m.stage_names]
     if lacking:
         options = " ".join(f"--stage {name}" for name in lacking)
-        raise CacheError(
+        raise StageMissing(
             f"{path} lacks the stage{'s' if len(lacking) > 1 else ''} {', '.join(lacking)}.",
             f"Make a cache that has what is missing: c2s cache derive {path} --out NEW {options}",
         )

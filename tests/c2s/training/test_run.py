@@ -25,12 +25,14 @@ from c2s.runs.checkpoint import RunError, saved_step
 from c2s.runs.folder import read_config
 from c2s.runs.run import open_run
 from c2s.runs.sealed import read_sealed, write_sealed
+from c2s.testing import shapes
 from c2s.text import cached_text
 from c2s.training import run
 from c2s.training.logs import MetricsLog, read_metrics
 from c2s.training.recorder import Recorder
 from c2s_cache import open_cache
-from c2s_cache.errors import C2SError, ConfigError
+from c2s_cache.errors import C2SError, ConfigError, StageMissing
+from c2s_pipeline.stages.registry import closed
 
 
 @pytest.mark.slow
@@ -304,3 +306,15 @@ def test_training_needs_neither_clip_nor_dask(tiny_cache, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "segformer-b0-tiny-seed0")
+
+
+def test_a_cache_of_another_method_says_whose_it_is(tmp_path):
+    cache = shapes.shapes_cache(closed(("labels", "segments", "views", "text", "words")))
+    config = settings(str(cache.path), tmp_path)
+    with pytest.raises(StageMissing, match="lacks the stages global_cls, masks, regions") as error:
+        run.train(config)
+    assert error.value.hint.startswith("It can train gkc (c2s train --method gkc). Make a cache")
+    none = shapes.shapes_cache(closed(("labels", "views")))
+    with pytest.raises(StageMissing) as error:
+        run.train(settings(str(none.path), tmp_path))
+    assert error.value.hint.startswith("Make a cache")
