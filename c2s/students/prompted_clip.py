@@ -99,8 +99,8 @@ class PromptedCLIP(Student):
         self.decoder = TwoStreamDecoder(dim, *sizes, shape.dropout)
         if shape.first_scores is not None:
             self.decoder.start_at(shape.first_scores)
-        if shape.aligned:
-            self._align()
+        if shape.start == "tower":
+            self._pass_on()
 
     def load_tower(self, tensors: Mapping[str, Any]) -> None:
         """Take the tower's weights, by open_clip's names; a trained bridge begins from them."""
@@ -109,7 +109,7 @@ class PromptedCLIP(Student):
             with torch.no_grad():
                 self.bridge_tokens.copy_(self._first_bridge())
 
-    def _align(self) -> None:
+    def _pass_on(self) -> None:
         """Let text and patches pass the layers before the decoder, beside what is drawn of these.
 
         The two then begin where the tower has brought them, in one space; as drawn, the bilinear form between them is

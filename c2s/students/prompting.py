@@ -47,9 +47,10 @@ class Prompting(BaseModel):
         gt=0,
         description="deviation of the scores that training begins with; none: as the decoder is drawn, the root of D",
     )
-    aligned: bool = Field(
-        default=False,
-        description="training begins with the tower's own alignment: text and patches enter the decoder as they are",
+    start: Literal["drawn", "tower"] = Field(
+        default="drawn",
+        description="what stands before the decoder as training begins: layers as drawn, or layers that text and "
+        "patches also pass as they are, in the tower's own alignment",
     )
     normalisation: Literal["imagenet", "clip"] = Field(
         default="imagenet",

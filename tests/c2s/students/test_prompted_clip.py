@@ -364,7 +364,7 @@ def test_training_can_begin_with_the_towers_own_alignment(settings):
 
     With nothing drawn beside them, the decoder gets the tower's own words and patches.
     """
-    drawn, aligned = student(**settings), student(**settings, aligned=True)
+    drawn, aligned = student(**settings), student(**settings, start="tower")
     text, size = words(), (4, 4)
     found = drawn.encode(images(32, 32))
     torch.testing.assert_close(aligned.encode(images(32, 32)), found, rtol=0, atol=0)
