@@ -76,6 +76,7 @@ ALLOWED = {
         "says where the time of a build goes, stage by stage",
     ),
     "c2s/shapes/train_teacher.py": ({"regions"}, "a stage of a training"),
+    "c2s/students/prompting.py": ({"tower"}, "where the training of a student begins"),
     "c2s/demo/comparison.py": ({"tower"}, "tells the methods whose student is CLIP's image tower"),
     "c2s/demo/teacher_report.py": ({"words"}, "a key of JSON"),
     "c2s/gpu/inputs.py": ({"images/train2017"}, OF_DATA_SETS),
