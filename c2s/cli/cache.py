@@ -52,7 +52,8 @@ def build(
         bool,
         typer.Option(
             "--update",
-            help="Change a cache of another request in place: only what depends on the change is computed.",
+            help="Change a cache in place: add what is asked for, and compute anew what depends on a changed setting; "
+            "stages that it has beyond stay.",
         ),
     ] = False,
     append: AppendOption = False,
@@ -68,10 +69,14 @@ def build(
     from c2s.terminal import BuildBar
 
     source, request, usual = cache_request(**asked)
+    from c2s_cache.manifest_file import read_manifest
     from c2s_pipeline.build.builder import build as run
 
+    place = out or usual
+    if update and (place / "zarr.json").is_file() and not asked.get("no_labels"):
+        request = request.with_stages_of(read_manifest(place))
     with BuildBar() as bar:
-        report = run(source, request, out or usual, workers, bar, scheduler, update, append)
+        report = run(source, request, place, workers, bar, scheduler, update, append)
     report_build(report, json_)
     outside = outside_splits(source) if isinstance(source, FolderSplit) else []
     for note in filter(None, (source.passed_over, *outside)):

@@ -303,7 +303,7 @@ def _check_update(path: Path, changed: Change, update: bool, root: str) -> None:
             f"{built}It holds other images, so nothing of it can be kept.", f"{elsewhere}."
         )
     if not update:
-        stages = f"would keep {', '.join(changed.kept)} and compute {', '.join(changed.new) or 'nothing'}"
+        stages = f"would compute {', '.join(changed.new) or 'nothing'} and keep the rest"
         raise MismatchError(f"{built}Changing it in place (--update) {stages}.", f"{elsewhere}.")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
-from c2s_cache import Manifest, Part, TeacherInfo
+from c2s_cache import ConfigError, Manifest, Part, TeacherInfo
 from c2s_pipeline.source import SplitInfo
 from c2s_pipeline.stages.base import Outline, Stage, StageSettings
 from c2s_pipeline.stages.registry import closed, known, recorded_stages
@@ -100,6 +100,28 @@ class BuildRequest(BaseModel):
         """
         default = (name for name, stage in known().items() if stage.default)
         return closed(self.stages if self.stages is not None else default)
+
+    def with_stages_of(self, manifest: Manifest) -> BuildRequest:
+        """This request, and the stages that a cache holds beyond it, as they were asked for there.
+
+        Raises:
+            ConfigError: one of these was imported, and nothing says from where; or nothing here knows it.
+        """
+        own = self.asked()
+        further = tuple(name for name in manifest.stage_names if name not in own)
+        foreign = next((name for name in further if manifest.stage(name).given), None)
+        if foreign is not None:
+            raise ConfigError(
+                f"The stage {foreign} of the cache was imported, and this request does not say from where.",
+                f"Repeat its folder or file beside --stage {foreign}, or choose another --out.",
+            )
+        recorded = recorded_request(manifest)
+        fields = type(recorded).model_fields
+        keys = [name for name in further if name in fields]
+        looked_at = (key for name in further for key in getattr(known()[name], "of_teacher", ()))
+        keys += [key for key in looked_at if getattr(self, key) == fields[key].default]
+        values = {key: getattr(recorded, key) for key in keys}
+        return self.model_copy(update={"stages": (*own, *further), **values})
 
 
 def request_model() -> type[BuildRequest]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+from in_process import command
 from small_builds import contents
-from tiny_cache import write_cache
+from tiny_cache import tiny_manifest, write_cache
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from c2s.cli.app import app
-from c2s_cache import C2SError
+from c2s_cache import C2SError, ConfigError, Manifest, open_cache
+from c2s_pipeline.build.request import build_request
 
 BUILD = ("cache", "build", "--dataset", "shapes")
 
@@ -70,8 +74,8 @@ def test_of_a_build(tmp_path, monkeypatch, options, says):
 def test_more_classes_than_a_cache_holds(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "classes.yaml").write_text(f"classes: {[f'c{i}' for i in range(255)]}")
-    for command in ("build", "plan"):
-        said = refused("cache", command, "--dataset", ".")
+    for verb in ("build", "plan"):
+        said = refused("cache", verb, "--dataset", ".")
         assert ". has 255 classes; a cache holds label maps of at most 254." in said
 
 
@@ -181,3 +185,36 @@ def test_no_file_of_settings_names_code(
     assert (code, out) == (2, "")
     assert f"f.yaml: {key} is code, python:spy:T, which is not imported because a file" in err
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.slow
+def test_an_update_for_another_method_keeps_what_is_there(tmp_path):
+    """Whatever options the cache had been built with beside those of its root; and it equals a build for both."""
+    c2s = command(tmp_path)
+    few = ("--limit", 4, "--block-rows", 3, "--recipe")
+    dense = ("--dense-size", 128, "--dense-features", "value")
+    c2s(*BUILD, *few, "best", *dense, "--out", "a.zarr")
+    c2s(*BUILD, *few, "paper", "--method", "clip-rc", "--out", "a.zarr", "--update")
+    both = ("--method", "clip-to-seg", "--method", "clip-rc")
+    c2s(*BUILD, *few, "best", *dense, *both, "--out", "b.zarr")
+    assert contents(tmp_path / "a.zarr") == contents(tmp_path / "b.zarr")
+    facts = json.loads(c2s("cache", "info", "a.zarr", "--json"))
+    assert {"clip-to-seg", "clip-rc"} <= set(facts["methods"])
+    # What is said is taken: it changes what is there.
+    c2s(*BUILD, *few, "paper", "--method", "clip-to-seg", "--out", "a.zarr", "--update")
+    manifest = open_cache(tmp_path / "a.zarr").manifest
+    assert manifest.stage("masks").settings["threshold"] == 0.7
+    assert manifest.teacher.dense_features == "plain"
+    assert "tower" in manifest.stage_names
+
+
+def test_an_update_asks_again_for_what_was_imported():
+    imported = tiny_manifest()
+    masks = imported.stage("masks").model_copy(update={"given": {"digest": ["0" * 64]}})
+    stages = tuple(masks if stage.name == "masks" else stage for stage in imported.stages)
+    fields = {name: getattr(imported, name) for name in Manifest.model_fields}
+    request = build_request(stages=("images", "labels"))
+    with pytest.raises(ConfigError, match="The stage masks of the cache was imported"):
+        request.with_stages_of(Manifest(**fields | {"stages": stages}))
+    kept = request.with_stages_of(imported)
+    assert set(kept.asked()) == {*imported.stage_names, "images", "labels"}
