@@ -1,4 +1,4 @@
-"""What the parts of a step of a prompted CLIP take, forward and backward: tower, decoder, losses, optimizer."""
+"""What the parts of a step take, forward and backward, of students whose step has parts of its own."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from torch import Tensor
 
 from c2s.bench.measure import alternate
 from c2s.methods.batch import Batch
+from c2s.methods.gkc.examples import GKCBatch
+from c2s.methods.gkc.method import GKC, segment_masks
 from c2s.students.prompted_clip import PromptedCLIP
+from c2s.students.query import Queries, QueryStudent
 from c2s.training.module import DistillationModule, student_input
 from c2s.training.trial import training_step
-
-PARTS = ("tower", "decoder", "losses", "optimizer")
 
 
 def step_split(
@@ -25,24 +26,22 @@ def step_split(
 ) -> dict[str, float]:
     """Milliseconds of a step by part: medians of ever longer beginnings of it, one taken off the next.
 
+    The parts are those of `beginnings`, "losses" and "optimizer".
+
     Args:
-        module: of a prompted CLIP, in training, on the device of the batch.
+        module: in training, on the device of the batch.
         optimizer: its.
         batch: what all steps learn from.
         rounds: timed rounds of each beginning.
         advance: called after every round.
+
+    Returns:
+        Nothing of a student whose step has no parts of its own.
     """
-    student = module.student
-    assert isinstance(student, PromptedCLIP)
-    images = student_input(batch, student)
-    text = module.method.text
-    assert isinstance(text, Tensor)
-
-    def tower() -> Tensor:
-        return _sum(*student.encode(images))
-
-    def decoder() -> Tensor:
-        return _sum(student(images, text).logits)
+    first = beginnings(module, batch)
+    if not first:
+        return {}
+    images = student_input(batch, module.student)
 
     def losses() -> Tensor:
         return module.training_step(batch, 0)["loss"]
@@ -61,13 +60,43 @@ def step_split(
         training_step(module, optimizer, batch)
         return _done(images)
 
-    ends = [beginning(tower), beginning(decoder), beginning(losses), whole]
-    rates = alternate(dict(zip(PARTS, ends, strict=True)), rounds, advance=advance)
-    times = [1000 / rates[part].median for part in PARTS]
+    ends = {name: beginning(part) for name, part in (first | {"losses": losses}).items()}
+    rates = alternate(ends | {"optimizer": whole}, rounds, advance=advance)
+    parts = [*ends, "optimizer"]
+    times = [1000 / rates[part].median for part in parts]
     return {
         part: round(end - start, 1)
-        for part, start, end in zip(PARTS, [0.0, *times], times, strict=False)
+        for part, start, end in zip(parts, [0.0, *times], times, strict=False)
     }
+
+
+def beginnings(module: DistillationModule, batch: Batch) -> dict[str, Callable[[], Tensor]]:
+    """Ever longer beginnings of the forward pass, by the part that each ends with: "tower" and "decoder" of a prompted
+    CLIP, "student" and "matching" of queries."""
+    student, method = module.student, module.method
+    images = student_input(batch, student)
+    if isinstance(student, PromptedCLIP):
+        text = method.text
+        assert isinstance(text, Tensor)
+        return {
+            "tower": lambda: _sum(*student.encode(images)),
+            "decoder": lambda: _sum(student(images, text).logits),
+        }
+    if not isinstance(student, QueryStudent):
+        return {}
+    assert isinstance(method, GKC)
+    assert isinstance(batch, GKCBatch)
+    frames = method.config.frames
+
+    def all_of(found: Queries) -> Tensor:
+        return _sum(*found.masks, *found.embeddings)
+
+    def matching() -> Tensor:
+        found: Queries = student(images, frames)
+        method.matches(found, segment_masks(batch), batch)
+        return all_of(found)
+
+    return {"student": lambda: all_of(student(images, frames)), "matching": matching}
 
 
 def _sum(*values: Tensor) -> Tensor:

@@ -20,7 +20,6 @@ from c2s.methods.examples import CutView
 from c2s.methods.registry import DEFAULT, method_config, run_defaults
 from c2s.online import load_online_teacher
 from c2s.runs.config import TrainConfig, load_config
-from c2s.students.prompted_clip import PromptedCLIP
 from c2s.training.datamodule import C2SDataModule
 from c2s.training.run import build_module
 from c2s.training.stream import loader
@@ -186,10 +185,8 @@ class _Side:
 
     def split(
         self, batch: Batch | list[CutView], rounds: int, advance: Callable[[int], None] | None
-    ) -> dict[str, float] | None:
-        """What the parts of a step take, of a prompted CLIP."""
-        if not isinstance(self._module.student, PromptedCLIP):
-            return None
+    ) -> dict[str, float]:
+        """See `step_split`."""
         there = self._data.transfer_batch_to_device(batch, self._device, 0)
         return step_split(self._module, self._optimizer, there, rounds, advance)
 

@@ -114,7 +114,7 @@ def train(
 ) -> None:
     """Training from a cache against batches in memory, labels alone, and CLIP in the loop.
 
-    Of clip-rc it also says what the parts of a step take.
+    Of clip-rc and gkc it also says what the parts of a step take.
     """
     from c2s.bench.train import StudentOption, bench_train
 

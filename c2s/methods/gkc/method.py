@@ -79,11 +79,10 @@ class GKC(Method):
             batch: the batch, on the same device.
         """
         with torch.autocast(batch.tokens.device.type, enabled=False):
-            masks = F.one_hot(batch.segments + 1, batch.classes.shape[1] + 1)[..., 1:]
-            masks = masks.permute(0, 3, 1, 2).float()  # [B, N, T S, S]
+            masks = segment_masks(batch)
             channels = self.channel[batch.classes.clamp(min=NONE)]
             number = _mean_number((batch.classes != NONE).sum())
-            pairs = self._matches(found, masks, batch)
+            pairs = self.matches(found, masks, batch)
             sums = {name: found.embeddings[0].new_zeros(()) for name in ("bce", "dice", "ce")}
             sums["distillation"] = sums["contrast"] = sums["grounding"] = sums["bce"]
             nouns = self._nouns(batch)
@@ -108,8 +107,15 @@ class GKC(Method):
         return {"loss": torch.as_tensor(total), **sums}
 
     @torch.no_grad()
-    def _matches(self, found: Queries, masks: Tensor, batch: GKCBatch) -> list[Matches]:
-        """Pairs of every set, by the plain class names; the costs of all sets leave the device together."""
+    def matches(self, found: Queries, masks: Tensor, batch: GKCBatch) -> list[Matches]:
+        """Pairs of queries and segments of every set, by the plain class names; the costs of all sets leave the device
+        together.
+
+        Args:
+            found: what the student's queries say.
+            masks: `segment_masks` of the batch.
+            batch: the batch.
+        """
         points, columns = self.config.points, self._columns(batch)
         costs = []
         for logits, embeddings in zip(found.masks, found.embeddings, strict=True):
@@ -285,6 +291,12 @@ class GKC(Method):
         regions = regions_of(found.embeddings[i].float(), matches, self.config.grounding.regions)
         words = self.every_word[nouns.clamp(min=0)]
         return ground(words, nouns != NO_WORD, *regions, found.scale)
+
+
+def segment_masks(batch: GKCBatch) -> Tensor:
+    """One mask for each segment of a batch, float32 [B, N, T S, S]."""
+    masks = F.one_hot(batch.segments + 1, batch.classes.shape[1] + 1)[..., 1:]
+    return masks.permute(0, 3, 1, 2).float()
 
 
 def _mean_number(count: Tensor) -> Tensor:

@@ -153,17 +153,23 @@ def test_train(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_step_of_a_prompted_clip_is_split():
+@pytest.mark.parametrize(
+    ("method", "parts"),
+    [
+        ("clip-rc", ["tower", "decoder", "losses", "optimizer"]),
+        ("gkc", ["student", "matching", "losses", "optimizer"]),
+    ],
+)
+def test_a_step_is_split(method, parts):
     """Whatever the parts take, together they are a step; nothing is asked of a teacher in the loop."""
-    from c2s.bench.step_split import PARTS
     from c2s.bench.train import bench_train
 
     options = {"images": 8, "steps": 1, "batch_size": 2, "workers": 0, "rounds": 1}
-    facts = check(bench_train(method="clip-rc", **options), "train", 1)
-    assert tuple(facts["step_ms"]) == PARTS
+    facts = check(bench_train(method=method, **options), "train", 1)
+    assert list(facts["step_ms"]) == parts
     assert sum(facts["step_ms"].values()) > 0
     assert facts["online_ratio"] is None
-    assert facts["online_reason"] == "clip-rc asks the teacher nothing while it trains"
+    assert facts["online_reason"] == f"{method} asks the teacher nothing while it trains"
     assert set(facts["sides"]) == {"streamed", "memory", "labels only"}
 
 
