@@ -70,7 +70,7 @@ class GKCConfig(GKCSettings, MethodConfig):
 
     @classmethod
     def tables(cls) -> Mapping[str, Grid]:
-        """Tables 4 to 8, and the demo's."""
+        """Tables 4 to 7, and the demo's."""
         from c2s.methods.gkc.tables import TABLES
 
         return TABLES

@@ -42,6 +42,8 @@ class GKC(Method):
         self.config = config
         student = facts.student
         assert isinstance(student, QueryStudent)
+        if facts.unseen is not None:
+            raise ValueError("gkc has no self-training: it learns nothing of its own predictions")
         ids, text = list(facts.seen.ids), torch.from_numpy(facts.seen.embeddings)
         channel = torch.full((facts.first_latent_id + 1,), NONE)  # the last: of no class
         channel[ids] = torch.arange(len(ids))

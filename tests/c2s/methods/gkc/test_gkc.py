@@ -169,7 +169,7 @@ def test_words_together_are_one_class(how):
     method, found, data = build(points=0, **PLAIN | {"synonyms": {"how": how}}), queries(), batch()
     plain = build(points=0, **PLAIN)
     got, counts = method.losses(found, data)["ce"], (1, 2, 3, 1)
-    pairs = method._matches(found, _masks(data), data)
+    pairs = method.matches(found, _masks(data), data)
     rows = facts().words.embeddings
     starts = np.cumsum((0, *counts))
     total = 0.0
@@ -202,7 +202,7 @@ def test_a_segment_that_is_dropped_has_no_class_loss(monkeypatch):
     found, data = queries(), batch()
     dropped = build(points=0, **PLAIN | {"region_dropout": 0.5})
     none = build(points=0, **PLAIN)
-    pairs = none._matches(found, _masks(data), data)
+    pairs = none.matches(found, _masks(data), data)
     total = 0.0
     for i in range(SETS):
         log = found.logits(found.embeddings[i], none.text).log_softmax(-1)[..., -1]
@@ -216,7 +216,7 @@ def test_queries_of_latent_regions_are_not_taught_that_nothing_is_there():
     """They have masks and tokens, and whatever their class logits are changes no class loss."""
     method = build(points=0, latent="regions", **PLAIN | {"distillation": "text"})
     found, data = queries(), batch(((0, LATENT, NONE), (LATENT, LATENT, NONE)))
-    pairs = method._matches(found, _masks(data), data)
+    pairs = method.matches(found, _masks(data), data)
     image, query, segment = pairs[-1]
     assert int((data.classes[image, segment] == LATENT).sum()) == 3
     for tensor in found.embeddings:
@@ -241,7 +241,7 @@ def test_latent_regions_can_be_classes_of_their_image(how):
     words = {"synonyms": {"how": how}}
     method = build(points=0, latent="classes", **PLAIN | words)
     found, data = queries(), batch(((0, LATENT, NONE), (LATENT, 5, LATENT)))
-    pairs = method._matches(found, _masks(data), data)
+    pairs = method.matches(found, _masks(data), data)
     total, rows = 0.0, facts().words.embeddings
     starts = np.cumsum((0, *(1, 2, 3, 1)))
     for i in range(SETS):
@@ -286,7 +286,7 @@ def test_latent_classes_have_a_part_in_the_matching():
         e[:, 4] = data.tokens[:, 0]
     same = Queries(masks, found.shared, embeddings, found.nothing, found.scale)
     method = build(points=0, latent="classes", **PLAIN)
-    for pairs in method._matches(same, _masks(data), data):
+    for pairs in method.matches(same, _masks(data), data):
         assert pairs.query.tolist() == [4, 4]
 
 
@@ -295,7 +295,7 @@ def test_queries_tell_the_tokens_of_the_batch_apart_as_far_as_these_differ():
     data, found = batch(((0, LATENT, NONE), (3, 2, LATENT))), queries()
     weights = {"weights": {"contrast": 3.0, "bce": 0, "dice": 0, "ce": 0}}
     method = build(points=0, latent="classes", **PLAIN | weights)
-    pairs = method._matches(found, _masks(data), data)
+    pairs = method.matches(found, _masks(data), data)
     total = 0.0
     for i, (image, query, segment) in enumerate(pairs):
         unit = F.normalize(data.tokens[image, segment], dim=-1).numpy()
@@ -324,7 +324,7 @@ def test_captions_are_grounded_in_the_matched_queries_of_every_set():
     found, data = queries(), replace(batch(), captions=CAPTIONS)
     drops = {"grounding": {"dropped": 0.0, "words": 2, "regions": 2}}
     method = build(points=0, **PLAIN, weights={"grounding": 3.0}, **drops)
-    pairs = method._matches(found, _masks(data), data)
+    pairs = method.matches(found, _masks(data), data)
     wanted, table = [], torch.from_numpy(facts().every_word)
     for words in ([0, 8], [9, 2]):
         each = table[torch.tensor([words, [7, 5]])]
@@ -387,7 +387,7 @@ def test_a_second_class_loss_has_the_plain_names():
 def test_what_is_distilled(token):
     found, data = queries(), batch()
     method = build(points=0, student_token=token, **PLAIN | {"distillation": "vanilla"})
-    pairs = method._matches(found, _masks(data), data)
+    pairs = method.matches(found, _masks(data), data)
     total = 0.0
     for i, (image, query, segment) in enumerate(pairs):
         ours = found.embeddings[i][image, query]
@@ -415,6 +415,12 @@ def test_settings_that_do_not_fit_are_refused():
     assert "segments" not in GKCConfig(tokens="regions", teacher_token="global").read_stages()
     for latent in ("regions", "classes"):
         assert {"masks", "regions"} <= set(GKCConfig(latent=latent).read_stages())
+
+
+def test_self_training_is_refused():
+    """It would only train longer: nothing here looks at unseen classes."""
+    with pytest.raises(ValueError, match="gkc has no self-training"):
+        GKCConfig().build(replace(facts(), unseen=facts().seen))
 
 
 def test_segments_are_counted_on_average_over_processes(monkeypatch):
