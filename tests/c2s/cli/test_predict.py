@@ -50,7 +50,7 @@ def test_label_images_have_8_bits_up_to_254_classes_and_16_beyond(
         assert labels.mode == mode
         assert (np.asarray(labels) == count - 1).all()
     with Image.open(tmp_path / "o" / "x_overlay.png") as drawn:
-        assert drawn.size == (120, 40 + 16)  # one class is named
+        assert drawn.size == (4 * 60, 4 * 40 + 16)  # enlarged; one class is named
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ def test_all_methods_train_from_one_cache_and_are_set_side_by_side(tmp_path, cap
     assert [(row["method"], row["name"]) for row in results["rows"]] == [
         ("clip-to-seg", "both"),
         ("clip-to-seg", "open"),
-        ("clip-rc", "all"),
+        ("clip-rc", "all, start=tower"),
         ("gkc", "both, latent regions"),
         ("zeroseg", "location and patches in place of matching"),
     ]
