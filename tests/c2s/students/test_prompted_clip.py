@@ -9,73 +9,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from naive_decoder import naive_decoder
+from prompted_cases import DIM, PLAIN, images, openai_tower, student, words
 
 from c2s.evaluation.classifier import Classifier
 from c2s.methods.clip_rc import RecoveryDecoder
 from c2s.methods.cost import student_cost
 from c2s.students import create
-from c2s.students.prompted_clip import Encoded, PromptedCLIP, attention_mask, patch_cells
+from c2s.students.prompted_clip import Encoded, attention_mask, patch_cells
 from c2s.students.two_stream import TwoStreamDecoder
 from c2s.testing import StudentContract
 from c2s_cache import ConfigError
-from c2s_cache.tower import TowerInfo
-
-DIM = 12
-PLAIN = {"prompts": 0, "bridge": 0, "descriptor": "global", "fuse": []}
-SMALL = {"prompts": 3, "bridge": 4, "heads": 3, "ffn": 20, "decoder_layers": 2}
-
-
-def openai_tower(pool="tok", act=torch.nn.GELU):
-    """open_clip's own image tower, small, of random weights."""
-    torch.manual_seed(0)
-    return open_clip.transformer.VisionTransformer(
-        image_size=32,
-        patch_size=8,
-        width=24,
-        layers=3,
-        heads=3,
-        mlp_ratio=2.0,
-        output_dim=DIM,
-        pool_type=pool,
-        act_layer=act,
-    ).eval()
-
-
-def info(visual, activation="gelu"):
-    return TowerInfo(
-        digest="0" * 64,
-        width=24,
-        layers=3,
-        heads=3,
-        mlp=48,
-        patch=8,
-        image_size=32,
-        dim=DIM,
-        activation=activation,
-        pool=visual.pool_type,
-        eps=visual.ln_post.eps,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.25, 0.25, 0.25),
-    )
-
-
-def student(visual=None, activation="gelu", **settings):
-    """A student on that tower, in evaluation."""
-    visual = openai_tower() if visual is None else visual
-    tower = info(visual, activation)
-    torch.manual_seed(1)
-    made = PromptedCLIP(DIM, {**SMALL, **settings, "tower": tower}).eval()
-    made.load_tower({k: v.numpy() for k, v in visual.state_dict().items()})
-    return made
-
-
-def images(*size, count=2):
-    return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(2))
-
-
-def words(count=5):
-    drawn = torch.randn(count, DIM, generator=torch.Generator().manual_seed(3))
-    return F.normalize(drawn, dim=1)
 
 
 def resized(visual, grid):
@@ -338,45 +281,6 @@ def test_an_exported_program_takes_batches_and_images_of_any_size(pool):
     for count, size in ((1, (64, 160)), (3, (32 * 4, 32 * 3))):
         asked = images(*size, count=count)
         torch.testing.assert_close(program(asked), model(asked), rtol=1e-4, atol=1e-5)
-
-
-@torch.no_grad()
-def test_the_first_scores_have_the_deviation_that_is_asked_for():
-    """Without it the root of D: 11 at 128 channels, where every sigmoid is shut or open."""
-    torch.manual_seed(0)
-    tower = info(openai_tower()).model_copy(update={"dim": 128})
-    sizes = {"heads": 4, "ffn": 64, "bridge": 0, "descriptor": "global", "fuse": [], "tower": tower}
-    text = F.normalize(torch.randn(20, 128), dim=1)
-    found = {}
-    for asked in (None, 1.0, 3.0):
-        model = PromptedCLIP(128, {**sizes, "first_scores": asked}).eval()
-        queries, patches = model.decoder(text[None], torch.randn(1, 60, 128))
-        found[asked] = float((queries @ patches.mT).std())
-    assert found[None] == pytest.approx(128**0.5, rel=0.3)
-    assert found[1.0] == pytest.approx(found[None] / 128**0.5, rel=0.2)
-    assert found[3.0] == pytest.approx(3 * found[1.0], rel=0.3)
-
-
-@pytest.mark.parametrize("settings", [PLAIN, {}, {"fuse": ["cls"]}, {"descriptor": "bridge"}])
-@torch.no_grad()
-def test_training_can_begin_with_the_towers_own_alignment(settings):
-    """What is added to the drawn layers is exactly the text and the patches, and only these move.
-
-    With nothing drawn beside them, the decoder gets the tower's own words and patches.
-    """
-    drawn, aligned = student(**settings), student(**settings, start="tower")
-    text, size = words(), (4, 4)
-    found = drawn.encode(images(32, 32))
-    torch.testing.assert_close(aligned.encode(images(32, 32)), found, rtol=0, atol=0)
-    queries, patches, descriptors = drawn.aligned(found, text, size)
-    own_queries, own_patches, own_descriptors = aligned.aligned(found, text, size)
-    assert torch.equal(own_descriptors, descriptors)
-    times = queries.shape[1] // len(text)
-    torch.testing.assert_close(own_queries - queries, text.repeat(times, 1).expand_as(queries))
-    fused = found.patches if drawn.shape.fuse else torch.zeros_like(patches)
-    torch.testing.assert_close(own_patches - patches, fused)
-    others = {k for k in drawn.state_dict() if k not in ("query.weight", "fuse.weight")}
-    assert all(torch.equal(drawn.state_dict()[k], aligned.state_dict()[k]) for k in others)
 
 
 def test_dropout_is_as_the_setting_says():

@@ -9,70 +9,22 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from gkc_cases import PLAIN, SETS, B, C, N, Q, batch, build, facts, masks_of, queries
 from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
-from c2s.methods.base import Facts
-from c2s.methods.gkc import GKCBatch, GKCConfig
-from c2s.methods.gkc.examples import LATENT, NONE
+from c2s.methods.gkc import GKCConfig
+from c2s.methods.gkc.examples import NONE
 from c2s.methods.gkc.grounding import ground
 from c2s.methods.registry import run_defaults
 from c2s.runs.config import load_config
-from c2s.students.query import Queries, QueryStudent
-from c2s.vocabulary import Vocabulary, unit_norm
+from c2s.students.query import Queries
 from c2s_cache import ConfigError
-
-B, Q, N, S, D, C, SETS = 2, 7, 3, 32, 8, 4, 2
-PLAIN = {"distillation": "none", "synonyms": {"how": "off"}, "region_dropout": 0.0}
-SEEN = (0, 2, 3, 5)  # ids of the C seen classes
-
-
-class Stub(QueryStudent):
-    backbone = torch.nn.Identity()
-
-    def decode(self, images):
-        raise NotImplementedError
 
 
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
-
-
-def facts(counts=(1, 2, 3, 1)):
-    rng = np.random.default_rng(0)
-    rows = unit_norm(rng.normal(size=(sum(counts), D)))
-    first = np.cumsum((0, *counts[:-1]))
-    names = tuple("abcd")
-    seen = Vocabulary(names, rows[first], ids=SEEN)
-    words = tuple(tuple(f"{n}{i}" for i in range(k)) for n, k in zip(names, counts, strict=True))
-    every = Vocabulary(names, rows, names=words, ids=SEEN)
-    numbered = np.concatenate([rows, unit_norm(rng.normal(size=(3, D)))])  # and three nouns
-    return Facts(seen, 6, None, every, 10.0, Stub(D, 16, SETS), numbered)
-
-
-def build(**settings):
-    torch.manual_seed(3)
-    return GKCConfig(**settings).build(facts())
-
-
-def queries():
-    torch.manual_seed(1)
-    parts = {"masks": (B, Q, 8, 8), "shared": (B, Q, 16), "embeddings": (B, Q, D)}
-    made = {n: tuple(2 * torch.randn(*s) for _ in range(SETS)) for n, s in parts.items()}
-    return Queries(**made, nothing=torch.randn(D), scale=torch.tensor(5.0))
-
-
-def batch(classes=((0, 5, NONE), (3, 2, 0))):
-    torch.manual_seed(2)
-    segments = torch.full((B, S, S), NONE)
-    segments[:, 2:14, 3:20], segments[:, 16:30, 4:12] = 0, 1
-    segments[1, 18:29, 16:30] = 2
-    classes = torch.tensor(classes)
-    for i in range(B):
-        segments[i][(classes[i] == NONE)[segments[i].clamp(min=0)]] = NONE
-    image = torch.zeros(B, 3, S, S, dtype=torch.uint8)
-    return GKCBatch(image=image, segments=segments, classes=classes, tokens=torch.randn(B, N, D))
 
 
 def same_points(monkeypatch):
@@ -169,7 +121,7 @@ def test_words_together_are_one_class(how):
     method, found, data = build(points=0, **PLAIN | {"synonyms": {"how": how}}), queries(), batch()
     plain = build(points=0, **PLAIN)
     got, counts = method.losses(found, data)["ce"], (1, 2, 3, 1)
-    pairs = method.matches(found, _masks(data), data)
+    pairs = method.matches(found, masks_of(data), data)
     rows = facts().words.embeddings
     starts = np.cumsum((0, *counts))
     total = 0.0
@@ -193,16 +145,12 @@ def test_words_together_are_one_class(how):
     assert float(plain.losses(found, data)["ce"]) != pytest.approx(total, rel=1e-3)
 
 
-def _masks(data):
-    return F.one_hot(data.segments + 1, N + 1)[..., 1:].permute(0, 3, 1, 2).float()
-
-
 def test_a_segment_that_is_dropped_has_no_class_loss(monkeypatch):
     monkeypatch.setattr(torch, "rand", lambda *shape, device=None: torch.zeros(shape))
     found, data = queries(), batch()
     dropped = build(points=0, **PLAIN | {"region_dropout": 0.5})
     none = build(points=0, **PLAIN)
-    pairs = none.matches(found, _masks(data), data)
+    pairs = none.matches(found, masks_of(data), data)
     total = 0.0
     for i in range(SETS):
         log = found.logits(found.embeddings[i], none.text).log_softmax(-1)[..., -1]
@@ -212,111 +160,6 @@ def test_a_segment_that_is_dropped_has_no_class_loss(monkeypatch):
     assert float(dropped.losses(found, data)["ce"]) == pytest.approx(total, rel=1e-5)
 
 
-def test_queries_of_latent_regions_are_not_taught_that_nothing_is_there():
-    """They have masks and tokens, and whatever their class logits are changes no class loss."""
-    method = build(points=0, latent="regions", **PLAIN | {"distillation": "text"})
-    found, data = queries(), batch(((0, LATENT, NONE), (LATENT, LATENT, NONE)))
-    pairs = method.matches(found, _masks(data), data)
-    image, query, segment = pairs[-1]
-    assert int((data.classes[image, segment] == LATENT).sum()) == 3
-    for tensor in found.embeddings:
-        tensor.requires_grad_()
-    losses = method.losses(found, data)
-    (gradient,) = torch.autograd.grad(losses["ce"], found.embeddings[-1], retain_graph=True)
-    latent = data.classes[image, segment] == LATENT
-    assert float(gradient[image[latent], query[latent]].abs().max()) == 0
-    assert float(gradient[image[~latent], query[~latent]].abs().min()) > 0
-    other = batch(((0, LATENT, NONE), (LATENT, LATENT, NONE)))
-    moved = GKCBatch(
-        **{**vars(other), "tokens": other.tokens + (other.classes == LATENT)[..., None]}
-    )
-    again = method.losses(found, moved)
-    assert not torch.equal(again["distillation"], losses["distillation"])
-
-
-@pytest.mark.parametrize("how", ["off", "average"])
-def test_latent_regions_can_be_classes_of_their_image(how):
-    """By loops: seen classes by their texts, no object, and the latent regions of the query's own image by their
-    tokens; queries that answer for them are drawn to these."""
-    words = {"synonyms": {"how": how}}
-    method = build(points=0, latent="classes", **PLAIN | words)
-    found, data = queries(), batch(((0, LATENT, NONE), (LATENT, 5, LATENT)))
-    pairs = method.matches(found, _masks(data), data)
-    total, rows = 0.0, facts().words.embeddings
-    starts = np.cumsum((0, *(1, 2, 3, 1)))
-    for i in range(SETS):
-        target = {
-            (int(b), int(q)): int(s)
-            for b, q, s in zip(pairs[i].image, pairs[i].query, pairs[i].segment, strict=True)
-        }
-        above, below = 0.0, 0.0
-        for b in range(B):
-            tokens = {
-                n: F.normalize(data.tokens[b, n], dim=0)
-                for n in range(N)
-                if int(data.classes[b, n]) == LATENT
-            }
-            for q in range(Q):
-                v = F.normalize(found.embeddings[i][b, q], dim=0)
-                each = [5.0 * float(torch.from_numpy(w) @ v) for w in rows]
-                groups = [each[starts[c] : starts[c + 1]] for c in range(C)]
-                logits = {c: g[0] if how == "off" else np.mean(g) for c, g in enumerate(groups)}
-                logits["nothing"] = 5.0 * float(F.normalize(found.nothing, dim=0) @ v)
-                logits |= {("latent", n): 5.0 * float(t @ v) for n, t in tokens.items()}
-                n = target.get((b, q))
-                answer = "nothing"
-                if n is not None:
-                    id_ = int(data.classes[b, n])
-                    answer = ("latent", n) if id_ == LATENT else SEEN.index(id_)
-                weight = 0.1 if answer == "nothing" else 1.0
-                log_sum = float(torch.tensor(list(logits.values())).logsumexp(0))
-                above -= weight * (logits[answer] - log_sum)
-                below += weight
-        total += above / below
-    assert float(method.losses(found, data)["ce"]) == pytest.approx(total, rel=1e-4)
-
-
-def test_latent_classes_have_a_part_in_the_matching():
-    """Of two queries with one mask, the one that says a latent region's token answers for it."""
-    data = batch(((LATENT, NONE, NONE), (LATENT, NONE, NONE)))
-    found = queries()
-    masks = tuple(m[:, :1].expand(-1, Q, -1, -1) for m in found.masks)
-    embeddings = tuple(e.clone() for e in found.embeddings)
-    for e in embeddings:
-        e[:, 4] = data.tokens[:, 0]
-    same = Queries(masks, found.shared, embeddings, found.nothing, found.scale)
-    method = build(points=0, latent="classes", **PLAIN)
-    for pairs in method.matches(same, _masks(data), data):
-        assert pairs.query.tolist() == [4, 4]
-
-
-def test_queries_tell_the_tokens_of_the_batch_apart_as_far_as_these_differ():
-    """By loops; least, for given tokens, where the embeddings are the tokens."""
-    data, found = batch(((0, LATENT, NONE), (3, 2, LATENT))), queries()
-    weights = {"weights": {"contrast": 3.0, "bce": 0, "dice": 0, "ce": 0}}
-    method = build(points=0, latent="classes", **PLAIN | weights)
-    pairs = method.matches(found, _masks(data), data)
-    total = 0.0
-    for i, (image, query, segment) in enumerate(pairs):
-        unit = F.normalize(data.tokens[image, segment], dim=-1).numpy()
-        ours = F.normalize(found.embeddings[i][image, query], dim=-1).numpy()
-        for n, token in enumerate(unit):
-            wanted = np.exp(5 * unit @ token) / np.exp(5 * unit @ token).sum()
-            said = 5 * unit @ ours[n] - np.log(np.exp(5 * unit @ ours[n]).sum())
-            total -= float(wanted @ said) / len(unit)
-    got = method.losses(found, data)
-    assert float(got["contrast"]) == pytest.approx(total, rel=1e-5)
-    assert float(got["loss"]) == pytest.approx(3 * total, rel=1e-5)
-    image, query, segment = pairs[-1]
-    there = found.embeddings[-1].clone()
-    there[image, query] = data.tokens[image, segment]
-    best = Queries(
-        found.masks, found.shared, (*found.embeddings[:-1], there), found.nothing, found.scale
-    )
-    least = method._contrast(best, SETS - 1, pairs[-1], data)
-    assert float(least) < float(method._contrast(found, SETS - 1, pairs[-1], data))
-
-
 CAPTIONS = torch.tensor([[[0, 8, -1], [9, 2, 3]], [[7, 5, 4], [-1, -1, -1]]])
 
 
@@ -324,7 +167,7 @@ def test_captions_are_grounded_in_the_matched_queries_of_every_set():
     found, data = queries(), replace(batch(), captions=CAPTIONS)
     drops = {"grounding": {"dropped": 0.0, "words": 2, "regions": 2}}
     method = build(points=0, **PLAIN, weights={"grounding": 3.0}, **drops)
-    pairs = method.matches(found, _masks(data), data)
+    pairs = method.matches(found, masks_of(data), data)
     wanted, table = [], torch.from_numpy(facts().every_word)
     for words in ([0, 8], [9, 2]):
         each = table[torch.tensor([words, [7, 5]])]
@@ -387,7 +230,7 @@ def test_a_second_class_loss_has_the_plain_names():
 def test_what_is_distilled(token):
     found, data = queries(), batch()
     method = build(points=0, student_token=token, **PLAIN | {"distillation": "vanilla"})
-    pairs = method.matches(found, _masks(data), data)
+    pairs = method.matches(found, masks_of(data), data)
     total = 0.0
     for i, (image, query, segment) in enumerate(pairs):
         ours = found.embeddings[i][image, query]
