@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from c2s.datasets.captions_json import captions_of
 from c2s.datasets.descriptor import Descriptor, LabelEncoding, SplitLayout
-from c2s.datasets.export import SIGNS, conversion, find_export
+from c2s.datasets.foreign_labels import foreign_labels
 from c2s.datasets.image_file import image_bytes
 from c2s.datasets.label_file import read_label_file
 from c2s.datasets.list_file import Entry, read_list, tails
 from c2s.datasets.pairing import find_pair
-from c2s.datasets.photos import SUFFIXES, Listing, is_hidden, list_photos, utf8, walk, without
+from c2s.datasets.photos import Listing, is_hidden, list_photos, utf8, walk, without
 from c2s.datasets.spelling import spelled
 from c2s.datasets.split import DescribedSplit
 from c2s_cache import DataError
@@ -28,9 +28,6 @@ from c2s_cache.picture import decode_image
 
 NUMBERS = LabelEncoding("instances", ".png", {})
 UNLABELLED = "To use photos without one, whose pixels are then of no known class: unlabelled: use"
-LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".avif", ".heic")
-ANEW = "That format changes the values of a label map: export them anew as PNG."
-PAIRED = "Where names do not say it, train.txt does: a photo and its label map a line (images/a.jpg masks/b.png)."
 
 
 class NotThere(DataError):
@@ -145,37 +142,15 @@ class FolderSplit(DescribedSplit):
         """What the folder of label maps holds in place of those that are missing; None: nothing that tells."""
         if not self.without_labels or self.descriptor.download:
             return None
-        folder = self._label_folders[0]
-        advice = "Say in classes.yaml how their names end after the photo's: mask_suffix:"
-        ending = self._common_ending()
-        if ending.lower().endswith(LOSSY):
-            return f"{folder} holds {self.without_labels[0]}{ending}. {ANEW}"
-        if ending:
-            return f"{folder} holds {self.without_labels[0]}{ending}. {advice} {ending}"
         suffixes = tuple(encoding.suffix for encoding in self.descriptor.encodings)
-        others = list_photos(folder, suffixes).others
-        if not others:
-            alone = len(self.without_labels) == len(self.listed) and bool(self.without_listing)
-            return PAIRED if alone else None
-        ending, count = next(iter(others.items()))
-        said = f"{folder} holds {count:,} {ending or 'without ending'}."
-        if ending.lower().endswith(LOSSY):
-            return f"{said} {ANEW}"
-        if ending in SUFFIXES:
-            return f"{said} {advice} {ending}"
-        if (export := find_export(self.root)) is not None:
-            return f"{said} Convert them: {conversion(export)}"
-        if ending in SIGNS:
-            return f"{said} Convert them: c2s data convert --help"
-        return f"{said} Save them as PNG that hold class numbers."
-
-    def _common_ending(self) -> str:
-        """What the names of all label maps end with after the photos', where none ends as it should; else nothing."""
-        missing, found = self.without_labels, set(self.without_listing)
-        if len(missing) < len(self.listed):
-            return ""
-        endings = [n[len(missing[0]) :] for n in sorted(found) if n.startswith(missing[0])]
-        return next((e for e in endings if all(f"{i}{e}" in found for i in missing)), "")
+        return foreign_labels(
+            self.root,
+            self._label_folders[0],
+            suffixes,
+            self.without_labels,
+            self.without_listing,
+            len(self.without_labels) == len(self.listed),
+        )
 
     @property
     def without_listing(self) -> tuple[str, ...]:

@@ -154,6 +154,8 @@ def main() -> None:
     )
     parser.add_argument("--write", action="store_true", help="write what was measured to card.json")
     args = parser.parse_args()
+    if args.regions is not None and args.regions < 1:
+        parser.error(f"--regions {args.regions} is not 1 or more")
     card = args.folder / "card.json"
     if not card.is_file():
         parser.exit(1, f"error: there is no teacher in {args.folder}: it has no card.json.\n")

@@ -118,7 +118,7 @@ class BuildRequest(BaseModel):
         recorded = recorded_request(manifest)
         fields = type(recorded).model_fields
         keys = [name for name in further if name in fields]
-        looked_at = (key for name in further for key in getattr(known()[name], "of_teacher", ()))
+        looked_at = (key for name in further for key in known()[name].of_teacher)
         keys += [key for key in looked_at if getattr(self, key) == fields[key].default]
         values = {key: getattr(recorded, key) for key in keys}
         return self.model_copy(update={"stages": (*own, *further), **values})

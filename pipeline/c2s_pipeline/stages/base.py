@@ -119,6 +119,7 @@ class Stage(ABC):
         live: its values can be computed anew from stored ones and compared, by the teacher.
         blank: by path, what stands in place of a value for rows that cannot be used; 0 where nothing is said.
         inspected: arrays that `inspect` looks at.
+        of_teacher: fields of a request that say how a teacher gives its values, and nothing else.
     """
 
     name: ClassVar[str]
@@ -133,6 +134,7 @@ class Stage(ABC):
     live: ClassVar[bool] = False
     blank: ClassVar[Mapping[str, int]] = {}
     inspected: ClassVar[tuple[str, ...]] = ()
+    of_teacher: ClassVar[tuple[str, ...]] = ()
 
     settings: Any
 

@@ -29,13 +29,11 @@ class Importing(Stage):
     Attributes:
         imported: whether one did, of a stage that a cache has.
         acting: settings that act on what is imported, too.
-        of_teacher: fields of a request that say how a teacher gives what may be imported.
     """
 
     settings: Any
     imported: bool = False
     acting: tuple[str, ...] = ()
-    of_teacher: tuple[str, ...] = ()
 
     @classmethod
     def recorded(cls, record: StageRecord) -> Stage:

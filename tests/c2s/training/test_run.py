@@ -92,7 +92,10 @@ def test_interrupt_and_resume_equal_an_uninterrupted_run(
     assert signal.Signals(number).name in str(caught.value)
     assert signal.getsignal(number) == before
     monkeypatch.setattr(Recorder, "on_train_batch_end", recorded)
+    begun = open_run(tmp_path / "runs" / "cut")
+    assert (begun.step, begun.complete) == (3, False)
     path = run.resume(tmp_path / "runs" / "cut")
+    assert open_run(path).complete
     ours, whole = tensors(path), tensors(finished)
     assert ours.keys() == whole.keys()
     assert [k for k in whole if not torch.equal(ours[k], whole[k])] == []
