@@ -93,7 +93,8 @@ class ClipToSegExamples:
         first_latent_id: N, number of all classes.
         labelled: the cache has label maps.
         transductive: also read which pixels the data set itself ignores. This tells pixels of unseen
-            classes from pixels of none, which inductive training must not know.
+            classes from pixels of none, which inductive training must not know. Without label maps nothing is
+            said to be ignored, and every pixel is of an unseen class.
         dense: arrays of dense features to read, too.
         scales: grids whose cells are read, too.
         cells: their places among those of the cache.
@@ -110,7 +111,8 @@ class ClipToSegExamples:
     ) -> None:
         self.first_latent_id = first_latent_id
         self.scales, self.cells = scales, list(cells)
-        own = {IGNORED} if transductive else set()
+        own = {IGNORED} if transductive and labelled else set()
+        self.all_unseen = transductive and not labelled
         further = dense | ({CELLS} if cells else set())
         self.teacher_paths = TAUGHT | further
         self.paths = (PATHS if labelled else PATHS - {LABELS}) | further | own
@@ -128,7 +130,7 @@ class ClipToSegExamples:
             region_ids=teacher[REGION_ID],
             dense=_dense(teacher) if TOKENS in self.paths else None,
             cells=teacher[CELLS][self.cells] if self.cells else None,
-            unseen=unseen_pixels(view),
+            unseen=inside if self.all_unseen else unseen_pixels(view),
         )
 
     def collate(self, examples: Sequence[ClipToSegExample]) -> ClipToSegBatch:

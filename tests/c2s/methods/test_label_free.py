@@ -15,9 +15,11 @@ from c2s.methods.examples import LABELS, cut_view
 from c2s.runs.run import open_run
 from c2s.training import run
 from c2s.training.logs import read_metrics
+from c2s.training.self_training import inherited
 from c2s.vocabulary import Vocabulary
 from c2s_cache import open_cache
 from c2s_cache.block import Sample
+from c2s_cache.errors import ConfigError
 from c2s_cache.pseudo_mask import nearest_latent
 from c2s_cache.writer import BlockWriter, create_cache
 
@@ -98,26 +100,28 @@ def test_a_view_without_labels_has_its_clusters_as_pseudo_mask(tiny_cache):
     assert len(np.unique(want)) > 2
 
 
-@pytest.fixture
-def label_free_cache(tiny_cache, tmp_path):
-    """The tiny cache without its labels, classes and text: its regions are those of the grid."""
-    held, stages = open_cache(tiny_cache), []
+def label_free(tiny_cache, path, names):
+    """The tiny cache without its labels: its regions are those of the grid; of no classes, or of unseen ones alone."""
+    held, stages, gone = open_cache(tiny_cache), [], {"labels"} if names else {"labels", "text"}
     for stage in held.manifest.stages:
-        if stage.name not in ("labels", "text"):
-            upstream = tuple(name for name in stage.upstream if name not in ("labels", "text"))
+        if stage.name not in gone:
+            upstream = tuple(name for name in stage.upstream if name not in gone)
             stages.append(stage.model_copy(update={"upstream": upstream}))
-    update = {"classes": (), "unseen": (), "stages": tuple(stages)}
+    classes = held.manifest.classes if names else ()
+    update = {"classes": classes, "unseen": tuple(range(len(classes))), "stages": tuple(stages)}
     manifest = held.manifest.model_copy(update=update)
-    path = tmp_path / "photos.zarr"
     create_cache(path, manifest)
     writer, rng = BlockWriter(path), np.random.default_rng(0)
+    if names:
+        text = {path: held.once(path) for path in manifest.stage("text").arrays}
+        writer.write("text", 0, text)
     for block in range(manifest.blocks):
         for stage in stages:
-            if stage.name != "regions":
+            if stage.name not in ("regions", "text"):
                 notes = next(r.notes for r in held.receipts_of(stage.name) if r.block == block)
                 writer.write(stage.name, block, held.read(block, stage.arrays), notes)
         ids = [np.unique(g[g != 255]) for g in held.read(block, ["masks/grid"])["masks/grid"]]
-        every = np.concatenate(ids)
+        every = np.concatenate(ids) + len(classes)
         regions = {
             "regions/id": every,
             "regions/cls": rng.normal(size=(len(every), manifest.teacher.dim)),
@@ -125,6 +129,11 @@ def label_free_cache(tiny_cache, tmp_path):
         }
         writer.write("regions", block, regions)
     return path
+
+
+@pytest.fixture
+def label_free_cache(tiny_cache, tmp_path):
+    return label_free(tiny_cache, tmp_path / "photos.zarr", names=False)
 
 
 def test_a_cache_of_photos_alone_trains_a_student(label_free_cache, tmp_path):
@@ -137,3 +146,41 @@ def test_a_cache_of_photos_alone_trains_a_student(label_free_cache, tmp_path):
     assert records[-1]["pixel"] > 0
     opened = open_run(path)
     assert (opened.info.classes, opened.embeddings.shape) == ((), (0, 16))
+
+
+def test_self_training_without_label_maps_takes_every_pixel_of_the_image_for_unseen(
+    tiny_cache, tmp_path
+):
+    """All classes are unseen, so that a pixel's label is what the running model calls it, and padding has none."""
+    cache = label_free(tiny_cache, tmp_path / "named.zarr", names=True)
+    first = tiny_runs.settings(
+        cache, tmp_path, student="shapes-net", iterations=4, method={"heads": 4}, name="first"
+    )
+    path = run.train(first)
+    examples = first.method.examples(open_cache(cache).manifest, transductive=True)
+    assert not examples.paths & {LABELS, IGNORED}
+    sample = open_cache(cache).read_block(0, examples.paths).sample(0)
+    assert isinstance(sample, Sample)
+    made = examples.example(view := cut_view(sample, 32), sample.arrays)
+    assert made.unseen is not None
+    assert np.array_equal(made.unseen, view.crop.inside)
+    second = run.train(
+        tiny_runs.settings(cache, tmp_path, inherited(path), self_train=path, student="shapes-net")
+    )
+    records = read_metrics(second)
+    assert len(records) == 2
+    assert all(record["pixel"] > 0 for record in records)
+
+
+def test_photos_without_class_names_have_nothing_to_train_themselves_on(label_free_cache, tmp_path):
+    path = run.train(
+        tiny_runs.settings(
+            label_free_cache, tmp_path, student="shapes-net", iterations=2, method={"heads": 4}
+        )
+    )
+    with pytest.raises(ConfigError, match=r"has no unseen class to train on by itself"):
+        run.train(
+            tiny_runs.settings(
+                label_free_cache, tmp_path, inherited(path), self_train=path, student="shapes-net"
+            )
+        )
