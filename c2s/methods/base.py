@@ -167,11 +167,16 @@ class MethodConfig(BaseModel, ABC):
         """
         return create(name, cache.manifest.teacher.dim, weights)
 
-    def blank_student(self, name: str, dim: int) -> Student:
-        """A student of random weights that these settings make, of width D, without a cache: to count what it costs.
+    def blank_student(self, name: str, dim: int, size: int | None = None) -> Student:
+        """A student of random weights that these settings make, without a cache: to count what it costs.
+
+        Args:
+            name: of the student.
+            dim: D, its width.
+            size: side in pixels of views that it must be fit to be trained on; None: of any.
 
         Raises:
-            ConfigError: it cannot be made.
+            ConfigError: it cannot be made, or not for such views.
         """
         return create(name, dim, "random")
 

@@ -56,10 +56,11 @@ def student_cost(name: str, dim: int = 512, size: int = 512, settings: Sequence[
         dim: D, width of the text embeddings.
         size: side of the input in pixels.
         settings: "key=value" of its method that decide its size; and "classes=N", how many it is asked for, which
-            costs a student something that is not a `FeatureStudent` (default 20).
+            costs a student something that is not a `FeatureStudent` (default 20). With settings of its method it must
+            be one that views of `size` could train.
 
     Raises:
-        ConfigError: there is no such student or setting, or `dim` is no multiple of the attention heads.
+        ConfigError: there is no such student or setting, the settings do not fit each other or views of `size`, or `dim` is no multiple of the attention heads.
     """
     if dim % HEADS:
         raise ConfigError(
@@ -75,7 +76,7 @@ def student_cost(name: str, dim: int = 512, size: int = 512, settings: Sequence[
         method = resolve(
             model, {**values, "name": model.model_fields["name"].default}, None, (), {}
         )
-        student = method.blank_student(name, dim).to("meta").eval()
+        student = method.blank_student(name, dim, size if values else None).to("meta").eval()
     rows = np.full((classes, dim), dim**-0.5, np.float32)
     facts = Facts(
         Vocabulary(tuple(f"class {i}" for i in range(classes)), rows), classes, student=student

@@ -105,9 +105,12 @@ class ClipRCConfig(ClipRCSettings, MethodConfig):
             print(f"note: {said}", file=sys.stderr)
         return student
 
-    def blank_student(self, name: str, dim: int) -> Student:
+    def blank_student(self, name: str, dim: int, size: int | None = None) -> Student:
         """On a tower of the size of ViT-B/16."""
-        return create(name, dim, "random", self.architecture(vit_b(dim)))
+        tower = vit_b(dim)
+        if size is not None:
+            require_cells(self.bridge, size, tower)
+        return create(name, dim, "random", self.architecture(tower))
 
     def architecture(self, tower: TowerInfo) -> dict[str, Any]:
         """What the student's name leaves open."""

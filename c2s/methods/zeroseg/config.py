@@ -82,10 +82,10 @@ class ZeroSegConfig(ZeroSegSettings, MethodConfig):
         """Of the family of GroupViT, which tuned them on its test sets."""
         return THRESHOLDS.get(dataset)
 
-    def blank_student(self, name: str, dim: int) -> Student:
+    def blank_student(self, name: str, dim: int, size: int | None = None) -> Student:
         """See `MethodConfig.blank_student`."""
         if name not in SIZES:
-            return super().blank_student(name, dim)
+            return super().blank_student(name, dim, size)
         return create(name, dim, "random", self._how())
 
     def _how(self) -> dict[str, Any]:

@@ -247,6 +247,16 @@ def test_settings_that_no_student_has_are_refused():
         student_cost("prompted-clip", settings=["bridges=4"])
 
 
+@pytest.mark.parametrize("bridge", [9, 4096])
+def test_a_bridge_that_no_view_of_this_size_could_train_is_not_counted(bridge):
+    with pytest.raises(ConfigError) as error:
+        student_cost("prompted-clip", settings=[f"bridge={bridge}"])
+    assert f"method.bridge={bridge}: " in error.value.what
+    assert "do not divide the 32 x 32 patches of a view of 512 pixels" in error.value.what
+    assert student_cost("prompted-clip", size=48, settings=["bridge=9"]).gflops > 4
+    assert student_cost("prompted-clip", size=100).gflops > 5
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
