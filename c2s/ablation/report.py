@@ -34,12 +34,13 @@ def grid_facts(
         others: further data sets that runs were scored on.
 
     Returns:
-        `name`, `title`, `note`, `paper` (what its figures are of), `columns`, `rows` and `order`. Where no class is
-        seen, or none unseen, the columns have mIoU in place of hIoU, sIoU and uIoU. A row has `name`,
+        `name`, `title`, `note`, `paper` (what its figures are of), `columns`, `absent`, `rows` and `order`. Where no
+        class is seen, or none unseen, the columns have mIoU in place of hIoU, sIoU and uIoU. A row has `name`,
         `student`, `runs` (one per seed that is done: `seed`, scores in per cent, `seconds` of training, `run`), their
         means under the names of the `columns`, `spread` (standard deviations; from two seeds on), `paper` (the figures
-        of those columns that the paper has), and `direction`. `order` counts the pairs of rows that the paper's figures
-        order, and how many of them ours order alike, by the first column that both have.
+        of those columns that the paper has), and `direction`. `absent` are scores of the paper on data sets that runs
+        were not scored on, unless the grid itself chooses others. `order` counts the pairs of rows that the paper's
+        figures order, and how many of them ours order alike, by the first column that both have.
     """
     columns = grid.shown(others)
     scored = [outcome for outcome in outcomes.values() if isinstance(outcome, dict)]
@@ -61,9 +62,16 @@ def grid_facts(
         "note": grid.note,
         "paper": grid.paper and grid.paper.told,
         "columns": list(columns),
+        "absent": _absent(grid, others),
         "rows": rows,
         "order": order,
     }
+
+
+def _absent(grid: Grid, others: Sequence[str]) -> list[str]:
+    elsewhere = [c for c in grid.columns if "@" in c and c.partition("@")[2] not in others]
+    chosen = grid.on and set(others) <= set(grid.on)
+    return elsewhere if any(r.paper for r in grid.rows) and not chosen else []
 
 
 def _of_one_kind(scores: Mapping[str, Any]) -> bool:
@@ -205,6 +213,12 @@ def _below(grid: Mapping[str, Any]) -> str:
     if grid.get("unlike_paper") and any(row["paper"] for row in grid["rows"]):
         parts.append(
             f"Not comparable with the paper's figures, which are of {grid['paper']}; here: {grid['unlike_paper']}."
+        )
+    if grid["absent"]:
+        names = [c.partition("@")[2] for c in grid["absent"]]
+        asked = " ".join(f"--on {name}" for name in names)
+        parts.append(
+            f"The paper's figures of {' and '.join(names)} are shown beside scores there: {asked}."
         )
     if grid["note"]:
         parts.append(grid["note"])

@@ -247,7 +247,9 @@ def prepare(
 @app.command()
 def synonyms(
     name: Annotated[str, typer.Argument(help="Data set, or your own folder with a classes.yaml.")],
-    wordnet: Annotated[Path, typer.Option(help="Folder with WordNet's index.noun and data.noun.")],
+    wordnet: Annotated[
+        Path | None, typer.Option(help="Folder with WordNet's index.noun and data.noun.")
+    ] = None,
     root: RootOption = None,
     out: Annotated[
         Path | None, typer.Option(help="Write the draft there [default: print it].")
@@ -262,6 +264,11 @@ def synonyms(
     from c2s.datasets import load_dataset
     from c2s.datasets.wordnet import WordNet, draft_synonyms
 
+    if wordnet is None:
+        raise ConfigError(
+            "--wordnet is missing: words are drafted from WordNet, which is no part of c2s.",
+            "Give the folder that holds its index.noun and data.noun (of version 3.0 or 3.1: dict): --wordnet DIR",
+        )
     if out is not None:
         check_file(out)
         if out.exists():

@@ -60,7 +60,8 @@ def student_cost(name: str, dim: int = 512, size: int = 512, settings: Sequence[
             be one that views of `size` could train.
 
     Raises:
-        ConfigError: there is no such student or setting, the settings do not fit each other or views of `size`, or `dim` is no multiple of the attention heads.
+        ConfigError: there is no such student or setting, the settings do not fit each other or views of `size`, or
+            `dim` is no multiple of the attention heads.
     """
     if dim % HEADS:
         raise ConfigError(

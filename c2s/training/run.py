@@ -14,7 +14,7 @@ from rich.console import Console
 
 from c2s.annotation import require_annotation
 from c2s.methods.base import Facts
-from c2s.methods.registry import methods_of
+from c2s.methods.registry import methods_of, run_defaults
 from c2s.plain_torch import plain_torch
 from c2s.runs.checkpoint import HALFWAY, RunError, load_weights, read_state, saved_step
 from c2s.runs.config import TrainConfig
@@ -302,9 +302,10 @@ def _student(config: TrainConfig, cache: Cache, resumed: bool) -> Student:
         dim = cache.manifest.teacher.dim
         student = create(config.student, dim, "random", read_info(known).architecture)
     if not isinstance(student, method.kind):
+        suited = run_defaults(method.name, cache.manifest.dataset, None)
         raise ConfigError(
             f"The method {method.name} trains a {method.kind.__name__}; {config.student} is a "
             f"{type(student).__name__}.",
-            f"Leave --student out: its default is {method.student}.",
+            f"Leave --student out: its default here is {suited.get('student', method.student)}.",
         )
     return student

@@ -83,6 +83,32 @@ def test_without_seen_classes_the_column_is_that_of_all(tables):
     assert facts_of_classes(True, False)["columns"] == ["hIoU", "sIoU", "uIoU", "mIoU@other"]
 
 
+def test_figures_of_the_paper_that_have_no_score_beside_them_are_named(tables):
+    grid, lines = tables
+    columns = ("mIoU@a", "mIoU@b", "sIoU")
+    elsewhere = grid.model_copy(update={"columns": columns})
+    outcomes = {
+        run.run_name: outcome(50.0) | {f"mIoU@{name}": 7.0 for name in "abc"}
+        for line in lines
+        for run in line.runs
+    }
+    costs = {"caches": {}, "failed": {}, "teacher": {"saved_seconds": None}}
+
+    def below(grid, others):
+        facts = grid_facts(grid, lines, outcomes, others)
+        return facts["absent"], markdown({"grids": [facts], "scoring": SCORING, **costs})
+
+    absent, report = below(elsewhere, ("c",))
+    assert absent == ["mIoU@a", "mIoU@b"]
+    assert "figures of a and b are shown beside scores there: --on a --on b." in report
+    assert below(elsewhere, ("b", "c"))[0] == ["mIoU@a"]
+    absent, report = below(elsewhere, ("a", "b"))
+    assert not absent
+    assert "--on" not in report
+    # A grid that chooses its own data sets is not one of the paper's.
+    assert not below(elsewhere.model_copy(update={"on": ("c",)}), ("c",))[0]
+
+
 def test_teacher_time_is_what_the_builds_recorded(tiny_cache, tmp_path, tables):
     import shutil
 

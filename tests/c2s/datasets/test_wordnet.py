@@ -99,6 +99,10 @@ def test_the_command_prints_or_writes_and_replaces_nothing(folder, tmp_path):
     again = CliRunner().invoke(app, [*words, "--out", str(out)])
     assert isinstance(again.exception, ConfigError)
     assert "is there already" in str(again.exception)
+    without = CliRunner().invoke(app, ["data", "synonyms", "shapes"])
+    assert isinstance(without.exception, ConfigError)
+    assert "--wordnet is missing" in without.exception.what
+    assert "index.noun and data.noun" in without.exception.hint
 
 
 def test_folders_without_wordnet_and_damaged_files_are_said(folder, tmp_path):

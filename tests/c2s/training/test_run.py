@@ -321,3 +321,11 @@ def test_a_cache_of_another_method_says_whose_it_is(tmp_path):
     with pytest.raises(StageMissing) as error:
         run.train(settings(str(none.path), tmp_path))
     assert error.value.hint.startswith("Make a cache")
+
+
+def test_a_student_of_another_method_says_which_one_suits_the_data_set(tmp_path):
+    cache = shapes.shapes_cache(closed(("labels", "segments", "views", "text", "words")))
+    config = settings(str(cache.path), tmp_path, method={"name": "gkc"})
+    with pytest.raises(ConfigError, match=r"gkc trains a QueryStudent; .*is a SegFormer") as error:
+        run.build_module(config)
+    assert error.value.hint == "Leave --student out: its default here is mask2former:shapes."
