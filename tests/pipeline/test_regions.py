@@ -1,9 +1,13 @@
 """Eq. 3: masked images, areas, and what is skipped."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from c2s.testing import shapes
+from c2s_cache.errors import ConfigError
 from c2s_pipeline.stages.regions import RegionSettings, masked_regions
 
 
@@ -56,3 +60,47 @@ def test_any_pseudo_mask(seed, classes, fill):
         np.testing.assert_array_equal(
             masked, np.where((pseudo == region)[..., None], image, np.uint8(outside))
         )
+
+
+def cache_of(**settings):
+    """Region tokens and ids of a cache of Shapes with these settings of the regions, its passes, and its record."""
+    manifest = shapes.manifest_of(("regions",), {"regions": settings} if settings else {})
+    values, passes = shapes.computed(manifest, shapes.scenes())
+    return values["regions/cls"], values["regions/id"], passes, manifest.stage("regions").settings
+
+
+def test_a_region_shown_in_several_ways_has_the_mean_direction_of_what_they_give():
+    looks = ("frame-zero", "frame-mean", "box-mean")
+    tokens, ids, passes, record = cache_of(looks=looks)
+    alone = [
+        cache_of(**dict(zip(("masking", "fill"), look.split("-"), strict=True))) for look in looks
+    ]
+    units = [
+        t.astype(np.float32) / np.linalg.norm(t.astype(np.float32), axis=-1, keepdims=True)
+        for t, *_ in alone
+    ]
+    assert all(np.array_equal(ids, other) for _, other, *_ in alone)
+    # Tokens are float16, here and there.
+    np.testing.assert_allclose(tokens.astype(np.float32), np.mean(units, 0), rtol=0, atol=5e-4)
+    assert passes - alone[0][2] == 2 * len(ids)
+    assert record == {"min_area": 0.0025, "looks": list(looks)}
+
+
+def test_a_single_look_is_recorded_as_it_always_was():
+    assert cache_of()[3] == {"masking": "frame", "fill": "zero", "min_area": 0.0025}
+    assert np.array_equal(cache_of()[0], cache_of(masking="frame")[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"looks": ["frame-zero"]}, "at least 2 items"),
+        ({"looks": ["frame-zero", "frame-zero"]}, "looks names one thing twice"),
+        ({"looks": ["frame-zero", "round-mean"]}, "'frame-mean', 'box-zero'"),
+        ({"looks": ["frame-zero", "box-mean"], "fill": "mean"}, "regions.fill has no effect: "),
+    ],
+)
+def test_looks_that_do_not_fit_are_refused(settings, says):
+    with pytest.raises((ConfigError, ValidationError)) as error:
+        shapes.manifest_of(("regions",), {"regions": settings})
+    assert says in str(error.value)

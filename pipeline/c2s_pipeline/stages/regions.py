@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from c2s_cache import ArrayRecord, Block, Cache
 from c2s_cache.integrity import Finding
@@ -31,6 +31,8 @@ MAX_REGIONS = 255
 """Largest number of region tokens one view may hold."""
 MIN_COSINE = 0.999
 """As for the global CLS."""
+Look = Literal["frame-zero", "frame-mean", "box-zero", "box-mean"]
+"""How a region is shown to the teacher: values of `masking` and `fill`."""
 
 
 class RegionSettings(StageSettings):
@@ -39,12 +41,41 @@ class RegionSettings(StageSettings):
     `masking` "frame" keeps the full frame (literal Eq. 3), "box" crops the tight box of the region
     and resizes it to the teacher's size. `fill` is the value outside the mask: "zero" (black) or
     "mean" (the teacher's mean colour). `min_area` is the smallest fraction of the view that gets a
-    token.
+    token. With `looks` a region is shown in each of these ways, a pass each, and its token is the mean of what
+    these give, each brought to unit norm.
     """
 
     masking: Literal["frame", "box"] = "frame"
     fill: Literal["zero", "mean"] = "zero"
     min_area: float = Field(default=MIN_AREA, ge=0.0, lt=1.0)
+    looks: tuple[Look, ...] | None = Field(default=None, min_length=2)
+
+    @field_validator("looks")
+    @classmethod
+    def _once(cls, looks: tuple[Look, ...] | None) -> tuple[Look, ...] | None:
+        if looks is not None and len(set(looks)) < len(looks):
+            raise ValueError("looks names one thing twice")
+        return looks
+
+    def idle(self) -> Mapping[str, str]:
+        """See `StageSettings.idle`."""
+        if self.looks is None:
+            return {"looks": "a region is shown in one way"}
+        return dict.fromkeys(("masking", "fill"), "regions.looks says how regions are shown")
+
+    @property
+    def each(self) -> tuple[RegionSettings, ...]:
+        """Settings of a single look each."""
+        if self.looks is None:
+            return (self,)
+        values = (
+            {
+                **dict(zip(("masking", "fill"), look.split("-"), strict=True)),
+                "min_area": self.min_area,
+            }
+            for look in self.looks
+        )
+        return tuple(map(RegionSettings.model_validate, values))
 
 
 class Regions(Stage):
@@ -71,26 +102,30 @@ class Regions(Stage):
         """Passes are batched across views."""
         m = batch.manifest
         colour = tuple(round(255 * c) for c in m.teacher.mean)
-        size, found = m.teacher.image_size, []
+        size = m.teacher.image_size
         views = zip(
             view_pixels(batch, size),
             view_labels(batch, size),
             batch.items(GRID),
             strict=True,
         )
-        for pixels, (labels, inside), grid in views:
-            pseudo = pseudo_mask(labels, grid, m.num_classes, inside)
-            found.append(masked_regions(pixels, pseudo, self.settings, colour))
-        cls = batch.embed_images(np.concatenate([images for _, images in found]))
+        shown = [
+            (pixels, pseudo_mask(labels, grid, m.num_classes, inside))
+            for pixels, (labels, inside), grid in views
+        ]
+        tokens: list[NDArray[np.float32]] = []
+        for settings in self.settings.each:
+            found = [masked_regions(*view, settings, colour) for view in shown]
+            tokens.append(batch.embed_images(np.concatenate([images for _, images in found])))
         ends = np.cumsum([len(ids) for ids, _ in found])[:-1]
-        return {CLS: np.split(cls, ends), ID: [ids for ids, _ in found]}
+        return {CLS: np.split(_mean_direction(tokens), ends), ID: [ids for ids, _ in found]}
 
     def passes(self, cache: Cache) -> Mapping[str, int]:
-        """One a region."""
-        m = cache.manifest
+        """One a region and look."""
+        m, looks = cache.manifest, len(self.settings.each)
         ends = cache.column(END).reshape(m.extent, -1)  # of the regions of a block
         last = [m.block_range(block)[-1] for block in range(m.blocks)]
-        return {self.name: int(ends[last, -1].sum(dtype=np.int64))}
+        return {self.name: looks * int(ends[last, -1].sum(dtype=np.int64))}
 
     def inspect(self, block: Block) -> Iterator[Finding]:
         """Ids of unseen classes, or twice in a view; tokens that are not finite."""
@@ -143,6 +178,15 @@ def masked_regions(
         if settings.masking == "box":
             out[:] = _tight(out, pseudo == region)
     return ids.astype(np.int16), images
+
+
+def _mean_direction(tokens: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """The mean of tokens [R, D], each of unit norm; a single one as it is."""
+    if len(tokens) == 1:
+        return tokens[0]
+    units = [each / np.linalg.norm(each, axis=1, keepdims=True) for each in tokens]
+    mean: NDArray[np.float32] = np.mean(units, 0)
+    return mean
 
 
 def _tight(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
