@@ -39,6 +39,11 @@ def test_mean_fill_and_box():
     assert ids.tolist() == [3, 7, 20]
     assert (box[1] == image[15, 15]).all()
     assert (box[2] == 77).all()
+    pseudo[9:14, 2:6] = -1
+    _, box = masked_regions(image, pseudo, RegionSettings(masking="box", fill="none"))
+    assert (box[2] == 77).all()
+    _, box = masked_regions(image, pseudo, RegionSettings(masking="box"))
+    assert (box[2] == 0).any()
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 12), st.sampled_from(["zero", "mean"]))
@@ -70,7 +75,7 @@ def cache_of(**settings):
 
 
 def test_a_region_shown_in_several_ways_has_the_mean_direction_of_what_they_give():
-    looks = ("frame-zero", "frame-mean", "box-mean")
+    looks = ("frame-zero", "frame-mean", "box-none")
     tokens, ids, passes, record = cache_of(looks=looks)
     alone = [
         cache_of(**dict(zip(("masking", "fill"), look.split("-"), strict=True))) for look in looks
@@ -97,6 +102,7 @@ def test_a_single_look_is_recorded_as_it_always_was():
         ({"looks": ["frame-zero"]}, "at least 2 items"),
         ({"looks": ["frame-zero", "frame-zero"]}, "looks names one thing twice"),
         ({"looks": ["frame-zero", "round-mean"]}, "'frame-mean', 'box-zero'"),
+        ({"fill": "none"}, "it needs masking=box"),
         ({"looks": ["frame-zero", "box-mean"], "fill": "mean"}, "regions.fill has no effect: "),
     ],
 )

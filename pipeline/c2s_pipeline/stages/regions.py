@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from c2s_cache import ArrayRecord, Block, Cache
 from c2s_cache.integrity import Finding
@@ -31,7 +31,7 @@ MAX_REGIONS = 255
 """Largest number of region tokens one view may hold."""
 MIN_COSINE = 0.999
 """As for the global CLS."""
-Look = Literal["frame-zero", "frame-mean", "box-zero", "box-mean"]
+Look = Literal["frame-zero", "frame-mean", "box-zero", "box-mean", "box-none"]
 """How a region is shown to the teacher: values of `masking` and `fill`."""
 
 
@@ -39,14 +39,14 @@ class RegionSettings(StageSettings):
     """Settings of the region tokens (Sec. III-C, Eq. 3).
 
     `masking` "frame" keeps the full frame (literal Eq. 3), "box" crops the tight box of the region
-    and resizes it to the teacher's size. `fill` is the value outside the mask: "zero" (black) or
-    "mean" (the teacher's mean colour). `min_area` is the smallest fraction of the view that gets a
-    token. With `looks` a region is shown in each of these ways, a pass each, and its token is the mean of what
-    these give, each brought to unit norm.
+    and resizes it to the teacher's size. `fill` is the value outside the mask: "zero" (black),
+    "mean" (the teacher's mean colour) or, of a box, "none": the image as it is. `min_area` is the
+    smallest fraction of the view that gets a token. With `looks` a region is shown in each of these
+    ways, a pass each, and its token is the mean of what these give, each brought to unit norm.
     """
 
     masking: Literal["frame", "box"] = "frame"
-    fill: Literal["zero", "mean"] = "zero"
+    fill: Literal["zero", "mean", "none"] = "zero"
     min_area: float = Field(default=MIN_AREA, ge=0.0, lt=1.0)
     looks: tuple[Look, ...] | None = Field(default=None, min_length=2)
 
@@ -56,6 +56,14 @@ class RegionSettings(StageSettings):
         if looks is not None and len(set(looks)) < len(looks):
             raise ValueError("looks names one thing twice")
         return looks
+
+    @model_validator(mode="after")
+    def _cut(self) -> Self:
+        if (self.masking, self.fill) == ("frame", "none"):
+            raise ValueError(
+                "fill=none shows the same image for all regions of a frame; it needs masking=box"
+            )
+        return self
 
     def idle(self) -> Mapping[str, str]:
         """See `StageSettings.idle`."""
@@ -174,7 +182,7 @@ def masked_regions(
     images = np.empty((len(ids), *image.shape), np.uint8)
     images[:] = row
     for out, region in zip(images, ids, strict=True):
-        np.copyto(out, image, where=class_of == region)
+        np.copyto(out, image, where=True if settings.fill == "none" else class_of == region)
         if settings.masking == "box":
             out[:] = _tight(out, pseudo == region)
     return ids.astype(np.int16), images
