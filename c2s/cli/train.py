@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -249,19 +250,24 @@ def _say_unlike(build: Mapping[str, Any], recipe: str | None, cache: str) -> Non
     stages = read_manifest(cache).stages if build else ()
     requests = {stage.name: stage.settings for stage in stages}
     unlike = [
-        (f"{stage}.{key}", value, requests.get(stage, {}).get(key, "unknown"))
+        (f"{stage}.{key}", value, requests.get(stage, {}).get(key, "none"))
         for stage, settings in build.items()
         for key, value in settings.items()
         if str(requests.get(stage, {}).get(key)) != str(value)
     ]
     if unlike:
         wanted = " and ".join(f"{key}={value} (here {have})" for key, value, have in unlike)
-        changes = " ".join(f"--set {key}={value}" for key, value, _ in unlike)
+        changes = " ".join(f"--set {_assignment(key, value)}" for key, value, _ in unlike)
         typer.echo(
             f"note: {cache} was not built as the recipe {recipe} has it: {wanted}. "
             f"Its measured gains are of such a cache: c2s cache derive {cache} --out NEW {changes}",
             err=True,
         )
+
+
+def _assignment(key: str, value: Any) -> str:
+    """key=value as a shell and `--set` take it."""
+    return quote(f"{key}={value if isinstance(value, str) else json.dumps(value)}")
 
 
 def _defaults(cache: str | None, method: str, student: str | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from pydantic import ValidationError
 
 from c2s.cli import app
 from c2s.cli.settings import EvalConfig, FoldConfig, PredictConfig, settled
-from c2s.config import require_said_once
+from c2s.cli.train import _say_unlike
+from c2s.config import gathered, require_said_once
 from c2s.runs.config import TrainConfig
 from c2s_cache.errors import ConfigError
 
@@ -69,3 +71,17 @@ def test_the_help_of_train_says_the_defaults_of_its_configuration():
             assert params[name].help.endswith(f" [default: {field.default}]."), name
             said.append(name)
     assert {"student", "batch_size", "seed", "runs", "workers", "teacher"} <= set(said)
+
+
+def test_a_cache_unlike_its_recipe_is_said_with_a_command_that_a_shell_takes(tiny_cache, capsys):
+    looks = ["frame-zero", "box-none"]
+    want = {"masks": {"threshold": 0.4321}, "regions": {"looks": looks}}
+    _say_unlike(want, "open", str(tiny_cache))
+    said = capsys.readouterr().err
+    assert "regions.looks=['frame-zero', 'box-none'] (here none)" in said
+    words = shlex.split(said.partition("c2s cache derive ")[2])
+    settings = words[words.index("--set") :]
+    assert words[:3] == [str(tiny_cache), "--out", "NEW"]
+    assert settings[::2] == ["--set"] * (len(settings) // 2)
+    said = gathered({}, None, settings[1::2], {})
+    assert said == {"masks": {"threshold": "0.4321"}, "regions": {"looks": looks}}
