@@ -41,7 +41,6 @@ ALLOWED = {
         OF_THE_FORMAT + "where the image tower lies, for students that are made of it",
     ),
     "c2s/students/prompted_clip.py": ({"tower"}, "a key of the student's architecture"),
-    "c2s/bench/step_split.py": ({"tower"}, "a part of a student, and of a step"),
     "pipeline/c2s_pipeline/teachers/paired.py": ({"tower"}, "an attribute of teachers"),
     "pipeline/c2s_pipeline/teachers/vit_weights.py": ({"tower"}, "an attribute of teachers"),
     "c2s/annotation.py": (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -77,6 +77,13 @@ class Method(nn.Module, ABC):
         Returns:
             Scalars by name; "loss" is the one to minimise, the others are for the log.
         """
+
+    def beginnings(
+        self, student: Student, images: Tensor, batch: Batch
+    ) -> dict[str, Callable[[], Iterable[Tensor]]]:
+        """Ever longer beginnings of `forward`, by the part that each ends with, and what each has computed then; for
+        `c2s bench train`, which times them with their backward passes. None: its step has no parts of its own."""
+        return {}
 
     def concern(self, record: Mapping[str, float]) -> str | None:
         """What a record of the log gives reason to warn of, as a sentence; None: nothing. Asked from iteration

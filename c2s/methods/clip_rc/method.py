@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.distributed as dist
@@ -17,7 +17,8 @@ from c2s.methods.clip_rc.recovery import RecoveryDecoder, recovery_loss
 from c2s.methods.clip_rc.settings import ClipRCSettings
 from c2s.methods.fused_pixel_loss import pixel_losses
 from c2s.methods.pixel_loss import present_masks
-from c2s.students.prompted_clip import Prompted
+from c2s.students.base import Student
+from c2s.students.prompted_clip import Prompted, PromptedCLIP
 from c2s_cache.manifest import IGNORE
 
 
@@ -71,6 +72,16 @@ class ClipRC(Method):
             losses["recovery"] = self.recovered(found)
             total = total + self.config.recovery.weight * losses["recovery"]
         return {"loss": total, **losses}
+
+    def beginnings(
+        self, student: Student, images: Tensor, batch: Batch
+    ) -> dict[str, Callable[[], Iterable[Tensor]]]:
+        """The tower, and the decoder behind it."""
+        assert isinstance(student, PromptedCLIP)
+        return {
+            "tower": lambda: student.encode(images),
+            "decoder": lambda: (student(images, self.text).logits,),
+        }
 
     def recovered(self, found: Prompted) -> Tensor:
         """Eq. 10: the loss of descriptors and that of patches."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.distributed
@@ -19,6 +19,7 @@ from c2s.methods.gkc.grounding import NO_WORD, draw_words, ground, regions_of
 from c2s.methods.gkc.mask_loss import at_points, brought_to, mask_losses, uncertain_points
 from c2s.methods.gkc.matching import Matches, cost, likelihood, match
 from c2s.methods.gkc.settings import GKCSettings
+from c2s.students.base import Student
 from c2s.students.query import Queries, QueryStudent
 
 COSTS = (5.0, 5.0, 2.0)
@@ -72,6 +73,21 @@ class GKC(Method):
         assert isinstance(batch, GKCBatch)
         frames = self.config.frames
         return self.losses(student(images, frames) if frames > 1 else student(images), batch)
+
+    def beginnings(
+        self, student: Student, images: Tensor, batch: Batch
+    ) -> dict[str, Callable[[], Iterable[Tensor]]]:
+        """The student, and the matching of its queries, which has no gradient of its own."""
+        assert isinstance(batch, GKCBatch)
+        frames = self.config.frames
+
+        def queries(matched: bool) -> Iterable[Tensor]:
+            found: Queries = student(images, frames)
+            if matched:
+                self.matches(found, segment_masks(batch), batch)
+            return *found.masks, *found.embeddings
+
+        return {"student": lambda: queries(False), "matching": lambda: queries(True)}
 
     def losses(self, found: Queries, batch: GKCBatch) -> dict[str, Tensor]:
         """See `forward`.
