@@ -91,6 +91,14 @@ def test_a_region_shown_in_several_ways_has_the_mean_direction_of_what_they_give
     assert record == {"min_area": 0.0025, "looks": list(looks)}
 
 
+def test_the_order_of_looks_makes_no_difference():
+    one, other = (
+        shapes.manifest_of(("regions",), {"regions": {"looks": looks}})
+        for looks in (["box-none", "frame-zero"], ("frame-zero", "box-none"))
+    )
+    assert one.fingerprints == other.fingerprints
+
+
 def test_a_single_look_is_recorded_as_it_always_was():
     assert cache_of()[3] == {"masking": "frame", "fill": "zero", "min_area": 0.0025}
     assert np.array_equal(cache_of()[0], cache_of(masking="frame")[0])
@@ -99,9 +107,12 @@ def test_a_single_look_is_recorded_as_it_always_was():
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"looks": ["frame-zero"]}, "at least 2 items"),
-        ({"looks": ["frame-zero", "frame-zero"]}, "looks names one thing twice"),
-        ({"looks": ["frame-zero", "round-mean"]}, "'frame-mean', 'box-zero'"),
+        ({"looks": ["frame-zero"]}, "expected at least two of frame-zero, frame-mean, box-zero"),
+        ({"looks": "frame-zero"}, "such as [frame-zero, box-none]; one alone is said by masking"),
+        ({"looks": []}, "expected at least two"),
+        ({"looks": [["frame-zero"], 3]}, "expected at least two"),
+        ({"looks": ["frame-zero", "frame-zero"]}, "frame-zero stands there twice"),
+        ({"looks": ["frame-zero", "round-mean"]}, "expected at least two of frame-zero"),
         ({"fill": "none"}, "it needs masking=box"),
         ({"looks": ["frame-zero", "box-mean"], "fill": "mean"}, "regions.fill has no effect: "),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,14 +48,25 @@ class RegionSettings(StageSettings):
     masking: Literal["frame", "box"] = "frame"
     fill: Literal["zero", "mean", "none"] = "zero"
     min_area: float = Field(default=MIN_AREA, ge=0.0, lt=1.0)
-    looks: tuple[Look, ...] | None = Field(default=None, min_length=2)
+    looks: tuple[Look, ...] | None = None
 
-    @field_validator("looks")
+    @field_validator("looks", mode="before")
     @classmethod
-    def _once(cls, looks: tuple[Look, ...] | None) -> tuple[Look, ...] | None:
-        if looks is not None and len(set(looks)) < len(looks):
-            raise ValueError("looks names one thing twice")
-        return looks
+    def _several(cls, looks: object) -> object:
+        """At least two, each once, in the order of `Look`, which makes no difference."""
+        if looks is None:
+            return None
+        every = get_args(Look)
+        given = list(looks) if isinstance(looks, list | tuple) else []
+        if len(given) < 2 or any(look not in every for look in given):
+            raise ValueError(
+                f"expected at least two of {', '.join(every)}, such as [frame-zero, box-none]; one alone is "
+                "said by masking and fill"
+            )
+        twice = next((look for look in given if given.count(look) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{twice} stands there twice")
+        return tuple(look for look in every if look in given)
 
     @model_validator(mode="after")
     def _cut(self) -> Self:
