@@ -156,14 +156,12 @@ def train(
         _say_unlike(chosen.build, recipe, settings.cache)
         whole = config is not None or self_train is not None or recipe is not None
         free = _open(set_ or (), options, defaults) if not whole else frozenset()
-        if plan or (free and settings.devices * settings.nodes == 1):
-            found = _proposed(settings, free)
-            settings = load_config(
-                config, set_ or (), merge(defaults, found.settings), allow_code, **options
-            )
-            if plan:
-                _show(found, json_)
-                return
+        if plan:
+            _show(_planned(settings, free), json_)
+            return
+        if free and settings.devices * settings.nodes == 1:
+            below = merge(defaults, _proposed(settings, free))
+            settings = load_config(config, set_ or (), below, allow_code, **options)
 
         def work() -> Path:
             return run.train(settings, overwrite, load_online_teacher, load_validation_set)
@@ -188,16 +186,32 @@ def _open(
     return OPEN - given.keys() - ({"iterations"} if "epochs" in given else set())
 
 
-def _proposed(settings: TrainConfig, free: frozenset[str]) -> Plan:
+def _proposed(settings: TrainConfig, free: frozenset[str]) -> dict[str, Any]:
+    """What is chosen for the machine, which is said on stderr; tried only where that can tell."""
+    from c2s.training.proposal import needs_trial, without_trial
+
+    if needs_trial(settings, free):
+        typer.echo("trying two iterations, to choose what nobody has said", err=True)
+        return _planned(settings, free).settings
+    found = without_trial(settings, free)
+    _say_chosen(found.get("proposed", ()))
+    return found
+
+
+def _planned(settings: TrainConfig, free: frozenset[str]) -> Plan:
     """A plan of the training with what is chosen for the machine, which is said on stderr."""
     from c2s.training.proposal import plan_training
     from c2s_cache.reader import open_cache
 
     cache = open_cache(settings.cache, settings.method.read_stages(), settings.parts)
     found = plan_training(settings, cache, free)
-    for sentence in found.config.proposed:
-        typer.echo(f"chosen: {sentence}", err=True)
+    _say_chosen(found.config.proposed)
     return found
+
+
+def _say_chosen(sentences: Sequence[str]) -> None:
+    for sentence in sentences:
+        typer.echo(f"chosen: {sentence}", err=True)
 
 
 def _show(plan: Plan, as_json: bool) -> None:

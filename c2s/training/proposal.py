@@ -63,6 +63,33 @@ class Plan:
         return f"{_gib(self.bytes)} of {_gib(self.available)} memory"
 
 
+def needs_trial(config: TrainConfig, free: Collection[str]) -> bool:
+    """Whether anything is open that only a trial can tell."""
+    open_ = set(free)
+    if on_gpu(config):
+        return bool({"accumulate", "iterations"} & open_)
+    return "iterations" in open_ or {"batch_size", "accumulate"} <= open_
+
+
+def without_trial(config: TrainConfig, free: Collection[str]) -> dict[str, Any]:
+    """What is chosen of the machine alone; `proposed` says why, where anything is."""
+    chosen, why = _of_the_machine(config, free)
+    return chosen | ({"proposed": tuple(why)} if chosen else {})
+
+
+def _of_the_machine(config: TrainConfig, free: Collection[str]) -> tuple[dict[str, Any], list[str]]:
+    chosen, why = dict[str, Any](), list[str]()
+    if on_gpu(config):
+        return chosen, why
+    if "student" in free and config.student in LIGHTER:
+        chosen["student"] = LIGHTER[config.student]
+        why.append(f"student {chosen['student']}: there is no GPU, for which {config.student} is.")
+    if "workers" in free:
+        chosen["workers"] = 0
+        why.append("workers 0: they would take cores and memory from the student.")
+    return chosen, why
+
+
 def plan_training(config: TrainConfig, cache: Cache, free: Collection[str] = ()) -> Plan:
     """Choose what is open, and say what the training takes, from a trial of a few images.
 
@@ -74,14 +101,8 @@ def plan_training(config: TrainConfig, cache: Cache, free: Collection[str] = ())
     Raises:
         C2SError: as a training.
     """
-    gpu, chosen, why = on_gpu(config), dict[str, Any](), list[str]()
-    frames = config.method.clip_frames
-    if not gpu and "student" in free and config.student in LIGHTER:
-        chosen["student"] = LIGHTER[config.student]
-        why.append(f"student {chosen['student']}: there is no GPU, for which {config.student} is.")
-    if not gpu and "workers" in free:
-        chosen["workers"] = 0
-        why.append("workers 0: they would take cores and memory from the student.")
+    gpu, frames = on_gpu(config), config.method.clip_frames
+    chosen, why = _of_the_machine(config, free)
     trial = try_training(_with(config, chosen).resolved(cache.manifest), cache)
     if not gpu and {"batch_size", "accumulate"} <= set(free):
         chosen["batch_size"] = _batch(trial, frames)

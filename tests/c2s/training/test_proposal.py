@@ -9,7 +9,7 @@ from tiny_cache import write_cache
 from c2s.methods.registry import method_class
 from c2s.runs.config import load_config
 from c2s.training import proposal, trial
-from c2s.training.proposal import OPEN, plan_training
+from c2s.training.proposal import OPEN, needs_trial, plan_training, without_trial
 from c2s.training.trial import Trial, try_training
 from c2s_cache import open_cache
 
@@ -43,6 +43,25 @@ def test_a_cpu_gets_the_largest_batch_that_fits(plan, available, batch):
     assert found.fits
     assert found.seconds == 4 + batch - 2
     assert found.hours == pytest.approx(config.total * found.seconds / 3600)
+
+
+def test_nothing_is_tried_where_all_that_a_trial_could_tell_is_said(tiny_cache, monkeypatch):
+    """What follows from the machine alone is chosen as a plan chooses it."""
+    config = load_config(cache=tiny_cache, iterations=3, batch_size=2)
+    free = OPEN - {"iterations", "batch_size"}
+    monkeypatch.setattr(proposal, "try_training", None)
+    for gpu, tries in ((False, False), (True, True)):
+        monkeypatch.setattr(proposal, "on_gpu", lambda config, gpu=gpu: gpu)
+        assert needs_trial(config, free) == tries
+        assert needs_trial(config, free | {"iterations"})
+        assert not needs_trial(config, free - {"accumulate"})
+    assert without_trial(config, free) == {}
+    monkeypatch.setattr(proposal, "on_gpu", lambda config: False)
+    assert needs_trial(config, OPEN - {"iterations"})
+    found = without_trial(config, free)
+    assert (found["student"], found["workers"]) == ("segformer-b0", 0)
+    assert [sentence.split()[0] for sentence in found["proposed"]] == ["student", "workers"]
+    assert without_trial(config, free - {"student", "workers"}) == {}
 
 
 def test_what_does_not_fit_is_said(plan):
