@@ -58,12 +58,15 @@ class Line:
     Attributes:
         row: of the grid.
         student: name.
-        runs: resolved configurations, one per seed; equal ones in other lines are the same run.
+        runs: resolved configurations, one per seed; equal ones in other lines are the same run. None of a row that
+            the cache does not fit.
+        misfit: why it does not, as a sentence; None: it does.
     """
 
     row: Row
     student: str
     runs: tuple[TrainConfig, ...]
+    misfit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ def make_plan(grids: Sequence[Grid], request: Request) -> Plan:
 
     Raises:
         CacheError: the cache is missing or not complete.
-        ConfigError: a wrong setting, or a row needs a cache that cannot be derived.
+        ConfigError: a wrong setting, no row that the cache fits, or one that needs a cache that cannot be derived.
         CodeError: a file or a grid names a method that is code, not allowed.
     """
     manifest = open_cache(request.cache).manifest
@@ -134,9 +137,23 @@ def make_plan(grids: Sequence[Grid], request: Request) -> Plan:
                     _resolve(grid, row, student, seed, cache, request, manifest)
                     for seed in range(request.seeds or grid.seeds)
                 ]
-                lines.append(Line(row, runs[0].student, tuple(runs)))
+                misfit = _misfit(runs[0], manifest)
+                kept = () if misfit is not None else tuple(runs)
+                lines.append(Line(row, runs[0].student, kept, misfit))
         tables.append((grid, tuple(lines)))
+    every = [line for _, lines in tables for line in lines]
+    if all(line.misfit is not None for line in every):
+        raise ConfigError(f"No row fits {request.cache}: {every[0].misfit}")
     return Plan(request, tuple(tables), derived)
+
+
+def _misfit(run: TrainConfig, manifest: Manifest) -> str | None:
+    """Why a run cannot be of this cache, as far as its manifest tells."""
+    try:
+        run.method.require_fit(manifest)
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 def _picked(values: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:

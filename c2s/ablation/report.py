@@ -34,12 +34,13 @@ def grid_facts(
         others: further data sets that runs were scored on.
 
     Returns:
-        `name`, `title`, `note`, `paper` (what its figures are of), `columns`, `absent`, `rows` and `order`. Where no
-        class is seen, or none unseen, the columns have mIoU in place of hIoU, sIoU and uIoU. A row has `name`,
-        `student`, `runs` (one per seed that is done: `seed`, scores in per cent, `seconds` of training, `run`), their
-        means under the names of the `columns`, `spread` (standard deviations; from two seeds on), `paper` (the figures
-        of those columns that the paper has), and `direction`. `absent` are scores of the paper on data sets that runs
-        were not scored on, unless the grid itself chooses others. `order` counts the pairs of rows that the paper's
+        `name`, `title`, `note`, `paper` (what its figures are of), `columns`, `absent`, `rows`, `order` and
+        `left_out`. Where no class is seen, or none unseen, the columns have mIoU in place of hIoU, sIoU and uIoU. A row
+        has `name`, `student`, `runs` (one per seed that is done: `seed`, scores in per cent, `seconds` of training,
+        `run`), their means under the names of the `columns`, `spread` (standard deviations; from two seeds on),
+        `paper` (the figures of those columns that the paper has), and `direction`. `absent` are scores of the paper on
+        data sets that runs were not scored on, unless the grid itself chooses others. `left_out` says of rows that the
+        cache does not fit why. `order` counts the pairs of rows that the paper's
         figures order, and how many of them ours order alike, by the first column that both have.
     """
     columns = grid.shown(others)
@@ -65,6 +66,7 @@ def grid_facts(
         "absent": _absent(grid, others),
         "rows": rows,
         "order": order,
+        "left_out": {line.row.name: line.misfit for line in lines if line.misfit is not None},
     }
 
 
@@ -193,10 +195,15 @@ def costs(facts: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"Teacher: {teacher['cached_seconds']:.0f} s for the caches; online, the {teacher['views']} views "
             f"of these runs would have taken {teacher['online_seconds']:.0f} s at the rate of the build "
-            f"({teacher['images_per_s']:.1f} images/s): {teacher['saved_seconds']:.0f} s saved."
+            f"({teacher['images_per_s']:.1f} images/s){_saved(teacher['saved_seconds'])}."
         )
     lines += [f"Failed: {name}: {why}" for name, why in facts["failed"].items()]
     return lines
+
+
+def _saved(seconds: float) -> str:
+    """Of a few short runs a cache saves nothing yet."""
+    return f": {seconds:.0f} s saved" if seconds > 0 else ""
 
 
 def _where(scoring: Mapping[str, Any]) -> str:
@@ -214,6 +221,7 @@ def _below(grid: Mapping[str, Any]) -> str:
         parts.append(
             f"Not comparable with the paper's figures, which are of {grid['paper']}; here: {grid['unlike_paper']}."
         )
+    parts += [f"{name} is left out: {why}" for name, why in grid["left_out"].items()]
     if grid["absent"]:
         names = [c.partition("@")[2] for c in grid["absent"]]
         asked = " ".join(f"--on {name}" for name in names)

@@ -133,6 +133,7 @@ def _facts(plan: Plan, scoring: Scoring, board: Board, seconds: float) -> dict[s
     outcomes = {run.run_name: board.outcomes[run.run_name] for run in plan.runs}
     cache = plan.request.cache
     caches = [cache, *map(str, plan.derived)]
+    done = [run for run in plan.runs if not isinstance(outcomes[run.run_name], C2SError)]
     return {
         "grids": [
             {
@@ -148,7 +149,7 @@ def _facts(plan: Plan, scoring: Scoring, board: Board, seconds: float) -> dict[s
             "limit": scoring.limit,
         },
         "caches": {cache: {}, **{str(p): c for p, c in plan.derived.items()}},
-        "teacher": teacher_time(caches, plan.runs),
+        "teacher": teacher_time(caches, done),
         "failed": {name: str(o) for name, o in outcomes.items() if isinstance(o, C2SError)},
         "seconds": seconds,
     }

@@ -22,14 +22,15 @@ def teacher_time(caches: Sequence[str], runs: Sequence[TrainConfig]) -> dict[str
 
     Returns:
         `cached_seconds`, `images_per_s` of the base cache's build, `views` that the runs saw,
-        `online_seconds` = views / images_per_s, `saved_seconds`. None for what no build recorded.
+        `online_seconds` = views / images_per_s, `saved_seconds`. None for what no build recorded; and nothing is
+        saved where the runs read nothing that takes a pass of the teacher for each image.
     """
     spent = [_recorded(path) for path in caches]
     seconds = None if None in spent else round(sum(s or 0.0 for s in spent), 1)
     views = sum(run.total * run.batch_size for run in runs)
     rate = _build_rate(caches[0])
     online = None if rate is None else round(views / rate, 1)
-    known = online is not None and seconds is not None
+    known = online is not None and seconds is not None and _asks(caches[0], runs)
     return {
         "cached_seconds": seconds,
         "images_per_s": None if rate is None else round(rate, 2),
@@ -37,6 +38,13 @@ def teacher_time(caches: Sequence[str], runs: Sequence[TrainConfig]) -> dict[str
         "online_seconds": online,
         "saved_seconds": round(online - seconds, 1) if known else None,  # type: ignore[operator]
     }
+
+
+def _asks(cache: str, runs: Sequence[TrainConfig]) -> bool:
+    """Whether any run learns from what a teacher's passes over images gave."""
+    m = Cache(cache).manifest
+    passes = {s.name for s in m.stages if not s.once and "teacher.precision" in s.facts}
+    return any(passes & run.method.learns_from(m).keys() for run in runs)
 
 
 def _recorded(cache: str) -> float | None:

@@ -133,9 +133,9 @@ def ablate(
         raise C2SError(
             facts["unwritten"], "Make room there; the same command then writes the reports."
         )
-    if facts["failed"]:
+    if failed := len(facts["failed"]):
         raise C2SError(
-            f"{len(facts['failed'])} runs failed; the report says why.",
+            f"{failed} {'run' if failed == 1 else 'runs'} failed; the report says why.",
             "The same command tries them again.",
         )
 

@@ -187,6 +187,10 @@ class MethodConfig(BaseModel, ABC):
         """
         return create(name, dim, "random")
 
+    def require_fit(self, manifest: Manifest) -> None:
+        """Refuse a cache whose views or teacher these settings do not fit: raise `ConfigError`. Most fit any that has
+        their stages. Asked before anything is computed; `new_student` may know more."""
+
     @abstractmethod
     def examples(self, manifest: Manifest, transductive: bool = False) -> Examples[Any]:
         """How it learns from the views of a cache.

@@ -95,7 +95,7 @@ class ClipRCConfig(ClipRCSettings, MethodConfig):
         if name != type(self).student:
             return super().new_student(name, weights, cache)
         tower, tensors = stored_tower(cache)
-        require_cells(self.bridge, cache.manifest.view_size, tower)
+        require_cells(self.bridge, cache.manifest.view_size, tower.patch)
         student = create(name, tower.dim, weights, self.architecture(tower))
         assert isinstance(student, PromptedCLIP)
         if weights is None:
@@ -109,8 +109,15 @@ class ClipRCConfig(ClipRCSettings, MethodConfig):
         """On a tower of the size of ViT-B/16."""
         tower = vit_b(dim)
         if size is not None:
-            require_cells(self.bridge, size, tower)
+            require_cells(self.bridge, size, tower.patch)
         return create(name, dim, "random", self.architecture(tower))
+
+    def require_fit(self, manifest: Manifest) -> None:
+        """See `MethodConfig.require_fit`: the bridge divides a view's patches, where the manifest tells their size."""
+        teacher = manifest.teacher
+        if teacher.mask_teacher is None:
+            patch = teacher.dense_size // teacher.grid[0]
+            require_cells(self.bridge, manifest.view_size, patch)
 
     def architecture(self, tower: TowerInfo) -> dict[str, Any]:
         """What the student's name leaves open."""
@@ -126,18 +133,18 @@ class ClipRCConfig(ClipRCSettings, MethodConfig):
         return ClipRC(self, facts)
 
 
-def require_cells(bridge: int, view: int, tower: TowerInfo) -> None:
+def require_cells(bridge: int, view: int, patch: int) -> None:
     """Refuse a bridge whose regions are not of one size in a training view.
 
     Args:
         bridge: M, a square number.
         view: side in pixels.
-        tower: whose patches they are of.
+        patch: side in pixels of the tower's patches.
 
     Raises:
         ConfigError: they are not.
     """
-    side, patches = math.isqrt(bridge), -(-view // tower.patch)
+    side, patches = math.isqrt(bridge), -(-view // patch)
     if side and patches % side:
         fit = [n * n for n in range(1, patches + 1) if patches % n == 0]
         raise ConfigError(

@@ -9,7 +9,9 @@ import pytest
 from c2s.ablation.plan import make_plan
 from c2s.ablation.report import costs, grid_facts, markdown
 from c2s.ablation.teacher_time import teacher_time
-from c2s_cache import C2SError, Cache
+from c2s.methods.clip_to_seg import ClipToSegConfig
+from c2s.methods.registry import method_config
+from c2s_cache import C2SError, Cache, ConfigError
 
 SCORING = {"dataset": "tiny", "split": "val", "limit": None}
 
@@ -107,6 +109,38 @@ def test_figures_of_the_paper_that_have_no_score_beside_them_are_named(tables):
     assert "--on" not in report
     # A grid that chooses its own data sets is not one of the paper's.
     assert not below(elsewhere.model_copy(update={"on": ("c",)}), ("c",))[0]
+
+
+def test_a_row_that_the_cache_does_not_fit_is_left_out_and_said(grid, request_, monkeypatch):
+    def require_fit(self, manifest):
+        if not self.latent_embedding:
+            raise ConfigError(f"{manifest.dataset} has no room.", "Take another.")
+
+    monkeypatch.setattr(ClipToSegConfig, "require_fit", require_fit)
+    plan = make_plan([grid], request_)
+    assert {run.method.latent_embedding for run in plan.runs} == {True}
+    assert len(plan.runs) == 2  # seeds; the third row has the settings of the first
+    outcomes = {run.run_name: outcome(50.0) for run in plan.runs}
+    facts = grid_facts(*plan.tables[0], outcomes)
+    assert facts["left_out"] == {"plain": "tiny has no room. Take another."}
+    assert [row["hIoU"] for row in facts["rows"]] == [50, None, 50]
+    costs = {"caches": {}, "failed": {}, "teacher": {"saved_seconds": None}}
+    report = markdown({"grids": [facts], "scoring": SCORING, **costs})
+    assert "plain is left out: tiny has no room. Take another." in report
+    alone = grid.model_copy(update={"rows": grid.rows[1:2]})
+    with pytest.raises(ConfigError, match=r"No row fits .*tiny.zarr: tiny has no room"):
+        make_plan([alone], request_)
+
+
+def test_a_cache_that_has_not_paid_yet_saves_nothing(tiny_cache, tables):
+    spent = {"cached_seconds": 9.0, "online_seconds": 2.0, "images_per_s": 1.0, "views": 2}
+    facts = {"caches": {}, "failed": {}, "teacher": spent | {"saved_seconds": -7.0}}
+    (line,) = costs(facts)
+    assert line.endswith("would have taken 2 s at the rate of the build (1.0 images/s).")
+    assert costs(facts | {"teacher": spent | {"saved_seconds": 3.0}})[0].endswith(": 3 s saved.")
+    runs = [run for line in tables[1] for run in line.runs]
+    labels = [run.model_copy(update={"method": method_config({"name": "clip-rc"})}) for run in runs]
+    assert teacher_time([str(tiny_cache)], labels)["saved_seconds"] is None
 
 
 def test_teacher_time_is_what_the_builds_recorded(tiny_cache, tmp_path, tables):

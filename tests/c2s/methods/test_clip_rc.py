@@ -20,6 +20,7 @@ from c2s.methods.registry import method_config
 from c2s.runs.config import TrainConfig, load_config
 from c2s.students.prompted_clip import Prompted
 from c2s.students.prompting import vit_b
+from c2s.testing import shapes
 from c2s.vocabulary import Vocabulary
 from c2s_cache import ConfigError
 
@@ -208,11 +209,20 @@ def test_wrong_settings_are_one_sentence_each():
 )
 def test_a_bridge_that_does_not_divide_the_view_is_refused(bridge, view, says):
     with pytest.raises(ConfigError) as error:
-        require_cells(bridge, view, vit_b(512))
+        require_cells(bridge, view, 16)
     assert says in error.value.what
     assert "1, 4, 16, 64, 256, 1024" in error.value.hint
-    require_cells(16, view, vit_b(512))
-    require_cells(0, view, vit_b(512))
+    require_cells(16, view, 16)
+    require_cells(0, view, 16)
+
+
+def test_what_a_manifest_tells_is_refused_before_anything_is_computed():
+    manifest = shapes.manifest_of(("labels", "views", "text", "tower"))
+    for bridge in (0, 1, 4, 16, 64):
+        more = {} if bridge else {"descriptor": "global", "fuse": []}
+        method_config({"name": "clip-rc", "bridge": bridge, **more}).require_fit(manifest)
+    with pytest.raises(ConfigError, match=r"16 x 16 regions do not divide the 8 x 8 patches"):
+        method_config({"name": "clip-rc", "bridge": 256}).require_fit(manifest)
 
 
 def test_heads_that_do_not_divide_the_width_are_refused():
