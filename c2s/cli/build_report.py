@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from c2s_cache import Cache
 
 
-def report_build(report: Any, as_json: bool) -> None:
-    """Print what a build did (`BuildReport`): one JSON object, or sentences on stdout and quarantined
-    images on stderr."""
+def report_build(report: Any, as_json: bool, recipe: str | None = None) -> None:
+    """Print what a build did (`BuildReport`), by a recipe or by none: one JSON object, or sentences on stdout and
+    quarantined images on stderr."""
     from c2s_cache import Cache
 
     cache = Cache(report.path)
@@ -62,6 +62,7 @@ def report_build(report: Any, as_json: bool) -> None:
     _show_quarantine(quarantine)
     methods = methods_of(cache.manifest)
     chosen = f" --method {methods[0]}" if methods and DEFAULT not in methods else ""
+    chosen += f" --recipe {recipe}" if recipe is not None else ""
     typer.echo(f"Train from it with: c2s train --cache {shown}{chosen}")
 
 

@@ -77,7 +77,7 @@ def build(
         request = request.with_stages_of(read_manifest(place))
     with BuildBar() as bar:
         report = run(source, request, place, workers, bar, scheduler, update, append)
-    report_build(report, json_)
+    report_build(report, json_, asked.get("recipe"))
     outside = outside_splits(source) if isinstance(source, FolderSplit) else []
     for note in filter(None, (source.passed_over, *outside)):
         typer.echo(f"note: {note}", err=True)

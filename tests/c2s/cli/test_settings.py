@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
 from pydantic import ValidationError
 
 from c2s.cli import app
+from c2s.cli.build_report import report_build
 from c2s.cli.settings import EvalConfig, FoldConfig, PredictConfig, settled
 from c2s.cli.train import _say_unlike
 from c2s.config import gathered, require_said_once
@@ -85,3 +87,12 @@ def test_a_cache_unlike_its_recipe_is_said_with_a_command_that_a_shell_takes(tin
     assert settings[::2] == ["--set"] * (len(settings) // 2)
     said = gathered({}, None, settings[1::2], {})
     assert said == {"masks": {"threshold": "0.4321"}, "regions": {"looks": looks}}
+
+
+@pytest.mark.parametrize(("recipe", "more"), [(None, ""), ("open", " --recipe open")])
+def test_what_a_build_advises_has_its_recipe(tiny_cache, recipe, more, capsys):
+    report = SimpleNamespace(path=Path(tiny_cache), computed={}, rows=11)
+    report_build(report, False, recipe)
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("Train from it with: c2s train --cache ")
+    assert said.endswith(f"tiny.zarr{more}")
