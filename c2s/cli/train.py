@@ -264,7 +264,7 @@ def _say_unlike(build: Mapping[str, Any], recipe: str | None, cache: str) -> Non
     stages = read_manifest(cache).stages if build else ()
     requests = {stage.name: stage.settings for stage in stages}
     unlike = [
-        (f"{stage}.{key}", value, requests.get(stage, {}).get(key, "none"))
+        (f"{stage}.{key}", value, requests.get(stage, {}).get(key, "not recorded"))
         for stage, settings in build.items()
         for key, value in settings.items()
         if str(requests.get(stage, {}).get(key)) != str(value)

@@ -211,7 +211,7 @@ def test_a_recipe_says_what_of_its_cache_is_another(tiny_cache, tmp_path):
     words = ["train", "--cache", str(tiny_cache), *FAST, "--runs", str(tmp_path), "--recipe"]
     done = CliRunner().invoke(app, [*words, "best"])
     assert done.exit_code == 0, done.exception
-    assert "masks.threshold=0.6 (here unknown)" in done.stderr
+    assert "masks.threshold=0.6 (here not recorded)" in done.stderr
     assert "--set masks.threshold=0.6" in done.stderr
     done = CliRunner().invoke(app, [*words, "paper", "--name", "other"])
     assert "note:" not in done.stderr

@@ -80,7 +80,7 @@ def test_a_cache_unlike_its_recipe_is_said_with_a_command_that_a_shell_takes(tin
     want = {"masks": {"threshold": 0.4321}, "regions": {"looks": looks}}
     _say_unlike(want, "open", str(tiny_cache))
     said = capsys.readouterr().err
-    assert "regions.looks=['frame-zero', 'box-none'] (here none)" in said
+    assert "regions.looks=['frame-zero', 'box-none'] (here not recorded)" in said
     words = shlex.split(said.partition("c2s cache derive ")[2])
     settings = words[words.index("--set") :]
     assert words[:3] == [str(tiny_cache), "--out", "NEW"]
