@@ -25,7 +25,7 @@ COLOURS, MUTE = "python:plain_teacher:Colours", "python:plain_teacher:Mute"
 def scheduler_here():
     """Address of a Dask cluster whose worker is a thread of this process, which knows its models."""
     with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0"
     ) as cluster:
         yield cluster.scheduler_address
 

@@ -178,7 +178,7 @@ def build_time(world: World) -> dict[str, Any]:
             stack.enter_context(spent.of(what, owner, method))
         local = stack.enter_context(
             distributed.LocalCluster(
-                n_workers=1, threads_per_worker=3, processes=False, dashboard_address=None
+                n_workers=1, threads_per_worker=3, processes=False, dashboard_address=":0"
             )
         )
         seen = stack.enter_context(watched())

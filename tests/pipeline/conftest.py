@@ -49,6 +49,6 @@ def source(coco_tree):
 def scheduler_of_threads():
     """Address of a Dask cluster whose worker is a thread of this process, which knows its modules."""
     with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0"
     ) as cluster:
         yield cluster.scheduler_address
