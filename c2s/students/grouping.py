@@ -19,7 +19,8 @@ FINER = 4
 
 
 class GroupingSettings(BaseModel):
-    """How patches are given to segments, and segments to pixels. The defaults are as published."""
+    """How patches are given to segments, and segments to pixels. The defaults are as published, but for the width of
+    the head, which is not."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -44,6 +45,11 @@ class GroupingSettings(BaseModel):
     readout: Literal["hard", "soft"] = Field(
         default="hard",
         description="a pixel has the class of its best segment, or the mean over all of them",
+    )
+    width: int | None = Field(
+        default=None,
+        ge=1,
+        description="of the head; default: the encoder's, and a layer between if another",
     )
 
 
@@ -73,10 +79,10 @@ SIZES = {
 class Grouped(NamedTuple):
     """What a student makes of images, of which it has seen L' of L patches.
 
-    `segments` float [B, m, D], in the teacher's space; `tokens` float [B, m, W], what they are projected from; `maps`
-    float [B, m, L'], shares of the seen patches, which add up to 1; `patches` float [B, 1 + L', W], the encoder's, its
-    class token first; `kept` int64 [B, L'], which patches these are; `restore` int64 [B, L], where each patch
-    stands among those seen and then those hidden.
+    `segments` float [B, m, D], in the teacher's space; `tokens` float [B, m, W'], what they are projected from, as wide
+    as the head; `maps` float [B, m, L'], shares of the seen patches, which add up to 1; `patches` float [B, 1 + L', W],
+    the encoder's, its class token first; `kept` int64 [B, L'], which patches these are; `restore` int64 [B, L], where
+    each patch stands among those seen and then those hidden.
     """
 
     segments: Tensor
@@ -96,7 +102,7 @@ class GroupingStudent(Student):
     Attributes:
         how: of the grouping.
         scale: of the teacher's cosines.
-        width: W, of encoder and head.
+        width: W, of the encoder.
         patch: side of a patch in pixels.
         grid: patches along a side of a training image, for which the positions were made.
         segments: m.

@@ -15,6 +15,7 @@ from c2s.students.base import CLIP_SCALE, to_multiple
 from c2s.students.grouping import SIZES, Grouped, GroupingSettings, GroupingStudent
 from c2s.students.grouping_head import GroupingHead, xavier
 from c2s.students.weights import Layout, load_encoder, own_layout
+from c2s_cache.errors import ConfigError
 
 EPS = 1e-6
 """Of MAE's layer norms; transformers has another default."""
@@ -31,7 +32,8 @@ class MAEGroupingStudent(GroupingStudent):
         architecture: `GroupingSettings`, and `scale`, that of the teacher's cosines; what is missing is the size's own.
 
     Raises:
-        ConfigError: the weights cannot be read or do not fit the encoder.
+        ConfigError: the weights cannot be read or do not fit the encoder; or a width of the head that its attention
+            heads, as wide as the encoder's, do not divide.
     """
 
     def __init__(
@@ -65,11 +67,19 @@ class MAEGroupingStudent(GroupingStudent):
         positions = embeddings.position_embeddings.detach()
         del embeddings.position_embeddings  # they follow from the grid, and are never learnt
         embeddings.register_buffer("position_embeddings", positions, persistent=False)
+        wide, attention = self.how.width or size.width, size.width // size.heads
+        if wide % attention:
+            raise ConfigError(
+                f"method.grouping.width={wide} is no multiple of {attention}, the width of an attention head "
+                f"of {name}.",
+                f"Give a multiple of {attention}, or leave it out: {size.width}, as wide as the encoder",
+            )
+        self.bridge = nn.Identity() if wide == size.width else nn.Linear(size.width, wide)
         self.head = GroupingHead(
             GroupViTVisionConfig(
-                hidden_size=size.width,
-                intermediate_size=4 * size.width,
-                num_attention_heads=size.heads,
+                hidden_size=wide,
+                intermediate_size=4 * wide,
+                num_attention_heads=wide // attention,
                 num_hidden_layers=sum(size.depths),
                 depths=size.depths,
                 num_group_tokens=size.tokens,
@@ -77,8 +87,9 @@ class MAEGroupingStudent(GroupingStudent):
             ),
             self.how,
         )
-        self.norm, self.project = nn.LayerNorm(size.width), nn.Linear(size.width, dim)
+        self.norm, self.project = nn.LayerNorm(wide), nn.Linear(wide, dim)
         xavier(self.backbone)
+        xavier(self.bridge)
         xavier(self.project)
         if weights is not None:
             load_encoder(self.backbone, weights, LAYOUTS)
@@ -107,7 +118,7 @@ class MAEGroupingStudent(GroupingStudent):
         for layer in backbone.layers:
             x = layer(x, None)
         patches = backbone.layernorm(x)
-        tokens, maps = self.head(patches[:, 1:])
+        tokens, maps = self.head(self.bridge(patches[:, 1:]))
         segments = self.project(self.norm(tokens))
         return Grouped(segments, tokens, maps, patches, kept, order.argsort(1))
 

@@ -18,6 +18,7 @@ from c2s.students import create
 from c2s.students.grouping import GroupingSettings
 from c2s.students.grouping_head import Assignment, GroupingHead, shares
 from c2s.students.mae_grouping import EPS, MAEGroupingStudent, square_positions
+from c2s_cache import ConfigError
 
 W, D = 16, 24
 PRINTED = GroupingSettings()
@@ -228,6 +229,37 @@ def test_parameters_of_the_published_size():
     assert counts["backbone"] == pytest.approx(85.65, abs=0.01)
     rest = counts["head"] + counts["norm"] + counts["project"]
     assert rest == pytest.approx(64.47, abs=0.6)
+
+
+@pytest.mark.parametrize(("width", "expected"), [(512, 28.82), (384, 16.31)])
+def test_parameters_of_a_narrower_head(width, expected):
+    """By hand, in millions, with norm and projection (D = 768) and the layer between encoder and head."""
+    with torch.device("meta"):
+        student = MAEGroupingStudent("zeroseg-b", 768, architecture={"width": width})
+    parts = (student.bridge, student.head, student.norm, student.project)
+    count = sum(p.numel() for part in parts for p in part.parameters()) / 1e6
+    assert count == pytest.approx(expected, rel=0.02)
+    assert student.bridge.weight.shape == (width, 768)
+    for layer in student.head.stages[0].layers:
+        assert layer.self_attn.num_heads == width // 64
+
+
+@torch.no_grad()
+def test_a_head_of_another_width_groups_what_lies_between():
+    torch.manual_seed(0)
+    student = MAEGroupingStudent("zeroseg-shapes", D, architecture={"width": 64}).eval()
+    found = student(images())
+    assert found.tokens.shape == (2, 8, 64)
+    assert found.patches.shape == (2, 65, 128)
+    tokens, maps = student.head(student.bridge(found.patches[:, 1:]))
+    torch.testing.assert_close((tokens, maps), (found.tokens, found.maps))
+    own = MAEGroupingStudent("zeroseg-shapes", D, architecture={"width": 128})
+    assert set(own.state_dict()) == set(create("zeroseg-shapes", D).state_dict())
+
+
+def test_attention_heads_divide_the_width():
+    with pytest.raises(ConfigError, match=r"width=500 is no multiple of 64, .* head of zeroseg-b"):
+        MAEGroupingStudent("zeroseg-b", D, architecture={"width": 500})
 
 
 @torch.no_grad()
