@@ -231,14 +231,15 @@ def test_parameters_of_the_published_size():
     assert rest == pytest.approx(64.47, abs=0.6)
 
 
-@pytest.mark.parametrize(("width", "expected"), [(512, 28.82), (384, 16.31)])
-def test_parameters_of_a_narrower_head(width, expected):
-    """By hand, in millions, with norm and projection (D = 768) and the layer between encoder and head."""
+@pytest.mark.parametrize(("width", "head", "whole"), [(512, 28.82, 114.86), (384, 16.31, 102.25)])
+def test_parameters_of_a_narrower_head(width, head, whole):
+    """By hand, in millions (D = 768): the head with norm and projection; all, with the layer before it."""
     with torch.device("meta"):
         student = MAEGroupingStudent("zeroseg-b", 768, architecture={"width": width})
-    parts = (student.bridge, student.head, student.norm, student.project)
+    parts = (student.head, student.norm, student.project)
     count = sum(p.numel() for part in parts for p in part.parameters()) / 1e6
-    assert count == pytest.approx(expected, rel=0.02)
+    assert count == pytest.approx(head, abs=0.005)
+    assert sum(p.numel() for p in student.parameters()) / 1e6 == pytest.approx(whole, abs=0.005)
     assert student.bridge.weight.shape == (width, 768)
     for layer in student.head.stages[0].layers:
         assert layer.self_attn.num_heads == width // 64
