@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from pydantic import ValidationError
 
 from c2s.testing import shapes
@@ -46,6 +47,39 @@ def test_mean_fill_and_box():
     assert (box[2] == 0).any()
 
 
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["zero", "mean", "none"]))
+def test_square_is_the_least_one_about_the_box_that_lies_in_the_frame(seed, fill):
+    """Of all squares of the box's longer side that hold the box, the one whose middle is nearest to the box's."""
+    rng = np.random.default_rng(seed)
+    side = int(rng.integers(1, 14))
+    image = rng.integers(1, 256, (side, side, 3), dtype=np.uint8)
+    pseudo = np.full((side, side), -1, np.int16)
+    (top, bottom), (left, right) = np.sort(rng.integers(0, side, (2, 2)), axis=1)
+    pseudo[top : bottom + 1, left : right + 1] = 4
+    settings = RegionSettings(masking="square", fill=fill, min_area=0)
+    (region,), (got,) = masked_regions(image, pseudo, settings, (9, 8, 7))
+    assert region == 4
+    long = max(bottom - top, right - left) + 1
+    held = [
+        (y, x)
+        for y in range(side - long + 1)
+        for x in range(side - long + 1)
+        if y <= top and bottom < y + long and x <= left and right < x + long
+    ]
+    y, x = min(
+        held,
+        key=lambda yx: (
+            abs(2 * yx[0] + long - 1 - top - bottom) + abs(2 * yx[1] + long - 1 - left - right),
+            yx,
+        ),
+    )
+    outside = {"zero": (0, 0, 0), "mean": (9, 8, 7), "none": image}[fill]
+    shown = np.where((pseudo == 4)[..., None], image, np.uint8(outside))
+    crop = Image.fromarray(shown).crop((x, y, x + long, y + long))
+    want = crop.resize((side, side), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(got, np.asarray(want))
+
+
 @given(st.integers(0, 2**32 - 1), st.integers(0, 12), st.sampled_from(["zero", "mean"]))
 def test_any_pseudo_mask(seed, classes, fill):
     """Also one that leaves no region, or whose regions are all too small."""
@@ -75,7 +109,7 @@ def cache_of(**settings):
 
 
 def test_a_region_shown_in_several_ways_has_the_mean_direction_of_what_they_give():
-    looks = ("frame-zero", "frame-mean", "box-none")
+    looks = ("frame-zero", "frame-mean", "box-none", "square-mean")
     tokens, ids, passes, record = cache_of(looks=looks)
     alone = [
         cache_of(**dict(zip(("masking", "fill"), look.split("-"), strict=True))) for look in looks
@@ -87,7 +121,7 @@ def test_a_region_shown_in_several_ways_has_the_mean_direction_of_what_they_give
     assert all(np.array_equal(ids, other) for _, other, *_ in alone)
     # Tokens are float16, here and there.
     np.testing.assert_allclose(tokens.astype(np.float32), np.mean(units, 0), rtol=0, atol=5e-4)
-    assert passes - alone[0][2] == 2 * len(ids)
+    assert passes - alone[0][2] == 3 * len(ids)
     assert record == {"min_area": 0.0025, "looks": list(looks)}
 
 
@@ -108,12 +142,15 @@ def test_a_single_look_is_recorded_as_it_always_was():
     ("settings", "says"),
     [
         ({"looks": ["frame-zero"]}, "expected at least two of frame-zero, frame-mean, box-zero"),
-        ({"looks": "frame-zero"}, "such as [frame-zero, box-none]; one alone is said by masking"),
+        (
+            {"looks": "frame-zero"},
+            "such as [frame-zero, square-none]; one alone is said by masking",
+        ),
         ({"looks": []}, "expected at least two"),
         ({"looks": [["frame-zero"], 3]}, "expected at least two"),
         ({"looks": ["frame-zero", "frame-zero"]}, "frame-zero stands there twice"),
         ({"looks": ["frame-zero", "round-mean"]}, "expected at least two of frame-zero"),
-        ({"fill": "none"}, "it needs masking=box"),
+        ({"fill": "none"}, "it needs masking=box or masking=square"),
         ({"looks": ["frame-zero", "box-mean"], "fill": "mean"}, "regions.fill has no effect: "),
     ],
 )

@@ -31,7 +31,16 @@ MAX_REGIONS = 255
 """Largest number of region tokens one view may hold."""
 MIN_COSINE = 0.999
 """As for the global CLS."""
-Look = Literal["frame-zero", "frame-mean", "box-zero", "box-mean", "box-none"]
+Look = Literal[
+    "frame-zero",
+    "frame-mean",
+    "box-zero",
+    "box-mean",
+    "box-none",
+    "square-zero",
+    "square-mean",
+    "square-none",
+]
 """How a region is shown to the teacher: values of `masking` and `fill`."""
 
 
@@ -39,13 +48,14 @@ class RegionSettings(StageSettings):
     """Settings of the region tokens (Sec. III-C, Eq. 3).
 
     `masking` "frame" keeps the full frame (literal Eq. 3), "box" crops the tight box of the region
-    and resizes it to the teacher's size. `fill` is the value outside the mask: "zero" (black),
-    "mean" (the teacher's mean colour) or, of a box, "none": the image as it is. `min_area` is the
+    and resizes it to the teacher's size, "square" the least square about that box, moved into the
+    frame where it would leave it, so that nothing is stretched. `fill` is the value outside the mask: "zero" (black),
+    "mean" (the teacher's mean colour) or, of a crop, "none": the image as it is. `min_area` is the
     smallest fraction of the view that gets a token. With `looks` a region is shown in each of these
     ways, a pass each, and its token is the mean of what these give, each brought to unit norm.
     """
 
-    masking: Literal["frame", "box"] = "frame"
+    masking: Literal["frame", "box", "square"] = "frame"
     fill: Literal["zero", "mean", "none"] = "zero"
     min_area: float = Field(default=MIN_AREA, ge=0.0, lt=1.0)
     looks: tuple[Look, ...] | None = None
@@ -60,7 +70,7 @@ class RegionSettings(StageSettings):
         given = list(looks) if isinstance(looks, list | tuple) else []
         if len(given) < 2 or any(look not in every for look in given):
             raise ValueError(
-                f"expected at least two of {', '.join(every)}, such as [frame-zero, box-none]; one alone is "
+                f"expected at least two of {', '.join(every)}, such as [frame-zero, square-none]; one alone is "
                 "said by masking and fill"
             )
         twice = next((look for look in given if given.count(look) > 1), None)
@@ -72,7 +82,8 @@ class RegionSettings(StageSettings):
     def _cut(self) -> Self:
         if (self.masking, self.fill) == ("frame", "none"):
             raise ValueError(
-                "fill=none shows the same image for all regions of a frame; it needs masking=box"
+                "fill=none shows the same image for all regions of a frame; it needs masking=box or "
+                "masking=square"
             )
         return self
 
@@ -194,8 +205,8 @@ def masked_regions(
     images[:] = row
     for out, region in zip(images, ids, strict=True):
         np.copyto(out, image, where=True if settings.fill == "none" else class_of == region)
-        if settings.masking == "box":
-            out[:] = _tight(out, pseudo == region)
+        if settings.masking != "frame":
+            out[:] = _crop(out, pseudo == region, settings.masking == "square")
     return ids.astype(np.int16), images
 
 
@@ -208,8 +219,17 @@ def _mean_direction(tokens: Sequence[NDArray[np.float32]]) -> NDArray[np.float32
     return mean
 
 
-def _tight(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    crop = image[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
-    size = (image.shape[1], image.shape[0])
-    return np.asarray(Image.fromarray(crop).resize(size, Image.Resampling.BICUBIC))
+def _crop(image: NDArray[np.uint8], mask: NDArray[np.bool_], square: bool) -> NDArray[np.uint8]:
+    """The tight box of a mask [T, T], or the least square about it within the frame, at the size of the image."""
+    (y, bottom), (x, right) = (np.flatnonzero(mask.any(axis))[[0, -1]] for axis in (1, 0))
+    height, width = bottom + 1 - y, right + 1 - x
+    size = image.shape[0]
+    if square:
+        side = max(height, width)
+        y, x = (
+            min(max(0, (2 * start + length - side) // 2), size - side)
+            for start, length in ((y, height), (x, width))
+        )
+        height = width = side
+    crop = Image.fromarray(image[y : y + height, x : x + width])
+    return np.asarray(crop.resize((size, size), Image.Resampling.BICUBIC))
