@@ -129,9 +129,6 @@ def make_plan(grids: Sequence[Grid], request: Request) -> Plan:
         for row in grid.rows:
             changes = merge(request.recipe.build, row.build)
             cache = _cache(request, manifest, changes)
-            if isinstance(cache, Path):
-                _, want = build_requests(request, manifest, changes)
-                derived[cache] = _picked(want.model_dump(mode="json"), changes)
             for student in request.students or grid.students or (None,):
                 runs = [
                     _resolve(grid, row, student, seed, cache, request, manifest)
@@ -140,6 +137,9 @@ def make_plan(grids: Sequence[Grid], request: Request) -> Plan:
                 misfit = _misfit(runs[0], manifest)
                 kept = () if misfit is not None else tuple(runs)
                 lines.append(Line(row, runs[0].student, kept, misfit))
+                if kept and isinstance(cache, Path):
+                    _, want = build_requests(request, manifest, changes)
+                    derived[cache] = _picked(want.model_dump(mode="json"), changes)
         tables.append((grid, tuple(lines)))
     every = [line for _, lines in tables for line in lines]
     if all(line.misfit is not None for line in every):

@@ -132,6 +132,23 @@ def test_a_row_that_the_cache_does_not_fit_is_left_out_and_said(grid, request_, 
         make_plan([alone], request_)
 
 
+def test_no_cache_is_derived_for_a_row_that_is_left_out(grid, request_, monkeypatch):
+    def require_fit(self, manifest):
+        if not self.latent_embedding:
+            raise ConfigError("No room.", "Take another.")
+
+    build = {"masks": {"threshold": 0.5}}
+    rows = tuple(row.model_copy(update={"build": build}) for row in grid.rows[:2])
+    alike = grid.model_copy(update={"rows": rows})
+    assert len(make_plan([alike], request_).derived) == 1
+    other = rows[1].model_copy(update={"build": {"masks": {"threshold": 0.6}}})
+    both = grid.model_copy(update={"rows": (rows[0], other)})
+    assert len(make_plan([both], request_).derived) == 2
+    monkeypatch.setattr(ClipToSegConfig, "require_fit", require_fit)
+    (changes,) = make_plan([both], request_).derived.values()
+    assert changes == build
+
+
 def test_a_cache_that_has_not_paid_yet_saves_nothing(tiny_cache, tables):
     spent = {"cached_seconds": 9.0, "online_seconds": 2.0, "images_per_s": 1.0, "views": 2}
     facts = {"caches": {}, "failed": {}, "teacher": spent | {"saved_seconds": -7.0}}
