@@ -61,9 +61,13 @@ def report_build(report: Any, as_json: bool, recipe: str | None = None) -> None:
         typer.echo(f"note: {sentence}", err=True)
     _show_quarantine(quarantine)
     methods = methods_of(cache.manifest)
-    chosen = f" --method {methods[0]}" if methods and DEFAULT not in methods else ""
+    first = DEFAULT if DEFAULT in methods or not methods else methods[0]
+    chosen = "" if first == DEFAULT else f" --method {first}"
     chosen += f" --recipe {recipe}" if recipe is not None else ""
     typer.echo(f"Train from it with: c2s train --cache {shown}{chosen}")
+    others = [name for name in methods if name != first]
+    if others:
+        typer.echo(f"It can train {' and '.join(others)} as well: --method {others[0]}")
 
 
 def remarks(cache: Cache) -> list[str]:

@@ -118,7 +118,8 @@ def print_report(facts: dict[str, Any]) -> None:
         )
     print_table(table)
     kib = facts["bytes_per_image"] / 1024
-    console.print(f"{kib:.1f} KiB per image for what the teacher says")
+    if kib:
+        console.print(f"{kib:.1f} KiB per image for what the teacher says")
     if not facts["complete"]:
         console.print(
             "incomplete: finish it by running the same c2s cache build again", style="red"

@@ -96,3 +96,20 @@ def test_what_a_build_advises_has_its_recipe(tiny_cache, recipe, more, capsys):
     said = capsys.readouterr().out.splitlines()[-1]
     assert said.startswith("Train from it with: c2s train --cache ")
     assert said.endswith(f"tiny.zarr{more}")
+
+
+@pytest.mark.parametrize(
+    ("methods", "first", "others"),
+    [
+        (["clip-to-seg", "gkc", "zeroseg"], "tiny.zarr", "gkc and zeroseg as well: --method gkc"),
+        (["clip-rc", "gkc"], "tiny.zarr --method clip-rc", "gkc as well: --method gkc"),
+    ],
+)
+def test_a_build_says_all_methods_that_its_cache_can_train(
+    tiny_cache, methods, first, others, monkeypatch, capsys
+):
+    monkeypatch.setattr("c2s.cli.build_report.methods_of", lambda manifest: methods)
+    report_build(SimpleNamespace(path=Path(tiny_cache), computed={}, rows=11), False)
+    *_, said, further = capsys.readouterr().out.splitlines()
+    assert said.endswith(first)
+    assert further == f"It can train {others}"
