@@ -89,6 +89,7 @@ def ablate(
     from c2s.ablation.live import run_grids
     from c2s.ablation.plan import Request, make_plan
     from c2s.cli.folders import check_folder
+    from c2s.cli.train import say_doubts
     from c2s.methods.recipes import load_recipe
     from c2s.students.registry import require_no_code
     from c2s_cache.manifest_file import read_manifest
@@ -124,6 +125,8 @@ def ablate(
     unscored = any(stored_scores(settings, scoring) is None for settings in plan.runs)
     if manifest.classes and unscored and scoring.images()[0].classes != manifest.classes:
         raise ConfigError(f"{scoring.dataset} has other classes than the cache {cache}.")
+    if unscored:
+        say_doubts(plan.runs, cache)
     (facts,) = run_grids([plan], scoring, jobs)
     if json_:
         typer.echo(json.dumps(facts))

@@ -157,11 +157,14 @@ def train(
         whole = config is not None or self_train is not None or recipe is not None
         free = _open(set_ or (), options, defaults) if not whole else frozenset()
         if plan:
-            _show(_planned(settings, free), json_)
+            planned = _planned(settings, free)
+            say_doubts([planned.config], settings.cache)
+            _show(planned, json_)
             return
         if free and settings.devices * settings.nodes == 1:
             below = merge(defaults, _proposed(settings, free))
             settings = load_config(config, set_ or (), below, allow_code, **options)
+        say_doubts([settings], settings.cache)
 
         def work() -> Path:
             return run.train(settings, overwrite, load_online_teacher, load_validation_set)
@@ -255,6 +258,15 @@ def _spoken_once(config: TrainConfig, work: Callable[[], Path]) -> Path | None:
         error.quiet = not (first_process(config) or alone)
         raise
     return path if first_process(config) else None
+
+
+def say_doubts(runs: Sequence[TrainConfig], cache: str) -> None:
+    """Say what of some runs on a cache is hardly meant, each thing once."""
+    from c2s_cache.manifest_file import read_manifest
+
+    manifest = read_manifest(cache)
+    for sentence in dict.fromkeys(doubt for run in runs for doubt in run.doubts(manifest)):
+        typer.echo(f"note: {sentence}", err=True)
 
 
 def _say_unlike(build: Mapping[str, Any], recipe: str | None, cache: str) -> None:

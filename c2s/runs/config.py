@@ -281,6 +281,27 @@ class TrainConfig(BaseModel):
             }
         )
 
+    def doubts(self, manifest: Manifest) -> list[str]:
+        """What can be run on a cache and is hardly meant, as sentences: a batch with images twice, or a warm-up that
+        outlasts the run.
+
+        Args:
+            manifest: of the cache.
+        """
+        found = self.resolved(manifest)
+        said = []
+        if found.batch_size > manifest.rows * manifest.views:
+            said.append(
+                f"a batch of {found.batch_size:,} is more than the {manifest.rows:,} images of the cache: it "
+                "has each of them more than once."
+            )
+        if found.warmup and found.warmup >= found.total:
+            said.append(
+                f"the warm-up of {found.warmup:,} iterations outlasts the run of {found.total:,}: its learning rate "
+                f"does not get to {found.lr:g}."
+            )
+        return said
+
     @property
     def total(self) -> int:
         """Iterations of a resolved configuration."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,26 @@ def test_the_papers_schedules(dataset, iterations):
 
 def test_short_runs_warm_up_for_a_tenth():
     assert load_config(cache=Path("x"), iterations=200).resolved(of("voc")).warmup == 20
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"batch_size": 11}, []),
+        ({"batch_size": 12}, ["a batch of 12 is more than the 11 images of the cache"]),
+        ({"warmup": 39}, []),
+        ({"warmup": 40}, ["the warm-up of 40 iterations outlasts the run of 40: .* 0.002"]),
+        ({"batch_size": 1200, "warmup": 6255}, ["a batch of 1,200 is", "warm-up of 6,255 iter"]),
+    ],
+)
+def test_what_is_hardly_meant_is_said(given, says):
+    config = load_config(cache=Path("x"), iterations=40, lr=2e-3, **{"batch_size": 4, **given})
+    found = config.doubts(of("voc", rows=11))
+    assert len(found) == len(says)
+    for sentence, said in zip(found, says, strict=True):
+        assert re.search(said, sentence)
+    # Each of several views of an image is another input.
+    assert not load_config(cache=Path("x"), batch_size=22).doubts(tiny_manifest(11, views=2))
 
 
 def test_settings_and_options_override_the_file(tmp_path):
