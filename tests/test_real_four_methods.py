@@ -25,6 +25,8 @@ OWN = {
     "zeroseg": ("--set", "image_size=224"),
 }
 """Students and views that two cores train in seconds."""
+FIRST = {"voc-bg": "aeroplane", "coco-object": "person"}
+"""First class beside background."""
 
 
 def test_one_cache_serves_all_four_methods(tmp_path: Path, shared_data: Path) -> None:
@@ -56,3 +58,9 @@ def test_one_cache_serves_all_four_methods(tmp_path: Path, shared_data: Path) ->
         c2s("predict", photo, "--run", f"runs/{name}", *words)
         with Image.open(tmp_path / f"out/{name}/{photo.stem}.png") as labels:
             assert set(np.unique(np.array(labels))) <= {0, 1, 2}
+    for data, classes in (("voc-bg", 21), ("coco-object", 81)):
+        names = ("--vocabulary", "names", "--background", "threshold", "--mode", "whole")
+        asked = ("eval", "--run", "runs/zeroseg", "--dataset", data, *names)
+        shown = json.loads(c2s(*asked, "--limit", 1, "--json"))
+        assert [each["name"] for each in shown["classes"]][:2] == ["background", FIRST[data]]
+        assert len(shown["classes"]) == classes

@@ -90,6 +90,7 @@ THINGS_ALONE = replace(
     short="coco-object",
     classes=OBJECTS,
     prompts=("background", *DESCRIPTOR.prompts[: len(OBJECTS) - 1]),
+    names=(("background",), *DESCRIPTOR.names[: len(OBJECTS) - 1]),
     unseen=ids_of(", ".join(set(names(UNSEEN)) & set(OBJECTS)), OBJECTS),
     encodings=(
         LabelEncoding("labelTrainIds", "_labelTrainIds.png", _THING),

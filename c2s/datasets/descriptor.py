@@ -151,6 +151,11 @@ class Descriptor:
             raise DataError(
                 f"{self.name} has {len(self.classes):,} classes; at most {MOST_CLASSES:,} are possible."
             )
+        for what in ("prompts", "names"):
+            if len(found := getattr(self, what)) != len(self.classes):
+                raise DataError(
+                    f"{self.name} has {len(found)} {what} of {len(self.classes)} classes."
+                )
         seen: set[str] = set()
         for class_name in self.classes:
             if class_name in seen:

@@ -81,6 +81,7 @@ WITH_BACKGROUND = replace(
     short="voc-bg",
     classes=("background", *CLASSES),
     prompts=("background", *DESCRIPTOR.prompts),
+    names=(("background",), *DESCRIPTOR.names),
     unseen=ids_of(UNSEEN, ("background", *CLASSES)),
     encodings=(encoding({i: i for i in range(21)}),),
     protocol=TestProtocol(background=0),

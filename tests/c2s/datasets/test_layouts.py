@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from official_trees import TREES, colour, make_cityscapes, make_context, make_voc, write_values
@@ -270,3 +272,21 @@ def test_things_of_coco_and_shapes_lie_on_background(tmp_path, rng):
         255,
     )
     assert [load_dataset(n).protocol.background for n in ("voc-bg", "coco-object")] == [0, 0]
+
+
+@pytest.mark.parametrize(("name", "whose"), [("voc-bg", "voc"), ("coco-object", "coco-stuff")])
+def test_a_class_beside_background_has_the_names_it_has_without(name, whose):
+    found, base = load_dataset(name).descriptor, load_dataset(whose).descriptor
+    assert (found.names[0], found.prompts[0]) == (("background",), "background")
+    for i, spelt in enumerate(found.classes[1:]):
+        assert spelt == base.classes[i]
+        assert found.names[i + 1] == base.names[i]
+        assert found.prompts[i + 1] == base.prompts[i]
+
+
+def test_every_class_has_names():
+    voc = load_dataset("voc").descriptor
+    with pytest.raises(DataError, match="voc has 20 names of 21 classes"):
+        replace(voc, classes=("background", *voc.classes), prompts=())
+    with pytest.raises(DataError, match="voc has 20 prompts of 21 classes"):
+        replace(voc, classes=("background", *voc.classes), names=())
