@@ -69,6 +69,10 @@ TABLES: dict[str, Grid] = {
                 **PRINTED | {"reverse": 1.0, "grouping": SOFT | {"balance": 3}},
             ),
             _row("location and patches in place of matching", **LOCATED),
+            _row(
+                "+ a head half as wide",
+                **LOCATED | {"grouping": LOCATED["grouping"] | {"width": 64}},
+            ),
         ),
         note="None of them reads a label. The printed losses collapse to one token.",
     ),
