@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 from PIL import Image
 
 from c2s.datasets.photos import is_hidden, list_photos
@@ -19,7 +20,9 @@ LARGEST = 64
 OUTLINES = "labels"
 """Folder of text files of outlines or boxes beside one of images; their classes are in a YAML that may be elsewhere."""
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
-MOST_COLOURS = 256
+MOST_COLOURS, FEW_COLOURS, SAME = 256, 64, 0.5
+"""Colours of a label map; a grey photo may have as many. Where they are more than the second, this share of the pixels
+is like the one to the right."""
 SIGNS: dict[str, tuple[tuple[bytes, ...], ...]] = {
     ".json": (
         (b'"images"', b'"file_name"'),
@@ -82,8 +85,8 @@ def _files(root: Path) -> Iterator[Path]:
 
 def find_label_map(root: Path) -> str | None:
     """A picture below a folder of photos that is a label map of another one there, or None: it is called as that
-    one is, in another folder or with more behind, is no lossy picture and has few colours. One is looked at in each
-    folder.
+    one is, in another folder or with more behind, is no lossy picture and drawn in few colours. One is looked at in
+    each folder.
     """
     try:
         pictures = [PurePosixPath(path) for path in list_photos(root).files.values()]
@@ -99,14 +102,19 @@ def find_label_map(root: Path) -> str | None:
         begins = (path.stem[: match.start()] for match in re.finditer(r"[-_.]", path.stem))
         if len(folders[path.stem]) > 1 or any(path.parent in folders.get(b, ()) for b in begins):
             looked.add(path.parent)
-            if _has_few_colours(root / path):
+            if _is_drawn(root / path):
                 return str(path)
     return None
 
 
-def _has_few_colours(file: Path) -> bool:
+def _is_drawn(file: Path) -> bool:
+    """Few colours; and where they are as many as a grey photo has, areas of one colour, which it has not."""
     try:
         with Image.open(file) as picture:
-            return picture.convert("RGB").getcolors(MOST_COLOURS) is not None
+            colours = picture.convert("RGB").getcolors(MOST_COLOURS)
+            pixels = np.asarray(picture)
     except Exception:  # a damaged picture is a photo that the reader of photos names
         return False
+    if colours is None or len(colours) <= FEW_COLOURS or pixels.shape[1] < 2:
+        return colours is not None
+    return float((pixels[:, 1:] == pixels[:, :-1]).mean()) >= SAME

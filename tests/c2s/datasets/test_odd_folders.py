@@ -7,11 +7,13 @@ import shutil
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from c2s.datasets import FolderSplit
+from c2s.datasets import FolderSplit, load_dataset
 from c2s.datasets.coco_stuff import DESCRIPTOR
-from c2s_cache import DataError
+from c2s_cache import ConfigError, DataError
 
 IMAGES, LABELS = "images/train2017", "stuffthingmaps_trainval2017/train2017"
 
@@ -81,3 +83,24 @@ def test_a_folder_that_may_not_be_listed_is_an_error(root, monkeypatch):
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(DataError, match=r"locked cannot be listed \(Permission denied\)"):
         ids(root)
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_a_grey_photo_called_as_one_elsewhere_is_no_label_map(tmp_path, drawn):
+    """It has 256 levels at most, too, but no areas of one; a label map of as many classes has."""
+    y, x = np.mgrid[:64, :64]
+    waves = 127 * (1 + np.sin(y / 5) * np.cos(x / 7))
+    noise = np.random.default_rng(0).normal(0, 6, waves.shape)
+    grey = (waves + noise).clip(0, 255).astype(np.uint8)
+    if drawn:
+        grey = np.repeat(np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16), 4, 0), 4, 1)
+    assert len(np.unique(grey)) > 150
+    (tmp_path / "b").mkdir()
+    Image.fromarray(grey).save(tmp_path / "p1.png")
+    colours = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(colours).save(tmp_path / "b/p1.jpg")
+    if drawn:
+        with pytest.raises(ConfigError, match=r"label maps .* such as p1\.png"):
+            load_dataset(str(tmp_path))
+    else:
+        assert set(load_dataset(str(tmp_path)).split("train").ids) == {"p1", "b/p1"}
