@@ -29,7 +29,9 @@ def ablate(
     grid: Annotated[
         list[Path] | None, typer.Option(help="YAML file of rows of your own. Repeatable.")
     ] = None,
-    recipe: Annotated[str, typer.Option(help="Settings of all rows: paper or best.")] = "paper",
+    recipe: Annotated[
+        str, typer.Option(help="Settings of all rows, such as paper or best.")
+    ] = "paper",
     student: Annotated[
         list[str] | None,
         typer.Option(help="Student [default: the one that suits the data set]. Repeatable."),

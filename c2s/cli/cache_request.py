@@ -77,7 +77,10 @@ def cache_request(
     batch_size: Annotated[int | None, typer.Option(help="Images per teacher pass.")] = None,
     block_rows: Annotated[int | None, typer.Option(help="Images per block.")] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="Named settings below --config and --set: paper or best.")
+        str | None,
+        typer.Option(
+            help="Named settings of the method below --config and --set, such as paper or best."
+        ),
     ] = None,
     config: ConfigOption = None,
     set_: SetOption = None,

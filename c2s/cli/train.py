@@ -59,7 +59,9 @@ def train(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="Named settings of the method below --config and --set: paper or best."),
+        typer.Option(
+            help="Named settings of the method below --config and --set, such as paper or best."
+        ),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
     set_: Annotated[
@@ -270,16 +272,18 @@ def say_doubts(runs: Sequence[TrainConfig], cache: str) -> None:
 
 
 def _say_unlike(build: Mapping[str, Any], recipe: str | None, cache: str) -> None:
-    """Say so where a cache was built with other settings than the recipe that trains on it."""
+    """Say so where a cache was built with other settings than the recipe that trains on it; stages that it lacks are
+    for its reader to name."""
     from c2s_cache.manifest_file import read_manifest
 
     stages = read_manifest(cache).stages if build else ()
     requests = {stage.name: stage.settings for stage in stages}
     unlike = [
-        (f"{stage}.{key}", value, requests.get(stage, {}).get(key, "not recorded"))
+        (f"{stage}.{key}", value, requests[stage].get(key, "not recorded"))
         for stage, settings in build.items()
+        if stage in requests
         for key, value in settings.items()
-        if str(requests.get(stage, {}).get(key)) != str(value)
+        if str(requests[stage].get(key)) != str(value)
     ]
     if unlike:
         wanted = " and ".join(f"{key}={value} (here {have})" for key, value, have in unlike)

@@ -30,7 +30,8 @@ def chosen_grids(
     if lacking:
         raise ConfigError(
             f"{setting}: the cache has cells of the grids {list(have)}, not of {lacking}.",
-            "Make one that has them: c2s cache derive CACHE --out NEW --set cells.scales=[2,3,4]",
+            "Make one that has them: c2s cache derive CACHE --out NEW --set cells.scales="
+            f"[{','.join(map(str, sorted({*have, *lacking})))}]",
         )
     ends = accumulate(scale**2 for scale in have)
     places = tuple(

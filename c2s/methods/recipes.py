@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from c2s.config import resolve
-from c2s.methods.registry import DEFAULT, method_class
+from c2s.methods.registry import DEFAULT, METHODS, method_class
 from c2s.strict_yaml import read_yaml
 from c2s_cache.errors import ConfigError
 
@@ -45,6 +45,10 @@ def load_recipe(name: str | None, method: str = DEFAULT) -> Recipe:
     known = recipe_names(method)
     if name not in known:
         has = f"Recipes of {method}: {', '.join(known) or 'none'}."
-        raise ConfigError(f"unknown recipe {name!r}.", has)
+        others = [other for other in METHODS if name in recipe_names(other)]
+        of = (
+            f" {' and '.join(others)} {'has' if len(others) == 1 else 'have'} it." if others else ""
+        )
+        raise ConfigError(f"{method} has no recipe {name!r}.{of}", has)
     file = method_class(method).folder() / "recipes" / f"{name}.yaml"
     return resolve(Recipe, read_yaml(file), None, (), {})

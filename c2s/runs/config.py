@@ -29,6 +29,8 @@ from c2s_cache.manifest import Manifest
 
 DEFAULT_ITERATIONS = 20_000
 STOCK_WARMUP = 1500
+FEW = 20
+"""Iterations of a run that is more than a trial of the command."""
 
 
 def _text(value: Any) -> Any:
@@ -283,7 +285,7 @@ class TrainConfig(BaseModel):
 
     def doubts(self, manifest: Manifest) -> list[str]:
         """What can be run on a cache and is hardly meant, as sentences: a batch with images twice, or a warm-up that
-        outlasts the run.
+        outlasts the run, unless that is a mere trial.
 
         Args:
             manifest: of the cache.
@@ -295,7 +297,7 @@ class TrainConfig(BaseModel):
                 f"a batch of {found.batch_size:,} is more than the {manifest.rows:,} images of the cache: it "
                 "has each of them more than once."
             )
-        if found.warmup and found.warmup >= found.total:
+        if found.warmup and found.warmup >= found.total >= FEW:
             said.append(
                 f"the warm-up of {found.warmup:,} iterations outlasts the run of {found.total:,}: its learning rate "
                 f"does not get to {found.lr:g}."

@@ -97,7 +97,11 @@ class MAEGroupingStudent(GroupingStudent):
     def forward(
         self, images: Tensor, mask_ratio: float = 0.0, noise: Tensor | None = None
     ) -> Grouped:
-        """See `GroupingStudent.forward`."""
+        """See `GroupingStudent.forward`.
+
+        Raises:
+            ConfigError: the mask ratio hides every patch.
+        """
         images = to_multiple(images, self.patch)
         backbone: Any = self.backbone
         embeddings = backbone.embeddings
@@ -111,7 +115,14 @@ class MAEGroupingStudent(GroupingStudent):
         else:
             noise = torch.rand(batch, count, device=x.device) if noise is None else noise
             order = noise.argsort(1)
-        kept = order[:, : int(count * (1 - mask_ratio))]
+        seen = int(count * (1 - mask_ratio))
+        if not seen:
+            raise ConfigError(
+                f"A mask ratio of {mask_ratio:g} hides every one of the {count} patches of {self.patch} pixels of an "
+                f"image of {images.shape[-2]} x {images.shape[-1]}.",
+                "Lower --set method.mask_ratio=SHARE, or take larger images: --set image_size=PIXELS",
+            )
+        kept = order[:, :seen]
         x = x.gather(1, kept[..., None].expand(-1, -1, x.shape[-1]))
         first = (embeddings.cls_token + positions[:, :1]).expand(batch, -1, -1)
         x = torch.cat([first, x], 1)

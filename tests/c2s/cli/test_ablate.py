@@ -106,7 +106,7 @@ def test_what_cannot_be_scored_is_not_trained(c2s, tiny_cache, monkeypatch, data
     [
         (("--table", "XII"), "the paper has no ablation table 'XII'"),
         ((), "c2s ablate needs --table NAME or --grid FILE"),
-        (("--table", "IV", "--recipe", "x"), "unknown recipe 'x'"),
+        (("--table", "IV", "--recipe", "x"), "clip-to-seg has no recipe 'x'"),
         (("--table", "IV", "--set", "method.tua=1"), "unknown key 'method.tua'"),
     ],
 )

@@ -87,6 +87,8 @@ def test_a_cache_unlike_its_recipe_is_said_with_a_command_that_a_shell_takes(tin
     assert settings[::2] == ["--set"] * (len(settings) // 2)
     said = gathered({}, None, settings[1::2], {})
     assert said == {"masks": {"threshold": "0.4321"}, "regions": {"looks": looks}}
+    _say_unlike({"cells": {"scales": [2]}}, "open", str(tiny_cache))  # it lacks the stage
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("recipe", "more"), [(None, ""), ("open", " --recipe open")])

@@ -103,8 +103,14 @@ def test_a_file_imports_no_method_by_itself(tmp_path):
 def test_recipes_lie_in_the_methods_folder():
     assert recipe_names() == ("best", "open", "paper")
     assert recipe_names(OWN) == ()
-    with pytest.raises(ConfigError, match=r"unknown recipe 'paper'"):
+    with pytest.raises(
+        ConfigError, match=r"WholeConfig has no recipe 'paper'. .* have it.* none\."
+    ):
         load_recipe("paper", OWN)
+    with pytest.raises(ConfigError, match=r"^zeroseg has no recipe 'open'. clip-to-seg has it\."):
+        load_recipe("open", "zeroseg")
+    with pytest.raises(ConfigError, match=r"^gkc has no recipe 'x'\. Recipes of gkc: best, code"):
+        load_recipe("x", "gkc")
 
 
 @pytest.fixture(scope="module")

@@ -60,6 +60,8 @@ def test_what_is_hardly_meant_is_said(given, says):
     assert len(found) == len(says)
     for sentence, said in zip(found, says, strict=True):
         assert re.search(said, sentence)
+    trial = load_config(cache=Path("x"), iterations=19, batch_size=4, warmup=30)
+    assert not trial.doubts(of("voc", rows=11))
     # Each of several views of an image is another input.
     assert not load_config(cache=Path("x"), batch_size=22).doubts(tiny_manifest(11, views=2))
 

@@ -258,6 +258,12 @@ def test_a_head_of_another_width_groups_what_lies_between():
     assert set(own.state_dict()) == set(create("zeroseg-shapes", D).state_dict())
 
 
+def test_a_mask_ratio_that_hides_every_patch_is_refused(student):
+    assert student(images(height=16, width=24), 0.8).patches.shape[1] == 1 + 1  # of 6
+    with pytest.raises(ConfigError, match=r"0\.8 hides every one of the 4 patches of 8 pixels of"):
+        student(images(height=16, width=16), 0.8)
+
+
 def test_attention_heads_divide_the_width():
     with pytest.raises(ConfigError, match=r"width=500 is no multiple of 64, .* head of zeroseg-b"):
         MAEGroupingStudent("zeroseg-b", D, architecture={"width": 500})
