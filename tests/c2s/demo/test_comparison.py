@@ -41,7 +41,7 @@ def test_all_methods_train_from_one_cache_and_are_set_side_by_side(tmp_path, cap
         ("clip-to-seg", "open"),
         ("clip-rc", "all, start=tower"),
         ("gkc", "both, latent regions"),
-        ("zeroseg", "location and patches in place of matching"),
+        ("zeroseg", "+ a head half as wide"),
     ]
     assert all(0 <= row["mIoU@shapes-renamed"] <= 100 for row in results["rows"])
     by_name = {(m["method"], m["name"]): m for m in results["methods"]}
