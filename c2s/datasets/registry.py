@@ -25,7 +25,7 @@ from c2s.datasets.descriptor import Descriptor, HubLayout, TestProtocol
 from c2s.datasets.folder import FolderSplit
 from c2s.datasets.hub import HubSplit
 from c2s.datasets.partition import read_split_file
-from c2s.datasets.shapes import COUNTS, CROWDED, MOVING, SIDE, THINGS, ShapesSplit
+from c2s.datasets.shapes import COUNTS, CROWDED, MOVING, THINGS, ShapesSplit, shapes_protocol
 from c2s.datasets.split import Split
 from c2s.shapes import scenes
 from c2s.strict_yaml import read_yaml
@@ -128,8 +128,6 @@ def load_dataset(
             data_root(root)
         split = ShapesSplit("train", None, name, SHAPES[name])
         unseen = read_split_file(split_file, split.classes) if split_file else split.unseen
-        background = 0 if name == THINGS else None
-        protocol = TestProtocol(64, 53, 64, background).at(SIDE if name == CROWDED else 64)
         return Dataset(
             name=name,
             short=name,
@@ -138,7 +136,7 @@ def load_dataset(
             names=tuple((c,) for c in split.classes),
             unseen=unseen,
             splits=tuple(COUNTS),
-            protocol=protocol,
+            protocol=shapes_protocol(name),
             root=None,
             descriptor=None,
         )

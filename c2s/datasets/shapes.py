@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from c2s.datasets.descriptor import TestProtocol
 from c2s.datasets.split import Split
 from c2s.shapes import scenes
+from c2s.shapes.defaults import WORLD
 from c2s_cache import DataError
 
 THINGS = "shapes-things"
@@ -27,6 +29,18 @@ CROWDED, SIDE, CROWD = "shapes-crowded", 96, (6, 8)
 """Scenes of so many pixels a side with so many things on the same grounds."""
 COUNTS = {"train": 2000, "val": 400, "dev": 400}
 """Scenes per split: `train` for students, `val` for scores, `dev` for choosing settings."""
+
+
+def shapes_protocol(name: str) -> TestProtocol:
+    """How a world of Shapes is tested: by its name."""
+    background = 0 if name == THINGS else None
+    return TestProtocol(64, 53, 64, background).at(SIDE if name == CROWDED else 64)
+
+
+def usual_protocol(dataset: str) -> TestProtocol:
+    """How images of no data set are tested by what was trained on one: as is usual, or as the small scenes of
+    Shapes."""
+    return shapes_protocol(dataset) if dataset in WORLD else TestProtocol()
 
 
 class ShapesSplit(Split):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from c2s import __version__
-from c2s.datasets.descriptor import TestProtocol
+from c2s.datasets.shapes import usual_protocol
 from c2s.deploy.info import ModelError, ModelInfo, Scores
 from c2s.deploy.model import SegmentationModel
 from c2s.evaluation.classifier import Classifier
@@ -78,7 +78,7 @@ def fold_run(
     names, words = words.names, words.averaged()
     student, info, config = run.student, run.info, run.config
     weights = None if config.weights == "random" else config.weights
-    test = config.method.protocol(TestProtocol(), config.image_size or info.view_size)
+    test = config.method.protocol(usual_protocol(info.dataset), config.image_size or info.view_size)
     facts = ModelInfo(
         kind="folded" if isinstance(student, FeatureStudent) else "asked",
         student=config.student,

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from c2s.datasets.descriptor import TestProtocol
+from c2s.datasets.shapes import usual_protocol
 from c2s.datasets.split import LabelledImage
 from c2s.evaluation.background import Background
 from c2s.evaluation.classifier import Classifier
@@ -120,7 +121,7 @@ def predictor(
     *,
     mode: Mode = "slide",
     device: str | torch.device = "auto",
-    protocol: TestProtocol = TestProtocol(),  # noqa: B008
+    protocol: TestProtocol | None = None,
     classifier: nn.Module | None = None,
 ) -> Predictor:
     """A predictor of a run.
@@ -130,7 +131,7 @@ def predictor(
         vocabulary: the classes; default: the run's own.
         mode: "slide" or "whole".
         device: "auto" takes a GPU if there is one.
-        protocol: stride and short side, in proportion to the run's training views.
+        protocol: stride and short side, in proportion to the run's training views; default: `usual_protocol`.
         classifier: what scores the classes instead of the student: the run folded (c2s.deploy).
 
     Raises:
@@ -139,7 +140,8 @@ def predictor(
     place, words = compute_device(device), vocabulary or run.vocabulary
     if classifier is None:
         classifier = Classifier(run.student, torch.from_numpy(words.embeddings), words.counts)
-    test = run.config.method.protocol(protocol, run.config.image_size or run.info.view_size)
+    data = protocol or usual_protocol(run.info.dataset)
+    test = run.config.method.protocol(data, run.config.image_size or run.info.view_size)
     return Predictor(
         classifier.to(place),
         test.view_size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from typer.testing import CliRunner
 
 import c2s.datasets
 from c2s.cli import app
-from c2s.datasets import descriptor
+from c2s.datasets import descriptor, load_dataset
+from c2s.deploy.fold import fold_run
 from c2s.evaluation.evaluate import predictor
 from c2s.evaluation.vocabulary import foreign_vocabulary
+from c2s.methods.zeroseg.config import ZeroSegConfig
 from c2s.runs.run import open_run
 from c2s_cache.errors import C2SError, ConfigError
 
@@ -162,3 +165,22 @@ def test_where_the_disk_is_full_the_result_is_shown_and_the_file_before_stays(
     assert "r.json cannot be written (No space left on device)" in str(done.exception)
     assert [f.name for f in tmp_path.iterdir()] == ["r.json"]
     assert out.read_text() == "before"
+
+
+@pytest.mark.parametrize("dataset", ["tiny", "shapes", "shapes-crowded"])
+def test_what_is_no_data_set_is_tested_as_what_it_was_trained_on(trained, dataset, monkeypatch):
+    """ZeroSeg takes twice its training's views up to the data set's own: it would see Shapes' scenes enlarged."""
+    run = open_run(trained)
+    run = replace(run, info=run.info.model_copy(update={"dataset": dataset}))
+    method, size = type(run.config.method), run.config.image_size or run.info.view_size
+    seen = []
+
+    def protocol(self, data, size):
+        seen.append(data)
+        return ZeroSegConfig().protocol(data, size)
+
+    monkeypatch.setattr(method, "protocol", protocol)
+    windows = predictor(run, device="cpu").crop, fold_run(run).config.crop
+    want = {"tiny": descriptor.TestProtocol()}.get(dataset) or load_dataset(dataset).protocol
+    assert seen == [want, want]
+    assert windows == (min(2 * size, max(want.view_size, size)),) * 2
