@@ -62,8 +62,10 @@ def test_every_row_of_zeroseg_is_a_configuration_of_its_own(name):
     assert grid.shown(()) == ("hIoU", "sIoU", "uIoU", "mIoU")
 
 
-def test_rows_of_zeroseg_begin_as_printed_and_end_with_the_recipe():
-    first, *_, last = ZEROSEG["shapes"].rows
+def test_rows_of_zeroseg_begin_as_printed_and_end_with_the_recipe_and_a_narrower_head():
+    first, *_, last, narrower = ZEROSEG["shapes"].rows
     for row, recipe in ((first, "paper"), (last, "best")):
         want = ZeroSegConfig(**load_recipe(recipe, "zeroseg").train["method"])
         assert ZeroSegConfig(**row.train["method"]) == want
+    head = want.grouping.model_copy(update={"width": 64})
+    assert ZeroSegConfig(**narrower.train["method"]) == want.model_copy(update={"grouping": head})
