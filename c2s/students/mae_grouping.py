@@ -74,7 +74,7 @@ class MAEGroupingStudent(GroupingStudent):
                 f"of {name}.",
                 f"Give a multiple of {attention}, or leave it out: {size.width}, as wide as the encoder",
             )
-        self.bridge = nn.Identity() if wide == size.width else nn.Linear(size.width, wide)
+        self.to_head = nn.Identity() if wide == size.width else nn.Linear(size.width, wide)
         self.head = GroupingHead(
             GroupViTVisionConfig(
                 hidden_size=wide,
@@ -89,7 +89,7 @@ class MAEGroupingStudent(GroupingStudent):
         )
         self.norm, self.project = nn.LayerNorm(wide), nn.Linear(wide, dim)
         xavier(self.backbone)
-        xavier(self.bridge)
+        xavier(self.to_head)
         xavier(self.project)
         if weights is not None:
             load_encoder(self.backbone, weights, LAYOUTS)
@@ -129,7 +129,7 @@ class MAEGroupingStudent(GroupingStudent):
         for layer in backbone.layers:
             x = layer(x, None)
         patches = backbone.layernorm(x)
-        tokens, maps = self.head(self.bridge(patches[:, 1:]))
+        tokens, maps = self.head(self.to_head(patches[:, 1:]))
         segments = self.project(self.norm(tokens))
         return Grouped(segments, tokens, maps, patches, kept, order.argsort(1))
 

@@ -240,7 +240,7 @@ def test_parameters_of_a_narrower_head(width, head, whole):
     count = sum(p.numel() for part in parts for p in part.parameters()) / 1e6
     assert count == pytest.approx(head, abs=0.005)
     assert sum(p.numel() for p in student.parameters()) / 1e6 == pytest.approx(whole, abs=0.005)
-    assert student.bridge.weight.shape == (width, 768)
+    assert student.to_head.weight.shape == (width, 768)
     for layer in student.head.stages[0].layers:
         assert layer.self_attn.num_heads == width // 64
 
@@ -252,7 +252,7 @@ def test_a_head_of_another_width_groups_what_lies_between():
     found = student(images())
     assert found.tokens.shape == (2, 8, 64)
     assert found.patches.shape == (2, 65, 128)
-    tokens, maps = student.head(student.bridge(found.patches[:, 1:]))
+    tokens, maps = student.head(student.to_head(found.patches[:, 1:]))
     torch.testing.assert_close((tokens, maps), (found.tokens, found.maps))
     own = MAEGroupingStudent("zeroseg-shapes", D, architecture={"width": 128})
     assert set(own.state_dict()) == set(create("zeroseg-shapes", D).state_dict())
